@@ -1,0 +1,40 @@
+"""Named options: each package of the library maps names to functions that build one thing.
+
+A package's `OPTIONS` dictionary is the one list of its names. `conf/<group>/<name>.yaml` gives
+the same names their parameters for the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clipdissect.errors import unknown
+
+Options = Mapping[str, Callable[..., Any]]
+
+
+def find(kind: str, options: Options, name: str) -> Callable[..., Any]:
+    """The function behind a name.
+
+    Raises:
+        DissectError: the name isn't one of the options; lists them and the closest.
+    """
+    if name not in options:
+        raise unknown(kind, name, options)
+    return options[name]
+
+
+def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
+    """Call the function behind a name, after checking the parameters' names.
+
+    Raises:
+        DissectError: unknown name or parameter; lists the valid ones.
+    """
+    function = find(kind, options, name)
+    valid = inspect.signature(function).parameters
+    for parameter in parameters:
+        if parameter not in valid:
+            raise unknown(f"parameter of {kind} {name}", parameter, valid)
+    return function(**parameters)

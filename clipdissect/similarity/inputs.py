@@ -1,0 +1,55 @@
+"""What the similarity functions read and return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ConceptActivations:
+    """The concept activations `P = I @ T.T`, kept as their two factors and never built whole.
+
+    Args:
+        image_embeds: `I [images, dims]`, unit rows, float32.
+        text_embeds: `T [concepts, dims]`, unit rows, float32.
+    """
+
+    image_embeds: Float[Tensor, "images dims"]
+    text_embeds: Float[Tensor, "concepts dims"]
+
+    def dense(self) -> Float[Tensor, "images concepts"]:
+        """`P [images, concepts]`, whole; for small sets and for tests."""
+        return self.image_embeds @ self.text_embeds.T
+
+
+@dataclass(frozen=True)
+class TopActivations:
+    """Every unit's most activating images, best first; equal activations in image order.
+
+    Args:
+        values: activations, `[k, units]`.
+        indices: image numbers, `[k, units]`.
+        images: how many images they were taken from.
+    """
+
+    values: Float[Tensor, "k units"]
+    indices: Int[Tensor, "k units"]
+    images: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best concepts of every unit, best first; equal scores in concept order.
+
+    Args:
+        concepts: concept numbers, `[units, n]`.
+        scores: similarities, `[units, n]`, larger is better.
+        margin: best score minus the runner-up's, `[units]`; NaN where there is one concept.
+    """
+
+    concepts: Int[Tensor, "units n"]
+    scores: Float[Tensor, "units n"]
+    margin: Float[Tensor, " units"]
