@@ -1,0 +1,66 @@
+"""A concept set and its cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from clipdissect import digest
+from clipdissect.errors import DissectError
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """`S`: the texts that units may be described by.
+
+    Args:
+        name: what to call the set in results.
+        texts: distinct, not blank, in their order.
+        dropped: reason to the texts that were left out for it.
+
+    Raises:
+        DissectError: no texts.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise DissectError(f"concept set {self.name} is empty")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def digest(self) -> str:
+        """Changes with any text or their order."""
+        return digest.of("concepts 1", self.texts)
+
+
+Rule = Callable[[str], bool]
+
+
+def clean(name: str, texts: Iterable[str], unwanted: dict[str, Rule] | None = None) -> Concepts:
+    """Strip white space; drop blanks, repeats and what a rule calls unwanted, keeping the order.
+
+    A text listed twice would count twice in the softmax over concepts.
+
+    Args:
+        name: what to call the set.
+        texts: the raw texts.
+        unwanted: reason to a test for it.
+    """
+    rules = {"blank": lambda text: not text, **(unwanted or {})}
+    kept: dict[str, None] = {}
+    dropped: dict[str, list[str]] = {}
+    for text in (" ".join(raw.split()) for raw in texts):
+        reason = next((r for r, is_unwanted in rules.items() if is_unwanted(text)), None)
+        if reason is None and text in kept:
+            reason = "duplicate"
+        if reason is None:
+            kept[text] = None
+        else:
+            dropped.setdefault(reason, []).append(text)
+    return Concepts(name, tuple(kept), {r: tuple(found) for r, found in dropped.items()})

@@ -1,0 +1,172 @@
+"""The main job: describe the units of a network's layers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from clipdissect import concepts as concept_sets
+from clipdissect import encoder as encoders
+from clipdissect import probe as probes
+from clipdissect import similarity as similarities
+from clipdissect import target as targets
+from clipdissect.capture import Captured, Settings, capture
+from clipdissect.concepts import Concepts
+from clipdissect.describe import describe_layer, top_images_of_layer
+from clipdissect.digest import Transform
+from clipdissect.encoder import Encoder
+from clipdissect.errors import DissectError
+from clipdissect.paths import store_dir
+from clipdissect.provenance import provenance
+from clipdissect.results import write_result
+from clipdissect.similarity.inputs import ConceptActivations
+from clipdissect.stages import Stages
+from clipdissect.store import Store
+from clipdissect.target import Target
+from clipdissect.texts import text_embeds
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a dissection found.
+
+    Args:
+        descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
+            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags`.
+        top_images: `layer, unit, rank, image, activation`.
+        run: what the numbers depend on, and how long they took.
+    """
+
+    descriptions: pd.DataFrame
+    top_images: pd.DataFrame
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
+        return write_result(Path(folder), self.descriptions, self.top_images, self.run)
+
+
+def dissect(
+    model: nn.Module | Target | str,
+    layers: Sequence[str] | None = None,
+    *,
+    probe: Any,
+    concepts: Concepts | Sequence[str] | str | Path,
+    preprocess: Transform | None = None,
+    encoder: Encoder | str = "clip_vit_b16",
+    similarity: Any = "soft_wpmi",
+    settings: Settings | None = None,
+    store: Store | str | Path | None = "auto",
+    top: int = 5,
+    images: int = 10,
+) -> Result:
+    """Describe every unit of the layers by the concepts that match its activations best.
+
+    Args:
+        model: any network, a `Target`, or a target's name.
+        layers: dotted module names, with `[part]` after one that returns a tuple or dict; by
+            default the target's own.
+        probe: a folder of images, a probe's name, a `Probe`, or a map-style dataset of images.
+        concepts: a list of texts, a text file, or a `Concepts`.
+        preprocess: PIL image to the network's input; needed with a plain network.
+        encoder: an encoder's name or an `Encoder`.
+        similarity: a similarity function's name, or one from `similarity.build`.
+        settings: device, precision, batches and the summary of activations.
+        store: where features are kept; a folder, `auto` for the user cache, None for nowhere.
+        top: descriptions per unit.
+        images: top images per unit.
+
+    Returns:
+        Descriptions, top images and provenance.
+
+    Raises:
+        DissectError: a mistake in what was asked for; the message says what to change.
+
+    Source:
+        Oikarinen & Weng, ICLR 2023, Sec. 3.
+    """
+    stages = Stages()
+    settings = settings or Settings()
+    with stages.stage("load"):
+        chosen = _target(model, layers, preprocess)
+        image_set, texts = probes.resolve(probe), concept_sets.resolve(concepts)
+        scorer = similarities.build(similarity) if isinstance(similarity, str) else similarity
+        image_text = encoders.resolve(encoder)
+        kept = Store(store_dir()) if store == "auto" else store
+        kept = kept if kept is None or isinstance(kept, Store) else Store(Path(kept))
+    _check_counts(scorer, len(image_set), top, images)
+    return _dissect(chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages)
+
+
+def _dissect(
+    target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Any,
+    settings: Settings, store: Store | None, top: int, images: int, stages: Stages,
+) -> Result:  # fmt: skip
+    with stages.stage("texts"):
+        device = settings.torch_device
+        embeds = text_embeds(
+            lambda texts: encoder.embed_texts(texts, device), encoder.text_digest, concepts.texts,
+            store,
+        )  # fmt: skip
+    with stages.stage("images"):
+        captured = capture(target, target.layers, encoder, probe, store, settings)
+    _warn_of_skipped(captured, len(probe))
+    _check_counts(scorer, len(captured.images), top, images)
+    with stages.stage("similarity"):
+        activations = ConceptActivations(captured.image_embeds, embeds)
+        described = [
+            describe_layer(layer, q, activations, concepts.texts, scorer, top)
+            for layer, q in captured.activations.items()
+        ]
+        shown = [
+            top_images_of_layer(layer, q, captured.images, images)
+            for layer, q in captured.activations.items()
+        ]
+    run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
+    run["seconds"] = stages.seconds
+    return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
+
+
+def _target(
+    model: nn.Module | Target | str, layers: Sequence[str] | None, preprocess: Transform | None
+) -> Target:
+    if isinstance(layers, str):
+        raise DissectError(f"layers must be a list of names, such as ['{layers}']")
+    if isinstance(model, str):
+        model = targets.build(model)
+    if isinstance(model, nn.Module):
+        if preprocess is None:
+            raise DissectError("preprocess is needed with a plain network: the transform from a "
+                               "PIL image to its input, as used for evaluating it")
+        model = Target(type(model).__name__, model, preprocess)
+    if not isinstance(model, Target):
+        raise DissectError(f"model must be a torch.nn.Module, a Target or a target's name; got "
+                           f"{type(model).__name__}")
+    changed = {"layers": tuple(layers)} if layers is not None else {}
+    return replace(model, **changed, preprocess=preprocess or model.preprocess)
+
+
+def _check_counts(scorer: Any, images: int, top: int, shown: int) -> None:
+    top_k = scorer.parameters.get("top_k")
+    if top_k is not None and top_k > images:
+        raise DissectError(f"similarity.top_k is {top_k}, but the probe has only {images} images: "
+                           f"lower top_k (20 suits a few hundred images) or add images")
+    if top < 1 or shown < 1:
+        raise DissectError(f"top and images must be at least 1; got {top} and {shown}")
+
+
+def _warn_of_skipped(captured: Captured, images: int) -> None:
+    if captured.skipped:
+        first, reason = next(iter(captured.skipped.items()))
+        log.warning("%d of %d images can't be read and are left out, such as %s (%s); all are "
+                    "listed in run.json", len(captured.skipped), images, first, reason)
+
+

@@ -1,0 +1,47 @@
+"""Image-text encoders, by name. `OPTIONS` lists the functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import getattr_static
+from typing import Any
+
+from clipdissect import options
+from clipdissect.encoder.base import Encoder
+from clipdissect.encoder.conse import conse
+from clipdissect.encoder.open_clip import clip_vit_b16, open_clip
+from clipdissect.errors import DissectError
+
+OPTIONS: dict[str, Callable[..., Encoder]] = {
+    "clip_vit_b16": clip_vit_b16,
+    "conse": conse,
+    "open_clip": open_clip,
+}
+
+__all__ = ["OPTIONS", "Encoder", "build", "resolve"]
+
+
+def build(name: str, **parameters: Any) -> Encoder:
+    """The encoder of a name.
+
+    Raises:
+        DissectError: unknown name or parameter; lists the valid ones.
+    """
+    encoder: Encoder = options.call("encoder", OPTIONS, name, parameters)
+    return encoder
+
+
+def resolve(what: Encoder | str) -> Encoder:
+    """An encoder from a name, or the object itself.
+
+    Raises:
+        DissectError: unknown name, or an object that lacks a part of `Encoder`.
+    """
+    if isinstance(what, str):
+        return build(what)
+    parts = [name for name in vars(Encoder) if not name.startswith("_")]
+    # Looked up statically: a digest is a property that may take seconds.
+    lacking = [name for name in parts if getattr_static(what, name, None) is None]
+    if lacking:
+        raise DissectError(f"the encoder {type(what).__name__} lacks {', '.join(lacking)}")
+    return what

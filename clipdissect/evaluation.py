@@ -1,0 +1,98 @@
+"""Metrics of descriptions, against ground truth where a layer has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdissect.concepts import Concepts
+from clipdissect.describe import DEAD, FEW
+from clipdissect.errors import MissingResource
+from clipdissect.sentence import SentenceEncoder
+from clipdissect.store import Store
+from clipdissect.target import Target
+from clipdissect.texts import text_embeds
+
+Sentences = SentenceEncoder | MissingResource | None
+
+
+def metrics(
+    descriptions: pd.DataFrame, target: Target, concepts: Concepts, sentences: Sentences,
+    store: Store | None,
+) -> dict[str, Any]:  # fmt: skip
+    """JSON-able metrics: per layer, and of the layer whose units are classes.
+
+    What is undefined is None, with the reason under `<metric>_reason`.
+
+    Args:
+        descriptions: of `dissect`.
+        target: knows its classes.
+        concepts: the set that the descriptions come from.
+        sentences: the sentence encoder of the cosine; a MissingResource leaves the cosine undefined.
+        store: keeps the embeddings.
+    """
+    layers = {str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)}
+    found: dict[str, Any] = {"layers": layers}
+    if target.class_layer in layers:
+        rows = descriptions[descriptions["layer"] == target.class_layer]
+        if len(rows) == len(target.class_names):
+            found["final_layer"] = final_layer(rows, target, concepts, sentences, store)
+    return found
+
+
+def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
+    """Counts of units by flag, of different descriptions, and the mean similarity and margin."""
+    flags = rows["flags"].value_counts()
+    live = rows[rows["flags"] != DEAD]
+    return {
+        "units": len(rows),
+        "dead": int(flags.get(DEAD, 0)),
+        "few_distinct": int(flags.get(FEW, 0)),
+        "different_descriptions": int(live["description"].nunique()),
+        "mean_similarity": _mean(live["similarity"]),
+        "mean_margin": _mean(live["margin"]),
+    }
+
+
+def final_layer(
+    rows: pd.DataFrame, target: Target, concepts: Concepts, sentences: Sentences,
+    store: Store | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Exact-label accuracy and mean sentence cosine of last-layer descriptions (Sec. 4.2).
+
+    A unit without a description counts as wrong, and is left out of the cosine.
+    """
+    described, names = rows["description"].tolist(), target.class_names
+    found: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
+    covered = len(set(names) & set(concepts.texts))
+    found["classes_in_concepts"] = covered
+    if covered:
+        right = sum(a == b for a, b in zip(described, names, strict=True))
+        found |= {"top1": right / len(names), "top1_right": right}
+    else:
+        found |= {"top1": None, "top1_reason": "no class name is among the concepts"}
+    if isinstance(sentences, SentenceEncoder):
+        found[f"{sentences.name}_cos"] = _cosine(described, names, sentences, store)
+    else:
+        found |= {"sentence_cos": None, "sentence_cos_reason": str(sentences or "none configured")}
+    return found
+
+
+def _cosine(
+    described: list[str], names: tuple[str, ...], sentences: SentenceEncoder, store: Store | None
+) -> float | None:
+    pairs = [(a, b) for a, b in zip(described, names, strict=True) if a]
+    if not pairs:
+        return None
+    texts = sorted({text for pair in pairs for text in pair})
+    vectors = text_embeds(sentences.embed, sentences.digest, texts, store).double().numpy()
+    row = {text: i for i, text in enumerate(texts)}
+    left, right = ([row[pair[side]] for pair in pairs] for side in (0, 1))
+    return float(np.mean(np.sum(vectors[left] * vectors[right], axis=1)))
+
+
+def _mean(values: pd.Series[Any]) -> float | None:
+    mean = float(values.mean())
+    return mean if np.isfinite(mean) else None

@@ -1,0 +1,141 @@
+"""Batches of decoded and preprocessed images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from clipdissect.digest import Transform
+from clipdissect.errors import DissectError
+from clipdissect.images import UnreadableImage
+from clipdissect.probe import Probe
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 20.0
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that couldn't be decoded.
+
+    Args:
+        index: its number in the probe.
+        reason: what the decoder said.
+        passing: whether another try may succeed.
+    """
+
+    index: int
+    reason: str
+    passing: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images.
+
+    Args:
+        indices: their numbers in the probe, `[images]`.
+        inputs: for each transform, `[images, channels, h, w]`; empty where none was readable.
+        skipped: the images of the batch that weren't.
+    """
+
+    indices: Tensor
+    inputs: list[Tensor]
+    skipped: list[Skipped]
+
+
+class _Decoded(Dataset[tuple[int, list[Tensor] | Skipped]]):
+    """Decodes an image once and applies every transform to it."""
+
+    def __init__(self, probe: Probe, transforms: Sequence[Transform]) -> None:
+        self.probe, self.transforms = probe, tuple(transforms)
+
+    def __len__(self) -> int:
+        return len(self.probe)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor] | Skipped]:
+        try:
+            image = self.probe.read(index)
+        except UnreadableImage as error:
+            return index, Skipped(index, error.reason, error.passing)
+        return index, [transform(image) for transform in self.transforms]
+
+
+def batches(
+    probe: Probe, transforms: Sequence[Transform], batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """All images of a probe in order, decoded once each, with a progress bar.
+
+    Args:
+        probe: the images.
+        transforms: PIL image to tensor; each batch has one input for each.
+        batch_size: images a batch.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        DissectError: an image can't be read and the probe says `raise`; or a transform gives
+            tensors of different shapes.
+    """
+    loader = DataLoader(
+        _Decoded(probe, transforms), batch_size=batch_size, num_workers=workers,
+        collate_fn=_collate, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    with tqdm(total=len(probe), desc="images", unit="img", disable=None) as bar:
+        report = _LogProgress(len(probe), quiet=not bar.disable)
+        for batch in loader:
+            if probe.on_error == "raise" and batch.skipped:
+                first = batch.skipped[0]
+                raise DissectError(f"can't read {probe.images[first.index]}: {first.reason}")
+            yield batch
+            done = len(batch.indices) + len(batch.skipped)
+            bar.update(done)
+            report.update(done)
+
+
+def default_workers() -> int:
+    """Decoding processes: up to 8; none where starting one would have to pickle the transforms."""
+    return min(8, os.cpu_count() or 1) if sys.platform == "linux" else 0
+
+
+class _LogProgress:
+    """Progress as log lines, for where there is no terminal."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.total, self.quiet, self.done = total, quiet, 0
+        self.start = self.last = time.monotonic()
+
+    def update(self, done: int) -> None:
+        self.done += done
+        now = time.monotonic()
+        if self.quiet or (now - self.last < LOG_EVERY_S and self.done < self.total):
+            return
+        rate = self.done / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / rate
+        log.info("images %d/%d, %.1f/s, %.0f s left", self.done, self.total, rate, left)
+        self.last = now
+
+
+def _collate(items: list[tuple[int, list[Tensor] | Skipped]]) -> Batch:
+    good = [(index, got) for index, got in items if not isinstance(got, Skipped)]
+    skipped = [got for _, got in items if isinstance(got, Skipped)]
+    columns = zip(*(inputs for _, inputs in good), strict=True) if good else ()
+    return Batch(torch.tensor([i for i, _ in good]), [_stack(c) for c in columns], skipped)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(t.shape) for t in tensors}
+    if len(shapes) > 1:
+        listed = " and ".join(str(s) for s in sorted(shapes)[:2])
+        raise DissectError(f"preprocess gave tensors of different shapes, {listed}: it must give "
+                           f"one size (add a crop)")
+    return torch.stack(list(tensors))

@@ -1,0 +1,77 @@
+"""Any map-style dataset as a probe."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipdissect.errors import DissectError
+from clipdissect.images import to_rgb
+from clipdissect.probe.base import Probe
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """Takes the image out of a dataset's item: the item, or its first part, as RGB."""
+
+    data: Any
+
+    def __call__(self, index: int) -> Image.Image:
+        item = self.data[index]
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(image, Image.Image):
+            return to_rgb(image)
+        if isinstance(image, torch.Tensor):
+            return _from_tensor(image)
+        raise DissectError(
+            f"item {index} of the dataset is a {type(image).__name__}; the probe needs PIL images "
+            f"or tensors [3, height, width] (leave the dataset's transform out)"
+        )
+
+
+def dataset(data: Any, name: str = "dataset") -> Probe:
+    """A map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
+
+    The images are read once up front to digest their pixels, since a dataset has no identity
+    that can be trusted: any change of any pixel is noticed.
+
+    Args:
+        data: has `len()` and `[i]`.
+        name: what to call it in results.
+
+    Raises:
+        DissectError: no length, or items that aren't images (normalised tensors among them).
+    """
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise DissectError(
+            f"a probe must be a folder, the name of a probe, or a dataset with len() and [i]; "
+            f"got {type(data).__name__}"
+        )
+    read = DatasetReader(data)
+    hasher = hashlib.blake2b(digest_size=20)
+    for index in range(len(data)):
+        pixels = np.asarray(read(index))
+        hasher.update(repr(pixels.shape).encode())
+        hasher.update(pixels.tobytes())
+    images = tuple(f"{name}[{index}]" for index in range(len(data)))
+    return Probe(name, images, read, f"pixels 1 {hasher.hexdigest()}", on_error="raise")
+
+
+def _from_tensor(image: torch.Tensor) -> Image.Image:
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise DissectError(f"an image tensor must be [3, height, width]; got {tuple(image.shape)}")
+    if image.is_floating_point():
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high > 1:
+            raise DissectError(
+                f"an image tensor must lie in 0..1, or be uint8; got {low:.2f}..{high:.2f}. Leave "
+                f"normalisation out of the dataset: the network's own preprocess does it"
+            )
+        image = (image * 255).round()
+    pixels = image.to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
+    return Image.fromarray(pixels)

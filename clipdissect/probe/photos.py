@@ -1,0 +1,93 @@
+"""Crops of the photographs that scikit-image and scikit-learn ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+from clipdissect import digest
+from clipdissect.errors import MissingResource
+from clipdissect.images import SUFFIXES, open_rgb
+from clipdissect.probe.base import Probe
+
+PLACES = (("skimage", "data"), ("sklearn", "datasets/images"))
+# Documents, diagrams and test patterns: not photographs.
+NOT_PHOTOS = frozenset(
+    "chessboard_GRAY chessboard_RGB color horse logo microaneurysms multipage multipage_rgb "
+    "no_time_for_that_tiny page phantom text".split()
+)
+MIN_SIDE = 96
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """Decodes a photograph and cuts one box out of it."""
+
+    files: tuple[Path, ...]
+    boxes: tuple[Box, ...]
+
+    def __call__(self, index: int) -> Image.Image:
+        return _photo(self.files[index]).crop(self.boxes[index])
+
+
+def photos(on_error: str = "skip") -> Probe:
+    """Square crops, at three scales, of a few dozen packaged photographs.
+
+    Small and narrow: a stand-in for people without images at hand, weaker than `stamps`.
+    Told apart by the files' bytes and the crops' boxes.
+
+    Args:
+        on_error: what to do with unreadable images, `skip` or `raise`.
+
+    Raises:
+        MissingResource: neither scikit-image nor scikit-learn is installed.
+    """
+    crops = [(file, box) for file in _files() for box in boxes(*_size(file))]
+    names = tuple(f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops)
+    identity = [(digest.of_file(file), box) for file, box in crops]
+    reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
+    return Probe("photos", names, reader, digest.of("crops 1", identity), on_error)
+
+
+def boxes(width: int, height: int) -> list[Box]:
+    """Squares of the full, half and third of the shorter side, half overlapping, none tiny."""
+    found: list[Box] = []
+    for parts in (1, 2, 3):
+        side = min(width, height) // parts
+        if side < MIN_SIDE:
+            continue
+        step = side if parts == 1 else side // 2
+        for top in range(0, height - side + 1, step):
+            found += [(x, top, x + side, top + side) for x in range(0, width - side + 1, step)]
+    return found
+
+
+def _files() -> list[Path]:
+    specs = [(find_spec(package), below) for package, below in PLACES]
+    roots = [Path(s.submodule_search_locations[0]) / below for s, below in specs
+             if s is not None and s.submodule_search_locations]
+    files = [f for root in roots if root.is_dir() for f in sorted(root.iterdir())
+             if f.suffix in SUFFIXES and f.stem not in NOT_PHOTOS]
+    if not files:
+        raise MissingResource(
+            "packaged photographs", [package for package, _ in PLACES],
+            "pip install 'clipdissect[offline]' (brings scikit-image and scikit-learn)",
+        )
+    return files
+
+
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
+@lru_cache(maxsize=2)
+def _photo(file: Path) -> Image.Image:
+    # Neighbouring crops come from one file: decode it once.
+    return open_rgb(file)

@@ -1,0 +1,77 @@
+"""What a result depends on: versions, digests, parameters, and the state of the code."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from clipdissect import __version__
+from clipdissect.capture import Captured, Settings
+from clipdissect.concepts import Concepts
+from clipdissect.encoder import Encoder
+from clipdissect.probe import Probe
+from clipdissect.target import Target
+
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "numpy",
+            "pandas", "pillow", "scipy", "numba")  # fmt: skip
+
+
+def provenance(
+    target: Target, probe: Probe, concepts: Concepts, encoder: Encoder, similarity: Any,
+    settings: Settings, captured: Captured,
+) -> dict[str, Any]:  # fmt: skip
+    """JSON-able facts on a run."""
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git": git_state(Path(__file__).parents[1]),
+        "target": {"name": target.name, "layers": list(target.layers)},
+        "probe": {"name": probe.name, "images": len(probe), "used": len(captured.images),
+                  "skipped": captured.skipped},
+        "concepts": {"name": concepts.name, "texts": len(concepts),
+                     "dropped": {why: list(texts) for why, texts in concepts.dropped.items()}},
+        "encoder": encoder.name,
+        "similarity": {"name": similarity.name, **similarity.parameters},
+        "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
+        "precision": settings.numeric,
+        "notes": [*encoder.notes, *probe.notes],
+        "digests": {**captured.digests, "encoder texts": encoder.text_digest,
+                    "concepts": concepts.digest},
+        "computed": list(captured.computed),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform, this project and what its numbers come from."""
+    found = {"python": platform.python_version(), "platform": platform.platform(),
+             "clipdissect": __version__}  # fmt: skip
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of the repository whose top is `root`, and whether files differ from it; or None."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None  # installed, perhaps inside somebody else's repository
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(_git(root, "status", "--porcelain", "-uno"))}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True,
+                              timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

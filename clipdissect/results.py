@@ -1,0 +1,39 @@
+"""The files of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipdissect.files import write_text
+
+# Enough to tell any two float32 scores of interest apart, and the same text on every machine.
+FLOAT = "%.6g"
+
+
+def write_result(
+    folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame, run: dict[str, Any]
+) -> Path:
+    """Write the tables, then `run.json`, which marks the folder as complete; returns the folder."""
+    write_table(folder / "descriptions.csv", descriptions)
+    write_table(folder / "top_images.csv", top_images)
+    write_json(folder / "run.json", run)
+    return folder
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, UTF-8, floats with six digits, atomically."""
+    text = table.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
+    write_text(path, text)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON, atomically.
+
+    Raises:
+        ValueError: a NaN or infinity, which JSON doesn't know: write None and a reason.
+    """
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

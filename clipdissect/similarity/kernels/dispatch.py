@@ -1,0 +1,131 @@
+"""Which implementation of the inner loops runs, and the threads of the compiled one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clipdissect.similarity.kernels import plain
+
+_LOG = logging.getLogger(__name__)
+_PACKAGE = "clipdissect.similarity.kernels"
+# Set to `torch` to do without Numba.
+_VARIABLE = "CLIPDISSECT_KERNELS"
+# Threads take whole cache lines of concepts, so that they don't write to the same one.
+_STEP = 32
+_INSERTED = 64
+
+_failed = False
+
+
+def backend() -> str:
+    """The implementation that runs on a CPU: `numba` or `torch`."""
+    return "torch" if _module("compiled") is None else "numba"
+
+
+def log_product_sums(
+    s: Float[Tensor, "images block"],
+    index: Int[Tensor, "units k"],
+    base: Float[Tensor, "units_or_1 k"],
+    weight: Float[Tensor, "units_or_1 k"],
+    group: int,
+) -> Float[Tensor, "units block"]:
+    """As `plain.log_product_sums`."""
+    out = torch.empty(len(index), s.shape[1], device=s.device)
+    if _ran("compiled", "log_product_sums", s.shape[1], _STEP, s, index, base, weight, group, out):
+        return out
+    return plain.log_product_sums(s, index, base, weight, group)
+
+
+def row_sums(
+    x: Float[Tensor, "images block"], index: Int[Tensor, "units k"]
+) -> Float[Tensor, "units block"]:
+    """As `plain.row_sums`."""
+    out = torch.empty(len(index), x.shape[1], device=x.device)
+    if _ran("compiled", "row_sums", x.shape[1], _STEP, x, index, out):
+        return out
+    return plain.row_sums(x, index)
+
+
+def rank_errors(
+    columns: Float[Tensor, "block images"],
+    index: Int[Tensor, "units k"],
+    values: Float[Tensor, "units k"],
+    p: float,
+) -> Float[Tensor, "units block"]:
+    """As `plain.rank_errors`."""
+    out = torch.empty(len(index), len(columns), device=columns.device)
+    bits = columns.view(torch.uint32)
+    if _ran("compiled_ranks", "rank_errors", len(columns), 1, bits, index, values, float(p), out):
+        return out
+    return plain.rank_errors(columns, index, values, p)
+
+
+def update_best(
+    best: Float[Tensor, "units n"],
+    concepts: Int[Tensor, "units n"],
+    scores: Float[Tensor, "units block"],
+    start: int,
+) -> None:
+    """As `plain.update_best`."""
+    # Insertion is the fastest for a short list only.
+    few = best.shape[1] <= _INSERTED
+    if not (few and _ran("compiled", "update_best", len(scores), 1, best, concepts, scores, start)):
+        plain.update_best(best, concepts, scores, start)
+
+
+def _ran(module: str, name: str, length: int, step: int, *arguments: Any) -> bool:
+    """Run a compiled function over `length` concepts or units, split among threads.
+
+    Returns:
+        False where it can't run: not on a CPU, no Numba, or it failed to compile.
+    """
+    global _failed
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    if any(t.device.type != "cpu" for t in tensors) or (found := _module(module)) is None:
+        return False
+    arrays = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
+    try:
+        _split(getattr(found, name), arrays, length, step)
+    except Exception as error:  # whatever a compiler can raise, the plain loops still work
+        _failed = True
+        _LOG.warning("the compiled kernels don't work here, using plain torch: %s", error)
+        return False
+    return True
+
+
+def _split(function: Callable[..., None], arrays: list[Any], length: int, step: int) -> None:
+    """Call a function on parts of the range, one for each of torch's threads."""
+    steps = -(-length // step)
+    parts = max(1, min(torch.get_num_threads(), steps))
+    edges = [min(length, steps * part // parts * step) for part in range(parts + 1)]
+    if parts == 1:
+        function(*arrays, 0, length)
+        return
+    # Threads are started for each call: a lasting pool would be dead in a forked process.
+    with ThreadPoolExecutor(parts) as pool:
+        futures = [pool.submit(function, *arrays, edges[i], edges[i + 1]) for i in range(parts)]
+        for future in futures:
+            future.result()
+
+
+def _module(name: str) -> ModuleType | None:
+    """A module of compiled functions, or None where Numba isn't to be had; says so once."""
+    global _failed
+    if _failed or os.environ.get(_VARIABLE) == "torch":
+        return None
+    try:
+        return importlib.import_module(f"{_PACKAGE}.{name}")
+    except Exception as error:  # Numba missing, or refusing this Python, NumPy or machine
+        _failed = True
+        _LOG.warning("no compiled kernels, using plain torch: %s", error)
+        return None

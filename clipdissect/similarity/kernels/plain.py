@@ -1,0 +1,86 @@
+"""The inner loops in plain torch: any device, and the reference of the compiled ones."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from clipdissect.similarity.keys import pack, unpack
+
+
+def log_product_sums(
+    s: Float[Tensor, "images block"],
+    index: Int[Tensor, "units k"],
+    base: Float[Tensor, "units_or_1 k"],
+    weight: Float[Tensor, "units_or_1 k"],
+    group: int,
+) -> Float[Tensor, "units block"]:
+    """`sum_j log(base_j + weight_j * s[index_j])` for every unit and concept of a block.
+
+    Args:
+        s: probabilities.
+        index: each unit's images, rows of `s`.
+        base, weight: the two terms of every factor; one row serves all units.
+        group: how many factors can be multiplied before a float32 underflows.
+    """
+    units, k = index.shape
+    total = torch.zeros(units, s.shape[1], device=s.device)
+    run = torch.ones_like(total)
+    for j in range(k):
+        factor = s.index_select(0, index[:, j])
+        run.mul_(factor.mul_(weight[:, j : j + 1]).add_(base[:, j : j + 1]))
+        if (j + 1) % group == 0 or j + 1 == k:
+            total.add_(run.log_())
+            run.fill_(1.0)
+    return total
+
+
+def row_sums(
+    x: Float[Tensor, "images block"], index: Int[Tensor, "units k"]
+) -> Float[Tensor, "units block"]:
+    """`sum_j x[index_j]` for every unit and concept of a block."""
+    return embedding_bag(index, x, mode="sum")
+
+
+def rank_errors(
+    columns: Float[Tensor, "block images"],
+    index: Int[Tensor, "units k"],
+    values: Float[Tensor, "units k"],
+    p: float,
+) -> Float[Tensor, "units block"]:
+    """`sum_j |values[rank_j] - values_j|^p`, rank_j being the place of image j by its P.
+
+    Ranks count from the largest P; equal P stand in the order of activations, which are sorted.
+
+    Args:
+        columns: columns of P, as rows, for the images that matter.
+        index: each unit's top images in descending order of activation.
+        values: their activations.
+        p: the power.
+    """
+    out = torch.empty(len(index), len(columns), device=columns.device)
+    for unit, images in enumerate(index):
+        # The image at place r of the order stands at place order[r] in the activations.
+        order = columns[:, images].argsort(dim=1, descending=True, stable=True)
+        difference = values[unit][order].sub_(values[unit]).abs_()
+        out[unit] = difference.pow_(p).sum(1)
+    return out
+
+
+def update_best(
+    best: Float[Tensor, "units n"],
+    concepts: Int[Tensor, "units n"],
+    scores: Float[Tensor, "units block"],
+    start: int,
+) -> None:
+    """Merge a block of scores into the best so far, in place; ties by concept number."""
+    kept = best.shape[1]
+    numbers = torch.arange(start, start + scores.shape[1], device=scores.device)
+    step = max(1, 4_000_000 // scores.shape[1])
+    for first in range(0, len(scores), step):
+        rows = slice(first, first + step)
+        new = torch.topk(pack(scores[rows], numbers), min(kept, scores.shape[1]), dim=1).values
+        both = torch.cat([pack(best[rows], concepts[rows]), new], dim=1)
+        best[rows], concepts[rows] = unpack(torch.topk(both, kept, dim=1).values)

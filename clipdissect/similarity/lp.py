@@ -1,0 +1,103 @@
+"""Negative l_p distance of activations and concept activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clipdissect.similarity import checks
+from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
+from clipdissect.similarity.blocks import concept_blocks
+from clipdissect.similarity.moments import Moments
+from clipdissect.similarity.sources import Source
+
+# A column whose spread is below this part of its size is constant but for rounding.
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Lp(Similarity):
+    """Negative distance `-||P_m - q_k||_p` over all images.
+
+    q and P live on different scales: activations have any unit, cosines lie in a narrow band near
+    0.2, so the plain distance mostly measures the size of q. With `standardize` every column of
+    both is brought to mean 0 and standard deviation 1 over images (the population's: divided by
+    the number of images) before the distance is taken; a constant column becomes zeros. With p=2
+    the best concepts are then those of the centred cosine. `standardize=false` is the plain
+    distance.
+
+    With p=2 it costs products of small matrices only; any other p compares every image.
+
+    Args:
+        p: order of the norm.
+        standardize: bring q and P to a common scale first.
+
+    Raises:
+        DissectError: a parameter out of its range.
+
+    Source: Sec. 3.2, "l_p"; the standardisation is ours.
+    """
+
+    p: float = 2.0
+    standardize: bool = True
+    name: ClassVar[str] = "lp"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        checks.number("p", self.p, least=1)
+        checks.flag("standardize", self.standardize)
+
+    def _plan(self, source: Source, q: Activations) -> Plan:
+        full = all_activations(self.name, q)
+        return self._euclidean(source, full) if self.p == 2 else self._general(source, full)
+
+    def _euclidean(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
+        moments = source.moments(q, self.standardize)
+        units = q.shape[1]
+        blocks = concept_blocks(source.concepts, 8 * units, self.memory_gb, source.device)
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            squared = self._squared(moments, source.images, start, stop)
+            return squared.clamp_min_(0.0).sqrt_().neg_().float()
+
+        return Plan(units, blocks, scores)
+
+    def _squared(
+        self, moments: Moments, images: int, start: int, stop: int
+    ) -> Float[Tensor, "units block"]:
+        """Squared distances of a block, float64."""
+        block = moments.block(start, stop)
+        of_p, of_q, dots = block.squares, moments.squares[:, None], block.dots
+        if self.standardize:
+            dots.mul_(images).div_(torch.where(of_p > 0, of_p, 1.0).sqrt())
+            dots.div_(torch.where(of_q > 0, of_q, 1.0).sqrt())
+            # A standardised column has squared length N; a constant one is all zeros.
+            of_p, of_q = images * (of_p > 0).double(), images * (of_q > 0).double()
+            dots.mul_((of_p > 0) & (of_q > 0))
+        return dots.mul_(-2.0).add_(of_p).add_(of_q)
+
+    def _general(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
+        rows = self._scaled(q.T.float().contiguous())
+        floats = 4 * source.images + 2 * len(rows)
+        blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            columns = self._scaled(source.columns(start, stop))
+            return torch.cdist(rows, columns, p=float(self.p)).neg_()
+
+        return Plan(len(rows), blocks, scores)
+
+    def _scaled(self, rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
+        """Rows brought to mean 0 and standard deviation 1, if asked."""
+        if not self.standardize:
+            return rows
+        size = rows.square().mean(dim=1, keepdim=True).sqrt_()
+        moved = rows - rows.mean(dim=1, keepdim=True)
+        spread = moved.square().mean(dim=1, keepdim=True).sqrt_()
+        inverse = torch.where(spread > _CONSTANT * size, 1 / spread, 0.0)
+        return moved.mul_(inverse)

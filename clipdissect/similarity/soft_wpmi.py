@@ -1,0 +1,98 @@
+"""SoftWPMI, the paper's default similarity function."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clipdissect.errors import DissectError
+from clipdissect.similarity import checks, kernels
+from clipdissect.similarity.base import Activations, Plan, Similarity
+from clipdissect.similarity.blocks import Remembered, concept_blocks
+from clipdissect.similarity.membership import MEMBERSHIPS, membership
+from clipdissect.similarity.ranking import as_top
+from clipdissect.similarity.softmax import less_marginal, log_normaliser, union
+from clipdissect.similarity.sources import Source
+
+# exp(-80) is far enough above the smallest normal float32, exp(-87.3), for rounding to be normal.
+_SAFE_EXPONENT = 80.0
+_LARGEST_GROUP = 32
+
+
+@dataclass(frozen=True)
+class SoftWpmi(Similarity):
+    """Soft weighted pointwise mutual information.
+
+    `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(1 - p_i + p_i * s_im + eps)` over the
+    unit's `top_k` images, `s = softmax_m(a * P)` over all concepts, `p_i` the membership of the
+    i-th image, and `p(t_m) = mean_k exp(L_km)` over all units passed.
+
+    Args:
+        a: the softmax's inverse temperature.
+        lam: weight of the marginal; 1 is pointwise mutual information.
+        top_k: images a unit.
+        p_start: membership of the most activating image.
+        p_end: membership at the end of the top images.
+        eps: added inside the logarithm, as released; the paper's equations have none.
+        membership: `rank` (as released), `rank_linspace` (as the paper's text reads) or `sigmoid`
+            (of the activation); see `membership.membership`.
+
+    Raises:
+        DissectError: a parameter out of its range.
+
+    Source: Sec. 3.2 and Appendix, Eqs. (11)-(13).
+    """
+
+    a: float = 10.0
+    lam: float = 1.0
+    top_k: int = 100
+    p_start: float = 0.998
+    p_end: float = 0.97
+    eps: float = 1e-7
+    membership: str = "rank"
+    name: ClassVar[str] = "soft_wpmi"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        checks.number("a", self.a, above=0)
+        checks.number("lam", self.lam, least=0)
+        checks.number("top_k", self.top_k, least=1, whole=True)
+        checks.number("p_start", self.p_start, above=0, below=1)
+        checks.number("p_end", self.p_end, above=0, below=1)
+        if self.p_end > self.p_start:
+            raise DissectError(f"p_end={self.p_end!r}: must be > 0 and <= p_start={self.p_start!r}")
+        checks.number("eps", self.eps, least=0, below=1)
+        checks.choice("membership", self.membership, MEMBERSHIPS)
+
+    def _plan(self, source: Source, q: Activations) -> Plan:
+        top = as_top(q, self.top_k, source.images, "top_k")
+        rows, index = union(top.indices, source.images)
+        weight = membership(self.membership, top.values, self.p_start, self.p_end)
+        base = (1.0 - weight + self.eps).float()
+        weight, units = weight.float(), len(index)
+        group = safe_group(1.0 - self.p_start + self.eps)
+        del top
+        # In flight: P and one copy of it, the scores and one copy of them.
+        floats = 2 * len(rows) + 2 * units
+        blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
+        some = Remembered(source.take(rows), self.memory_gb)
+        normaliser = log_normaliser(some.look, blocks, self.a).float()
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            s = some.take(start, stop).mul_(self.a).sub_(normaliser).exp_()
+            joint = kernels.log_product_sums(s, index, base, weight, group)
+            return less_marginal(joint, self.lam)
+
+        return Plan(units, blocks, scores)
+
+
+def safe_group(smallest: float) -> int:
+    """How many factors of at least `smallest` can be multiplied in float32 without underflow."""
+    if smallest >= 1.0:
+        return _LARGEST_GROUP
+    return max(1, min(_LARGEST_GROUP, int(_SAFE_EXPONENT / -math.log(smallest))))

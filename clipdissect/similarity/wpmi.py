@@ -1,0 +1,87 @@
+"""Weighted pointwise mutual information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clipdissect.similarity import checks, kernels
+from clipdissect.similarity.base import Activations, Plan, Similarity
+from clipdissect.similarity.blocks import Remembered, concept_blocks
+from clipdissect.similarity.ranking import as_top
+from clipdissect.similarity.softmax import less_marginal, log_normaliser, union
+from clipdissect.similarity.sources import Source
+
+
+@dataclass(frozen=True)
+class Wpmi(Similarity):
+    """Weighted pointwise mutual information.
+
+    `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(s_im + eps)` over the unit's `top_k`
+    images, `s = softmax_m(a * P)` over all concepts and `p(t_m) = mean_k exp(L_km)` over all units
+    passed. With `eps=0`, the paper's equation, `L_km = a * (sum_i I_i) . T_m - sum_i lse_i`: one
+    small matrix product in place of the logarithms.
+
+    Args:
+        a: the softmax's inverse temperature.
+        lam: weight of the marginal.
+        top_k: images a unit.
+        eps: added inside the logarithm, as released; 0 is the paper's equation.
+
+    Raises:
+        DissectError: a parameter out of its range.
+
+    Source: Sec. 3.2, Eqs. (5)-(7).
+    """
+
+    a: float = 2.0
+    lam: float = 0.6
+    top_k: int = 28
+    eps: float = 1e-7
+    name: ClassVar[str] = "wpmi"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        checks.number("a", self.a, above=0)
+        checks.number("lam", self.lam, least=0)
+        checks.number("top_k", self.top_k, least=1, whole=True)
+        checks.number("eps", self.eps, least=0, below=1)
+
+    def _plan(self, source: Source, q: Activations) -> Plan:
+        top = as_top(q, self.top_k, source.images, "top_k")
+        rows, index = union(top.indices, source.images)
+        some = source.take(rows)
+        return self._linear(some, index) if self.eps == 0 else self._elementwise(some, index)
+
+    def _linear(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
+        units = len(index)
+        # In flight: P and one copy of it, then the scores and one copy of them.
+        floats = max(2 * some.images, 2 * units)
+        blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
+        normaliser = log_normaliser(some.block, blocks, self.a)
+        constant = normaliser[:, 0][index].sum(1, keepdim=True).float()
+        sums = some.bag_sums(index)
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            joint = sums.block(start, stop).mul_(self.a).sub_(constant)
+            return less_marginal(joint, self.lam)
+
+        return Plan(units, blocks, scores)
+
+    def _elementwise(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
+        units = len(index)
+        floats = 2 * some.images + 2 * units
+        blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
+        remembered = Remembered(some, self.memory_gb)
+        normaliser = log_normaliser(remembered.look, blocks, self.a).float()
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            logs = remembered.take(start, stop).mul_(self.a).sub_(normaliser)
+            logs = logs.exp_().add_(self.eps).log_()
+            return less_marginal(kernels.row_sums(logs, index), self.lam)
+
+        return Plan(units, blocks, scores)

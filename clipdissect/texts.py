@@ -1,0 +1,37 @@
+"""Text embeddings, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clipdissect import digest
+from clipdissect.store import Entry, Store
+
+# Raise it when the code that computes text embeddings changes their values.
+VERSION = 1
+
+Embed = Callable[[Sequence[str]], Tensor]
+
+
+def text_embeds(
+    embed: Embed, encoder_digest: str, texts: Sequence[str], store: Store | None
+) -> Float[Tensor, "texts dims"]:
+    """Embeddings of texts, `[texts, dims]`, from the store where it has them.
+
+    Args:
+        embed: computes them.
+        encoder_digest: changes whenever `embed` would return something else.
+        texts: what to embed.
+        store: None computes every time.
+    """
+    key = digest.of("text embeds", VERSION, encoder_digest, list(texts))
+    found = store.get(key) if store else None
+    if found is not None:
+        return found.arrays["values"]
+    values = embed(texts)
+    if store:
+        store.put(key, Entry({"values": values}, {"what": "text embeddings", "texts": len(texts)}))
+    return values

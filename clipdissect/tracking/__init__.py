@@ -1,0 +1,23 @@
+"""Trackers: where metrics go besides the run's own files. `OPTIONS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect import options
+from clipdissect.tracking.trackers import Tracker, csv, none, wandb
+
+OPTIONS: dict[str, Callable[..., Tracker]] = {"csv": csv, "none": none, "wandb": wandb}
+
+__all__ = ["OPTIONS", "Tracker", "build"]
+
+
+def build(name: str, **parameters: Any) -> Tracker:
+    """The tracker of a name.
+
+    Raises:
+        DissectError: unknown name or parameter; lists the valid ones.
+    """
+    tracker: Tracker = options.call("tracking", OPTIONS, name, parameters)
+    return tracker

@@ -1,0 +1,1 @@
+"""Runners: each composes a config, calls the library, and writes results."""

@@ -1,0 +1,33 @@
+"""The console script `clipdissect`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from experiments.help import RUNNERS, usage
+
+
+def main() -> None:
+    """Run the runner that the first argument names with the other arguments."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        from clipdissect import __version__
+
+        print(__version__)
+        return
+    name, *rest = arguments
+    if name not in RUNNERS:
+        from clipdissect.errors import unknown
+
+        print(f"error: {unknown('runner', name, RUNNERS)}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"clipdissect {name}", *rest]
+    import_module(f"experiments.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Describe the units of a network's layers.
+
+Writes descriptions.csv, top_images.csv, metrics.json and, last, run.json to
+<paths.results>/dissect/<date>_<time>/, and prints a table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.launch import launch, results_folder
+
+
+def run(config: Any) -> None:
+    """One dissection as configured."""
+    from clipdissect import evaluation
+    from clipdissect.results import write_json
+    from experiments.parts import Parts, track
+    from experiments.show import show
+
+    folder = results_folder()
+    parts = Parts.build(config)
+    result = parts.dissect()
+    metrics = evaluation.metrics(
+        result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
+    )
+    write_json(folder / "metrics.json", metrics)
+    result.save(folder)
+    track(config, folder, metrics)
+    show(result, metrics, folder, units=config.show)
+
+
+def main() -> None:
+    """Entry point of `python -m experiments.dissect` and `clipdissect dissect`."""
+    launch(run, "dissect")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Help texts, made from `conf/` and the runners' docstrings without importing anything heavy."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+RUNNERS = ("dissect",)
+HIDDEN = ("hydra",)
+
+USAGE = """usage: clipdissect <runner> [option=value ...]
+
+Label the hidden neurons of a vision network with free text (CLIP-Dissect).
+
+runners:
+{runners}
+
+`clipdissect <runner> --help` lists the options. A first try that needs no hub and no data:
+  clipdissect dissect profile=offline
+"""
+
+RUNNER_USAGE = """usage: clipdissect {name} [option=value ...]
+
+{docstring}
+
+choices (group=option; the defaults are the paper's, profile=offline needs no hub):
+{groups}
+
+Every option's parameters are in its file below {conf}
+and are set with group.parameter=value, such as similarity.top_k=50 or target.layers=[layer4].
+  --cfg job --resolve   show the whole config and stop
+  -m a=1,2              run every combination (multirun)
+  --hydra-help          Hydra's own flags
+"""
+
+
+def conf_folder() -> Path:
+    """The configs: inside the installed package, or `conf/` of the source tree."""
+    here = Path(__file__).parent
+    packaged = here / "conf"
+    return packaged if packaged.is_dir() else here.parent / "conf"
+
+
+def usage() -> str:
+    """Help of the console script."""
+    width = max(map(len, RUNNERS))
+    lines = [f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in RUNNERS]
+    return USAGE.format(runners="\n".join(lines))
+
+
+def runner_help(name: str) -> str:
+    """Help of one runner."""
+    conf = conf_folder()
+    groups = [p for p in sorted(conf.iterdir()) if p.is_dir() and p.name not in HIDDEN]
+    width = max(len(group.name) for group in groups)
+    lines = [
+        f"  {group.name:<{width}}  {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}"
+        for group in groups
+    ]
+    return RUNNER_USAGE.format(name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf)
+
+
+def docstring(name: str) -> str:
+    """A runner's module docstring, read without importing it."""
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or name

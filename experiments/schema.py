@@ -1,0 +1,87 @@
+"""Typed schemas, so that a wrong key or type fails while the config is composed.
+
+Each option's schema is made from the signature of the library function of that name: there is
+one list of parameters, and the command line can't drift from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, Optional, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
+from clipdissect.options import Options
+
+GROUPS: dict[str, Options] = {
+    "target": target.OPTIONS,
+    "probe": probe.OPTIONS,
+    "concepts": concepts.OPTIONS,
+    "encoder": encoder.OPTIONS,
+    "similarity": similarity.OPTIONS,
+    "sentence": sentence.OPTIONS,
+    "tracking": tracking.OPTIONS,
+}
+
+
+@dataclass
+class Paths:
+    """Where files go; see conf/paths/default.yaml."""
+
+    results: str = "results"
+    store: Optional[str] = None  # noqa: UP045 - omegaconf reads it
+
+
+@dataclass
+class Capture:
+    """How the networks are run; the fields of `clipdissect.capture.Settings`."""
+
+    device: str = "auto"  # or cpu, cuda, cuda:1
+    precision: str = "auto"  # or fp32, bf16
+    batch_size: int = 32
+    workers: Optional[int] = None  # noqa: UP045
+    summary: str = "auto"  # or mean, max, cls
+    layout: str = "auto"  # or channels_first, channels_last
+
+
+@dataclass
+class Root:
+    """The config of a run: one entry a group, and what belongs to no group."""
+
+    target: Any = MISSING
+    probe: Any = MISSING
+    concepts: Any = MISSING
+    encoder: Any = MISSING
+    similarity: Any = MISSING
+    sentence: Any = MISSING
+    tracking: Any = MISSING
+    paths: Paths = field(default_factory=Paths)
+    profile: dict[str, Any] = field(default_factory=dict)
+    capture: Capture = field(default_factory=Capture)
+    top: int = 5  # descriptions a unit
+    images: int = 10  # top images a unit
+    show: int = 5  # units a layer in the printed table; 0 prints none
+
+
+def schema_of(function: Callable[..., Any]) -> type:
+    """A dataclass with `name` and the function's parameters, their types and defaults."""
+    source: Any = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(source)
+    fields: list[Any] = [("name", str, MISSING)]
+    for parameter in inspect.signature(function).parameters.values():
+        default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
+        fields.append((parameter.name, hints[parameter.name], default))
+    return make_dataclass(f"{function.__name__}_schema", fields)
+
+
+def register() -> None:
+    """Put the root's and every option's schema into Hydra's store."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Root)
+    for group, group_options in GROUPS.items():
+        for name, function in group_options.items():
+            store.store(group=f"schema/{group}", name=name, node=schema_of(function))

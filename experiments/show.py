@@ -1,0 +1,78 @@
+"""The printed result of a dissection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipdissect.describe import DEAD
+from clipdissect.dissection import Result
+
+
+PIPE_WIDTH = 140
+
+
+def show(result: Result, metrics: dict[str, Any], folder: Path, units: int) -> None:
+    """Print each layer's best-matched units, the metrics, the files and the seconds.
+
+    Args:
+        result: of `dissect`.
+        metrics: of `evaluation.metrics`.
+        folder: where the files are.
+        units: rows a layer; 0 prints no table.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    if units:
+        for layer, rows in result.descriptions.groupby("layer", sort=False):
+            console.print(_table(str(layer), rows, result.top_images, units, metrics))
+    for line in _closing(result, metrics, folder):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(
+    layer: str, rows: pd.DataFrame, top_images: pd.DataFrame, units: int, metrics: dict[str, Any]
+) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts = metrics["layers"][layer]
+    title = (f"{layer}: {facts['units']} units, {facts['dead']} dead, "
+             f"{facts['different_descriptions']} different descriptions")  # fmt: skip
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    table.add_column("unit", justify="right", no_wrap=True, min_width=4)
+    table.add_column("similarity", justify="right", no_wrap=True, min_width=10)
+    for column, width in (("description", 32), ("runners-up", 40), ("top image", 40)):
+        table.add_column(column, max_width=width, no_wrap=True, overflow="ellipsis")
+    table.add_column("flags", no_wrap=True)
+    images = top_images[(top_images["layer"] == layer) & (top_images["rank"] == 1)]
+    best_image = dict(zip(images["unit"], images["image"], strict=True))
+    for _, row in rows[rows["flags"] != DEAD].nlargest(units, "similarity").iterrows():
+        others = [str(row[c]) for c in ("description_2", "description_3") if c in row]
+        table.add_row(str(row["unit"]), f"{row['similarity']:.3f}", escape(row["description"]),
+                      escape(", ".join(others)), escape(best_image[row["unit"]]), row["flags"])
+    return table
+
+
+def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]:
+    lines = []
+    final = metrics.get("final_layer")
+    if final:
+        scores = {k: v for k, v in final.items() if isinstance(v, float)}
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        reasons = [f"{k.removesuffix('_reason')}: {v}" for k, v in final.items() if k.endswith("_reason")]
+        lines += [f"{final['layer']} against its {final['units']} class names: {listed or 'no metric'}"]
+        lines += [f"  undefined: {reason.splitlines()[0]}" for reason in reasons]
+    lines += [f"note: {note}" for note in result.run["notes"]]
+    seconds = result.run["seconds"]
+    spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+    computed = result.run["computed"]
+    lines.append(f"time: {spent}")
+    lines.append(f"features: {', '.join(computed) + ' computed' if computed else 'all from the store'}")
+    lines.append(f"files: {folder}")
+    return lines

@@ -1,0 +1,57 @@
+"""Errors of Hydra and OmegaConf in the user's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from clipdissect.errors import DissectError, unknown
+
+
+def explain(error: BaseException) -> str | None:
+    """What to tell the user, or None where the error is ours and a traceback should show."""
+    for cause in _chain(error):
+        if isinstance(cause, DissectError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException) and cause.options:
+            group, _, option = str(cause.missing_cfg_file).rpartition("/")
+            return str(unknown(f"option of {group}", option, cause.options))
+        if isinstance(cause, MissingMandatoryValue):
+            key = cause.full_key or cause.key
+            return f"{key} must be set: add {key}=<value>"
+        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+            return _unknown_key(cause)
+        if isinstance(cause, OmegaConfBaseException):
+            return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
+    if isinstance(error, HydraException):
+        return re.sub(r"\n+", "\n", str(error)).strip()
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    # The innermost error knows the key; the outer ones repeat it with less.
+    return iter(reversed(seen))
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    parent = error.parent_node
+    key = str(error.full_key or error.key)
+    if not isinstance(parent, DictConfig):
+        return f"unknown config key '{key}'"
+    above, _, last = key.rpartition(".")
+    valid = [f"{above}.{k}" if above else str(k) for k in parent]
+    return str(unknown("config key", f"{above}.{last}" if above else last, valid))

@@ -1,0 +1,189 @@
+"""Properties over shapes, scales and parameters: dense = streaming = slow float64, symmetries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import similarity_reference as reference
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clipdissect import similarity
+from clipdissect.similarity import ConceptActivations, Similarity, top_images
+
+ALL = list(similarity.OPTIONS)
+OF_TOP = ["soft_wpmi", "wpmi", "rank_reorder"]
+QUICK = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def sizes(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    return tuple(draw(st.integers(low, high)) for low, high in ((2, 60), (1, 9), (1, 70), (1, 6)))  # type: ignore[return-value]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """Image embeddings, text embeddings and activations.
+
+    Embeddings are small multiples of 1/16, so every product of them is exact in float32 and equal
+    values of P are equal however they are computed; activations have ties.
+    """
+    images, units, concepts, dims = sizes(draw)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from([1e-3, 1.0, 1e4]))
+    fine = draw(st.booleans())
+    q = rng.standard_normal((images, units)) if fine else rng.integers(-2, 3, (images, units)) / 4
+    embeds = [rng.integers(-4, 5, (rows, dims)) / 16 for rows in (images, concepts)]
+    # A shared direction, as in CLIP: most cosines are positive.
+    shifted = [np.concatenate([e, np.full((len(e), 1), 0.5)], axis=1) for e in embeds]
+    return tuple(torch.tensor(x, dtype=torch.float32) for x in (*shifted, q * scale))  # type: ignore[return-value]
+
+
+PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "soft_wpmi": {
+        "a": st.sampled_from([0.5, 10.0, 100.0]),
+        "lam": st.sampled_from([0.0, 0.6, 1.0]),
+        "p_start": st.sampled_from([0.998, 0.9999, 0.7]),
+        "p_end": st.sampled_from([0.7, 0.2]),
+        "eps": st.sampled_from([0.0, 1e-7]),
+        "membership": st.sampled_from(["rank", "rank_linspace", "sigmoid"]),
+    },
+    "wpmi": {
+        "a": st.sampled_from([0.5, 2.0, 20.0]),
+        "lam": st.sampled_from([0.0, 0.6, 1.0]),
+        "eps": st.sampled_from([0.0, 1e-7, 1e-3]),
+    },
+    "rank_reorder": {
+        "p": st.sampled_from([1.0, 2.0, 3.0, 1.5]),
+        "scale_p": st.sampled_from([0.0, 0.5]),
+        "random_baseline": st.booleans(),
+        "variant": st.sampled_from(["released", "eq1"]),
+    },
+    "cosine": {"center": st.booleans()},
+    "cosine_cubed": {"min_norm": st.sampled_from([1e-3, 1.0])},
+    "lp": {"p": st.sampled_from([1.0, 2.0, 3.0, 2.5]), "standardize": st.booleans()},
+}
+
+
+def drawn(data: st.DataObject, name: str, images: int) -> dict[str, Any]:
+    """Parameters of a function that suit so many images."""
+    parameters = {key: data.draw(values, key) for key, values in PARAMETERS[name].items()}
+    if name in ("soft_wpmi", "wpmi"):
+        parameters["top_k"] = data.draw(st.integers(1, images), "top_k")
+    if name == "rank_reorder":
+        parameters["top_fraction"] = data.draw(st.integers(2, images), "count") / images
+    return parameters
+
+
+def close(name: str, scores: Tensor, wanted: Tensor, P: Tensor, q: Tensor) -> None:
+    """Equal to float32 rounding, in units of the numbers that were added up."""
+    scale = float(wanted.abs().max())
+    if name in ("soft_wpmi", "wpmi"):
+        scale += 4e2  # logarithms of this size are added up before they cancel
+    if name == "cosine_cubed":
+        scale = max(scale, 1.0)
+    if name == "lp":
+        scale += float(q.abs().max())
+    torch.testing.assert_close(scores.double(), wanted.double(), atol=2e-6 * scale, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+@QUICK
+@given(problem=problems(), data=st.data())
+def test_dense_streaming_and_reference_agree(
+    name: str, problem: tuple[Tensor, Tensor, Tensor], data: st.DataObject
+) -> None:
+    images, texts, q = problem
+    P = images @ texts.T
+    parameters = drawn(data, name, len(q))
+    function = similarity.build(name, **parameters)
+    wanted = torch.tensor(
+        getattr(reference, name)(P.double().numpy(), q.double().numpy(), **parameters)
+    )
+    dense = function(P, q)
+    assert dense.dtype == torch.float32
+    close(name, dense, wanted, P, q)
+    best = function.top(ConceptActivations(images, texts), q, len(texts))
+    streamed = torch.empty_like(dense).scatter_(1, best.concepts, best.scores)
+    close(name, streamed, wanted, P, q)
+    assert (best.scores.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@QUICK
+@given(problem=problems(), data=st.data())
+def test_permutations_permute_the_result(
+    name: str, problem: tuple[Tensor, Tensor, Tensor], data: st.DataObject
+) -> None:
+    images, texts, q = problem
+    q = q + torch.linspace(0, 1, len(q))[:, None] * q.abs().max().clamp_min(1e-6)
+    # With equal activations the image numbers decide, so an order of images is part of the input.
+    distinct = all(len(column.unique()) == len(column) for column in q.T)
+    function = similarity.build(name, **drawn(data, name, len(q)))
+    seed = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    i, u, c = (torch.randperm(len(x), generator=seed) for x in (images, q.T, texts))
+    i = i if distinct else torch.arange(len(i))
+    P = images @ texts.T
+    close(name, function(P[i][:, c], q[i][:, u]), function(P, q)[u][:, c], P, q)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_block_size_does_not_matter(name: str) -> None:
+    torch.manual_seed(0)
+    images, texts, q = torch.randn(200, 8), torch.randn(300, 8), torch.randn(200, 7)
+    factors = ConceptActivations(images / 8, texts / 8)
+    results = [
+        similarity.build(name, memory_gb=memory).top(factors, q, 300)
+        for memory in (2.0, 3e-4, 1e-9)
+    ]
+    dense = similarity.build(name)(factors.dense(), q)
+    for best in results:
+        scores = torch.empty_like(dense).scatter_(1, best.concepts, best.scores)
+        torch.testing.assert_close(scores, dense, atol=1e-3 if "wpmi" in name else 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_TOP)
+@QUICK
+@given(problem=problems(), data=st.data())
+def test_top_activations_are_enough(
+    name: str, problem: tuple[Tensor, Tensor, Tensor], data: st.DataObject
+) -> None:
+    images, texts, q = problem
+    function: Similarity = similarity.build(name, **drawn(data, name, len(q)))
+    factors = ConceptActivations(images, texts)
+    from_all = function.top(factors, q, 3)
+    from_top = function.top(factors, top_images(q, len(q)), 3)
+    assert torch.equal(from_all.concepts, from_top.concepts)
+    assert torch.equal(from_all.scores, from_top.scores)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_numba_and_torch_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    torch.manual_seed(0)
+    images, texts, q = torch.randn(300, 8) / 8, torch.randn(200, 8) / 8, torch.randn(300, 21)
+    function = similarity.build(name)
+    factors = ConceptActivations(images, texts)
+    monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
+    compiled = function.top(factors, q, 200)
+    monkeypatch.setenv("CLIPDISSECT_KERNELS", "torch")
+    plain = function.top(factors, q, 200)
+    spread = torch.empty(21, 200).scatter_(1, compiled.concepts, compiled.scores)
+    wanted = torch.empty(21, 200).scatter_(1, plain.concepts, plain.scores)
+    torch.testing.assert_close(spread, wanted, atol=5e-4 if "wpmi" in name else 1e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_equals_cpu(name: str) -> None:
+    torch.manual_seed(0)
+    images, texts, q = torch.randn(300, 8) / 8, torch.randn(200, 8) / 8, torch.randn(300, 21)
+    function = similarity.build(name)
+    here = function((images @ texts.T), q)
+    there = function((images @ texts.T).cuda(), q.cuda()).cpu()
+    torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-4)
