@@ -1,9 +1,9 @@
 """Label the hidden neurons of a vision network with free text, without training.
 
-    import clipdissect
-    result = clipdissect.dissect(model, layers=["layer4"], probe="photos/", concepts=["cat", "wheel"],
-                                 preprocess=preprocess)
-    result.descriptions
+import clipdissect
+result = clipdissect.dissect(model, layers=["layer4"], probe="photos/", concepts=["cat", "wheel"],
+                             preprocess=preprocess)
+result.descriptions
 """
 
 from __future__ import annotations

@@ -52,10 +52,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise DissectError(f"precision is '{self.precision}'; it can be {', '.join(PRECISIONS)}")
+            raise DissectError(
+                f"precision is '{self.precision}'; it can be {', '.join(PRECISIONS)}"
+            )
         if self.batch_size < 1 or (self.workers is not None and self.workers < 0):
-            raise DissectError(f"batch_size must be at least 1 and workers at least 0; got "
-                               f"{self.batch_size} and {self.workers}")
+            raise DissectError(
+                f"batch_size must be at least 1 and workers at least 0; got "
+                f"{self.batch_size} and {self.workers}"
+            )
         try:
             torch.empty(0, device=self.torch_device)
         except (RuntimeError, AssertionError) as error:
@@ -117,8 +121,9 @@ def capture(
     entries = {name: store.get(key) if store else None for name, key in keys.items()}
     missing = [name for name, entry in entries.items() if entry is None]
     if missing:
-        fresh = _run(target, [n for n in missing if n != EMBEDS], encoder, EMBEDS in missing,
-                     probe, settings)
+        fresh = _run(
+            target, [n for n in missing if n != EMBEDS], encoder, EMBEDS in missing, probe, settings
+        )
         for name, entry in fresh.items():
             entries[name] = entry
             if store and not any(passing for *_, passing in entry.about["skipped"]):
@@ -167,7 +172,10 @@ def _run(
     transforms = [target.preprocess] * bool(layers) + [encoder.preprocess] * embed
     workers = default_workers() if settings.workers is None else settings.workers
     device = settings.torch_device
-    with _ready(target.model, device), recording(target.model, layers, settings.summary) as recorder:
+    with (
+        _ready(target.model, device),
+        recording(target.model, layers, settings.summary) as recorder,
+    ):
         for batch in batches(probe, transforms, settings.batch_size, workers):
             rows.skipped += batch.skipped
             inputs = [_place(images, device) for images in batch.inputs]
@@ -181,8 +189,10 @@ def _run(
                 if embed and inputs:
                     rows.put(EMBEDS, batch.indices, encoder.embed_images(inputs[-1]))
     if len(rows.skipped) == len(probe):
-        raise DissectError(f"none of the {len(probe)} images of probe {probe.name} can be read; "
-                           f"the first: {rows.skipped[0].reason}")
+        raise DissectError(
+            f"none of the {len(probe)} images of probe {probe.name} can be read; "
+            f"the first: {rows.skipped[0].reason}"
+        )
     skipped = [(s.index, s.reason, s.passing) for s in rows.skipped]
     about = {"probe": probe.name, "images": len(probe), "skipped": skipped}
     return {n: Entry({"values": rows.arrays[n]}, {"what": n, **about}) for n in names}
@@ -227,14 +237,18 @@ def _autocast(settings: Settings) -> Any:
 
 def _check(layer: str, values: Tensor, indices: Tensor, probe: Probe, images: int) -> None:
     if len(values) != images:
-        raise DissectError(f"layer {layer} returned {len(values)} rows for {images} images; its "
-                           f"first dimension must be the images")
+        raise DissectError(
+            f"layer {layer} returned {len(values)} rows for {images} images; its "
+            f"first dimension must be the images"
+        )
     if torch.isfinite(values).all():
         return
     row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
     image = probe.images[int(indices[row])]
-    raise DissectError(f"layer {layer}, unit {unit}: the activation on image {image} is "
-                       f"{values[row, unit].item()}, not a finite number")
+    raise DissectError(
+        f"layer {layer}, unit {unit}: the activation on image {image} is "
+        f"{values[row, unit].item()}, not a finite number"
+    )
 
 
 def _assemble(
@@ -250,7 +264,10 @@ def _assemble(
         arrays = {n: a[keep] for n, a in arrays.items()}
     embeds = arrays.pop(EMBEDS)
     return Captured(
-        images=tuple(probe.images[i] for i in keep.tolist()), activations=arrays,
-        image_embeds=embeds, computed=computed, digests=digests,
+        images=tuple(probe.images[i] for i in keep.tolist()),
+        activations=arrays,
+        image_embeds=embeds,
+        computed=computed,
+        digests=digests,
         skipped={probe.images[i]: why for i, why in sorted(skipped.items())},
     )

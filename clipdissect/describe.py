@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import Best, ConceptActivations
 from clipdissect.similarity.ranking import top_images
 
@@ -23,7 +24,7 @@ def describe_layer(
     activations: Float[Tensor, "images units"],
     concept_activations: ConceptActivations,
     texts: Sequence[str],
-    similarity: Any,
+    similarity: Similarity,
     top: int,
 ) -> pd.DataFrame:
     """One row a unit: its best concepts with their similarities, its margin, its flags.
@@ -44,14 +45,14 @@ def describe_layer(
     dead = activations.amax(0) == activations.amin(0)
     table: dict[str, Any] = {"layer": [layer] * units, "unit": np.arange(units)}
     if dead.all():
-        return pd.DataFrame({**table, "description": "", "similarity": np.nan, "margin": np.nan,
-                             "flags": DEAD})
+        table |= {"description": "", "similarity": np.nan, "margin": np.nan, "flags": DEAD}
+        return _frame(table)
     live = activations if not dead.any() else activations[:, ~dead]
     best = similarity.top(concept_activations, live, top)
     table |= _columns(best, texts, (~dead).numpy())
     few = few_distinct(activations, similarity.parameters.get("top_k"))
     table["flags"] = np.select([dead.numpy(), few.numpy()], [DEAD, FEW], "")
-    return pd.DataFrame(table)
+    return _frame(table)
 
 
 def top_images_of_layer(
@@ -67,7 +68,7 @@ def top_images_of_layer(
     """
     top = top_images(activations, min(count, len(images)))
     k, units = top.values.shape
-    return pd.DataFrame({
+    return _frame({
         "layer": layer,
         "unit": np.repeat(np.arange(units), k),
         "rank": np.tile(np.arange(1, k + 1), units),
@@ -91,6 +92,11 @@ def few_distinct(
     few = torch.zeros(units, dtype=torch.bool)
     few[suspects] = distinct < top_k
     return few
+
+
+def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    return frame
 
 
 def _columns(best: Best, texts: Sequence[str], live: np.ndarray[Any, Any]) -> dict[str, Any]:

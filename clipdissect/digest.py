@@ -49,7 +49,8 @@ def of_model(model: nn.Module) -> str:
     """
     hasher = hashlib.blake2b(digest_size=20)
     for name, module in model.named_modules():
-        hasher.update(repr((name, _code(type(module)), sorted(_attributes(module)))).encode())
+        kind: Any = type(module)
+        hasher.update(repr((name, _code(kind), sorted(_attributes(module)))).encode())
     for name, tensor in _tensors(model):
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(_bytes(tensor))
@@ -91,9 +92,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def _bytes(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -112,8 +113,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-@functools.lru_cache(maxsize=None)
-def _code(kind: type) -> str:
+@functools.cache
+def _code(kind: Any) -> str:
     try:
         source = inspect.getsource(kind)
     except (OSError, TypeError):  # built without source, as in a compiled extension

@@ -25,6 +25,7 @@ from clipdissect.errors import DissectError
 from clipdissect.paths import store_dir
 from clipdissect.provenance import provenance
 from clipdissect.results import write_result
+from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.stages import Stages
 from clipdissect.store import Store
@@ -62,7 +63,7 @@ def dissect(
     concepts: Concepts | Sequence[str] | str | Path,
     preprocess: Transform | None = None,
     encoder: Encoder | str = "clip_vit_b16",
-    similarity: Any = "soft_wpmi",
+    similarity: Similarity | str = "soft_wpmi",
     settings: Settings | None = None,
     store: Store | str | Path | None = "auto",
     top: int = 5,
@@ -103,11 +104,13 @@ def dissect(
         kept = Store(store_dir()) if store == "auto" else store
         kept = kept if kept is None or isinstance(kept, Store) else Store(Path(kept))
     _check_counts(scorer, len(image_set), top, images)
-    return _dissect(chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages)
+    return _dissect(
+        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages
+    )
 
 
 def _dissect(
-    target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Any,
+    target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
     settings: Settings, store: Store | None, top: int, images: int, stages: Stages,
 ) -> Result:  # fmt: skip
     with stages.stage("texts"):
@@ -144,21 +147,30 @@ def _target(
         model = targets.build(model)
     if isinstance(model, nn.Module):
         if preprocess is None:
-            raise DissectError("preprocess is needed with a plain network: the transform from a "
-                               "PIL image to its input, as used for evaluating it")
+            raise DissectError(
+                "preprocess is needed with a plain network: the transform from a "
+                "PIL image to its input, as used for evaluating it"
+            )
         model = Target(type(model).__name__, model, preprocess)
     if not isinstance(model, Target):
-        raise DissectError(f"model must be a torch.nn.Module, a Target or a target's name; got "
-                           f"{type(model).__name__}")
-    changed = {"layers": tuple(layers)} if layers is not None else {}
-    return replace(model, **changed, preprocess=preprocess or model.preprocess)
+        raise DissectError(
+            f"model must be a torch.nn.Module, a Target or a target's name; got "
+            f"{type(model).__name__}"
+        )
+    return replace(
+        model,
+        layers=model.layers if layers is None else tuple(layers),
+        preprocess=preprocess or model.preprocess,
+    )
 
 
-def _check_counts(scorer: Any, images: int, top: int, shown: int) -> None:
+def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None:
     top_k = scorer.parameters.get("top_k")
     if top_k is not None and top_k > images:
-        raise DissectError(f"similarity.top_k is {top_k}, but the probe has only {images} images: "
-                           f"lower top_k (20 suits a few hundred images) or add images")
+        raise DissectError(
+            f"similarity.top_k is {top_k}, but the probe has only {images} images: "
+            f"lower top_k (20 suits a few hundred images) or add images"
+        )
     if top < 1 or shown < 1:
         raise DissectError(f"top and images must be at least 1; got {top} and {shown}")
 
@@ -166,7 +178,11 @@ def _check_counts(scorer: Any, images: int, top: int, shown: int) -> None:
 def _warn_of_skipped(captured: Captured, images: int) -> None:
     if captured.skipped:
         first, reason = next(iter(captured.skipped.items()))
-        log.warning("%d of %d images can't be read and are left out, such as %s (%s); all are "
-                    "listed in run.json", len(captured.skipped), images, first, reason)
-
-
+        log.warning(
+            "%d of %d images can't be read and are left out, such as %s (%s); all are "
+            "listed in run.json",
+            len(captured.skipped),
+            images,
+            first,
+            reason,
+        )

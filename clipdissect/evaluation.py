@@ -30,10 +30,12 @@ def metrics(
         descriptions: of `dissect`.
         target: knows its classes.
         concepts: the set that the descriptions come from.
-        sentences: the sentence encoder of the cosine; a MissingResource leaves the cosine undefined.
+        sentences: the sentence encoder of the cosine, or why it is undefined.
         store: keeps the embeddings.
     """
-    layers = {str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)}
+    layers = {
+        str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)
+    }
     found: dict[str, Any] = {"layers": layers}
     if target.class_layer in layers:
         rows = descriptions[descriptions["layer"] == target.class_layer]

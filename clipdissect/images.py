@@ -9,7 +9,21 @@ import numpy as np
 from PIL import Image
 
 SUFFIXES = frozenset(
-    ".bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp .avif .jp2".split()
+    [
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".jp2",
+    ]
 )
 
 
@@ -64,9 +78,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _from_deep(image: Image.Image) -> Image.Image:
     # PIL's own conversion clips 16-bit and float greys to 0..255, which turns most of them white.
     grey = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        scaled = grey * 255 if grey.max(initial=0) <= 1 else grey
-    else:
-        scaled = grey / 257
-    bytes_ = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
+    if image.mode != "F":
+        grey = grey / 257
+    elif grey.max(initial=0) <= 1:
+        grey = grey * 255
+    bytes_ = np.nan_to_num(grey).clip(0, 255).round().astype(np.uint8)
     return Image.fromarray(bytes_, "L").convert("RGB")

@@ -136,6 +136,8 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(t.shape) for t in tensors}
     if len(shapes) > 1:
         listed = " and ".join(str(s) for s in sorted(shapes)[:2])
-        raise DissectError(f"preprocess gave tensors of different shapes, {listed}: it must give "
-                           f"one size (add a crop)")
+        raise DissectError(
+            f"preprocess gave tensors of different shapes, {listed}: it must give "
+            f"one size (add a crop)"
+        )
     return torch.stack(list(tensors))

@@ -14,6 +14,7 @@ from clipdissect.capture import Captured, Settings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
+from clipdissect.similarity import Similarity
 from clipdissect.target import Target
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "numpy",
@@ -21,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "sentence-transfo
 
 
 def provenance(
-    target: Target, probe: Probe, concepts: Concepts, encoder: Encoder, similarity: Any,
+    target: Target, probe: Probe, concepts: Concepts, encoder: Encoder, similarity: Similarity,
     settings: Settings, captured: Captured,
 ) -> dict[str, Any]:  # fmt: skip
     """JSON-able facts on a run."""
@@ -70,8 +71,13 @@ def git_state(root: Path) -> dict[str, Any] | None:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True,
-                              timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

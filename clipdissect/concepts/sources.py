@@ -59,7 +59,8 @@ def google_20k(path: str | None = None) -> Concepts:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise MissingResource(
-            "the concept list google_20k.txt", [str(place.absolute()) for place in places],
+            "the concept list google_20k.txt",
+            [str(place.absolute()) for place in places],
             "set concepts.path to the file, or use concepts=wordfreq_20k (a like list that a "
             "package ships)",
         )
@@ -89,7 +90,8 @@ def wordfreq(n: int = 20000) -> Concepts:
         from wordfreq import top_n_list
     except ImportError as error:
         raise MissingResource(
-            "the word list of the package wordfreq", ["the installed packages"],
+            "the word list of the package wordfreq",
+            ["the installed packages"],
             "pip install 'clipdissect[offline]'",
         ) from error
     unwanted = {

@@ -44,7 +44,9 @@ class Encoder(Protocol):
         """Changes with anything that text embeddings depend on."""
         ...
 
-    def embed_images(self, images: Float[Tensor, "images channels h w"]) -> Float[Tensor, "images d"]:
+    def embed_images(
+        self, images: Float[Tensor, "images channels h w"]
+    ) -> Float[Tensor, "images d"]:
         """Embeddings of preprocessed images, on the images' device (move the network there)."""
         ...
 

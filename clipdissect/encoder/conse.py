@@ -65,9 +65,13 @@ class ConSE:
         """The sentence encoder's."""
         return self.sentences.digest
 
-    def embed_images(self, images: Float[Tensor, "images channels h w"]) -> Float[Tensor, "images d"]:
+    def embed_images(
+        self, images: Float[Tensor, "images channels h w"]
+    ) -> Float[Tensor, "images d"]:
         """Unit-length embeddings, `[images, dims]`."""
-        probabilities, classes = self.classifier.to(images.device)(images).float().softmax(-1).topk(self.top)
+        probabilities, classes = (
+            self.classifier.to(images.device)(images).float().softmax(-1).topk(self.top)
+        )
         names = self._class_embeds.to(images.device)[classes]
         return F.normalize((probabilities.unsqueeze(-1) * names).sum(1), dim=-1)
 
@@ -114,7 +118,7 @@ def conse(
 
 
 def whole_image(size: int) -> Transform:
-    """Shorter side to `size` (bicubic), middle square, scaled to -1..1 as EfficientNet-Lite wants."""
+    """Shorter side to `size` (bicubic), middle square, scaled to -1..1 as the network wants."""
     from torchvision import transforms
 
     steps = [

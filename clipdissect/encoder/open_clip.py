@@ -51,7 +51,9 @@ class OpenClip:
         tokens = self.tokenizer(["A photo of 3 cats, isn't it?", "naïve café"])
         return digest.of("open_clip text 1", self.image_digest, tokens.tolist())
 
-    def embed_images(self, images: Float[Tensor, "images channels h w"]) -> Float[Tensor, "images d"]:
+    def embed_images(
+        self, images: Float[Tensor, "images channels h w"]
+    ) -> Float[Tensor, "images d"]:
         """Unit-length image embeddings, `[images, dims]`."""
         encode: Any = self.model.to(images.device).encode_image
         return F.normalize(encode(images).float(), dim=-1)

@@ -36,6 +36,8 @@ def broden(root: str | None = None, on_error: str = "skip") -> Probe:
     files = [images / name for name in dict.fromkeys(table["image"])]
     absent = [f for f in files if not f.is_file() or images.resolve() not in f.resolve().parents]
     if absent:
-        raise DissectError(f"{index} lists {len(absent)} images that aren't below {images}, "
-                           f"such as {absent[0].name}")
+        raise DissectError(
+            f"{index} lists {len(absent)} images that aren't below {images}, "
+            f"such as {absent[0].name}"
+        )
     return of_files("broden", images, files, on_error)

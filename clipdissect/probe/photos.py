@@ -17,8 +17,20 @@ from clipdissect.probe.base import Probe
 PLACES = (("skimage", "data"), ("sklearn", "datasets/images"))
 # Documents, diagrams and test patterns: not photographs.
 NOT_PHOTOS = frozenset(
-    "chessboard_GRAY chessboard_RGB color horse logo microaneurysms multipage multipage_rgb "
-    "no_time_for_that_tiny page phantom text".split()
+    [
+        "chessboard_GRAY",
+        "chessboard_RGB",
+        "color",
+        "horse",
+        "logo",
+        "microaneurysms",
+        "multipage",
+        "multipage_rgb",
+        "no_time_for_that_tiny",
+        "page",
+        "phantom",
+        "text",
+    ]
 )
 MIN_SIDE = 96
 
@@ -49,7 +61,9 @@ def photos(on_error: str = "skip") -> Probe:
         MissingResource: neither scikit-image nor scikit-learn is installed.
     """
     crops = [(file, box) for file in _files() for box in boxes(*_size(file))]
-    names = tuple(f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops)
+    names = tuple(
+        f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
+    )
     identity = [(digest.of_file(file), box) for file, box in crops]
     reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
     return Probe("photos", names, reader, digest.of("crops 1", identity), on_error)
@@ -70,13 +84,22 @@ def boxes(width: int, height: int) -> list[Box]:
 
 def _files() -> list[Path]:
     specs = [(find_spec(package), below) for package, below in PLACES]
-    roots = [Path(s.submodule_search_locations[0]) / below for s, below in specs
-             if s is not None and s.submodule_search_locations]
-    files = [f for root in roots if root.is_dir() for f in sorted(root.iterdir())
-             if f.suffix in SUFFIXES and f.stem not in NOT_PHOTOS]
+    roots = [
+        Path(s.submodule_search_locations[0]) / below
+        for s, below in specs
+        if s is not None and s.submodule_search_locations
+    ]
+    files = [
+        f
+        for root in roots
+        if root.is_dir()
+        for f in sorted(root.iterdir())
+        if f.suffix in SUFFIXES and f.stem not in NOT_PHOTOS
+    ]
     if not files:
         raise MissingResource(
-            "packaged photographs", [package for package, _ in PLACES],
+            "packaged photographs",
+            [package for package, _ in PLACES],
             "pip install 'clipdissect[offline]' (brings scikit-image and scikit-learn)",
         )
     return files
@@ -84,7 +107,7 @@ def _files() -> list[Path]:
 
 def _size(file: Path) -> tuple[int, int]:
     with Image.open(file) as image:
-        return image.size
+        return image.width, image.height
 
 
 @lru_cache(maxsize=2)

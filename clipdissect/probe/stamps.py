@@ -98,8 +98,15 @@ def _own_lists(work: Path) -> list[str]:
 def _run(command: list[str], work: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True,
-                              timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
     except (OSError, subprocess.TimeoutExpired) as error:
         said, done = [str(error)], None

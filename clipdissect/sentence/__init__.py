@@ -14,7 +14,7 @@ OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
     "mpnet": mpnet,
 }
 
-__all__ = ["OPTIONS", "SentenceEncoder", "build"]
+__all__ = ["OPTIONS", "SentenceEncoder", "build", "local"]
 
 
 def build(name: str, **parameters: Any) -> SentenceEncoder:

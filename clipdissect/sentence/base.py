@@ -42,7 +42,9 @@ class SentenceEncoder:
     def digest(self) -> str:
         """Changes with any file that embeddings depend on."""
         files = sorted(
-            p for p in self.folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".json", ".txt")
+            p
+            for p in self.folder.rglob("*")
+            if p.suffix in (".safetensors", ".bin", ".json", ".txt")
         )
         named = [(p.relative_to(self.folder).as_posix(), digest.of_file(p)) for p in files]
         return digest.of("sentence 1", named)
@@ -112,11 +114,16 @@ def mpnet(path: str | None = None) -> SentenceEncoder:
 
 def _in_folder(folder: Path, name: str | None = None) -> SentenceEncoder:
     if not folder.is_dir():
-        raise MissingResource("the sentence encoder's folder", [str(folder.absolute())],
-                              "set the path to a sentence-transformers folder")
+        raise MissingResource(
+            "the sentence encoder's folder",
+            [str(folder.absolute())],
+            "set the path to a sentence-transformers folder",
+        )
     if not (folder / "modules.json").is_file() or not any((folder / w).is_file() for w in _WEIGHTS):
-        raise DissectError(f"{folder} is not a sentence-transformers folder (it needs modules.json "
-                           f"and {' or '.join(_WEIGHTS)})")
+        raise DissectError(
+            f"{folder} is not a sentence-transformers folder (it needs modules.json "
+            f"and {' or '.join(_WEIGHTS)})"
+        )
     return SentenceEncoder(name or folder.name, folder)
 
 
@@ -130,6 +137,6 @@ def _from_hub(repository: str, own: Path) -> Path:
         raise MissingResource(
             f"the sentence encoder {repository}",
             [str(own), constants.HF_HUB_CACHE, "the model hub"],
-            "set sentence.path to its folder, unset HF_HUB_OFFLINE where there is a network, or use "
-            "sentence=minilm",
+            "set sentence.path to its folder, unset HF_HUB_OFFLINE where there is a network, "
+            "or use sentence=minilm",
         ) from error

@@ -28,7 +28,10 @@ def number(
     Args:
         name: the parameter, as the user wrote it.
         value: what was given.
-        above, least, below, most: bounds: open and closed from below, open and closed from above.
+        above: what it must be greater than.
+        least: the smallest allowed.
+        below: what it must be less than.
+        most: the largest allowed.
         whole: only integers are allowed.
 
     Raises:
@@ -39,7 +42,8 @@ def number(
     wanted = " and ".join(f"{sign} {bound:g}" for bound, sign in bounds if bound is not None)
     kind = "a whole number" if whole else "a finite number"
     right = False
-    if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value):
+    # A bool is a number to Python, but not to a user.
+    if not isinstance(value, bool) and isinstance(value, kinds) and math.isfinite(value):
         x = float(value)
         right = (above is None or x > above) and (least is None or x >= least)
         right = right and (below is None or x < below) and (most is None or x <= most)

@@ -22,6 +22,8 @@ def membership(
             appendix mentions a scaled sigmoid without constants; these are ours. A unit whose top
             images are equally active gets the middle of the range.
         values: activations of the top images.
+        p_start: membership at the start of the line.
+        p_end: membership at its end.
 
     Returns:
         One row for all units where the activations don't matter, else one for each.

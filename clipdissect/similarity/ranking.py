@@ -59,7 +59,8 @@ def merge(a: TopActivations, b: TopActivations, k: int | None = None) -> TopActi
     commutative and, for one `k` throughout, associative: parts may be merged in any order.
 
     Args:
-        a, b: the parts, with the same units.
+        a: one part.
+        b: the other part, with the same units.
         k: how many images to keep; None keeps as many as the two parts determine. Fewer than `k`
             come back while the parts together hold fewer.
 

@@ -8,7 +8,7 @@ another source, which for factors costs a product of the small image embeddings 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from clipdissect.similarity.moments import Moments, dense_moments, factor_moment
 from clipdissect.similarity.products import product
 
 
+@runtime_checkable
 class Source(Protocol):
     """Concept activations `P [images, concepts]`, read a block of concepts at a time."""
 

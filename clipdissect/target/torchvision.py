@@ -55,12 +55,17 @@ def _target(name: str, model: nn.Module, weights: Any, layers: list[str] | None)
     default = RESNET_LAYERS if name.startswith(("resnet", "wide_resnet", "resnext")) else ()
     chosen = tuple(layers or default)
     if not chosen:
-        raise DissectError(f"{name} has no default layers; set target.layers, for example to some "
-                           f"of {', '.join(n for n, _ in model.named_children())}")
+        raise DissectError(
+            f"{name} has no default layers; set target.layers, for example to some "
+            f"of {', '.join(n for n, _ in model.named_children())}"
+        )
     last = [n for n, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
     is_imagenet = len(weights.meta["categories"]) == 1000
     return Target(
-        name, model, weights.transforms(), chosen,
+        name,
+        model,
+        weights.transforms(),
+        chosen,
         class_layer=last[0] if last and is_imagenet else None,
         class_names=imagenet_names() if is_imagenet else (),
     )
@@ -74,6 +79,7 @@ def _download(weights: Any) -> dict[str, Any]:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except OSError as error:  # no network, a refused connection, a dead host
         raise MissingResource(
-            f"the weights {weights} ({error})", [str(cached), weights.url],
+            f"the weights {weights} ({error})",
+            [str(cached), weights.url],
             f"download the file to {cached}, set target.checkpoint, or use profile=offline",
         ) from error

@@ -29,7 +29,9 @@ def csv() -> Tracker:
     return _add_row
 
 
-def wandb(project: str = "clipdissect", mode: str = "offline", tags: list[str] | None = None) -> Tracker:
+def wandb(
+    project: str = "clipdissect", mode: str = "offline", tags: list[str] | None = None
+) -> Tracker:
     """Log config and metrics to Weights & Biases; offline runs are kept in the run's folder.
 
     Args:
@@ -44,8 +46,9 @@ def wandb(project: str = "clipdissect", mode: str = "offline", tags: list[str] |
         raise DissectError(f"tracking.mode is '{mode}'; it can be {', '.join(MODES)}")
 
     def track(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        import wandb as library
+        from importlib import import_module
 
+        library: Any = import_module("wandb")
         run = library.init(project=project, mode=mode, tags=tags or [], dir=str(folder),
                            name=folder.name, config=dict(config))  # fmt: skip
         run.log(dict(flatten(metrics)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ _VARIABLE = "CLIPDISSECT_KERNELS"
 # Threads take whole cache lines of concepts, so that they don't write to the same one.
 _STEP = 32
 _INSERTED = 64
+# Scores that are looked through faster than another thread starts.
+_SCANNED = 1_000_000
 
 _failed = False
 
@@ -79,7 +82,9 @@ def update_best(
     """As `plain.update_best`."""
     # Insertion is the fastest for a short list only.
     few = best.shape[1] <= _INSERTED
-    if not (few and _ran("compiled", "update_best", len(scores), 1, best, concepts, scores, start)):
+    step = max(1, _SCANNED // scores.shape[1])
+    arguments = (best, concepts, scores, start)
+    if not (few and _ran("compiled", "update_best", len(scores), step, *arguments)):
         plain.update_best(best, concepts, scores, start)
 
 
@@ -104,16 +109,22 @@ def _ran(module: str, name: str, length: int, step: int, *arguments: Any) -> boo
 
 
 def _split(function: Callable[..., None], arrays: list[Any], length: int, step: int) -> None:
-    """Call a function on parts of the range, one for each of torch's threads."""
-    steps = -(-length // step)
-    parts = max(1, min(torch.get_num_threads(), steps))
-    edges = [min(length, steps * part // parts * step) for part in range(parts + 1)]
-    if parts == 1:
-        function(*arrays, 0, length)
-        return
+    """Call a function on parts of the range, in as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    # Two parts a thread: torch's own threads spin for a while after their work, so one of ours may
+    # start late, and the others then take over its second part.
+    size = math.ceil(length / (2 * threads * step)) * step
+    parts = iter([(start, min(start + size, length)) for start in range(0, length, size)])
+
+    def work() -> None:
+        for part in parts:
+            function(*arrays, *part)
+
     # Threads are started for each call: a lasting pool would be dead in a forked process.
-    with ThreadPoolExecutor(parts) as pool:
-        futures = [pool.submit(function, *arrays, edges[i], edges[i + 1]) for i in range(parts)]
+    helpers = min(threads, math.ceil(length / size)) - 1
+    with ThreadPoolExecutor(max(1, helpers)) as pool:
+        futures = [pool.submit(work) for _ in range(helpers)]
+        work()
         for future in futures:
             future.result()
 

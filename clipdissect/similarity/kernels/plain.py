@@ -22,7 +22,8 @@ def log_product_sums(
     Args:
         s: probabilities.
         index: each unit's images, rows of `s`.
-        base, weight: the two terms of every factor; one row serves all units.
+        base: the constant term of every factor; one row serves all units.
+        weight: what the probability is multiplied with, likewise.
         group: how many factors can be multiplied before a float32 underflows.
     """
     units, k = index.shape

@@ -1,0 +1,28 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user cache of the test's own, so that nothing is read from or left in the real one."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CLIPDISSECT_CACHE", str(cache))
+    monkeypatch.delenv("CLIPDISSECT_DATA", raising=False)
+    return cache
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder with golden files, the paper's lists and sample images."""
+    folder = Path(os.environ.get("CLIPDISSECT_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data in {folder} (set CLIPDISSECT_SHARED)")
+    return folder
