@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ def of_file(path: Path) -> str:
 def of_model(model: nn.Module) -> str:
     """Digest of a network: its tensors' bytes, its module tree, plain attributes and code.
 
-    Names given to a model outside of it (in a config, on disk) don't count. Code of a module's
-    class counts where Python can find it, so that an edited `forward` isn't served old numbers.
+    Names given to a model outside of it (in a config, on disk) don't count. The bytecode of the
+    modules' classes does, so that an edited `forward` isn't served old numbers; functions that it
+    calls don't.
     """
     hasher = hashlib.blake2b(digest_size=20)
     for name, module in model.named_modules():
@@ -115,11 +117,30 @@ def _is_plain(value: Any) -> bool:
 
 @functools.cache
 def _code(kind: Any) -> str:
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):  # built without source, as in a compiled extension
-        source = ""
-    return of(kind.__module__, kind.__qualname__, source)
+    """Digest of a module class's own and inherited methods, up to `nn.Module`.
+
+    Bytecode, since source can't be found for classes made in a notebook.
+    """
+    found = []
+    for ancestor in kind.__mro__:
+        if ancestor is nn.Module:
+            break
+        for name, value in sorted(vars(ancestor).items()):
+            function = getattr(value, "fget", getattr(value, "__func__", value))
+            code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+            if code is not None:
+                found.append((name, _instructions(code)))
+    return of(kind.__module__, kind.__qualname__, found)
+
+
+def _instructions(code: CodeType) -> list[Any]:
+    constants = [
+        _instructions(c) if isinstance(c, CodeType)
+        else sorted(map(repr, c)) if isinstance(c, frozenset)  # whose own order isn't fixed
+        else repr(c)
+        for c in code.co_consts
+    ]  # fmt: skip
+    return [code.co_code.hex(), constants, code.co_names]
 
 
 def _pattern(width: int, height: int) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,7 @@ def test_boxes_lie_inside() -> None:
 
 def test_stamps_fall_back_to_photos_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
-    from clipdissect.probe import stamps as function
-
-    module = __import__("sys").modules[function.__module__]
+    module = sys.modules[stamps_function.__module__]
     monkeypatch.setattr(module, "INSIDE", Path("no/such/folder"))
     monkeypatch.setenv("PATH", "")
     found = stamps_function()

@@ -18,7 +18,7 @@ from clipdissect.similarity import ConceptActivations, Similarity, top_images
 ALL = list(similarity.OPTIONS)
 OF_TOP = ["soft_wpmi", "wpmi", "rank_reorder"]
 QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

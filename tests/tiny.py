@@ -42,7 +42,7 @@ class ColourNet(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1, bias=True)
         self.relu = nn.ReLU(inplace=True)
         self.head = nn.Linear(4, 4, bias=False)
-        self.calls = 0
+        self._calls = 0
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.5]))
@@ -51,8 +51,13 @@ class ColourNet(nn.Module):
                 self.conv.weight[unit, unit] = 1.0
             self.head.weight.copy_(2 * torch.eye(4))
 
+    @property
+    def calls(self) -> int:
+        """Forward passes so far."""
+        return self._calls
+
     def forward(self, images: Tensor) -> Tensor:
-        object.__setattr__(self, "calls", self.calls + 1)
+        self._calls += 1
         return self.head(self.relu(self.conv(images)).mean((2, 3)))
 
 

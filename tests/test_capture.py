@@ -1,0 +1,237 @@
+"""Capture: right numbers, one decode, never stale, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import ColourEncoder, ColourNet, preprocess, write_colours
+from torch import Tensor, nn
+
+from clipdissect import probe, store
+from clipdissect.capture import Captured, Settings, capture
+from clipdissect.errors import DissectError
+from clipdissect.store import Entry, Store
+from clipdissect.summary import Summary
+from clipdissect.target import Target
+
+LAYERS = ("conv", "head")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_colours(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def run(
+    images: Path, where: Store | None = None, model: nn.Module | None = None,
+    encoder: ColourEncoder | None = None, layers: tuple[str, ...] = LAYERS, size: int = 8,
+    on_error: str = "skip", **settings: object,
+) -> Captured:  # fmt: skip
+    target = Target("net", model or ColourNet(), preprocess(size), layers)
+    found = probe.build("folder", root=str(images), on_error=on_error)
+    chosen = Settings(**{"device": "cpu", "workers": 0, **settings})  # type: ignore[arg-type]
+    return capture(target, layers, encoder or ColourEncoder(), found, where, chosen)
+
+
+def test_equals_one_image_at_a_time(images: Path) -> None:
+    captured = run(images, batch_size=5)
+    model, transform, encoder = ColourNet().eval(), preprocess(8), ColourEncoder()
+    for row, name in enumerate(captured.images):
+        image = Image.open(images / name).convert("RGB")
+        x = transform(image)[None]
+        assert torch.allclose(captured.activations["head"][row], model(x)[0], atol=1e-6)
+        maps = nn.functional.conv2d(x, model.conv.weight, model.conv.bias)
+        assert torch.allclose(captured.activations["conv"][row], maps.mean((2, 3))[0], atol=1e-6)
+        embed = encoder.embed_images(encoder.preprocess(image)[None])[0]
+        assert torch.allclose(captured.image_embeds[row], embed, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_batches_and_workers_change_nothing(images: Path, batch_size: int) -> None:
+    one, other = run(images), run(images, batch_size=batch_size, workers=2)
+    assert one.images == other.images
+    for layer in LAYERS:
+        assert torch.allclose(one.activations[layer], other.activations[layer], atol=1e-6)
+
+
+def test_second_time_runs_no_network(images: Path, tmp_path: Path) -> None:
+    kept, model, encoder = Store(tmp_path / "store"), ColourNet(), ColourEncoder()
+    first = run(images, kept, model, encoder)
+    calls, seen = model.calls, encoder.images_seen
+    second = run(images, kept, model, encoder)
+    assert (model.calls, encoder.images_seen) == (calls, seen)
+    assert second.computed == ()
+    assert second.activations["head"].equal(first.activations["head"])
+
+
+def test_added_layer_runs_the_target_alone(images: Path, tmp_path: Path) -> None:
+    kept, model, encoder = Store(tmp_path / "store"), ColourNet(), ColourEncoder()
+    run(images, kept, model, encoder, layers=("conv",))
+    seen = encoder.images_seen
+    assert run(images, kept, model, encoder).computed == ("head",)
+    assert encoder.images_seen == seen
+
+
+def test_other_encoder_leaves_the_target_alone(images: Path, tmp_path: Path) -> None:
+    kept, model = Store(tmp_path / "store"), ColourNet()
+    run(images, kept, model)
+    calls = model.calls
+    run(images, kept, model, ColourEncoder(version="2"))
+    assert model.calls == calls
+
+
+def test_changed_weights_image_preprocess_and_summary_are_computed_anew(
+    images: Path, tmp_path: Path
+) -> None:
+    kept = Store(tmp_path / "store")
+    run(images, kept)
+    swapped = ColourNet()
+    with torch.no_grad():
+        swapped.head.weight *= 3
+    fresh = run(images, kept, swapped)
+    assert set(fresh.computed) == set(LAYERS)
+    assert fresh.activations["head"].amax() == pytest.approx(6.0)
+    assert set(run(images, kept, size=4).computed) == set(LAYERS)
+    assert set(run(images, kept, summary=Summary("max")).computed) == set(LAYERS)
+    Image.new("RGB", (50, 50), (0, 0, 255)).save(images / "red0.png")
+    changed = run(images, kept)
+    assert len(changed.computed) == 3
+    assert changed.activations["head"][changed.images.index("red0.png"), 2] == pytest.approx(2.0)
+
+
+def test_unreadable_images_are_left_out_and_told(images: Path, tmp_path: Path) -> None:
+    (images / "green9.png").write_bytes(b"no image")
+    kept = Store(tmp_path / "store")
+    for captured in (run(images, kept), run(images, kept)):
+        assert list(captured.skipped) == ["green9.png"]
+        assert len(captured.images) == len(captured.image_embeds) == 24
+        assert len(captured.activations["head"]) == 24
+    with pytest.raises(DissectError, match=r"can't read green9\.png"):
+        run(images, kept, on_error="raise")
+    with pytest.raises(DissectError, match=r"can't read green9\.png"):
+        run(images, None, on_error="raise")
+
+
+def test_passing_trouble_is_not_kept(images: Path, tmp_path: Path) -> None:
+    kept = Store(tmp_path / "store")
+    found = probe.build("folder", root=str(images))
+    (images / "red0.png").rename(tmp_path / "away.png")
+    target = Target("net", ColourNet(), preprocess(), LAYERS)
+    settings = Settings(device="cpu", workers=0)
+    assert capture(target, LAYERS, ColourEncoder(), found, kept, settings).skipped
+    (tmp_path / "away.png").rename(images / "red0.png")
+    again = capture(target, LAYERS, ColourEncoder(), found, kept, settings)
+    assert not again.skipped
+    assert len(again.computed) == 3
+
+
+def test_no_readable_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(DissectError, match="none of the 1 images"):
+        run(tmp_path)
+
+
+def test_non_finite_activation_names_layer_unit_and_image(images: Path) -> None:
+    class Broken(ColourNet):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            return self.last(torch.where(out > 1.9, torch.inf, out))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Identity()
+
+    with pytest.raises(DissectError, match=r"layer last, unit 2: .* image blue0\.png is inf"):
+        run(images, model=Broken(), layers=("last",))
+
+
+def test_network_is_given_back_as_it_was(images: Path) -> None:
+    model = ColourNet().train()
+    model.conv.eval()
+    run(images, model=model)
+    assert model.training
+    assert not model.conv.training
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_no_layers_and_repeated_layers(images: Path) -> None:
+    with pytest.raises(DissectError, match="for example some of conv, relu, head"):
+        run(images, layers=())
+    with pytest.raises(DissectError, match="twice"):
+        run(images, layers=("conv", "conv"))
+
+
+def test_images_of_different_shapes(images: Path) -> None:
+    from torchvision import transforms
+
+    target = Target("net", ColourNet(), transforms.ToTensor(), LAYERS)
+    found = probe.build("folder", root=str(images))
+    with pytest.raises(DissectError, match="different shapes"):
+        capture(target, LAYERS, ColourEncoder(), found, None, Settings(device="cpu", workers=0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "fp8"}, {"batch_size": 0}, {"workers": -1}, {"device": "warp"}]
+)
+def test_wrong_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(DissectError):
+        Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_bf16_is_close_and_kept_apart(images: Path, tmp_path: Path) -> None:
+    kept = Store(tmp_path / "store")
+    exact = run(images, kept)
+    rough = run(images, kept, precision="bf16")
+    assert len(rough.computed) == 3
+    assert torch.allclose(exact.activations["head"], rough.activations["head"], atol=0.02)
+
+
+def test_store_keeps_arrays_and_facts(tmp_path: Path) -> None:
+    kept = Store(tmp_path)
+    assert kept.get("ab12") is None
+    kept.put("ab12", Entry({"values": torch.eye(3)}, {"what": "test"}))
+    found = kept.get("ab12")
+    assert found is not None
+    assert found.arrays["values"].equal(torch.eye(3))
+    assert found.about == {"what": "test"}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "manifest"])
+def test_damaged_entry_is_noticed(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Store(tmp_path)
+    kept.put("ab12", Entry({"values": torch.eye(30)}))
+    arrays, about = tmp_path / "ab" / "ab12.safetensors", tmp_path / "ab" / "ab12.json"
+    raw = bytearray(arrays.read_bytes())
+    raw[-1] ^= 1
+    if damage == "flip":
+        arrays.write_bytes(raw)
+    elif damage == "cut":
+        arrays.write_bytes(raw[:-100])
+    else:
+        about.write_text("{")
+    assert kept.get("ab12") is None
+    assert "damaged entry" in caplog.text
+    kept.put("ab12", Entry({"values": torch.eye(2)}))
+    assert kept.get("ab12") is not None
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(arrays: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    kept = Store(tmp_path)
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        kept.put("ab12", Entry({"values": torch.eye(3)}))
+    assert list((tmp_path / "ab").iterdir()) == []
+    monkeypatch.undo()
+    kept.put("ab12", Entry({"values": torch.eye(3)}))
+    assert json.loads((tmp_path / "ab" / "ab12.json").read_text())["key"] == "ab12"
