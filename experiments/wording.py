@@ -26,14 +26,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MissingConfigException) and cause.options:
             group, _, option = str(cause.missing_cfg_file).rpartition("/")
             return str(unknown(f"option of {group}", option, cause.options))
-        if isinstance(cause, MissingMandatoryValue):
-            missing: Any = cause.full_key or cause.key
-            return f"{missing} must be set: add {missing}=<value>"
-        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-            return _unknown_key(cause)
-        if isinstance(cause, OmegaConfBaseException):
-            where: Any = cause.full_key
-            return f"{where}: {str(cause.msg).splitlines()[0]}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return _of_key(cause)
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
@@ -45,8 +39,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while current is not None and current not in seen:
         seen.append(current)
         current = current.__cause__ or current.__context__
-    # The innermost error knows the key; the outer ones repeat it with less.
-    return iter(reversed(seen))
+    return iter(seen)
+
+
+def _of_key(error: OmegaConfBaseException) -> str:
+    key: Any = error.full_key
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} must be set: add {key}=<value>"
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
+        return _unknown_key(error)
+    return f"{key}: {str(error.msg).splitlines()[0]}"
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:

@@ -211,6 +211,22 @@ def test_best_concepts_come_in_order_with_ties_by_number(name: str) -> None:
     assert one.margin.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("units", [1, 3])
+def test_inputs_stay_as_they_are(name: str, dtype: torch.dtype, units: int) -> None:
+    torch.manual_seed(0)
+    images, texts, q = (torch.randn(rows, 4).to(dtype) for rows in (8, 5, 8))
+    q = q[:, :units].contiguous()
+    P = images @ texts.T
+    copies = [x.clone() for x in (images, texts, q, P)]
+    for extra in [{"p": 1.0}, {}] if name == "lp" else [{}]:
+        function = small(name, **extra)
+        assert function(P, q).dtype == torch.float32
+        assert function.top(ConceptActivations(images, texts), q, 2).scores.dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip((images, texts, q, P), copies, strict=True))
+
+
 @pytest.mark.parametrize("name", ["soft_wpmi", "wpmi"])
 def test_all_images_are_top(name: str) -> None:
     P, q = torch.rand(9, 4), torch.rand(9, 3)

@@ -11,6 +11,7 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.blocks import concept_blocks
+from clipdissect.similarity.moments import centre_rows
 from clipdissect.similarity.products import product
 from clipdissect.similarity.sources import Source
 
@@ -90,7 +91,7 @@ class CosineCubed(Similarity):
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             columns = source.columns(start, stop)
-            columns.sub_(columns.mean(dim=1, keepdim=True))
+            centre_rows(columns)
             columns.mul_(columns.square())
             clipped = columns.norm(dim=1).clamp_min_(self.min_norm)
             return product(cubes, columns).div_(clipped)

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.blocks import concept_blocks
-from clipdissect.similarity.moments import Moments
+from clipdissect.similarity.moments import Moments, centre_rows
 from clipdissect.similarity.sources import Source
 
 # A column whose spread is below this part of its size is constant but for rounding.
@@ -82,7 +82,8 @@ class Lp(Similarity):
         return dots.mul_(-2.0).add_(of_p).add_(of_q)
 
     def _general(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
-        rows = self._scaled(q.T.float().contiguous())
+        copy = q.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        rows = self._scaled(copy)
         floats = 4 * source.images + 2 * len(rows)
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
@@ -93,11 +94,11 @@ class Lp(Similarity):
         return Plan(len(rows), blocks, scores)
 
     def _scaled(self, rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
-        """Rows brought to mean 0 and standard deviation 1, if asked."""
+        """Rows brought to mean 0 and standard deviation 1, in place, if asked."""
         if not self.standardize:
             return rows
         size = rows.square().mean(dim=1, keepdim=True).sqrt_()
-        moved = rows - rows.mean(dim=1, keepdim=True)
+        moved = centre_rows(rows)
         spread = moved.square().mean(dim=1, keepdim=True).sqrt_()
         inverse = torch.where(spread > _CONSTANT * size, 1 / spread, 0.0)
         return moved.mul_(inverse)

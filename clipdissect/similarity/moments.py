@@ -79,7 +79,7 @@ def factor_moments(
         rows = image_embeds[start : start + _ROWS_AT_ONCE].double() - shift
         raw = q[start : start + _ROWS_AT_ONCE].double()
         whole += raw.square().sum(0)
-        raw -= q_shift
+        raw = raw - q_shift  # not in place: float64 activations are the caller's
         squares += raw.square().sum(0)
         gram.addmm_(rows.T, rows)
         weighted.addmm_(raw.T, rows)
@@ -94,6 +94,16 @@ def factor_moments(
         return BlockMoments(weighted @ texts.T, lengths)
 
     return Moments(squares, block)
+
+
+def centre_rows(rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
+    """Subtract every row's mean from it, in place.
+
+    Twice: where a mean is large beside the spread, its own rounding is what the second removes.
+    """
+    for _ in range(2):
+        rows.sub_(rows.mean(dim=1, keepdim=True))
+    return rows
 
 
 def _centred(

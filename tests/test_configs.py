@@ -1,0 +1,141 @@
+"""Every config composes, and wrong ones fail while they are composed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from clipdissect import similarity
+from clipdissect.errors import DissectError
+from experiments.help import RUNNERS, conf_folder, runner_help, usage
+from experiments.schema import GROUPS, register, schema_of
+from experiments.wording import explain
+
+CONF = conf_folder()
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra"
+)
+# Values that the user must give.
+GIVEN = {
+    ("target", "torchvision"): ["target.model=resnet18"],
+    ("probe", "folder"): ["probe.root=images"],
+    ("concepts", "file"): ["concepts.path=words.txt"],
+    ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
+    ("sentence", "local"): ["sentence.path=model"],
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Any:
+    config = compose("config", overrides=list(overrides))
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str) -> None:
+    config = composed(f"{group}={option}", *GIVEN.get((group, option), []),
+                      *(["probe.root=x"] if option == "lite0_classes" else []))  # fmt: skip
+    assert config["top"] == 5
+
+
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in GROUPS])
+def test_yaml_lists_every_parameter_of_its_function(group: str, option: str) -> None:
+    values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    schema = schema_of(GROUPS[group][values["name"]])
+    assert set(values) - {"defaults"} == set(schema.__dataclass_fields__)
+    assert values["defaults"] == [f"/schema/{group}/{values['name']}@_here_", "_self_"]
+
+
+@pytest.mark.parametrize("name", similarity.OPTIONS)
+def test_yaml_defaults_of_similarity_are_the_functions(name: str) -> None:
+    config = composed(f"similarity={name}")["similarity"]
+    config.pop("name")
+    assert config == similarity.build(name).parameters
+
+
+def test_every_library_option_is_on_the_command_line() -> None:
+    for group, options in GROUPS.items():
+        named = {yaml.safe_load(p.read_text())["name"] for p in (CONF / group).glob("*.yaml")}
+        assert named == set(options), group
+
+
+@pytest.mark.parametrize("name", similarity.OPTIONS)
+def test_offline_profile_composes_with_every_similarity(name: str) -> None:
+    config = composed("profile=offline", f"similarity={name}")
+    assert config["target"]["name"] == "efficientnet_lite0"
+    assert config["encoder"]["name"] == "conse"
+    if "top_k" in config["similarity"]:
+        assert config["similarity"]["top_k"] == 20
+        changed = composed("profile=offline", f"similarity={name}", "similarity.top_k=7")
+        assert changed["similarity"]["top_k"] == 7
+
+
+def test_command_line_wins_over_the_profile() -> None:
+    config = composed("profile=offline", "probe=photos", "target=resnet50")
+    assert config["probe"]["name"] == "photos"
+    assert config["target"]["model"] == "resnet50"
+    assert config["concepts"]["name"] == "wordfreq"
+
+
+def test_defaults_are_the_papers() -> None:
+    config = composed()
+    assert config["target"]["weights"] == "IMAGENET1K_V1"
+    assert config["target"]["layers"] == ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    assert config["similarity"]["name"] == "soft_wpmi"
+    assert config["similarity"]["top_k"] == 100
+    assert [config[g]["name"] for g in ("probe", "concepts", "encoder", "sentence")] == [
+        "broden", "google_20k", "clip_vit_b16", "mpnet",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("similarity.topk=5", r"similarity\.topk.*Did you mean similarity\.top_k"),
+        ("similarity.top_k=many", r"similarity\.top_k: .*'many'"),
+        ("target.layer=[fc]", r"Did you mean target\.layers"),
+        ("tpo=3", "Did you mean top"),
+        ("capture.device.x=3", "capture"),
+        ("probe=stamp", r"unknown option of probe 'stamp'.*stamps"),
+        ("top=[1]", "top"),
+        ("similarity.a=1=2=[", "mismatched input"),
+    ],
+)
+def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: str) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the wording is what is tested
+        composed(override)
+    message = explain(caught.value)
+    assert message is not None
+    assert re.search(says, message, re.DOTALL), message
+    assert "Traceback" not in message
+
+
+def test_value_that_must_be_set_is_named() -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        composed("probe=folder")
+    assert explain(caught.value) == "probe.root must be set: add probe.root=<value>"
+
+
+def test_faults_of_ours_are_not_explained_away() -> None:
+    assert explain(ZeroDivisionError("x")) is None
+    assert explain(DissectError("do this")) == "do this"
+
+
+def test_help_lists_runners_groups_and_options() -> None:
+    assert all(name in usage() for name in RUNNERS)
+    text = runner_help("dissect")
+    assert all(option in text for _, option in OPTIONS)
+    assert str(Path(CONF)) in text

@@ -1,0 +1,173 @@
+"""The main job as a library call, on a network whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
+from torch import nn
+
+import clipdissect
+from clipdissect import similarity
+from clipdissect.capture import Settings
+from clipdissect.describe import few_distinct
+from clipdissect.errors import DissectError
+
+SETTINGS = Settings(device="cpu", workers=0)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_colours(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def dissect(probe: object, **changes: object) -> clipdissect.Result:
+    arguments = {
+        "model": ColourNet(), "layers": ["head"], "probe": probe, "concepts": list(COLOURS),
+        "preprocess": preprocess(), "encoder": ColourEncoder(), "settings": SETTINGS,
+        "similarity": similarity.build("soft_wpmi", top_k=4), **changes,
+    }  # fmt: skip
+    return clipdissect.dissect(**arguments)  # type: ignore[arg-type]
+
+
+def test_units_get_the_colours_they_answer_to(images: Path) -> None:
+    table = dissect(str(images)).descriptions
+    assert list(table.columns[:4]) == ["layer", "unit", "description", "similarity"]
+    assert list(table["description"]) == ["red", "green", "blue", ""]
+    assert list(table["flags"]) == ["", "", "", "dead"]
+    live = table.iloc[:3]
+    assert (live["margin"] > 0).all()
+    assert live["margin"].to_list() == pytest.approx(live["similarity"] - live["similarity_2"])
+    assert pd.isna(table["similarity"][3])
+
+
+def test_top_images_are_the_brightest_of_the_colour(images: Path) -> None:
+    table = dissect(str(images), images=2).top_images
+    green = table[table["unit"] == 1]
+    assert list(green["image"]) == ["green0.png", "green1.png"]
+    assert green["activation"].to_list() == pytest.approx([2.0, 2 * 230 / 255], abs=1e-4)
+    assert list(green["rank"]) == [1, 2]
+
+
+def test_dataset_concept_file_and_several_layers(images: Path, tmp_path: Path) -> None:
+    names = [f"{c}{i}" for c in COLOURS for i in range(4)]
+    data = [(Image.open(images / f"{name}.png"), 0) for name in names]
+    words = tmp_path / "words.txt"
+    words.write_text("red\ngreen\nblue\nred\n")
+    result = dissect(data, concepts=words, layers=["conv", "head"])
+    assert list(result.descriptions["layer"]) == ["conv"] * 4 + ["head"] * 4
+    assert list(result.descriptions["description"])[:3] == ["red", "green", "blue"]
+    assert result.run["concepts"]["dropped"] == {"duplicate": ["red"]}
+
+
+def test_second_call_runs_nothing_and_gives_the_same(images: Path) -> None:
+    model, encoder = ColourNet(), ColourEncoder()
+    first = dissect(images, model=model, encoder=encoder)
+    seen = model.calls, encoder.images_seen, encoder.texts_seen
+    second = dissect(images, model=model, encoder=encoder)
+    assert (model.calls, encoder.images_seen, encoder.texts_seen) == seen
+    pd.testing.assert_frame_equal(first.descriptions, second.descriptions)
+    assert second.run["computed"] == []
+
+
+def test_without_a_store_nothing_is_kept(images: Path, own_cache: Path) -> None:
+    dissect(images, store=None)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
+    (images / "bad.png").write_bytes(b"x")
+    folder = dissect(images).save(tmp_path / "run")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "descriptions.csv", "run.json", "top_images.csv",
+    ]  # fmt: skip
+    read = pd.read_csv(folder / "descriptions.csv", keep_default_na=False)
+    assert len(read) == 4
+    assert (folder / "descriptions.csv").read_text().startswith("layer,unit,description,similarity")
+    run = json.loads((folder / "run.json").read_text())
+    assert run["probe"]["skipped"].keys() == {"bad.png"}
+    assert run["probe"]["used"] == 24
+    assert {"target", "images", "concepts", "encoder texts"} <= run["digests"].keys()
+    assert {"load", "texts", "images", "similarity"} <= run["seconds"].keys()
+    assert run["similarity"]["top_k"] == 4
+
+
+def test_similarity_by_name_needs_enough_images(images: Path) -> None:
+    with pytest.raises(DissectError, match=r"top_k is 100.* only 24 images"):
+        dissect(images, similarity="soft_wpmi")
+
+
+def test_top_k_counts_readable_images_only(images: Path) -> None:
+    (images / "bad.png").write_bytes(b"x")
+    with pytest.raises(DissectError, match=r"top_k is 25.* only 24 images"):
+        dissect(images, similarity=similarity.build("soft_wpmi", top_k=25))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"preprocess": None}, "preprocess is needed"),
+        ({"layers": "head"}, r"list of names, such as \['head'\]"),
+        ({"layers": ["haed"]}, "Did you mean head"),
+        ({"layers": None}, "no layers"),
+        ({"model": 3}, "got int"),
+        ({"model": "resnet5"}, "unknown target"),
+        ({"encoder": "clip"}, "unknown encoder 'clip'.*clip_vit_b16"),
+        ({"encoder": object()}, "lacks name, notes, preprocess"),
+        ({"similarity": "soft"}, "soft_wpmi"),
+        ({"concepts": []}, "empty"),
+        ({"probe": "nowhere/at/all"}, "image folder"),
+        ({"top": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_are_told_apart(images: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(DissectError, match=says):
+        dissect(**{"probe": images, **changes})
+
+
+def test_all_units_dead(images: Path) -> None:
+    model = ColourNet()
+    nn.init.zeros_(model.conv.weight)
+    table = dissect(images, model=model).descriptions
+    assert set(table["flags"]) == {"dead"}
+    assert set(table["description"]) == {""}
+
+
+def test_dead_units_do_not_move_the_others(images: Path) -> None:
+    class Live(ColourNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.cut(super().forward(x)[:, :3])
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = nn.Identity()
+
+    with_dead = dissect(images).descriptions
+    without = dissect(images, model=Live(), layers=["cut"]).descriptions
+    assert with_dead["similarity"][:3].to_list() == without["similarity"].to_list()
+
+
+def test_few_distinct_activations_are_flagged(images: Path) -> None:
+    q = torch.zeros(10, 3)
+    q[:, 0] = torch.arange(10.0)
+    q[:3, 1] = torch.tensor([3.0, 2.0, 1.0])
+    q[:, 2] = torch.tensor([9.0, 9.0, *range(8)])
+    assert few_distinct(q, 5).tolist() == [False, True, False]
+    assert few_distinct(q, 4).tolist() == [False, False, False]
+    assert few_distinct(q, None).tolist() == [False, False, False]
+    table = dissect(images, similarity=similarity.build("soft_wpmi", top_k=9)).descriptions
+    assert list(table["flags"]) == ["few_distinct"] * 3 + ["dead"]
+
+
+def test_permuted_images_give_the_same_descriptions(images: Path) -> None:
+    names = sorted(images.iterdir())
+    forward = dissect([Image.open(p) for p in names]).descriptions
+    backward = dissect([Image.open(p) for p in reversed(names)]).descriptions
+    assert forward["description"].equals(backward["description"])
+    assert forward["similarity"].to_list()[:3] == pytest.approx(backward["similarity"].to_list()[:3])

