@@ -11,19 +11,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipdissect.capture import Settings
     from clipdissect.dissection import Result, dissect
     from clipdissect.errors import DissectError
+    from clipdissect.summary import Summary
 
 __version__ = "0.1.0"
-__all__ = ["DissectError", "Result", "__version__", "dissect"]
+__all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
 
-_HOMES = {"dissect": "dissection", "Result": "dissection", "DissectError": "errors"}
+_HOMES = {
+    "dissect": "dissection", "Result": "dissection", "DissectError": "errors",
+    "Settings": "capture", "Summary": "summary",
+}  # fmt: skip
+_PACKAGES = ("concepts", "encoder", "probe", "sentence", "similarity", "target", "tracking")
 
 
 def __getattr__(name: str) -> Any:
     # Importing torch takes seconds: `clipdissect --help` must not wait for it.
-    if name in _HOMES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _HOMES:
         return getattr(import_module(f"clipdissect.{_HOMES[name]}"), name)
+    if name in _PACKAGES:
+        return import_module(f"clipdissect.{name}")
     raise AttributeError(f"module 'clipdissect' has no attribute '{name}'")

@@ -127,7 +127,9 @@ def _code(kind: Any) -> str:
             break
         for name, value in sorted(vars(ancestor).items()):
             function = getattr(value, "fget", getattr(value, "__func__", value))
-            code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+            code = getattr(
+                inspect.unwrap(function) if callable(function) else None, "__code__", None
+            )
             if code is not None:
                 found.append((name, _instructions(code)))
     return of(kind.__module__, kind.__qualname__, found)

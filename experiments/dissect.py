@@ -15,15 +15,19 @@ def run(config: Any) -> None:
     """One dissection as configured."""
     from clipdissect import evaluation
     from clipdissect.results import write_json
+    from clipdissect.stages import Stages
     from experiments.parts import Parts, track
     from experiments.show import show
 
     folder = results_folder()
     parts = Parts.build(config)
     result = parts.dissect()
-    metrics = evaluation.metrics(
-        result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
-    )
+    stages = Stages()
+    with stages.stage("metrics"):
+        metrics = evaluation.metrics(
+            result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
+        )
+    result.run["seconds"] |= stages.seconds
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     track(config, folder, metrics)

@@ -29,6 +29,7 @@ def launch(run: Run, name: str) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(runner_help(name))
         return
+    sys.argv[1:] = _flags_first(sys.argv[1:])
     _set_up_logging()
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
@@ -72,6 +73,12 @@ def _tell(job_name: str, error: Exception) -> int:
         return 1
     print(f"{job_name}error: {message}", file=sys.stderr)
     return 2
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    # argparse, which Hydra uses, refuses flags between overrides.
+    flags = ("-m", "--multirun", "--resolve")
+    return [a for a in arguments if a in flags] + [a for a in arguments if a not in flags]
 
 
 def _job_name() -> str:

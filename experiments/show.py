@@ -75,11 +75,14 @@ def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]
         reasons = [
             f"{k.removesuffix('_reason')}: {v}" for k, v in final.items() if k.endswith("_reason")
         ]
-        lines += [
-            f"{final['layer']} against its {final['units']} class names: {listed or 'no metric'}"
-        ]
+        lines.append(
+            f"{final['layer']} against its {final['units']} class names "
+            f"({final['classes_in_concepts']} are among the concepts): {listed or 'no metric'}"
+        )
         lines += [f"  undefined: {reason.splitlines()[0]}" for reason in reasons]
     lines += [f"note: {note}" for note in result.run["notes"]]
+    if result.run["probe"]["skipped"]:
+        lines.append(f"skipped: {len(result.run['probe']['skipped'])} images, listed in run.json")
     seconds = result.run["seconds"]
     spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     computed = result.run["computed"]

@@ -98,7 +98,11 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
         start = time.perf_counter()
         plain = Plain(name, parameters, factors)
         middle = time.perf_counter()
-        scores = plain.finish(torch.stack([plain.unit(q[:, u]) for u in range(count)]))
+        # Filled in place: a list of results among freed temporaries tears the heap to pieces.
+        scores = torch.empty(count, a.concepts)
+        for u in range(count):
+            scores[u] = plain.unit(q[:, u])
+        scores = plain.finish(scores)
         seconds[:] = [middle - start, time.perf_counter() - middle]
         return scores
 

@@ -115,7 +115,7 @@ def test_defaults_are_the_papers() -> None:
     ],
 )
 def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: str) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the wording is what is tested
+    with pytest.raises(Exception) as caught:
         composed(override)
     message = explain(caught.value)
     assert message is not None
@@ -124,7 +124,7 @@ def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: s
 
 
 def test_value_that_must_be_set_is_named() -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         composed("probe=folder")
     assert explain(caught.value) == "probe.root must be set: add probe.root=<value>"
 

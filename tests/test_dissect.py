@@ -170,4 +170,6 @@ def test_permuted_images_give_the_same_descriptions(images: Path) -> None:
     forward = dissect([Image.open(p) for p in names]).descriptions
     backward = dissect([Image.open(p) for p in reversed(names)]).descriptions
     assert forward["description"].equals(backward["description"])
-    assert forward["similarity"].to_list()[:3] == pytest.approx(backward["similarity"].to_list()[:3])
+    assert forward["similarity"].to_list()[:3] == pytest.approx(
+        backward["similarity"].to_list()[:3]
+    )

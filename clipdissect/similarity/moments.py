@@ -68,9 +68,9 @@ def factor_moments(
 ) -> Moments:
     """Moments from embeddings, both P and q centred over images first if asked."""
     images, dims = image_embeds.shape
-    mean = image_embeds.mean(dim=0, dtype=torch.float64)
+    mean = _means(image_embeds)
     shift = mean if center else torch.zeros_like(mean)
-    q_shift = q.mean(dim=0, dtype=torch.float64) if center else 0.0
+    q_shift = _means(q) if center else 0.0
     gram = torch.zeros(dims, dims, dtype=torch.float64, device=q.device)
     weighted = torch.zeros(q.shape[1], dims, dtype=torch.float64, device=q.device)
     squares = torch.zeros(q.shape[1], dtype=torch.float64, device=q.device)
@@ -94,6 +94,14 @@ def factor_moments(
         return BlockMoments(weighted @ texts.T, lengths)
 
     return Moments(squares, block)
+
+
+def _means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
+    """Means over images in float64, without a float64 copy of the whole."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for rows in x.split(_ROWS_AT_ONCE):
+        total += rows.sum(dim=0, dtype=torch.float64)
+    return total / len(x)
 
 
 def centre_rows(rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
