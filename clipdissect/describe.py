@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from clipdissect.similarity import Similarity
@@ -99,7 +99,7 @@ def _frame(columns: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _columns(best: Best, texts: Sequence[str], live: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _columns(best: Best, texts: Sequence[str], live: Bool[np.ndarray, " units"]) -> dict[str, Any]:
     words = np.asarray(texts, dtype=object)
     columns: dict[str, Any] = {}
     for rank in range(best.concepts.shape[1]):
@@ -111,7 +111,9 @@ def _columns(best: Best, texts: Sequence[str], live: np.ndarray[Any, Any]) -> di
     return columns
 
 
-def _spread(values: np.ndarray[Any, Any], live: np.ndarray[Any, Any], filler: Any) -> Any:
+def _spread(
+    values: Shaped[np.ndarray, " live"], live: Bool[np.ndarray, " units"], filler: Any
+) -> Shaped[np.ndarray, " units"]:
     """Values of live units put in their places among all units."""
     spread = np.full(len(live), filler, dtype=values.dtype)
     spread[live] = values
