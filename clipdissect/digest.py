@@ -5,13 +5,10 @@ The store's keys are made of these, so that changed weights, images or settings 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clipdissect import fingerprint
 from clipdissect.errors import DissectError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -43,19 +41,18 @@ def of_file(path: Path) -> str:
 
 
 def of_model(model: nn.Module) -> str:
-    """Digest of a network: its tensors' bytes, its module tree, plain attributes and code.
+    """Digest of a network: its tensors' bytes, its module tree, attributes, hooks and code.
 
-    Names given to a model outside of it (in a config, on disk) don't count. The bytecode of the
-    modules' classes does, so that an edited `forward` isn't served old numbers; functions that it
-    calls don't.
+    Names given to a model outside of it (in a config, on disk) don't count, nor does the training
+    mode. Bytecode of the modules' classes does, so that an edited `forward` isn't served old
+    numbers; functions of other places that it calls don't.
     """
     hasher = hashlib.blake2b(digest_size=20)
     for name, module in model.named_modules():
-        kind: Any = type(module)
-        hasher.update(repr((name, _code(kind), sorted(_attributes(module)))).encode())
+        hasher.update(of(name, fingerprint.of_module(module)).encode())
     for name, tensor in _tensors(model):
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        hasher.update(_bytes(tensor))
+        hasher.update(fingerprint.bytes_of(tensor))
     return hasher.hexdigest()
 
 
@@ -85,64 +82,13 @@ def of_transform(transform: Transform) -> str:
                 "flip?). Use the network's evaluation transform"
             )
         hasher.update(repr((str(first.dtype), tuple(first.shape))).encode())
-        hasher.update(_bytes(first))
+        hasher.update(fingerprint.bytes_of(first))
     return hasher.hexdigest()
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
-    for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
-            continue
-        if inspect.isroutine(value):
-            yield name, f"{value.__module__}.{value.__qualname__}"
-        elif _is_plain(value):
-            yield name, repr(value)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-@functools.cache
-def _code(kind: Any) -> str:
-    """Digest of a module class's own and inherited methods, up to `nn.Module`.
-
-    Bytecode, since source can't be found for classes made in a notebook.
-    """
-    found = []
-    for ancestor in kind.__mro__:
-        if ancestor is nn.Module:
-            break
-        for name, value in sorted(vars(ancestor).items()):
-            function = getattr(value, "fget", getattr(value, "__func__", value))
-            code = getattr(
-                inspect.unwrap(function) if callable(function) else None, "__code__", None
-            )
-            if code is not None:
-                found.append((name, _instructions(code)))
-    return of(kind.__module__, kind.__qualname__, found)
-
-
-def _instructions(code: CodeType) -> list[Any]:
-    constants = [
-        _instructions(c) if isinstance(c, CodeType)
-        else sorted(map(repr, c)) if isinstance(c, frozenset)  # whose own order isn't fixed
-        else repr(c)
-        for c in code.co_consts
-    ]  # fmt: skip
-    return [code.co_code.hex(), constants, code.co_names]
 
 
 def _pattern(width: int, height: int) -> Image.Image:

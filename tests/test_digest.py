@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import MethodType
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -33,18 +41,100 @@ def test_attributes_without_tensors_are_noticed() -> None:
     assert digest.of_model(nn.Conv2d(1, 1, 1, stride=1)) != digest.of_model(nn.MaxPool2d(1))
 
 
-def test_code_is_noticed() -> None:
-    class One(nn.Module):
+class Base(nn.Module):
+    """A linear layer whose behaviour can be changed in ways that leave its tensors alone."""
+
+    SCALE = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(2, 2)
+        self.config = {"scale": [1.0]}
+        self._private = 1.0
+        self.plain = torch.ones(2)
+        self.array = np.ones(2)
+        self.act = partial(torch.mul, other=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.fc(x))
+
+
+def with_forward(factor: float) -> nn.Module:
+    class Model(Base):
         def forward(self, x: Tensor) -> Tensor:
-            return x + 1
+            return self.fc(x) * factor
 
-    first = digest.of_model(One())
+    return Model()
 
-    class One(nn.Module):  # type: ignore[no-redef]
-        def forward(self, x: Tensor) -> Tensor:
-            return x + 2
 
-    assert digest.of_model(One()) != first
+def with_default(factor: float) -> nn.Module:
+    class Model(Base):
+        def forward(self, x: Tensor, factor: float = factor) -> Tensor:
+            return self.fc(x)
+
+    return Model()
+
+
+def with_patched_method(factor: float) -> nn.Module:
+    model = Base()
+    model.forward = MethodType(lambda self, x: self.fc(x) * factor, model)  # type: ignore[method-assign]
+    return model
+
+
+def with_hook(factor: float) -> nn.Module:
+    model = Base()
+    model.fc.register_forward_hook(lambda module, inputs, output: output * factor)
+    return model
+
+
+def with_attribute(name: str, value: object) -> nn.Module:
+    model = Base()
+    setattr(model, name, value)
+    return model
+
+
+@pytest.mark.parametrize("make", [with_forward, with_default, with_patched_method, with_hook])
+def test_code_closures_defaults_and_hooks_are_noticed(make: Callable[[float], nn.Module]) -> None:
+    assert digest.of_model(make(2.0)) == digest.of_model(make(2.0))
+    assert digest.of_model(make(2.0)) != digest.of_model(make(3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config", {"scale": [2.0]}), ("_private", 2.0), ("plain", torch.zeros(2)),
+        ("array", np.zeros(2)), ("act", partial(torch.mul, other=2)), ("act", nn.functional.relu),
+        ("extra", [nn.Linear(1, 1)]),
+    ],
+)  # fmt: skip
+def test_attributes_of_every_kind_are_noticed(name: str, value: object) -> None:
+    assert digest.of_model(with_attribute(name, value)) != digest.of_model(Base())
+
+
+def test_class_attributes_and_replaced_methods_are_noticed() -> None:
+    class Model(Base):
+        pass
+
+    before = digest.of_model(Model())
+    Model.SCALE = 2.0
+    changed = digest.of_model(Model())
+    assert changed != before
+    Model.forward = lambda self, x: x  # type: ignore[method-assign]
+    assert digest.of_model(Model()) != changed
+
+
+def test_digest_is_the_same_in_every_process() -> None:
+    code = ("from test_digest import Base, with_hook; from clipdissect import digest; "
+            "print(digest.of_model(Base()), digest.of_model(with_hook(2.0)))")  # fmt: skip
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(said) == 1
 
 
 def test_half_and_scalar_tensors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +35,19 @@ def write_colours(folder: Path, shades: int = 4) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
+# Outside of the networks: a counter inside one would be a change of it.
+_CALLS: Counter[int] = Counter()
+
+
 class ColourNet(nn.Module):
     """Units 0, 1, 2 answer to red, green, blue alone, unit 3 never varies; `head` doubles them."""
 
     def __init__(self) -> None:
         super().__init__()
+        _CALLS[id(self)] = 0
         self.conv = nn.Conv2d(3, 4, 1, bias=True)
         self.relu = nn.ReLU(inplace=True)
         self.head = nn.Linear(4, 4, bias=False)
-        self._calls = 0
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.5]))
@@ -54,10 +59,10 @@ class ColourNet(nn.Module):
     @property
     def calls(self) -> int:
         """Forward passes so far."""
-        return self._calls
+        return _CALLS[id(self)]
 
     def forward(self, images: Tensor) -> Tensor:
-        self._calls += 1
+        _CALLS[id(self)] += 1
         return self.head(self.relu(self.conv(images)).mean((2, 3)))
 
 

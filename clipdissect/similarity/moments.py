@@ -99,8 +99,8 @@ def factor_moments(
 def _means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
     """Means over images in float64, without a float64 copy of the whole."""
     total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for rows in x.split(_ROWS_AT_ONCE):
-        total += rows.sum(dim=0, dtype=torch.float64)
+    for start in range(0, len(x), _ROWS_AT_ONCE):
+        total += x[start : start + _ROWS_AT_ONCE].sum(dim=0, dtype=torch.float64)
     return total / len(x)
 
 
