@@ -10,7 +10,17 @@ from jaxtyping import install_import_hook
 
 # Calls of these modules have their types and tensor shapes checked. The others are left out because
 # tests hand them wrong types on purpose. Set before the library's first import.
-SIMILARITY = "blocks keys kernels membership moments products running softmax sources".split()
+SIMILARITY = [
+    "blocks",
+    "keys",
+    "kernels",
+    "membership",
+    "moments",
+    "products",
+    "running",
+    "softmax",
+    "sources",
+]
 CHECKED = [
     *(f"clipdissect.{name}" for name in ("capture", "describe", "summary", "texts")),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from clipdissect.similarity.blocks import Blocks
 
+# exp(40) times any number of concepts, and exp(-40), are normal float32 numbers.
+_SAFE_EXPONENT = 40.0
+
 
 def union(
     indices: Int[Tensor, "k units"], images: int
@@ -36,10 +39,22 @@ def log_normaliser(
     """
     total: Tensor | None = None
     for start, stop in blocks:
-        part = torch.logsumexp(block(start, stop).mul(a), dim=1).double()
+        part = _log_sum_exp(block(start, stop).mul(a)).double()
         total = part if total is None else torch.logaddexp(total, part)
     assert total is not None  # there is at least one concept
     return total[:, None]
+
+
+def _log_sum_exp(x: Float[Tensor, "images block"]) -> Float[Tensor, " images"]:
+    """`logsumexp` over the block; overwrites it.
+
+    Cosines times a usual temperature are far from what a float32 can't hold, so that the pass for
+    each row's maximum, and a copy, can be saved.
+    """
+    least, most = torch.aminmax(x)
+    if float(least) < -_SAFE_EXPONENT or float(most) > _SAFE_EXPONENT:
+        return torch.logsumexp(x, dim=1)
+    return x.exp_().sum(dim=1).log_()
 
 
 def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> Float[Tensor, "units block"]:
