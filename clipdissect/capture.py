@@ -80,6 +80,8 @@ class Settings:
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if kind == "cuda" else "fp32"
+        if kind == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+            precision = "tf32"
         return f"{precision}-{kind}"
 
 
@@ -116,7 +118,7 @@ def capture(
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
             image), no readable image.
     """
-    _check_layers(target.model, layers)
+    check_layers(target.model, layers)
     keys, digests = _keys(target, layers, encoder, probe, settings)
     entries = {name: store.get(key) if store else None for name, key in keys.items()}
     missing = [name for name, entry in entries.items() if entry is None]
@@ -131,7 +133,8 @@ def capture(
     return _assemble(probe, {n: e for n, e in entries.items() if e}, tuple(missing), digests)
 
 
-def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    """Raise a DissectError unless there are layers, each exists, and none is named twice."""
     if not layers:
         children = ", ".join(name for name, _ in model.named_children())
         raise DissectError(f"no layers to dissect; for example some of {children}")
@@ -150,7 +153,7 @@ def _keys(
         "encoder preprocess": digest.of_transform(encoder.preprocess),
         "images": probe.digest,
     }
-    common = (probe.digest, settings.numeric)
+    common = (probe.digest, settings.numeric, torch.__version__)
     summary = (settings.summary.kind, settings.summary.layout)
     of_target = (digests["target"], digests["target preprocess"])
     of_encoder = (digests["encoder images"], digests["encoder preprocess"])
@@ -162,7 +165,8 @@ def _keys(
     return keys, digests
 
 
-@torch.inference_mode()
+# Not inference mode: moving a network to a device in it would spoil its parameters for training.
+@torch.no_grad()
 def _run(
     target: Target, layers: list[str], encoder: Encoder, embed: bool, probe: Probe,
     settings: Settings,
@@ -187,7 +191,9 @@ def _run(
                         _check(layer, values, batch.indices, probe, len(inputs[0]))
                         rows.put(layer, batch.indices, values)
                 if embed and inputs:
-                    rows.put(EMBEDS, batch.indices, encoder.embed_images(inputs[-1]))
+                    embeds = encoder.embed_images(inputs[-1])
+                    _check(EMBEDS, embeds, batch.indices, probe, len(inputs[-1]))
+                    rows.put(EMBEDS, batch.indices, embeds)
     if len(rows.skipped) == len(probe):
         raise DissectError(
             f"none of the {len(probe)} images of probe {probe.name} can be read; "
@@ -217,8 +223,8 @@ def _ready(model: nn.Module, device: str) -> Iterator[None]:
     """The network in evaluation mode on the device; both as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.eval().to(device)
     try:
+        model.eval().to(device)
         yield
     finally:
         model.to(before)

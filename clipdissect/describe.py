@@ -45,10 +45,10 @@ def describe_layer(
     dead = activations.amax(0) == activations.amin(0)
     table: dict[str, Any] = {"layer": [layer] * units, "unit": np.arange(units)}
     if dead.all():
-        table |= {"description": "", "similarity": np.nan, "margin": np.nan, "flags": DEAD}
-        return _frame(table)
-    live = activations if not dead.any() else activations[:, ~dead]
-    best = similarity.top(concept_activations, live, top)
+        best = _none_best(min(top, len(texts)))
+    else:
+        live = activations if not dead.any() else activations[:, ~dead]
+        best = similarity.top(concept_activations, live, top)
     table |= _columns(best, texts, (~dead).numpy())
     few = few_distinct(activations, similarity.parameters.get("top_k"))
     table["flags"] = np.select([dead.numpy(), few.numpy()], [DEAD, FEW], "")
@@ -92,6 +92,10 @@ def few_distinct(
     few = torch.zeros(units, dtype=torch.bool)
     few[suspects] = distinct < top_k
     return few
+
+
+def _none_best(n: int) -> Best:
+    return Best(torch.zeros(0, n, dtype=torch.long), torch.zeros(0, n), torch.zeros(0))
 
 
 def _frame(columns: dict[str, Any]) -> pd.DataFrame:

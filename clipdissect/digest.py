@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,15 @@ def of_model(model: nn.Module) -> str:
     numbers; functions of other places that it calls don't.
     """
     hasher = hashlib.blake2b(digest_size=20)
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         hasher.update(of(name, fingerprint.of_module(module)).encode())
-    for name, tensor in _tensors(model):
+    tensors = dict(_tensors(model))
+    for name, tensor in tensors.items():
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(fingerprint.bytes_of(tensor))
+    # Packed weights of quantised layers, and what modules add with get_extra_state.
+    extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
+    hasher.update(of(fingerprint.of_value(extra)).encode())
     return hasher.hexdigest()
 
 
@@ -69,6 +74,7 @@ def of_transform(transform: Transform) -> str:
     hasher = hashlib.blake2b(digest_size=20)
     for size in _PROBE_SIZES:
         image = _pattern(*size)
+        states = _random_states()
         first, second = transform(image), transform(image)
         if not isinstance(first, Tensor) or first.ndim != 3:
             what = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
@@ -76,7 +82,7 @@ def of_transform(transform: Transform) -> str:
                 f"preprocess must turn a PIL image into a tensor [channels, height, width]; "
                 f"it returned {what}. End it with torchvision.transforms.ToTensor()"
             )
-        if not torch.equal(first, second):
+        if not torch.equal(first, second) or _random_states() != states:
             raise DissectError(
                 "preprocess gives another result each time for the same image (a random crop or "
                 "flip?). Use the network's evaluation transform"
@@ -89,6 +95,12 @@ def of_transform(transform: Transform) -> str:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def _random_states() -> list[Any]:
+    # A flip may come out the same twice, but it can't help drawing a number.
+    of_numpy = repr(np.random.get_state())  # noqa: NPY002 - the one that transforms draw from
+    return [torch.get_rng_state().tolist(), random.getstate(), of_numpy]
 
 
 def _pattern(width: int, height: int) -> Image.Image:

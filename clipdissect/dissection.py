@@ -16,7 +16,7 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
-from clipdissect.capture import Captured, Settings, capture
+from clipdissect.capture import Captured, Settings, capture, check_layers
 from clipdissect.concepts import Concepts
 from clipdissect.describe import describe_layer, top_images_of_layer
 from clipdissect.digest import Transform
@@ -103,6 +103,7 @@ def dissect(
         image_text = encoders.resolve(encoder)
         kept = Store(store_dir()) if store == "auto" else store
         kept = kept if kept is None or isinstance(kept, Store) else Store(Path(kept))
+    check_layers(chosen.model, chosen.layers)
     _check_counts(scorer, len(image_set), top, images)
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages
@@ -116,8 +117,8 @@ def _dissect(
     with stages.stage("texts"):
         device = settings.torch_device
         embeds = text_embeds(
-            lambda texts: encoder.embed_texts(texts, device), encoder.text_digest, concepts.texts,
-            store,
+            lambda texts: encoder.embed_texts(texts, device), f"{encoder.text_digest} {device}",
+            concepts.texts, store,
         )  # fmt: skip
     with stages.stage("images"):
         captured = capture(target, target.layers, encoder, probe, store, settings)

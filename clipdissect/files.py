@@ -31,9 +31,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with `\\n` line ends, atomically."""
+    """Write `text` as UTF-8 with `\\n` line ends, atomically; parts of file names that aren't text
+    are escaped."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _umask() -> int:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import logging
+import threading
 from collections.abc import Mapping
 from types import CodeType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,6 +22,8 @@ from torch import Tensor, nn
 # Deeper than any sensible config object; cycles end here too.
 MAX_DEPTH = 8
 _OWN = frozenset(vars(nn.Module()))  # what every module has, its tensors among them
+# Nothing is computed from these, and what they hold changes with the rest of the program.
+IDLE = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -30,7 +35,7 @@ def of_module(module: nn.Module) -> list[Any]:
     return [of_class(type(module)), of_value(attributes), of_value(hooks), script]
 
 
-def of_class(kind: type) -> list[Any]:
+def of_class(kind: type, depth: int = 0) -> list[Any]:
     """A class's name, its own and inherited methods and plain attributes, up to torch's bases."""
     found: list[Any] = []
     for ancestor in kind.__mro__:
@@ -38,19 +43,22 @@ def of_class(kind: type) -> list[Any]:
             break
         for name, value in sorted(vars(ancestor).items(), key=lambda item: item[0]):
             if not name.startswith("__") or name == "__call__":
-                found.append([name, of_value(value, depth=MAX_DEPTH - 3)])
+                found.append([name, of_value(value, depth + MAX_DEPTH - 4)])
     return [kind.__module__, kind.__qualname__, found]
 
 
 def of_value(value: Any, depth: int = 0) -> Any:
     """Any value as JSON-able values that are the same in every process.
 
-    What can't be looked into (an object of a compiled extension) stands as its type's name.
+    What can't be looked into stands as something that never comes again: better to compute anew
+    than to serve what may be stale.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return repr(value)
-    if depth > MAX_DEPTH:
+    if isinstance(value, IDLE):
         return type(value).__qualname__
+    if depth > MAX_DEPTH:
+        return _name(value) or f"opaque {uuid4()}"
     if isinstance(value, (Tensor, np.ndarray)):
         return _of_array(value)
     if isinstance(value, Mapping):
@@ -62,37 +70,39 @@ def of_value(value: Any, depth: int = 0) -> Any:
     return _of_callable(value, depth) or _of_object(value, depth)
 
 
-def _of_callable(value: Any, depth: int) -> list[Any] | None:
+def _of_callable(value: Any, depth: int) -> Any:
     if isinstance(value, functools.partial):
         return [of_value(part, depth + 1) for part in (value.func, value.args, value.keywords)]
     if isinstance(value, (classmethod, staticmethod)):
-        return _of_callable(value.__func__, depth)
+        return of_value(value.__func__, depth)
     if isinstance(value, property):
-        return _of_callable(value.fget, depth)
-    if isinstance(value, type):
-        return [value.__module__, value.__qualname__]
+        return of_value([value.fget, value.fset], depth)
     function = inspect.unwrap(value) if inspect.isroutine(value) else None
     code = getattr(function, "__code__", None)
     if code is None:
-        return None
-    cells = getattr(function, "__closure__", None) or ()
-    inside = [c.cell_contents for c in cells if _is_filled(c)]
+        return _name(value)
+    cells = [_content(cell) for cell in getattr(function, "__closure__", None) or ()]
     defaults = getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None)
-    return [_instructions(code), of_value([defaults, inside], depth + 1)]
+    return [_instructions(code), of_value([defaults, cells], depth + 1)]
 
 
-def _of_object(value: Any, depth: int) -> list[Any]:
+def _of_object(value: Any, depth: int) -> Any:
     kind = type(value)
-    name = [kind.__module__, kind.__qualname__]
     if isinstance(value, nn.Module):
         # A module that isn't registered as a child, as in a plain list.
         tensors = [of_value(t) for t in value.state_dict().values()]
-        parts = [of_value(vars(m), depth + 3) for m in value.modules()]
-        return [name, tensors, parts]
+        return [tensors, [of_module(m) for m in value.modules()]]
     if hasattr(value, "__dict__"):
-        return [name, of_value(vars(value), depth + 1)]
+        return [of_class(kind, depth + 1), of_value(vars(value), depth + 1)]
     text = repr(value)
-    return [name, "" if " at 0x" in text else text]
+    return [_name(kind), f"opaque {uuid4()}" if " at 0x" in text else text]
+
+
+def _name(value: Any) -> str | None:
+    """Full name of a class or of a function without bytecode; None of anything else."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
+    return None
 
 
 def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:
@@ -102,19 +112,25 @@ def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:
 
 def bytes_of(tensor: Tensor) -> bytes:
     """A tensor's elements as they lie in memory, in order, whatever its type."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    plain = tensor.detach().cpu()
+    if plain.is_quantized:
+        plain = plain.dequantize()
+    if plain.layout != torch.strided:
+        plain = plain.to_dense()
+    flat = plain.contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _instructions(code: CodeType) -> list[Any]:
     constants = [
-        _instructions(c) if isinstance(c, CodeType) else of_value(c) for c in code.co_consts
+        _instructions(constant) if isinstance(constant, CodeType) else of_value(constant)
+        for constant in code.co_consts
     ]
     return [code.co_code.hex(), constants, list(code.co_names)]
 
 
-def _is_filled(cell: Any) -> bool:
+def _content(cell: Any) -> Any:
     try:
-        return cell.cell_contents is not None
-    except ValueError:  # a name that isn't bound yet
-        return False
+        return cell.cell_contents
+    except ValueError:
+        return "a name that isn't bound yet"

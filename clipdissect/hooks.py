@@ -80,7 +80,7 @@ def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]
     Raises:
         DissectError: a layer that doesn't exist; lists the closest names.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     found = {}
     for layer in layers:
         name, _ = split_layer(layer)

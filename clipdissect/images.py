@@ -53,6 +53,8 @@ def open_rgb(path: Path) -> Image.Image:
                 image.seek(0)
                 image.load()
                 return to_rgb(image)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise anything on damaged files
         passing = isinstance(error, OSError) and error.errno is not None
         reason = str(error).replace(str(path), path.name) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from clipdissect.probe import Probe
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 20.0
+SHARED_BYTES = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,20 @@ class Batch:
         indices: their numbers in the probe, `[images]`.
         inputs: for each transform, `[images, channels, h, w]`; empty where none was readable.
         skipped: the images of the batch that weren't.
+        error: a mistake that stops the pass; a value, since an exception that crosses from a worker
+            process loses its wording.
     """
 
     indices: Tensor
     inputs: list[Tensor]
     skipped: list[Skipped]
+    error: DissectError | None = None
 
 
-class _Decoded(Dataset[tuple[int, list[Tensor] | Skipped]]):
+_Item = list[Tensor] | Skipped | DissectError
+
+
+class _Decoded(Dataset[tuple[int, _Item]]):
     """Decodes an image once and applies every transform to it."""
 
     def __init__(self, probe: Probe, transforms: Sequence[Transform]) -> None:
@@ -63,11 +71,13 @@ class _Decoded(Dataset[tuple[int, list[Tensor] | Skipped]]):
     def __len__(self) -> int:
         return len(self.probe)
 
-    def __getitem__(self, index: int) -> tuple[int, list[Tensor] | Skipped]:
+    def __getitem__(self, index: int) -> tuple[int, _Item]:
         try:
             image = self.probe.read(index)
         except UnreadableImage as error:
             return index, Skipped(index, error.reason, error.passing)
+        except DissectError as error:
+            return index, error
         return index, [transform(image) for transform in self.transforms]
 
 
@@ -89,10 +99,13 @@ def batches(
     loader = DataLoader(
         _Decoded(probe, transforms), batch_size=batch_size, num_workers=workers,
         collate_fn=_collate, pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )  # fmt: skip
     with tqdm(total=len(probe), desc="images", unit="img", disable=None) as bar:
         report = _LogProgress(len(probe), quiet=not bar.disable)
         for batch in loader:
+            if batch.error:
+                raise batch.error
             if probe.on_error == "raise" and batch.skipped:
                 first = batch.skipped[0]
                 raise DissectError(f"can't read {probe.images[first.index]}: {first.reason}")
@@ -103,8 +116,16 @@ def batches(
 
 
 def default_workers() -> int:
-    """Decoding processes: up to 8; none where starting one would have to pickle the transforms."""
-    return min(8, os.cpu_count() or 1) if sys.platform == "linux" else 0
+    """Decoding processes: up to 8; none where starting one would have to pickle the transforms.
+
+    Nor are there any where little memory can be shared, as in a container with Docker's 64 MB.
+    """
+    if sys.platform != "linux":
+        return 0
+    if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:
+        log.warning("little shared memory (/dev/shm): decoding in one process")
+        return 0
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 class _LogProgress:
@@ -125,11 +146,17 @@ class _LogProgress:
         self.last = now
 
 
-def _collate(items: list[tuple[int, list[Tensor] | Skipped]]) -> Batch:
-    good = [(index, got) for index, got in items if not isinstance(got, Skipped)]
+def _collate(items: list[tuple[int, _Item]]) -> Batch:
+    good = [(index, got) for index, got in items if isinstance(got, list)]
     skipped = [got for _, got in items if isinstance(got, Skipped)]
-    columns = zip(*(inputs for _, inputs in good), strict=True) if good else ()
-    return Batch(torch.tensor([i for i, _ in good]), [_stack(c) for c in columns], skipped)
+    error = next((got for _, got in items if isinstance(got, DissectError)), None)
+    inputs: list[Tensor] = []
+    try:
+        columns = zip(*(got for _, got in good), strict=True) if good else ()
+        inputs = [_stack(column) for column in columns]
+    except DissectError as wrong_shape:
+        error = wrong_shape
+    return Batch(torch.tensor([i for i, _ in good]), inputs, skipped, error)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

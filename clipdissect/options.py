@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipdissect.errors import unknown
+from clipdissect.errors import DissectError, unknown
 
 Options = Mapping[str, Callable[..., Any]]
 
@@ -37,4 +37,7 @@ def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) 
     for parameter in parameters:
         if parameter not in valid:
             raise unknown(f"parameter of {kind} {name}", parameter, valid)
+    for parameter, about in valid.items():
+        if about.default is inspect.Parameter.empty and parameter not in parameters:
+            raise DissectError(f"{kind} {name} needs its parameter {parameter}")
     return function(**parameters)

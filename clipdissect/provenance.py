@@ -66,7 +66,8 @@ def git_state(root: Path) -> dict[str, Any] | None:
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "changed": bool(_git(root, "status", "--porcelain", "-uno"))}
+    status = _git(root, "status", "--porcelain", "-uno")
+    return {"commit": commit, "changed": None if status is None else bool(status)}
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -18,10 +18,16 @@ def write_result(
     folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame, run: dict[str, Any]
 ) -> Path:
     """Write the tables, then `run.json`, which marks the folder as complete; returns the folder."""
+    begin(folder)
     write_table(folder / "descriptions.csv", descriptions)
     write_table(folder / "top_images.csv", top_images)
     write_json(folder / "run.json", run)
     return folder
+
+
+def begin(folder: Path) -> None:
+    """Take the mark of completeness from a folder that is about to be written again."""
+    (folder / "run.json").unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

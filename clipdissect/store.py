@@ -54,7 +54,7 @@ class Store:
             if digest.of_file(arrays) != manifest["sha256"]:
                 raise ValueError("the checksum differs")
             return Entry(load_file(arrays), manifest["about"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("damaged entry %s in the store (%s): computing it again", arrays, error)
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def text_embeds(
         texts: what to embed.
         store: None computes every time.
     """
-    key = digest.of("text embeds", VERSION, encoder_digest, list(texts))
+    key = digest.of("text embeds", VERSION, torch.__version__, encoder_digest, list(texts))
     found = store.get(key) if store else None
     if found is not None:
         return found.arrays["values"]

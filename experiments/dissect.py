@@ -14,7 +14,7 @@ from experiments.launch import launch, results_folder
 def run(config: Any) -> None:
     """One dissection as configured."""
     from clipdissect import evaluation
-    from clipdissect.results import write_json
+    from clipdissect.results import begin, write_json
     from clipdissect.stages import Stages
     from experiments.parts import Parts, track
     from experiments.show import show
@@ -28,10 +28,11 @@ def run(config: Any) -> None:
             result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
         )
     result.run["seconds"] |= stages.seconds
+    begin(folder)
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
-    track(config, folder, metrics)
     show(result, metrics, folder, units=config.show)
+    track(config, folder, metrics)
 
 
 def main() -> None:

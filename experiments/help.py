@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 RUNNERS = ("dissect",)
-HIDDEN = ("hydra",)
 
 USAGE = """usage: clipdissect <runner> [option=value ...]
 
@@ -51,7 +50,7 @@ def usage() -> str:
 def runner_help(name: str) -> str:
     """Help of one runner."""
     conf = conf_folder()
-    groups = [p for p in sorted(conf.iterdir()) if p.is_dir() and p.name not in HIDDEN]
+    groups = [p for p in sorted(conf.iterdir()) if p.is_dir()]
     width = max(len(group.name) for group in groups)
     lines = [
         f"  {group.name:<{width}}  {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}"

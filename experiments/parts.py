@@ -59,11 +59,13 @@ class Parts:
         settings = _settings(config)
         scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
+        store = Store(Path(config.paths.store or store_dir()).expanduser())
+        store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
         built = _build_all(config)
         return cls(
             **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
             sentences=_sentences(config, built["target"]),
-            store=Store(Path(config.paths.store or store_dir()).expanduser()),
+            store=store,
             seconds=round(time.perf_counter() - start, 3),
         )  # fmt: skip
 

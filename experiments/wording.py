@@ -28,6 +28,8 @@ def explain(error: BaseException) -> str | None:
             return str(unknown(f"option of {group}", option, cause.options))
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _of_key(cause)
+        if isinstance(cause, OSError) and cause.filename:
+            return f"{cause.filename}: {cause.strerror}"
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
@@ -38,7 +40,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
-        current = current.__cause__ or current.__context__
+        current = current.__cause__
     return iter(seen)
 
 

@@ -19,9 +19,7 @@ from experiments.schema import GROUPS, register, schema_of
 from experiments.wording import explain
 
 CONF = conf_folder()
-OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra"
-)
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 # Values that the user must give.
 GIVEN = {
     ("target", "torchvision"): ["target.model=resnet18"],

@@ -25,7 +25,7 @@ def test_csv_adds_a_row_a_run(tmp_path: Path) -> None:
     track(tmp_path / "two", {}, {"extra": 1, **METRICS})
     with (tmp_path / "runs.csv").open(newline="") as source:
         rows = list(csv.DictReader(source))
-    assert [r["run"] for r in rows] == ["one", "two"]
+    assert [Path(r["run"]).name for r in rows] == ["one", "two"]
     assert rows[1]["final_layer/top1"] == "0.5"
     assert (rows[0]["extra"], rows[1]["extra"]) == ("", "1")
 

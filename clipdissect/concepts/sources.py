@@ -55,7 +55,11 @@ def google_20k(path: str | None = None) -> Concepts:
     Raises:
         MissingResource: the file is in none of the places.
     """
-    places = [Path(path)] if path else [p / "concepts" / "google_20k.txt" for p in data_places()]
+    places = (
+        [Path(path).expanduser()]
+        if path
+        else [p / "concepts" / "google_20k.txt" for p in data_places()]
+    )
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise MissingResource(

@@ -54,7 +54,7 @@ class ConSE:
                 f"encoder.top is {self.top}; it must be 1 to {len(self.class_names)}"
             )
 
-    @cached_property
+    @property
     def image_digest(self) -> str:
         """Changes with the classifier, the class names, the sentence encoder and `top`."""
         parts = digest.of_model(self.classifier), self.class_names, self.text_digest, self.top
@@ -81,8 +81,7 @@ class ConSE:
 
     @cached_property
     def _class_embeds(self) -> Tensor:
-        # The capture pass runs in inference mode, perhaps in bf16; these are kept beyond it.
-        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False):  # the capture pass may run in bf16
             return self.sentences.embed(self.class_names)
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,12 @@ class OpenClip:
     tokenizer: Any
     notes: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def image_digest(self) -> str:
         """Changes with the model's weights and code."""
         return digest.of_model(self.model)
 
-    @cached_property
+    @property
     def text_digest(self) -> str:
         """Changes with the model's weights and code and with the tokenizer's behaviour."""
         tokens = self.tokenizer(["A photo of 3 cats, isn't it?", "naïve café"])
@@ -58,7 +57,7 @@ class OpenClip:
         encode: Any = self.model.to(images.device).encode_image
         return F.normalize(encode(images).float(), dim=-1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         """Unit-length text embeddings, `[texts, dims]`, without a prompt template, as the paper."""
         model: Any = self.model.to(device)
@@ -97,7 +96,7 @@ def open_clip(
                 model, pretrained=tag, cache_dir=cache, require_pretrained=True
             )
     except Exception as error:  # open_clip words a missing download and a wrong shape alike
-        if "size mismatch" not in str(error) and "state_dict" not in str(error):
+        if not is_local and not Path(pretrained).is_file():
             raise _missing(model, pretrained, cache) from error
         first = " ".join(str(error).split())[:300]
         raise DissectError(f"the weights {pretrained} don't fit {model}: {first}") from error
@@ -156,6 +155,7 @@ def _missing(model: str, pretrained: str, cache: str | None) -> MissingResource:
     return MissingResource(
         f"the image-text encoder {model} ({pretrained})",
         [cache or constants.HF_HUB_CACHE, "the model hub"],
-        "where there is a network, unset HF_HUB_OFFLINE; where there is none, set "
-        "encoder.checkpoint to a local file, or use profile=offline (encoder=conse)",
+        "where there is a network, unset HF_HUB_OFFLINE; where there is none, give a local file "
+        "(encoder.checkpoint of clip_vit_b16, encoder.pretrained of open_clip), or use "
+        "profile=offline (encoder=conse)",
     )

@@ -22,7 +22,10 @@ class DatasetReader:
     data: Any
 
     def __call__(self, index: int) -> Image.Image:
-        item = self.data[index]
+        try:
+            item = self.data[index]
+        except Exception as error:  # the dataset's own code
+            raise DissectError(f"item {index} of the dataset can't be read: {error}") from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             return to_rgb(image)

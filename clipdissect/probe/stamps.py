@@ -40,7 +40,9 @@ def stamps(fallback: bool = True, on_error: str = "skip") -> Probe:
     except MissingResource as missing:
         if not fallback:
             raise
-        note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({missing})"
+        root, why = None, str(missing)
+    if root is None:
+        note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({why})"
         log.warning("%s", note)
         return photos(on_error).noting(note)
     files = [p for p in root.rglob("*.png") if "symbols" not in p.relative_to(root).parts]
@@ -73,8 +75,9 @@ def fetch() -> Path:
         work = Path(temporary)
         package = _download(work)
         _run(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
-        shutil.rmtree(target, ignore_errors=True)  # an older, incomplete one
-        (work / "unpacked").replace(target)
+        if find() is None:  # another process may have been faster
+            shutil.rmtree(target, ignore_errors=True)  # an older, incomplete one
+            (work / "unpacked").replace(target)
     return cached()
 
 

@@ -41,11 +41,7 @@ class SentenceEncoder:
     @cached_property
     def digest(self) -> str:
         """Changes with any file that embeddings depend on."""
-        files = sorted(
-            p
-            for p in self.folder.rglob("*")
-            if p.suffix in (".safetensors", ".bin", ".json", ".txt")
-        )
+        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".md")
         named = [(p.relative_to(self.folder).as_posix(), digest.of_file(p)) for p in files]
         return digest.of("sentence 1", named)
 

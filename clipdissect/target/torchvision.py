@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from torch import nn
@@ -44,9 +45,9 @@ def torchvision(
     if weights not in available.__members__:
         raise unknown(f"weights of {model}", weights, available.__members__)
     chosen = available[weights]
-    network: nn.Module = models.get_model(model, weights=None).eval()
+    network: nn.Module = models.get_model(model, weights=None, **_extra(model, chosen)).eval()
     source = checkpoint or chosen.url
-    state = checkpoints.read(Path(checkpoint)) if checkpoint else _download(chosen)
+    state = checkpoints.read(Path(checkpoint).expanduser()) if checkpoint else _download(chosen)
     checkpoints.load(network, state, source)
     return _target(model, network, chosen, layers)
 
@@ -71,12 +72,21 @@ def _target(name: str, model: nn.Module, weights: Any, layers: list[str] | None)
     )
 
 
+def _extra(model: str, weights: Any) -> dict[str, Any]:
+    """What torchvision's builders change with the weights, which are loaded apart from it here."""
+    if model in ("inception_v3", "googlenet"):
+        return {"transform_input": True, "init_weights": False}
+    return {"image_size": weights.meta["min_size"][0]} if model.startswith("vit_") else {}
+
+
 def _download(weights: Any) -> dict[str, Any]:
     import torch
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (RuntimeError, UnpicklingError) as error:  # another digest than the name says, or cut
+        raise DissectError(f"{cached} is damaged; delete it ({error})") from error
     except OSError as error:  # no network, a refused connection, a dead host
         raise MissingResource(
             f"the weights {weights} ({error})",

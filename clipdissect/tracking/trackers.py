@@ -25,7 +25,10 @@ def none() -> Tracker:
 
 
 def csv() -> Tracker:
-    """Add one row a run, folder and flattened metrics, to `runs.csv` beside the run's folder."""
+    """Add one row a run, folder and flattened metrics, to `runs.csv` beside the run's folder.
+
+    For runs one after another: of two that end at the same moment one may be lost.
+    """
     return _add_row
 
 
@@ -72,7 +75,7 @@ def _add_row(folder: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as source:
             rows = list(csv_module.DictReader(source))
-    rows.append({"run": folder.name, **dict(flatten(metrics))})
+    rows.append({"run": str(folder), **dict(flatten(metrics))})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv_module.DictWriter(text, columns, lineterminator="\n")
