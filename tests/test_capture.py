@@ -166,13 +166,32 @@ def test_no_layers_and_repeated_layers(images: Path) -> None:
         run(images, layers=("conv", "conv"))
 
 
-def test_images_of_different_shapes(images: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_different_shapes(images: Path, workers: int) -> None:
     from torchvision import transforms
 
     target = Target("net", ColourNet(), transforms.ToTensor(), LAYERS)
     found = probe.build("folder", root=str(images))
-    with pytest.raises(DissectError, match="different shapes"):
-        capture(target, LAYERS, ColourEncoder(), found, None, Settings(device="cpu", workers=0))
+    settings = Settings(device="cpu", workers=workers)
+    with pytest.raises(DissectError, match=r"^preprocess gave tensors of different shapes"):
+        capture(target, LAYERS, ColourEncoder(), found, None, settings)
+
+
+def test_network_can_be_trained_afterwards(images: Path) -> None:
+    model = ColourNet()
+    captured = run(images, model=model)
+    assert not captured.activations["head"].is_inference()
+    model(torch.rand(1, 3, 4, 4)).sum().backward()
+    assert model.conv.weight.grad is not None
+
+
+def test_non_finite_embedding_names_the_image(images: Path) -> None:
+    class Broken(ColourEncoder):
+        def embed_images(self, batch: Tensor) -> Tensor:
+            return super().embed_images(batch) / 0
+
+    with pytest.raises(DissectError, match=r"image embeddings, .*blue0\.png"):
+        run(images, encoder=Broken())
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,16 @@ def test_offline_profile_composes_with_every_similarity(name: str) -> None:
         assert changed["similarity"]["top_k"] == 7
 
 
+@pytest.mark.parametrize("name", similarity.OPTIONS)
+@pytest.mark.parametrize(
+    "experiment", [option for group, option in OPTIONS if group == "experiment"]
+)
+def test_experiments_compose_with_every_similarity(experiment: str, name: str) -> None:
+    config = composed(f"experiment={experiment}", f"similarity={name}", "probe.root=x"
+                      if experiment == "lite0_classes" else "top=5")  # fmt: skip
+    assert config["similarity"]["name"] == name
+
+
 def test_command_line_wins_over_the_profile() -> None:
     config = composed("profile=offline", "probe=photos", "target=resnet50")
     assert config["probe"]["name"] == "photos"

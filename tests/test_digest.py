@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -137,6 +138,65 @@ def test_digest_is_the_same_in_every_process() -> None:
     assert len(said) == 1
 
 
+def test_repeated_modules_without_tensors_count_each_time() -> None:
+    pool, relu, tanh = nn.AvgPool2d(2), nn.ReLU(), nn.Tanh()
+    assert digest.of_model(nn.Sequential(pool, pool)) != digest.of_model(nn.Sequential(pool))
+    first, second = nn.Sequential(relu, tanh, relu), nn.Sequential(relu, tanh, tanh)
+    assert digest.of_model(first) != digest.of_model(second)
+
+
+def test_packed_weights_are_noticed() -> None:
+    class Packed(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.__dict__["_value"] = None
+            self.register_state_dict_post_hook(lambda m, d, *_: d.update(packed=(value, None)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    assert digest.of_model(Packed(1.0)) != digest.of_model(Packed(2.0))
+
+
+def test_empty_closure_cells_keep_their_places() -> None:
+    def make(a: float | None, b: float | None) -> nn.Module:
+        model = Base()
+        model.act = lambda x: x if a is None else x + (b or a)
+        return model
+
+    assert digest.of_model(make(None, 2.0)) != digest.of_model(make(2.0, None))
+
+
+def test_callable_objects_by_their_code_and_loggers_by_name() -> None:
+    class One:
+        def __call__(self, x: Tensor) -> Tensor:
+            return x
+
+    class Two:
+        def __call__(self, x: Tensor) -> Tensor:
+            return -x
+
+    One.__qualname__ = Two.__qualname__ = "Act"
+    assert digest.of_model(with_attribute("act", One())) != digest.of_model(
+        with_attribute("act", Two())
+    )
+    before = digest.of_model(with_attribute("log", logging.getLogger("a")))
+    logging.getLogger("something.else")
+    assert digest.of_model(with_attribute("log", logging.getLogger("a"))) == before
+
+
+def test_what_cannot_be_looked_into_never_matches() -> None:
+    opaque = with_attribute("handle", iter([1]))
+    assert digest.of_model(opaque) != digest.of_model(opaque)
+
+
+def test_modules_in_a_plain_list_in_any_mode() -> None:
+    model = with_attribute("extra", [nn.Dropout()])
+    before = digest.of_model(model)
+    model.extra[0].eval()
+    assert digest.of_model(model) == before
+
+
 def test_half_and_scalar_tensors() -> None:
     module = nn.Module()
     module.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.bfloat16))
@@ -162,6 +222,14 @@ def test_random_transform_is_refused() -> None:
     random = transforms.Compose([transforms.RandomCrop(30), transforms.ToTensor()])
     with pytest.raises(DissectError, match="evaluation transform"):
         digest.of_transform(random)
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.01])
+def test_random_flip_is_refused_however_it_falls(chance: float) -> None:
+    flip = transforms.Compose([preprocess(8), transforms.RandomHorizontalFlip(chance)])
+    for _ in range(10):
+        with pytest.raises(DissectError, match="evaluation transform"):
+            digest.of_transform(flip)
 
 
 def test_transform_without_tensor_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -137,6 +138,46 @@ def test_all_units_dead(images: Path) -> None:
     table = dissect(images, model=model).descriptions
     assert set(table["flags"]) == {"dead"}
     assert set(table["description"]) == {""}
+
+
+def test_dead_layers_have_the_same_columns(images: Path) -> None:
+    class Zeros(ColourNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zeros = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.zeros(torch.zeros(len(x), 2))
+            return super().forward(x)
+
+    alone = dissect(images, model=Zeros(), layers=["zeros"]).descriptions
+    first = dissect(images, model=Zeros(), layers=["zeros", "head"]).descriptions
+    normal = dissect(images).descriptions
+    assert list(alone.columns) == list(first.columns) == list(normal.columns)
+    assert set(alone["description_2"]) == {""}
+
+
+def test_rewritten_folder_is_not_complete_meanwhile(images: Path, tmp_path: Path) -> None:
+    result = dissect(images)
+    result.save(tmp_path / "run")
+    result.run["not json"] = object()
+    with pytest.raises(TypeError):
+        result.save(tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_file_names_that_are_no_text(images: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xfcn.png")
+    Image.new("RGB", (9, 9), (0, 255, 0)).save(images / name, format="png")
+    folder = dissect(images).save(tmp_path / "run")
+    assert "gr\\udcfcn.png" in (folder / "top_images.csv").read_text()
+
+
+def test_layers_are_checked_before_any_text_is_embedded(images: Path) -> None:
+    encoder = ColourEncoder()
+    with pytest.raises(DissectError, match="unknown layer"):
+        dissect(images, encoder=encoder, layers=["haed"])
+    assert encoder.texts_seen == 0
 
 
 def test_dead_units_do_not_move_the_others(images: Path) -> None:

@@ -98,6 +98,20 @@ def test_dataset_of_something_else(item: object, says: str) -> None:
         probe.dataset([item])
 
 
+def test_dataset_item_that_cannot_be_read_is_named() -> None:
+    class Broken(list):  # type: ignore[type-arg]
+        def __getitem__(self, index: int) -> object:
+            raise OSError("gone")
+
+    with pytest.raises(DissectError, match="item 0 of the dataset can't be read: gone"):
+        probe.dataset(Broken([1]))
+
+
+def test_missing_parameter_is_named() -> None:
+    with pytest.raises(DissectError, match="probe folder needs its parameter root"):
+        probe.build("folder")
+
+
 def test_a_generator_is_no_probe() -> None:
     with pytest.raises(DissectError, match="generator"):
         probe.resolve(image for image in ())

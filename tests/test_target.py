@@ -34,6 +34,28 @@ def test_checkpoint_of_another_network(tmp_path: Path) -> None:
         target.build("torchvision", model="resnet18", checkpoint=str(tmp_path / "other.pth"))
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"), [("inception_v3", "IMAGENET1K_V1"), ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")]
+)
+def test_network_is_built_as_its_weights_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str
+) -> None:
+    from torchvision import models
+
+    chosen = models.get_model_weights(name)[weights]
+    state: dict[str, torch.Tensor] = {}
+
+    def download(self: object, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        return state
+
+    monkeypatch.setattr(type(chosen), "get_state_dict", download)
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, *a, **k: None)
+    theirs = models.get_model(name, weights=chosen)
+    ours = target.build("torchvision", model=name, weights=weights, layers=["x"]).model
+    assert getattr(ours, "transform_input", None) == getattr(theirs, "transform_input", None)
+    assert getattr(ours, "image_size", None) == getattr(theirs, "image_size", None)
+
+
 def test_unknown_model_and_weights() -> None:
     with pytest.raises(DissectError, match="Did you mean resnet50"):
         target.build("torchvision", model="resnet5")
