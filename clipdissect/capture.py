@@ -176,6 +176,9 @@ def _run(
     transforms = [target.preprocess] * bool(layers) + [encoder.preprocess] * embed
     workers = default_workers() if settings.workers is None else settings.workers
     device = settings.torch_device
+    # A half or double network wants its own type; of a network without weights any will do.
+    floating = (p.dtype for p in target.model.parameters() if p.is_floating_point())
+    dtype = next(floating, torch.float32)
     with (
         _ready(target.model, device),
         recording(target.model, layers, settings.summary) as recorder,
@@ -185,8 +188,8 @@ def _run(
             inputs = [_place(images, device) for images in batch.inputs]
             with _autocast(settings):
                 if layers and inputs:
-                    recorder.square_input = inputs[0].shape[-1] == inputs[0].shape[-2]
-                    target.model(inputs[0])
+                    recorder.input_size = (inputs[0].shape[-2], inputs[0].shape[-1])
+                    target.model(inputs[0].to(dtype))
                     for layer, values in recorder.take(layers).items():
                         _check(layer, values, batch.indices, probe, len(inputs[0]))
                         rows.put(layer, batch.indices, values)

@@ -17,6 +17,7 @@ from clipdissect.similarity.ranking import top_images
 
 DEAD = "dead"
 FEW = "few_distinct"
+TIED = "tied"
 
 
 def describe_layer(
@@ -31,7 +32,8 @@ def describe_layer(
 
     Units that never vary are flagged `dead`, get no description, and take no part in the scoring:
     their top images are arbitrary, and a marginal over units would count them. Units with fewer
-    than `top_k` distinct activations are flagged `few_distinct`.
+    than `top_k` distinct activations are flagged `few_distinct`, those whose best two concepts have
+    equal scores `tied` (a layer's only live unit is, where the marginal takes all of its score).
 
     Args:
         layer: its name.
@@ -51,7 +53,8 @@ def describe_layer(
         best = similarity.top(concept_activations, live, top)
     table |= _columns(best, texts, (~dead).numpy())
     few = few_distinct(activations, similarity.parameters.get("top_k"))
-    table["flags"] = np.select([dead.numpy(), few.numpy()], [DEAD, FEW], "")
+    tied = np.asarray(table["margin"]) == 0
+    table["flags"] = np.select([dead.numpy(), tied, few.numpy()], [DEAD, TIED, FEW], "")
     return _frame(table)
 
 

@@ -23,7 +23,7 @@ from clipdissect.errors import DissectError
 Transform = Callable[[Image.Image], Tensor]
 
 # Sizes that exercise resizing up and down, both orientations and cropping.
-_PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333))
+_PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
 
 def of(*parts: Any) -> str:
@@ -62,20 +62,21 @@ def of_model(model: nn.Module) -> str:
 
 
 def of_transform(transform: Transform) -> str:
-    """Digest of what an image transform does, taken from its output on four made-up images.
+    """Digest of what an image transform does, taken from its output on five made-up images.
 
     A transform has no dependable name: a lambda prints as an address and two `Compose` objects
-    may print alike. Its output on images of several sizes changes with every resize, crop,
-    interpolation and normalisation.
+    may print alike. Its output on images of several sizes, up to 1500 x 2100, changes with every
+    resize, crop, interpolation and normalisation.
 
     Raises:
         DissectError: the transform is random, or doesn't return a tensor `[channels, h, w]`.
     """
     hasher = hashlib.blake2b(digest_size=20)
+    if not callable(transform):
+        raise DissectError(f"preprocess must be a function of a PIL image; got {transform!r}")
     for size in _PROBE_SIZES:
-        image = _pattern(*size)
         states = _random_states()
-        first, second = transform(image), transform(image)
+        first, second = transform(_pattern(*size)), transform(_pattern(*size))
         if not isinstance(first, Tensor) or first.ndim != 3:
             what = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise DissectError(

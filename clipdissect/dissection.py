@@ -142,8 +142,8 @@ def _dissect(
 def _target(
     model: nn.Module | Target | str, layers: Sequence[str] | None, preprocess: Transform | None
 ) -> Target:
-    if isinstance(layers, str):
-        raise DissectError(f"layers must be a list of names, such as ['{layers}']")
+    if isinstance(layers, str) or any(not isinstance(layer, str) for layer in layers or ()):
+        raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
     if isinstance(model, str):
         model = targets.build(model)
     if isinstance(model, nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipdissect.concepts import Concepts
-from clipdissect.describe import DEAD, FEW
+from clipdissect.describe import DEAD, FEW, TIED
 from clipdissect.errors import MissingResource
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.store import Store
@@ -51,6 +51,7 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "units": len(rows),
         "dead": int(flags.get(DEAD, 0)),
+        "tied": int(flags.get(TIED, 0)),
         "few_distinct": int(flags.get(FEW, 0)),
         "different_descriptions": int(live["description"].nunique()),
         "mean_similarity": _mean(live["similarity"]),

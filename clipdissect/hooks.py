@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,19 +12,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect.errors import DissectError, unknown
-from clipdissect.summary import Summary, select, split_layer, summarise
+from clipdissect.summary import Context, Summary, select, split_layer, summarise
 
+# Attributes by which convolutions and their norms, which put units first, tell their width.
+CONV = ("out_channels", "num_features", "num_channels")
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embed")
 
 
 class Recorder:
-    """The activations of one batch, by layer; filled by the hooks of `recording`."""
+    """The activations of one batch, by layer; filled by the hooks of `recording`.
 
-    def __init__(self, summary: Summary, has_class_token: bool) -> None:
-        self.summary = summary
-        self.has_class_token = has_class_token
-        self.square_input = True
+    Args:
+        summary: how to sum up.
+        contexts: layer to what is known of it.
+    """
+
+    def __init__(self, summary: Summary, contexts: dict[str, Context]) -> None:
+        self.summary, self.contexts = summary, contexts
+        self.input_size = (1, 1)
         self._batch: dict[str, Tensor] = {}
+        self._met: set[str] = set()
 
     def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images units"]]:
         """The batch's activations; forgets them.
@@ -35,6 +43,7 @@ class Recorder:
             if layer not in self._batch:
                 raise DissectError(f"layer {layer} exists but took no part in the forward pass")
         batch, self._batch = self._batch, {}
+        self._met.update(batch)
         return batch
 
     def record(self, layer: str, parts: tuple[str, ...], output: Any) -> None:
@@ -49,9 +58,13 @@ class Recorder:
                 f"units are ambiguous: choose the block around it, or the layer before or after"
             )
         tensor = select(output, parts, layer)
-        self._batch[layer] = summarise(
-            tensor, self.summary, self.has_class_token, self.square_input, layer
-        )
+        if tensor.ndim == 3 and tensor.shape[0] == tensor.shape[1] and layer not in self._met:
+            raise DissectError(
+                f"layer {layer} returns {tuple(tensor.shape)}: as many tokens as images in the "
+                f"batch, so which axis is which can't be told. Use another capture.batch_size"
+            )
+        context = replace(self.contexts[layer], input_size=self.input_size)
+        self._batch[layer] = summarise(tensor, self.summary, context)
 
 
 @contextmanager
@@ -62,7 +75,9 @@ def recording(model: nn.Module, layers: Sequence[str], summary: Summary) -> Iter
         DissectError: a layer that doesn't exist; lists the closest names.
     """
     modules = find_layers(model, layers)
-    recorder = Recorder(summary, has_class_token(model))
+    with_token = has_class_token(model)
+    contexts = {layer: _context(layer, module, with_token) for layer, module in modules.items()}
+    recorder = Recorder(summary, contexts)
     handles = []
     try:
         for layer, module in modules.items():
@@ -94,6 +109,19 @@ def has_class_token(model: nn.Module) -> bool:
     """Whether any of the network's parameters is named as class tokens are."""
     names = (name.rsplit(".", 1)[-1] for name, _ in model.named_parameters())
     return any(name in CLASS_TOKENS for name in names)
+
+
+def _context(layer: str, module: nn.Module, with_token: bool) -> Context:
+    """What the layer's last part with weights says about its units."""
+    for part in reversed(list(module.modules())):
+        for name in ("out_channels", "num_features", "num_channels", "out_features"):
+            width = getattr(part, name, None)
+            if isinstance(width, int):
+                return Context(layer, with_token, features=width, from_convolution=name in CONV)
+        shape = getattr(part, "normalized_shape", None)
+        if shape:
+            return Context(layer, with_token, features=int(shape[-1]))
+    return Context(layer, with_token)
 
 
 def _hook(

@@ -78,7 +78,8 @@ class _Decoded(Dataset[tuple[int, _Item]]):
             return index, Skipped(index, error.reason, error.passing)
         except DissectError as error:
             return index, error
-        return index, [transform(image) for transform in self.transforms]
+        # A copy each: a transform may change the image that it is given.
+        return index, [transform(image.copy()) for transform in self.transforms]
 
 
 def batches(

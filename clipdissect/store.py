@@ -1,7 +1,7 @@
 """The feature store: arrays under keys made of everything they depend on.
 
-An entry is two files, `<key>.safetensors` (the arrays) and `<key>.json` (what they are, and the
-arrays' checksum). The second is written last and marks the entry as whole.
+An entry is two files, `<key>.safetensors` (the arrays) and `<key>.json` (what they are, and a
+checksum of both). The second is written last and marks the entry as whole.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Store:
             return None
         try:
             manifest = json.loads(about.read_text(encoding="utf-8"))
-            if digest.of_file(arrays) != manifest["sha256"]:
+            if digest.of(digest.of_file(arrays), manifest["about"]) != manifest["checksum"]:
                 raise ValueError("the checksum differs")
             return Entry(load_file(arrays), manifest["about"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,8 +68,8 @@ class Store:
         about.unlink(missing_ok=True)
         with atomic(arrays) as temporary:
             save_file({n: t.contiguous() for n, t in entry.arrays.items()}, temporary)
-            sha256 = digest.of_file(temporary)
-        manifest = {"key": key, "sha256": sha256, "about": entry.about}
+            checksum = digest.of(digest.of_file(temporary), entry.about)
+        manifest = {"key": key, "checksum": checksum, "about": entry.about}
         write_text(about, json.dumps(manifest, indent=1) + "\n")
 
     def _paths(self, key: str) -> tuple[Path, Path]:

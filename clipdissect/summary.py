@@ -25,7 +25,7 @@ class Summary:
         kind: `mean` or `max` over positions, `cls` (the first token), or `auto`: mean for maps;
             for tokens cls where the network has a class token, else mean.
         layout: of 4-dimensional outputs, `channels_first` (CNNs), `channels_last` (Swin), or
-            `auto`, which tells them apart by the two equal sides of the map.
+            `auto`, which tells them apart by the layer's width and the map's proportions.
 
     Raises:
         DissectError: unknown kind or layout.
@@ -67,39 +67,55 @@ def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
     )
 
 
-def summarise(
-    output: Tensor, summary: Summary, has_class_token: bool, square_input: bool, layer: str
-) -> Float[Tensor, "images units"]:
+@dataclass(frozen=True)
+class Context:
+    """What tells the axes of a layer's output apart.
+
+    Args:
+        layer: its name, for errors.
+        has_class_token: whether the network puts a class token first.
+        input_size: height and width of the network's input.
+        features: units of the layer's last part that has weights, if any.
+        from_convolution: whether that part is a convolution or a norm of one.
+    """
+
+    layer: str = "layer"
+    has_class_token: bool = False
+    input_size: tuple[int, int] = (1, 1)
+    features: int | None = None
+    from_convolution: bool = False
+
+
+def summarise(output: Tensor, summary: Summary, context: Context) -> Float[Tensor, "images units"]:
     """Activations `[images, units]`, float32, of a layer's output.
 
     Args:
         output: `[images, units]`, `[images, tokens, units]`, `[images, units, h, w]`, or
             `[images, h, w, units]`.
         summary: how to sum up; vectors are taken as they are.
-        has_class_token: whether the network puts a class token first.
-        square_input: whether the network's input is square, which `layout=auto` relies on.
-        layer: for the error.
+        context: what is known of the layer and the network.
 
     Raises:
-        DissectError: another number of dimensions, or `cls` asked of a map.
+        DissectError: another number of dimensions, `cls` asked of a map, or a map whose axis of
+            units can't be told.
     """
     values = output.detach().float()
     if values.ndim == 2:
         return values
     if values.ndim == 3:
-        return _over_tokens(values, summary.kind, has_class_token)
+        return _over_tokens(values, summary.kind, context.has_class_token)
     if values.ndim == 4:
         if summary.kind == "cls":
             raise DissectError(
-                f"layer {layer} returns maps {tuple(values.shape)}, which have no "
-                f"class token: use summary mean or max for it"
+                f"layer {context.layer} returns maps {tuple(values.shape)}, which have no class "
+                f"token: use summary mean or max for it"
             )
-        last = _is_channels_last(values, summary.layout, square_input)
-        positions = (1, 2) if last else (2, 3)
+        layout = _layout(values, context) if summary.layout == "auto" else summary.layout
+        positions = (1, 2) if layout == "channels_last" else (2, 3)
         return values.amax(positions) if summary.kind == "max" else values.mean(positions)
     raise DissectError(
-        f"layer {layer} returns a tensor of shape {tuple(values.shape)}; only "
-        f"vectors, tokens and maps (2 to 4 dimensions) can be summed up"
+        f"layer {context.layer} returns a tensor of shape {tuple(values.shape)}; only vectors, "
+        f"tokens and maps (2 to 4 dimensions) can be summed up"
     )
 
 
@@ -111,11 +127,32 @@ def _over_tokens(values: Tensor, kind: str, has_class_token: bool) -> Tensor:
     return values.mean(1)
 
 
-def _is_channels_last(values: Tensor, layout: str, square_input: bool) -> bool:
-    if layout != "auto":
-        return layout == "channels_last"
+def _layout(values: Tensor, context: Context) -> str:
+    """Which axis holds the units: by the layer's own width, else by the map's proportions."""
     _, first, second, third = values.shape
-    return square_input and first == second != third
+    has_width = first == context.features, third == context.features
+    if has_width[0] != has_width[1]:
+        return "channels_first" if has_width[0] else "channels_last"
+    if has_width[0] and context.from_convolution:
+        return "channels_first"
+    has_shape = (
+        _is_scaled((second, third), context.input_size),
+        _is_scaled((first, second), context.input_size),
+    )
+    if has_shape[0] != has_shape[1]:
+        return "channels_first" if has_shape[0] else "channels_last"
+    raise DissectError(
+        f"layer {context.layer} returns maps {tuple(values.shape)}, and which axis holds the units "
+        f"can't be told: set the layout (capture.layout, or Summary(layout=...)) to channels_first "
+        f"or channels_last"
+    )
+
+
+def _is_scaled(size: tuple[int, int], of: tuple[int, int]) -> bool:
+    # Each side may be rounded by less than one position.
+    return abs(size[0] * of[1] - size[1] * of[0]) < max(of) and (of[0] == of[1]) <= (
+        size[0] == size[1]
+    )
 
 
 def _pick(output: Any, part: str, layer: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from experiments.help import conf_folder, runner_help
 
 Run = Callable[[Any], Any]
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
 
 def launch(run: Run, name: str) -> None:
@@ -76,9 +77,17 @@ def _tell(job_name: str, error: Exception) -> int:
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    # argparse, which Hydra uses, refuses flags between overrides.
-    flags = ("-m", "--multirun", "--resolve")
-    return [a for a in arguments if a in flags] + [a for a in arguments if a not in flags]
+    """Hydra's flags before the overrides: argparse, which it uses, refuses them between."""
+    flags, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        flags.append(argument)
+        if argument in WITH_VALUE:
+            flags.extend(value for value in [next(rest, None)] if value is not None)
+    return flags + overrides
 
 
 def _job_name() -> str:

@@ -30,6 +30,8 @@ def explain(error: BaseException) -> str | None:
             return _of_key(cause)
         if isinstance(cause, OSError) and cause.filename:
             return f"{cause.filename}: {cause.strerror}"
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
+        return str(error)  # Hydra, of its flags
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None

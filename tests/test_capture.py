@@ -130,6 +130,41 @@ def test_passing_trouble_is_not_kept(images: Path, tmp_path: Path) -> None:
     assert len(again.computed) == 3
 
 
+def test_dataset_with_an_unreadable_item(images: Path) -> None:
+    class Data:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Image.Image:
+            if index == 1:
+                raise ValueError("broken")
+            return Image.new("RGB", (9, 9), (index, 0, 0))
+
+    target = Target("net", ColourNet(), preprocess(), LAYERS)
+    settings = Settings(device="cpu", workers=0)
+    captured = capture(target, LAYERS, ColourEncoder(), probe.dataset(Data()), None, settings)
+    assert captured.skipped == {"dataset[1]": "ValueError: broken"}
+
+
+def test_transform_that_changes_its_image_spoils_nothing(images: Path) -> None:
+    def shrinking(image: Image.Image) -> Tensor:
+        image.thumbnail((2, 2))
+        image.paste((0, 0, 0), (0, 0, 1, 1))
+        return preprocess()(image)
+
+    found = probe.build("folder", root=str(images))
+    target = Target("net", ColourNet(), shrinking, LAYERS)
+    settings = Settings(device="cpu", workers=0)
+    spoiled = capture(target, LAYERS, ColourEncoder(), found, None, settings)
+    assert spoiled.image_embeds.equal(run(images).image_embeds)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_other_precision(images: Path, dtype: torch.dtype) -> None:
+    exact, other = run(images), run(images, model=ColourNet().to(dtype))
+    assert torch.allclose(exact.activations["head"], other.activations["head"], atol=0.02)
+
+
 def test_no_readable_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DissectError, match="none of the 1 images"):
@@ -220,7 +255,7 @@ def test_store_keeps_arrays_and_facts(tmp_path: Path) -> None:
     assert found.about == {"what": "test"}
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "manifest", "list", "about"])
 def test_damaged_entry_is_noticed(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,8 +268,10 @@ def test_damaged_entry_is_noticed(
         arrays.write_bytes(raw)
     elif damage == "cut":
         arrays.write_bytes(raw[:-100])
+    elif damage == "about":
+        about.write_text(about.read_text().replace('"about": {}', '"about": {"skipped": []}'))
     else:
-        about.write_text("{")
+        about.write_text({"manifest": "{", "list": "[]"}[damage])
     assert kept.get("ab12") is None
     assert "damaged entry" in caplog.text
     kept.put("ab12", Entry({"values": torch.eye(2)}))

@@ -157,5 +157,10 @@ def test_unknown_runner(tmp_path: Path) -> None:
     assert "Did you mean dissect" in run(tmp_path, "disect", code=2).stderr
 
 
+def test_flags_of_hydra_stand_anywhere(tmp_path: Path) -> None:
+    said = run(tmp_path, "dissect", "profile=offline", "--cfg", "job", "show=3").stdout
+    assert "show: 3" in said
+
+
 def test_version(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout.strip() == "0.1.0"

@@ -12,7 +12,7 @@ from clipdissect.errors import DissectError, MissingResource
 
 def test_file_with_mark_windows_ends_blanks_and_repeats(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
-    path.write_bytes(b"\xef\xbb\xbfcat\r\n\r\n  sea   lion \r\ncat\r\ncaf\xc3\xa9\r\n")
+    path.write_bytes(b"\xef\xbb\xbfcat\r\n\r\n  sea  \x0b lion \r\ncat\r\ncaf\xc3\xa9\r\n")
     found = concepts.resolve(str(path))
     assert found.texts == ("cat", "sea lion", "café")
     assert found.dropped == {"blank": ("",), "duplicate": ("cat",)}

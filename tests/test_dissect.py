@@ -114,7 +114,11 @@ def test_top_k_counts_readable_images_only(images: Path) -> None:
     ("changes", "says"),
     [
         ({"preprocess": None}, "preprocess is needed"),
-        ({"layers": "head"}, r"list of names, such as \['head'\]"),
+        ({"layers": "head"}, r"list of names.*got 'head'"),
+        ({"layers": [3]}, r"list of names.*got \[3\]"),
+        ({"preprocess": "x"}, "function of a PIL image"),
+        ({"concepts": None}, "list of texts"),
+        ({"concepts": "cat"}, "pass a list"),
         ({"layers": ["haed"]}, "Did you mean head"),
         ({"layers": None}, "no layers"),
         ({"model": 3}, "got int"),
@@ -138,6 +142,18 @@ def test_all_units_dead(images: Path) -> None:
     table = dissect(images, model=model).descriptions
     assert set(table["flags"]) == {"dead"}
     assert set(table["description"]) == {""}
+
+
+def test_an_only_unit_is_tied(images: Path) -> None:
+    class One(ColourNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.cut(super().forward(x)[:, :1])
+
+    assert list(dissect(images, model=One(), layers=["cut"]).descriptions["flags"]) == ["tied"]
 
 
 def test_dead_layers_have_the_same_columns(images: Path) -> None:

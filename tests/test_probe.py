@@ -14,6 +14,7 @@ from tiny import write_colours
 
 from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.images import UnreadableImage
 from clipdissect.probe import stamps as stamps_function
 from clipdissect.probe.photos import boxes
 
@@ -103,8 +104,9 @@ def test_dataset_item_that_cannot_be_read_is_named() -> None:
         def __getitem__(self, index: int) -> object:
             raise OSError("gone")
 
-    with pytest.raises(DissectError, match="item 0 of the dataset can't be read: gone"):
-        probe.dataset(Broken([1]))
+    found = probe.dataset(Broken([1]))
+    with pytest.raises(UnreadableImage, match="OSError: gone"):
+        found.read(0)
 
 
 def test_missing_parameter_is_named() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipdissect import options
 from clipdissect.concepts.base import Concepts
 from clipdissect.concepts.sources import file, google_20k, imagenet, of_list, wordfreq
+from clipdissect.errors import DissectError
 
 OPTIONS: dict[str, Callable[..., Concepts]] = {
     "file": file,
@@ -43,4 +44,6 @@ def resolve(what: Concepts | Sequence[str] | str | Path) -> Concepts:
         return build(what)
     if isinstance(what, (str, Path)):
         return file(str(what))
+    if not isinstance(what, Iterable):
+        raise DissectError(f"concepts must be a list of texts, or a text file; got {what!r}")
     return of_list(list(what))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from clipdissect.classes import imagenet_names
@@ -25,9 +26,11 @@ def file(path: str) -> Concepts:
         raise DissectError(f"{source} is a folder; concepts.path must be a text file")
     if not source.is_file():
         raise MissingResource(
-            "the concept file", [str(source.absolute())], "set concepts.path to a text file"
+            "the concept file",
+            [str(source.absolute())],
+            "set concepts.path to a text file; to give the texts themselves, pass a list",
         )
-    return clean(source.stem, _decode(source).splitlines())
+    return clean(source.stem, _lines(_decode(source)))
 
 
 def of_list(texts: list[str]) -> Concepts:
@@ -103,6 +106,12 @@ def wordfreq(n: int = 20000) -> Concepts:
         "one letter": lambda word: sum(c.isalpha() for c in word) < 2,
     }
     return clean(f"wordfreq_{n}", top_n_list("en", n), unwanted)
+
+
+def _lines(text: str) -> list[str]:
+    # str.splitlines would also split at characters that a text may hold, such as U+2028.
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _decode(source: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipdissect.errors import DissectError
-from clipdissect.images import to_rgb
+from clipdissect.images import UnreadableImage, to_rgb
 from clipdissect.probe.base import Probe
 
 
@@ -25,7 +25,8 @@ class DatasetReader:
         try:
             item = self.data[index]
         except Exception as error:  # the dataset's own code
-            raise DissectError(f"item {index} of the dataset can't be read: {error}") from error
+            passing = isinstance(error, OSError) and error.errno is not None
+            raise UnreadableImage(f"{type(error).__name__}: {error}", passing) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             return to_rgb(image)
@@ -37,7 +38,7 @@ class DatasetReader:
         )
 
 
-def dataset(data: Any, name: str = "dataset") -> Probe:
+def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
     """A map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
 
     The images are read once up front to digest their pixels, since a dataset has no identity
@@ -46,6 +47,7 @@ def dataset(data: Any, name: str = "dataset") -> Probe:
     Args:
         data: has `len()` and `[i]`.
         name: what to call it in results.
+        on_error: what to do with items that raise, `skip` or `raise`.
 
     Raises:
         DissectError: no length, or items that aren't images (normalised tensors among them).
@@ -58,11 +60,15 @@ def dataset(data: Any, name: str = "dataset") -> Probe:
     read = DatasetReader(data)
     hasher = hashlib.blake2b(digest_size=20)
     for index in range(len(data)):
-        pixels = np.asarray(read(index))
+        try:
+            pixels = np.asarray(read(index))
+        except UnreadableImage:
+            hasher.update(b"unreadable")
+            continue
         hasher.update(repr(pixels.shape).encode())
         hasher.update(pixels.tobytes())
     images = tuple(f"{name}[{index}]" for index in range(len(data)))
-    return Probe(name, images, read, f"pixels 1 {hasher.hexdigest()}", on_error="raise")
+    return Probe(name, images, read, f"pixels 1 {hasher.hexdigest()}", on_error)
 
 
 def _from_tensor(image: torch.Tensor) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from clipdissect.errors import DissectError
 from clipdissect.similarity import checks
@@ -113,7 +114,7 @@ class Similarity(ABC):
         with torch.no_grad():
             plan = self._plan(Factors(images.float(), texts.float()), _checked(q, len(images)))
             running = RunningBest(plan.units, n, len(texts), images.device)
-            for start, stop in plan.blocks:
+            for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
                 running.update(plan.scores(start, stop), start)
             return running.best()
 
