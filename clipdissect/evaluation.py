@@ -54,8 +54,8 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
         "tied": int(flags.get(TIED, 0)),
         "few_distinct": int(flags.get(FEW, 0)),
         "different_descriptions": int(live["description"].nunique()),
-        "mean_similarity": _mean(live["similarity"]),
-        "mean_margin": _mean(live["margin"]),
+        **_mean("mean_similarity", live["similarity"], "no unit is described"),
+        **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
     }
 
 
@@ -77,25 +77,28 @@ def final_layer(
     else:
         found |= {"top1": None, "top1_reason": "no class name is among the concepts"}
     if isinstance(sentences, SentenceEncoder):
-        found[f"{sentences.name}_cos"] = _cosine(described, names, sentences, store)
+        cosines = _cosines(described, names, sentences, store)
+        found |= _mean(f"{sentences.name}_cos", cosines, "no unit is described")
     else:
         found |= {"sentence_cos": None, "sentence_cos_reason": str(sentences or "none configured")}
     return found
 
 
-def _cosine(
+def _cosines(
     described: list[str], names: tuple[str, ...], sentences: SentenceEncoder, store: Store | None
-) -> float | None:
+) -> pd.Series[float]:
+    """Cosine of each described unit's description and class name."""
     pairs = [(a, b) for a, b in zip(described, names, strict=True) if a]
-    if not pairs:
-        return None
     texts = sorted({text for pair in pairs for text in pair})
+    if not texts:
+        return pd.Series(dtype=float)
     vectors = text_embeds(sentences.embed, sentences.digest, texts, store).double().numpy()
     row = {text: i for i, text in enumerate(texts)}
     left, right = ([row[pair[side]] for pair in pairs] for side in (0, 1))
-    return float(np.mean(np.sum(vectors[left] * vectors[right], axis=1)))
+    return pd.Series(np.sum(vectors[left] * vectors[right], axis=1))
 
 
-def _mean(values: pd.Series[Any]) -> float | None:
-    mean = float(values.mean())
-    return mean if np.isfinite(mean) else None
+def _mean(name: str, values: pd.Series[Any], reason: str) -> dict[str, Any]:
+    """The mean under its name; None and the reason where it is undefined."""
+    mean = float(values.mean()) if len(values) else float("nan")
+    return {name: mean} if np.isfinite(mean) else {name: None, f"{name}_reason": reason}
