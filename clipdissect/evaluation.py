@@ -95,7 +95,8 @@ def _cosines(
     vectors = text_embeds(sentences.embed, sentences.digest, texts, store).double().numpy()
     row = {text: i for i, text in enumerate(texts)}
     left, right = ([row[pair[side]] for pair in pairs] for side in (0, 1))
-    return pd.Series(np.sum(vectors[left] * vectors[right], axis=1))
+    cosines: pd.Series[float] = pd.Series(np.sum(vectors[left] * vectors[right], axis=1))
+    return cosines
 
 
 def _mean(name: str, values: pd.Series[Any], reason: str) -> dict[str, Any]:
