@@ -155,6 +155,35 @@ def test_no_underflow(name: str) -> None:
         torch.testing.assert_close(scores.double(), torch.tensor(wanted), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["soft_wpmi", "wpmi"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_overflow_of_a_very_sharp_softmax(name: str, sign: int) -> None:
+    torch.manual_seed(0)
+    P, q = sign * torch.rand(20, 9), torch.randn(20, 3)
+    wanted = getattr(reference, name)(P.double().numpy(), q.double().numpy(), a=1000, top_k=5)
+    scores = similarity.build(name, a=1000, top_k=5)(P, q)
+    torch.testing.assert_close(scores.double(), torch.tensor(wanted), atol=1e-3, rtol=1e-3)
+
+
+def test_concept_constant_to_rounding_has_no_direction() -> None:
+    """Its centred length is rounding, and dividing by that would give a score of any size."""
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    images, texts = torch.randn(30, 6, dtype=torch.float64), torch.zeros(2, 6, dtype=torch.float64)
+    images[:, 0], texts[:, 0] = 0.7, 1.0
+    texts[1, 1] = 0.1
+    factors = ConceptActivations((images @ turn).float(), (texts @ turn).float())
+    q = torch.randn(30, 4)
+    for function in (similarity.build("cosine", center=True), similarity.build("lp")):
+        best = function.top(factors, q, 2)
+        streamed = torch.empty(4, 2).scatter_(1, best.concepts, best.scores)
+        dense = function(factors.dense(), q)
+        # No direction: cosine 0; zeros when standardised: the length of q, the root of N.
+        wanted = 0.0 if function.name == "cosine" else -(30**0.5)
+        for scores in (streamed, dense):
+            torch.testing.assert_close(scores[:, 0], torch.full((4,), wanted))
+
+
 def test_safe_group_does_not_underflow() -> None:
     for smallest in (1e-12, 1e-7, 1e-4, 0.002, 0.5, 0.9999999, 1.5):
         group = safe_group(smallest)

@@ -19,6 +19,23 @@ needs_numba = pytest.mark.skipif(kernels.backend() != "numba", reason="Numba doe
 
 
 @needs_numba
+def test_the_compiled_loops_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the tests below would compare the plain loops with themselves."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a plain loop ran")
+
+    for name in ("log_product_sums", "row_sums", "rank_errors", "update_best"):
+        monkeypatch.setattr(plain, name, refuse)
+    x, index = torch.rand(4, 3), torch.zeros(2, 2, dtype=torch.int32)
+    kernels.row_sums(x, index)
+    kernels.log_product_sums(x, index, torch.ones(1, 2), torch.ones(1, 2), 2)
+    kernels.rank_errors(x.T.contiguous(), index, torch.rand(2, 2), 3.0)
+    kernels.update_best(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64), x[:2], 0)
+    assert kernels.backend() == "numba"
+
+
+@needs_numba
 @pytest.mark.parametrize("units_of_p", [1, 6])
 @pytest.mark.parametrize(("k", "group", "block"), [(1, 1, 1), (7, 3, 33), (50, 12, 64)])
 def test_log_product_sums(units_of_p: int, k: int, group: int, block: int) -> None:

@@ -133,18 +133,24 @@ def test_permutations_permute_the_result(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_block_size_does_not_matter(name: str) -> None:
+def test_block_size_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     images, texts, q = torch.randn(200, 8), torch.randn(300, 8), torch.randn(200, 7)
     factors = ConceptActivations(images / 8, texts / 8)
-    results = [
-        similarity.build(name, memory_gb=memory).top(factors, q, 300)
-        for memory in (2.0, 3e-4, 1e-9)
-    ]
     dense = similarity.build(name)(factors.dense(), q)
-    for best in results:
+
+    def check(memory: float) -> None:
+        best = similarity.build(name, memory_gb=memory).top(factors, q, 300)
         scores = torch.empty_like(dense).scatter_(1, best.concepts, best.scores)
         torch.testing.assert_close(scores, dense, atol=1e-3 if "wpmi" in name else 1e-5, rtol=1e-4)
+
+    for memory in (2.0, 3e-4, 1e-9):
+        check(memory)
+    # Small blocks in a larger budget: all, and then some, are kept from the first pass.
+    monkeypatch.setattr("clipdissect.similarity.blocks._CACHE_BYTES", 30_000)
+    monkeypatch.setattr("clipdissect.similarity.blocks._FEWEST", 16)
+    for memory in (2.0, 6e-4):
+        check(memory)
 
 
 @pytest.mark.parametrize("name", OF_TOP)

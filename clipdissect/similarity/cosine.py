@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.moments import centre_rows
 from clipdissect.similarity.products import product
 from clipdissect.similarity.sources import Source
+
+_ACTIVATIONS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,7 @@ class CosineCubed(Similarity):
 
     def _plan(self, source: Source, q: Activations) -> Plan:
         full = all_activations(self.name, q)
-        # Float64: the cubes of large activations, squared, are beyond float32.
-        wide = full.T.double()
-        wide = (wide - wide.mean(dim=1, keepdim=True)).pow_(3)
-        lengths = wide.norm(dim=1, keepdim=True).clamp_min_(self.min_norm)
-        cubes = wide.div_(lengths).float().contiguous()
+        cubes = self._cubes(full)
         units = full.shape[1]
         floats = 3 * source.images + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
@@ -97,6 +96,18 @@ class CosineCubed(Similarity):
             return product(cubes, columns).div_(clipped)
 
         return Plan(units, blocks, scores)
+
+    def _cubes(self, q: Float[Tensor, "images units"]) -> Float[Tensor, "units images"]:
+        """Centred, cubed activations over their clipped lengths, some units at a time."""
+        out = torch.empty(q.shape[1], q.shape[0], device=q.device)
+        step = max(1, _ACTIVATIONS_AT_ONCE // q.shape[0])
+        for start in range(0, q.shape[1], step):
+            # Float64: the cubes of large activations, squared, are beyond float32.
+            wide = q[:, start : start + step].T.double()
+            wide = (wide - wide.mean(dim=1, keepdim=True)).pow_(3)
+            lengths = wide.norm(dim=1, keepdim=True).clamp_min_(self.min_norm)
+            out[start : start + step] = wide.div_(lengths)
+        return out
 
 
 def inverse_root(squares: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:

@@ -123,7 +123,8 @@ class Factors:
 
     def columns(self, start: int, stop: int) -> Float[Tensor, "block images"]:
         """The product for concepts `start` to `stop`, as rows."""
-        return product(self.text_embeds[start:stop], self.image_embeds)
+        # Not `product(texts, images)`: the second factor is repacked for every product.
+        return self.block(start, stop).T.contiguous()
 
     def take(self, rows: Int[Tensor, " some"]) -> Source:
         """The source with these images only."""

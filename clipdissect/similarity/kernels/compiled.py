@@ -7,6 +7,7 @@ isn't used, which keeps compilation short and forked processes safe.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,8 @@ _LANES = 128
 
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use, from the cache on disk where that can be written."""
+    # Checkers of types at run time wrap every function of a module, which can't be compiled.
+    function = inspect.unwrap(function)
     try:
         return numba.njit(function, nogil=True, cache=True, fastmath=_FAST)
     except RuntimeError as error:  # no folder for the cache can be written
