@@ -116,8 +116,9 @@ def _dissect(
 ) -> Result:  # fmt: skip
     with stages.stage("texts"):
         device = settings.torch_device
+        text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
-            lambda texts: encoder.embed_texts(texts, device), f"{encoder.text_digest} {device}",
+            lambda texts: encoder.embed_texts(texts, device), f"{text_digest} {device}",
             concepts.texts, store,
         )  # fmt: skip
     with stages.stage("images"):
@@ -135,6 +136,7 @@ def _dissect(
             for layer, q in captured.activations.items()
         ]
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
+    run["digests"]["encoder texts"] = text_digest
     run["seconds"] = stages.seconds
     return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
 

@@ -15,24 +15,15 @@ from clipdissect.errors import DissectError, unknown
 Options = Mapping[str, Callable[..., Any]]
 
 
-def find(kind: str, options: Options, name: str) -> Callable[..., Any]:
-    """The function behind a name.
-
-    Raises:
-        DissectError: the name isn't one of the options; lists them and the closest.
-    """
-    if name not in options:
-        raise unknown(kind, name, options)
-    return options[name]
-
-
 def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
     """Call the function behind a name, after checking the parameters' names.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    function = find(kind, options, name)
+    if name not in options:
+        raise unknown(kind, name, options)
+    function = options[name]
     valid = inspect.signature(function).parameters
     for parameter in parameters:
         if parameter not in valid:

@@ -40,8 +40,7 @@ def provenance(
         "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
         "precision": settings.numeric,
         "notes": [*encoder.notes, *probe.notes],
-        "digests": {**captured.digests, "encoder texts": encoder.text_digest,
-                    "concepts": concepts.digest},
+        "digests": {**captured.digests, "concepts": concepts.digest},
         "computed": list(captured.computed),
     }  # fmt: skip
 
