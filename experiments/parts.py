@@ -11,11 +11,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
-from clipdissect.capture import Settings
 from clipdissect.dissection import Result, dissect
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.paths import store_dir
+from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.summary import Summary
 
