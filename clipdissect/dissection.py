@@ -20,7 +20,7 @@ from clipdissect.capture import Captured, capture, check_layers, contribute
 from clipdissect.concepts import Concepts
 from clipdissect.describe import describe_layer, top_images_of_layer
 from clipdissect.digest import Transform
-from clipdissect.distributed import ALONE, Team
+from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.paths import store_dir
@@ -138,7 +138,7 @@ def _dissect(
     target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
     settings: Settings, store: Store | None, top: int, images: int, stages: Stages, team: Team,
 ) -> Result:  # fmt: skip
-    with stages.stage("texts"):
+    with stages.stage("texts"), all_cores(team):
         device = settings.torch_device
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
@@ -152,7 +152,7 @@ def _dissect(
         )  # fmt: skip
     _warn_of_skipped(captured, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
-    with stages.stage("similarity"):
+    with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
         described, shown = [], []
         for layer, q in captured.activations.items():  # read one layer at a time
