@@ -65,7 +65,7 @@ class Captured:
     Args:
         images: names of the readable images, in order.
         activations: layer to `q [images, units]`, float32, or to its running top images.
-        image_embeds: `I [images, dims]`, float32, unit rows.
+        read_embeds: reads the image embeddings from the store.
         skipped: names of unreadable images, with the reason.
         computed: which arrays were computed now (the others came from the store).
         digests: of the target, the encoder and the images.
@@ -74,11 +74,16 @@ class Captured:
 
     images: tuple[str, ...]
     activations: Mapping[str, Activations]
-    image_embeds: Float[Tensor, "images dims"]
+    read_embeds: Callable[[], Float[Tensor, "images dims"]]
     skipped: dict[str, str]
     computed: tuple[str, ...]
     digests: dict[str, str]
     holder: Any = field(default=None, repr=False)
+
+    @property
+    def image_embeds(self) -> Float[Tensor, "images dims"]:
+        """`I [images, dims]`, float32, unit rows; read from the store and not held."""
+        return self.read_embeds()
 
 
 @dataclass(frozen=True)
@@ -280,7 +285,7 @@ def _assemble(
     return Captured(
         images=tuple(probe.images[i] for i in readable),
         activations=Lazy(readers),
-        image_embeds=_rows(shards[EMBEDS], keep[EMBEDS]),
+        read_embeds=lambda: _rows(shards[EMBEDS], keep[EMBEDS]),
         computed=computed,
         digests=digests,
         skipped={probe.images[i]: why for i, why in sorted(every.items())},

@@ -65,7 +65,7 @@ class Networks:
     def _in_pieces(self, run: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
         """Run on as many images at a time as fit the device, fewer after running out of memory."""
         while True:
-            pieces = images.split(self.most or len(images))
+            pieces = torch.split(images, self.most or len(images))
             try:
                 found = [run(_place(piece, self.settings.torch_device)) for piece in pieces]
                 return {name: torch.cat([f[name] for f in found]) for name in found[0]}
@@ -80,7 +80,7 @@ class Networks:
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         self.recorder.input_size = (images.shape[-2], images.shape[-1])
-        with self._autocast():
+        with self._autocast(), self._worded():
             self.model(images.to(self.dtype))
         taken = self.recorder.take(layers)
         for layer in layers:
@@ -92,6 +92,19 @@ class Networks:
             embeds = self.encoder.embed_images(images).float()
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        try:
+            yield
+        except (DissectError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not self.settings.compile:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise DissectError(f"torch.compile can't run this target here ({reason}): leave out "
+                               f"compile=true") from error
 
     def _autocast(self) -> Any:
         kind = torch.device(self.settings.torch_device).type

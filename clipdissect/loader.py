@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -117,7 +117,7 @@ class _Keys:
 
 def batches(
     probe: Probe, transforms: Sequence[Transform], requests: Sequence[Request], workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches asked for, in order, every image decoded once, with a progress bar.
 
     Args:
@@ -131,7 +131,7 @@ def batches(
             tensors of different shapes.
     """
     loader = DataLoader(
-        _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,  # type: ignore[arg-type]
+        _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
         collate_fn=_collate, pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from experiments.help import RUNNERS, usage
+from experiments.help import COMMANDS, RUNNERS, usage
 
 
 def main() -> None:
@@ -20,10 +20,11 @@ def main() -> None:
         print(__version__)
         return
     name, *rest = arguments
-    if name not in RUNNERS:
+    if name not in (*RUNNERS, *COMMANDS):
         from clipdissect.errors import unknown
 
-        print(f"error: {unknown('runner', name, RUNNERS)}", file=sys.stderr)
+        valid = (*RUNNERS, *COMMANDS)
+        print(f"error: {unknown('runner or command', name, valid)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"clipdissect {name}", *rest]
     import_module(f"experiments.{name}").main()

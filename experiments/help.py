@@ -6,13 +6,21 @@ import ast
 from pathlib import Path
 
 RUNNERS = ("dissect",)
+# Commands that aren't experiments; each is a module here with a `main` of its own.
+COMMANDS = (
+    "store",
+)  # fmt: skip
 
 USAGE = """usage: clipdissect <runner> [option=value ...]
+       clipdissect <command> [--help]
 
 Label the hidden neurons of a vision network with free text (CLIP-Dissect).
 
 runners:
 {runners}
+
+commands:
+{commands}
 
 `clipdissect <runner> --help` lists the options. A first try that needs no hub and no data:
   clipdissect dissect profile=offline
@@ -42,9 +50,12 @@ def conf_folder() -> Path:
 
 def usage() -> str:
     """Help of the console script."""
-    width = max(map(len, RUNNERS))
-    lines = [f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in RUNNERS]
-    return USAGE.format(runners="\n".join(lines))
+    width = max(map(len, (*RUNNERS, *COMMANDS)))
+    runners, commands = (
+        "\n".join(f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in names)
+        for names in (RUNNERS, COMMANDS)
+    )
+    return USAGE.format(runners=runners, commands=commands)
 
 
 def runner_help(name: str) -> str:
