@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,8 @@ def from_environment() -> Team:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DissectError(f"the processes can't find each other: {reason}") from error
+        # Its threads must have ended before the interpreter does, or the process aborts.
+        atexit.register(distributed.destroy_process_group)
     return Team(distributed.get_rank(), distributed.get_world_size())
 
 

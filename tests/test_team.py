@@ -13,6 +13,7 @@ from tiny import write_colours
 from clipdissect.distributed import ALONE, Team
 
 JOB = """
+import os
 import sys
 from pathlib import Path
 
@@ -32,8 +33,10 @@ team = from_environment()
 net = ColourNet()
 if "differ" in sys.argv and not team.leads:
     net.head.weight.data *= 2
-if "die" in sys.argv and not team.leads:
-    net.conv.register_forward_hook(lambda *_: sys.exit("killed by itself"))
+if "die" in sys.argv:
+    net.conv.register_forward_hook(
+        lambda *_: sys.exit("killed by itself") if os.environ["RANK"] == "1" else None
+    )
 parts = dict(
     probe=probe.build("folder", root=images), encoder=ColourEncoder(),
     similarity=similarity.build("soft_wpmi", top_k=4), store=Store(Path(folder) / "store"),
