@@ -22,7 +22,10 @@ SIMILARITY = [
     "sources",
 ]
 CHECKED = [
-    *(f"clipdissect.{name}" for name in ("capture", "describe", "summary", "texts")),
+    *(
+        f"clipdissect.{name}"
+        for name in ("capture", "describe", "kept", "passes", "sinks", "summary", "texts")
+    ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     "clipdissect.encoder.open_clip",
 ]
