@@ -111,7 +111,7 @@ def _report(name: str, fetched: Fetched) -> None:
     from clipdissect.fetch import ITEMS
 
     if fetched.was_there:
-        print(f"{name} is there already: {fetched.path}")
+        print(f"{name} is there already: {fetched.path} (--force gets it anew)")
         return
     for got in fetched.files:
         digest = "digest as expected" if got.known else "digest not known beforehand"

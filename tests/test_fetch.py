@@ -259,12 +259,16 @@ def test_concurrent_threads_download_once(server: Server, base: Path) -> None:
 
 def test_concurrent_processes_download_once(server: Server, base: Path) -> None:
     url = server.add("words.txt", WORDS * 1000)
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3]);"
-        "from test_fetch import words; from clipdissect.fetch.run import get;"
-        "print(get(words(Path(sys.argv[1]), sys.argv[2])).was_there)"
-    )
-    command = [sys.executable, "-c", code, str(base), url, str(ROOT / "tests")]
+    code = """
+import sys
+from pathlib import Path
+from clipdissect.fetch.run import get
+from clipdissect.fetch.sources import File, Item
+base, url = Path(sys.argv[1]), sys.argv[2]
+ways = ((File("words.txt", (url,)),),)
+print(get(Item("words", "", 8, "", lambda: [base], "w.txt", ways, "", "")).was_there)
+"""
+    command = [sys.executable, "-c", code, str(base), url]
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
@@ -374,13 +378,13 @@ class TestPackages:
 def test_pip_that_fails_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     way = Packages(("no-such-package==1",), "*", "x.zip", "sha256:00")
-    with pytest.raises(MissingResource, match="pip download no-such-package==1: ERROR: No match"):
+    with pytest.raises(MissingResource, match="pip download no-such-package==1: ERROR: "):
         get(replace(images(base), ways=(way,)))
 
 
 def test_apt_that_is_not_there_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingResource, match="apt-get: .*No such file"):
+    with pytest.raises(MissingResource, match=r"apt-get: .*No such file"):
         get(replace(images(base), ways=(Debian("no-such-package"),)))
 
 

@@ -171,7 +171,7 @@ def test_all_sources_fail_and_each_is_told(server: Server, tmp_path: Path) -> No
     with pytest.raises(SourceFailed) as caught:
         download([f"{server.url}/a", "http://127.0.0.1:9/b"], tmp_path / "f")
     assert "/a: the server says 404 Not Found" in str(caught.value)
-    assert "127.0.0.1:9/b: [Errno 111] Connection refused" in str(caught.value)
+    assert "127.0.0.1:9/b: Connection refused" in str(caught.value)
 
 
 def test_redirect_is_followed_with_its_range(server: Server, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_redirect_to_a_local_file_is_refused(server: Server, tmp_path: Path) -> 
     secret = tmp_path / "secret"
     secret.write_text("private")
     server.redirects["/moved"] = secret.as_uri()
-    with pytest.raises(SourceFailed, match="isn't safe|not allowed"):
+    with pytest.raises(SourceFailed, match=r"isn't safe|not allowed"):
         download([f"{server.url}/moved"], tmp_path / "f")
     assert not (tmp_path / "f").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -224,7 +225,7 @@ def test_damaged_and_strange_archives(tmp_path: Path) -> None:
     for make in (make_zip, lambda p, f: make_tar(p, f, "w:gz"), make_deb):
         whole = make(tmp_path / "whole", noise).read_bytes()
         (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DissectError, match="damaged|no zip"):
+        with pytest.raises(DissectError, match=r"damaged|no zip"):
             unpack(tmp_path / "cut", tmp_path / "out")
         assert not (tmp_path / "out").exists()
     both = {"a": b"1", "a/b": b"2"}
@@ -245,11 +246,9 @@ def test_flipped_bits_of_a_zip_are_noticed(tmp_path: Path) -> None:
 @given(names=st.lists(st.text("ab./\\:\0 é", min_size=1, max_size=12), min_size=1, max_size=4))
 def test_no_name_ever_leads_out(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")
-    raw = tar_bytes({name: b"x" for name in names})
+    raw = tar_bytes(dict.fromkeys(names, b"x"))
     (folder / "archive").write_bytes(raw)
-    try:
+    with contextlib.suppress(DissectError, OSError):
         unpack(folder / "archive", folder / "in" / "out")
-    except (DissectError, OSError):
-        pass
     outside = [p for p in folder.rglob("*") if p.is_file() and p != folder / "archive"]
     assert all(p.is_relative_to(folder / "in" / "out") for p in outside)

@@ -223,8 +223,14 @@ def _open(url: str, headers: Mapping[str, str]) -> Any:
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, LASTING):
-            raise SourceFailed(str(reason)) from error
+            raise SourceFailed(_lasting(reason)) from error
         raise _Passing(str(reason) or type(reason).__name__) from error
+
+
+def _lasting(reason: object) -> str:
+    if isinstance(reason, socket.gaierror):
+        return "the host isn't known (no network here?)"
+    return getattr(reason, "strerror", None) or str(reason)
 
 
 def _worded(error: HTTPError) -> Exception:

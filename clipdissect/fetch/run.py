@@ -21,6 +21,8 @@ from clipdissect.fetch.unpack import unpack
 
 log = logging.getLogger(__name__)
 
+AROUND = 3  # folders that an archive may have around the item
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -147,7 +149,7 @@ def _whole(item: Item, stage: Path) -> Path:
             return files[0]
         raise SourceFailed(f"{len(files)} files came where {item.name} is one")
     folders = [stage]
-    for _ in range(3):
+    for _ in range(AROUND + 1):
         found = next((f for f in folders if item.is_complete(f)), None)
         if found:
             return found

