@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
+# With options as Hydra takes them.
 RUNNERS = ("dissect",)
-# Commands that aren't experiments; each is a module here with a `main` of its own.
+# Plain ones, with flags.
 COMMANDS = (
+    "fetch",
     "store",
 )  # fmt: skip
 
@@ -19,7 +22,7 @@ Label the hidden neurons of a vision network with free text (CLIP-Dissect).
 runners:
 {runners}
 
-commands:
+commands (`clipdissect <command> --help`):
 {commands}
 
 `clipdissect <runner> --help` lists the options. A first try that needs no hub and no data:
@@ -50,12 +53,12 @@ def conf_folder() -> Path:
 
 def usage() -> str:
     """Help of the console script."""
+    return USAGE.format(runners=_summaries(RUNNERS), commands=_summaries(COMMANDS))
+
+
+def _summaries(names: Sequence[str]) -> str:
     width = max(map(len, (*RUNNERS, *COMMANDS)))
-    runners, commands = (
-        "\n".join(f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in names)
-        for names in (RUNNERS, COMMANDS)
-    )
-    return USAGE.format(runners=runners, commands=commands)
+    return "\n".join(f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in names)
 
 
 def runner_help(name: str) -> str:
@@ -73,6 +76,6 @@ def runner_help(name: str) -> str:
 
 
 def docstring(name: str) -> str:
-    """A runner's module docstring, read without importing it."""
+    """A runner's or command's module docstring, read without importing it."""
     source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or name

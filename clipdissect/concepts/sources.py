@@ -68,8 +68,8 @@ def google_20k(path: str | None = None) -> Concepts:
         raise MissingResource(
             "the concept list google_20k.txt",
             [str(place.absolute()) for place in places],
-            "set concepts.path to the file, or use concepts=wordfreq_20k (a like list that a "
-            "package ships)",
+            "clipdissect fetch google_20k, or set concepts.path to the file, or use "
+            "concepts=wordfreq_20k (a like list that a package ships)",
         )
     return file(str(found))
 

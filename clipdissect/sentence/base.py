@@ -133,6 +133,6 @@ def _from_hub(repository: str, own: Path) -> Path:
         raise MissingResource(
             f"the sentence encoder {repository}",
             [str(own), constants.HF_HUB_CACHE, "the model hub"],
-            "set sentence.path to its folder, unset HF_HUB_OFFLINE where there is a network, "
-            "or use sentence=minilm",
+            "clipdissect fetch mpnet, or set sentence.path to its folder, or unset HF_HUB_OFFLINE "
+            "where there is a network, or use sentence=minilm",
         ) from error
