@@ -116,6 +116,7 @@ def _dissect(
 ) -> Result:  # fmt: skip
     with stages.stage("texts"):
         device = settings.torch_device
+        notes = encoders.text_notes(encoder, concepts.texts)
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
             lambda texts: encoder.embed_texts(texts, device), f"{text_digest} {device}",
@@ -137,6 +138,7 @@ def _dissect(
         ]
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
+    run["notes"] += notes
     run["seconds"] = stages.seconds
     return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
 

@@ -26,6 +26,7 @@ GIVEN = {
     ("probe", "folder"): ["probe.root=images"],
     ("concepts", "file"): ["concepts.path=words.txt"],
     ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
+    ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
 }
 

@@ -138,4 +138,5 @@ def test_clip_that_cannot_be_had_says_what_to_do(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingResource, match="profile=offline") as caught:
         encoder.build("clip_vit_b16", cache=str(tmp_path))
-    assert caught.value.looked[0] == str(tmp_path)
+    assert caught.value.looked[1] == str(tmp_path)
+    assert "clipdissect fetch clip_vit_b16" in str(caught.value)
