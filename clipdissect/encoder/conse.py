@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clipdissect import digest, sentence
 from clipdissect.classes import imagenet_names
 from clipdissect.digest import Transform
-from clipdissect.encoder.prompts import Prompted, prompted
+from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.target.efficientnet import build_model
@@ -123,6 +123,7 @@ def conse(
         MissingResource: the weights aren't installed.
         DissectError: unknown names, `top` outside 1..1000, or wrong templates.
     """
+    prompting = checked(templates, long_texts)
     if image_size < 32:
         raise DissectError(f"encoder.image_size is {image_size}; it must be at least 32")
     model, _ = build_model(classifier)
@@ -130,7 +131,7 @@ def conse(
     texts = sentence.build(sentence_encoder) if is_named else sentence.local(sentence_encoder)
     name = f"conse({classifier}+{texts.name})"
     encoder = ConSE(name, model, whole_image(image_size), imagenet_names(), texts, top)
-    return prompted(encoder, templates, long_texts)
+    return Prompted(encoder, *prompting)
 
 
 def whole_image(size: int) -> Transform:

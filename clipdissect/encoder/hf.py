@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
 from clipdissect.encoder.batches import in_batches
-from clipdissect.encoder.prompts import Prompted, prompted
+from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
 # Buffers that old checkpoints hold and that networks now make themselves.
@@ -121,6 +121,7 @@ def hf(
         DissectError: not an image-text model, weights that don't fit, an image processor whose
             images differ in size, or wrong templates.
     """
+    prompting = checked(templates, long_texts)
     place = Path(model).expanduser()
     source = str(place) if place.is_dir() else model
     with _explained(model, source, cache):
@@ -130,7 +131,7 @@ def hf(
     name = place.name if place.is_dir() else model
     limit = _context(network, tokenizer)
     encoder = HFImageText(f"hf/{name}", network, ImageProcessor(processor), tokenizer, limit)
-    return prompted(encoder, templates, long_texts)
+    return Prompted(encoder, *prompting)
 
 
 def _network(source: str, cache: str | None) -> nn.Module:

@@ -18,7 +18,7 @@ from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
 from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.batches import in_batches
-from clipdissect.encoder.prompts import Prompted, prompted
+from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -104,6 +104,7 @@ def open_clip(
         DissectError: unknown model or tag, weights made for another activation function, a
             checkpoint that doesn't fit, or wrong templates.
     """
+    prompting = checked(templates, long_texts)
     chosen = _source(model, pretrained, checkpoint)
     path = _weights(chosen, cache)
     network, preprocess = _build(chosen, cache)
@@ -112,7 +113,7 @@ def open_clip(
         chosen.name, network.eval(), preprocess, _tokenizer(chosen, path.parent, cache),
         chosen.notes,
     )  # fmt: skip
-    return prompted(encoder, templates, long_texts)
+    return Prompted(encoder, *prompting)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SETS = ("none", "openai", "imagenet_short")
 LONG_TEXTS = ("report", "error")
 NAMED = 3  # long texts that a report shows
-# No tokenizer makes more tokens of plain ASCII than it has characters, with these added.
+# No tokenizer makes more tokens of ASCII than it has characters, but for these.
 SPECIAL = 4
 
 
@@ -104,17 +104,7 @@ class Prompted:
         Raises:
             DissectError: texts are too long, and `long_texts` is `error`.
         """
-        limit = self.encoder.context_length
-        unsure = [text for text in texts if not self._surely_fits(text, limit)]
-        counts = [
-            self.encoder.count_tokens(_fill(template, unsure))
-            for template in self.templates or ("{}",)
-        ]
-        cut = [
-            (text, most)
-            for text, *of in zip(unsure, *counts, strict=True)
-            if (most := max(of)) > limit
-        ]
+        limit, cut = self.encoder.context_length, self._cut(texts)
         if not cut:
             return ()
         named = ", ".join(f"'{_short(text)}' ({n} tokens)" for text, n in cut[:NAMED])
@@ -126,20 +116,26 @@ class Prompted:
             raise DissectError(f"{what}. Shorten them, or encoder.long_texts=report cuts them")
         return (f"{what}; what is beyond was cut off (encoder.long_texts=error stops instead)",)
 
-    def _surely_fits(self, text: str, limit: int) -> bool:
-        """Known without the tokenizer, which is slow, while nearly all concepts are words."""
-        prompts = [text, *self.templates]
-        plain = all(part.isascii() and "&" not in part for part in prompts)  # & may be an entity
-        return plain and len(text) + max(map(len, self.templates), default=0) + SPECIAL <= limit
+    def _cut(self, texts: Sequence[str]) -> list[tuple[str, int]]:
+        """The texts that are too long, with their tokens in the template that makes most."""
+        limit = self.encoder.context_length
+        room = limit - SPECIAL - max(map(len, self.templates), default=0)
+        if not all(_is_plain(template) for template in self.templates):
+            room = -1
+        # Counting is slow, and nearly all concepts are words.
+        unsure = [text for text in texts if len(text) > room or not _is_plain(text)]
+        if not unsure:
+            return []
+        templates = self.templates or ("{}",)
+        counts = [self.encoder.count_tokens(_fill(template, unsure)) for template in templates]
+        most = [max(of_text) for of_text in zip(*counts, strict=True)]
+        return [(text, n) for text, n in zip(unsure, most, strict=True) if n > limit]
 
 
-def prompted(
-    encoder: CountingEncoder, templates: Any = "none", long_texts: str = "report"
-) -> Prompted:
-    """An encoder with prompt templates.
+def checked(templates: Any, long_texts: str) -> tuple[tuple[str, ...], str]:
+    """What `Prompted` takes beside the encoder, before time is spent on loading one.
 
     Args:
-        encoder: any that counts tokens.
         templates: `none` (the paper's), `openai` (CLIP's 80 for ImageNet), `imagenet_short`
             (CLIP's best 7), or a list of texts with one `{}` each.
         long_texts: of texts beyond the context, `report` (cut, with a note and a warning) or
@@ -150,7 +146,7 @@ def prompted(
     """
     if long_texts not in LONG_TEXTS:
         raise unknown("value of encoder.long_texts", long_texts, LONG_TEXTS)
-    return Prompted(encoder, _templates(templates), long_texts)
+    return _templates(templates), long_texts
 
 
 def _templates(chosen: Any) -> tuple[str, ...]:
@@ -178,6 +174,10 @@ def _packaged(name: str) -> tuple[str, ...]:
         "imagenet_short": sets.SIMPLE_IMAGENET_TEMPLATES,
     }
     return tuple(function("{}") for function in functions[name])
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "&" not in text  # which may begin an entity of HTML
 
 
 def _fill(template: str, texts: Sequence[str]) -> list[str]:
