@@ -154,6 +154,7 @@ def _network(source: str, cache: str | None) -> nn.Module:
         raise DissectError(
             f"the weights in {source} don't fit its {type(model).__name__}: {listed}"
         )
+    model.name_or_path = ""  # the digest is of what the model computes, wherever it lies
     network: nn.Module = model.float().eval()
     return network
 
