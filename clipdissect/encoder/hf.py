@@ -138,8 +138,9 @@ def _network(source: str, cache: str | None) -> nn.Module:
     from transformers import AutoModel
 
     model, info = AutoModel.from_pretrained(
-        source, cache_dir=cache, trust_remote_code=False, output_loading_info=True
-    )
+        source, cache_dir=cache, trust_remote_code=False, output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )  # fmt: skip
     if not all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text")):
         raise DissectError(
             f"{source} is a {type(model).__name__}, which has no features of both images and texts"
@@ -177,6 +178,13 @@ def _check(processor: Any, tokenizer: Any, model: str) -> None:
         )
     if tokenizer.pad_token is None:
         raise DissectError(f"the tokenizer of {model} has no padding token")
+    # Where its files are missing, transformers makes one that knows no words.
+    cat, dog = tokenizer(["cat", "dog"], verbose=False).input_ids
+    if cat == dog:
+        raise DissectError(
+            f"the tokenizer of {model} takes 'cat' and 'dog' for the same word: are its files, "
+            f"such as tokenizer.json, there?"
+        )
 
 
 def _context(network: Any, tokenizer: Any) -> int:
