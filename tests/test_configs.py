@@ -132,6 +132,15 @@ def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: s
     assert "Traceback" not in message
 
 
+def test_values_of_any_type_can_be_given() -> None:
+    config = composed(
+        "encoder.templates=['a photo of a {}.','{}']", "sentence=clip_text",
+        "sentence.parameters={checkpoint: /path, long_texts: error}",
+    )  # fmt: skip
+    assert config["encoder"]["templates"] == ["a photo of a {}.", "{}"]
+    assert config["sentence"]["parameters"] == {"checkpoint": "/path", "long_texts": "error"}
+
+
 def test_value_that_must_be_set_is_named() -> None:
     with pytest.raises(Exception) as caught:
         composed("probe=folder")

@@ -47,14 +47,12 @@ class TextNetwork:
         return self.encoder.embed_texts(texts, device)
 
 
-def clip_text(
-    encoder: str = "clip_vit_b16", parameters: dict[str, Any] | None = None
-) -> TextNetwork:
+def clip_text(encoder: str = "clip_vit_b16", parameters: Any = None) -> TextNetwork:
     """CLIP's text network, for the paper's "CLIP cos" (Sec. 4.2): ViT-B/16, no prompt template.
 
     Args:
         encoder: an encoder's name; metrics carry it.
-        parameters: of that encoder, such as `{checkpoint: /path}`.
+        parameters: a mapping of that encoder's parameters, such as `{checkpoint: /path}`.
 
     Raises:
         MissingResource: the encoder's weights are neither local nor to be downloaded.
