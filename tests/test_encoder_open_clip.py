@@ -305,6 +305,9 @@ def test_what_cannot_be_had_says_what_to_do(
     fetched = str(own_cache / "encoders" / "clip_vit_b16")
     assert caught.value.looked[:2] == (fetched, str(tmp_path))
     assert caught.value.remedy.startswith("clipdissect fetch clip_vit_b16; ")
+    with pytest.raises(MissingResource, match=r"encoder\.checkpoint=") as caught:
+        encoder.build("siglip2_b16", cache=str(tmp_path))
+    assert "fetch" not in caught.value.remedy
     with pytest.raises(MissingResource, match=r"hub \(some/model\)"):
         encoder.build("open_clip", model="hf-hub:some/model", cache=str(tmp_path))
     with pytest.raises(MissingResource, match="check the path"):

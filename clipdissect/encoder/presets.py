@@ -93,7 +93,7 @@ def preset(name: str) -> Callable[..., Prompted]:
         try:
             return open_clip(model, tag, own, cache, templates, long_texts)
         except MissingResource as error:
-            if own:
+            if own or tag != "openai":  # only OpenAI's can be fetched
                 raise
             raise MissingResource(
                 error.what, [str(fetched), *error.looked],
