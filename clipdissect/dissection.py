@@ -140,6 +140,7 @@ def _dissect(
 ) -> Result:  # fmt: skip
     with stages.stage("texts"), all_cores(team):
         device = settings.torch_device
+        notes = encoders.text_notes(encoder, concepts.texts)
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
             lambda texts: encoder.embed_texts(texts, device), f"{text_digest} {device}",
@@ -160,6 +161,7 @@ def _dissect(
             shown.append(top_images_of_layer(layer, q, captured.images, images))
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
+    run["notes"] += notes
     run["seconds"] = stages.seconds
     return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
 

@@ -27,7 +27,7 @@ CHECKED = [
         for name in ("capture", "describe", "kept", "passes", "sinks", "summary", "texts")
     ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
-    "clipdissect.encoder.open_clip",
+    *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
 ]
 install_import_hook(CHECKED, "typechecker.check")
 
