@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import __version__
-from clipdissect.capture import Captured
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
