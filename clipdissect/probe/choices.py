@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipdissect.errors import DissectError, unknown
+from clipdissect.errors import DissectError
 from clipdissect.images import DECODE
 from clipdissect.probe.base import ON_ERROR
 
@@ -15,6 +15,12 @@ IDENTITY = ("stat", "content")
 # Stands in the identity of images that are decoded fast: raise it when the code that decodes or
 # resizes them changes their pixels.
 FAST_VERSION = 1
+
+
+def one_of(name: str, value: str, valid: Sequence[str]) -> None:
+    """Raise a DissectError unless a parameter's value is one of the valid ones."""
+    if value not in valid:
+        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         for name, valid in (("identity", IDENTITY), ("decode", DECODE), ("on_error", ON_ERROR)):
-            if getattr(self, name) not in valid:
-                raise unknown(f"value of probe.{name}", getattr(self, name), valid)
+            one_of(f"probe.{name}", getattr(self, name), valid)
         for name in ("limit", "sample"):
             value = getattr(self, name)
             if value is not None and value < 1:

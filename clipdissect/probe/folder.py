@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images import SUFFIXES, Picture, open_picture
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, one_of
 
 LABELS = ("none", "folders")
 Label = Callable[[str], str | None]
@@ -55,8 +55,7 @@ def folder(
         DissectError: it is a file, or holds no image files; a value that isn't allowed.
     """
     choices = Choices(limit, sample, seed, identity, decode, on_error)
-    if labels not in LABELS:
-        raise unknown("value of probe.labels", labels, LABELS)
+    one_of("probe.labels", labels, LABELS)
     path = existing_folder(root)
     label = top_folder if labels == "folders" else None
     found = of_files(path.name or "folder", path, image_files(path), choices, label)

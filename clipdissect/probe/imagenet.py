@@ -11,14 +11,16 @@ from clipdissect.classes import imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.paths import data_places
 from clipdissect.probe.base import Probe
+from clipdissect.probe.broden import broden as broden_probe
 from clipdissect.probe.choices import Choices
 from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
 from clipdissect.probe.imagenet_truth import find_truth, read_truth, synsets
+from clipdissect.probe.joined import join
 
 log = logging.getLogger(__name__)
 
 # Where the images lie below a folder that people call ImageNet's.
-BELOW = ("", "val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val")
+BELOW = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "")
 FLAT = re.compile(r"ILSVRC2012_val_(\d{8})")
 SYNSET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 NO_LABELS = (
@@ -75,22 +77,13 @@ def imagenet_val(
 def _folder(root: str | None) -> Path:
     tops = [existing_folder(root)] if root else [place / "imagenet" for place in data_places()]
     for place in (top / below for top in tops for below in BELOW):
-        if place.is_dir() and any(_has_images(place)):
+        if place.is_dir():
             return place
-    if root:
-        return tops[0]
     raise MissingResource(
         "ImageNet's validation images",
         [str(top.absolute()) for top in tops],
         "set probe.root to their folder, or choose another probe (probe=folder)",
     )
-
-
-def _has_images(place: Path) -> Sequence[bool]:
-    """Whether images, or folders named like classes, lie right in a folder."""
-    entries = list(place.iterdir())
-    ids = [SYNSET.fullmatch(e.name) is not None for e in entries]
-    return [*ids, *(FLAT.match(e.name) is not None for e in entries)]
 
 
 def _of_folders(files: Sequence[Path], root: Path) -> Label:
@@ -148,3 +141,35 @@ def _number(image: str) -> int:
 def _first(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:
     match = pattern.search(text)
     return match[group] if match else None
+
+
+def imagenet_broden(
+    imagenet: str | None = None,
+    broden: str | None = None,
+    ground_truth: str | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    identity: str = "stat",
+    decode: str = "pil",
+    on_error: str = "skip",
+) -> Probe:
+    """The union of ImageNet's validation images and Broden, a probe of the paper.
+
+    Args:
+        imagenet: `root` of `imagenet_val`.
+        broden: `root` of `broden`.
+        ground_truth: of `imagenet_val`.
+        limit, sample, seed: of the whole union's images; see `Choices`.
+        identity, decode, on_error: see `Choices`.
+
+    Raises:
+        MissingResource, DissectError: from the parts.
+    """
+    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    first = imagenet_val(
+        imagenet, ground_truth, identity=identity, decode=decode, on_error=on_error
+    )
+    second = broden_probe(broden, identity=identity, decode=decode, on_error=on_error)
+    whole = join("imagenet_broden", [first, second], on_error)
+    return whole.subset(choices.pick(len(whole)))

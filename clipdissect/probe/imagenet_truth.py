@@ -63,7 +63,7 @@ def read_truth(path: Path) -> dict[int, str]:
     if lines and lines[0].startswith("ImageId"):
         lines = lines[1:]
     lines = [line for line in lines if line]
-    named = [IMAGE.match(line) for line in lines]
+    named = [IMAGE.search(line) for line in lines]
     if lines and all(named):
         return {int(m[1]): _of_class(path, m[2]) for m in named if m}
     if lines and all(SYNSET.fullmatch(line) for line in lines):
@@ -72,8 +72,8 @@ def read_truth(path: Path) -> dict[int, str]:
         ids = _devkit_ids(path)
         return {i: _look_up(path, ids, int(line)) for i, line in enumerate(lines, 1)}
     raise DissectError(
-        f"{path} is no ground truth of ImageNet: each line must be a WordNet id, the devkit's class "
-        f"number, or an image's name with either"
+        f"{path} is no ground truth of ImageNet: each line must be a WordNet id, the devkit's "
+        f"class number, or an image's name with either"
     )
 
 
