@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from clipdissect.digest import Transform
+from clipdissect.layers import expand
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,14 @@ class Target:
         name: what to call it in results.
         model: the network.
         preprocess: PIL image to the network's input `[channels, h, w]`.
-        layers: modules dissected by default, by dotted name.
+        layers: modules dissected by default, by dotted name; patterns are expanded, see
+            `clipdissect.layers.expand`.
         class_layer: the layer whose units are classes, if any.
         class_names: the classes' names, in unit order.
+        notes: what a reader of the results must know about it.
+
+    Raises:
+        DissectError: a pattern among the layers matches nothing.
     """
 
     name: str
@@ -28,3 +34,7 @@ class Target:
     layers: tuple[str, ...] = ()
     class_layer: str | None = None
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", expand(self.model, self.layers))
