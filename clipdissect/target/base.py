@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from clipdissect.digest import Transform
+from clipdissect.errors import DissectError
 from clipdissect.layers import expand
 
 
@@ -25,7 +27,7 @@ class Target:
         notes: what a reader of the results must know about it.
 
     Raises:
-        DissectError: a pattern among the layers matches nothing.
+        DissectError: a pattern among the layers matches nothing, or a TorchScript program.
     """
 
     name: str
@@ -37,4 +39,9 @@ class Target:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise DissectError(
+                "torch puts no hooks into TorchScript programs: save it to a file and use "
+                "target=torchscript (target.build('torchscript', path=...))"
+            )
         object.__setattr__(self, "layers", expand(self.model, self.layers))

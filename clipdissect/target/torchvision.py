@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipdissect import weights as checkpoints
 from clipdissect.classes import class_names, imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.layers import kind_of
 from clipdissect.target.base import Target
 
 # Layers dissected by default, by the first letters of the network's name: the paper's five of a
@@ -99,7 +100,7 @@ def default_layers(model: str) -> tuple[str, ...]:
 
 def class_layer(model: nn.Module) -> str | None:
     """The last linear layer, whose units are a classifier's classes."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if kind_of(module) == "Linear"]
     return linear[-1] if linear else None
 
 
