@@ -137,10 +137,35 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     """Raise a DissectError unless there are layers, each exists, and none is named twice."""
     if not layers:
         children = ", ".join(name for name, _ in model.named_children())
-        raise DissectError(f"no layers to dissect; for example some of {children}")
+        raise DissectError(
+            f"no layers to dissect: set target.layers (layers=[...]), for example to some of "
+            f"{children}; `clipdissect layers` lists all"
+        )
     if len(set(layers)) < len(layers):
         raise DissectError(f"a layer is listed twice: {', '.join(layers)}")
     find_layers(model, layers)
+
+
+def forward(model: nn.Module, images: Tensor) -> None:
+    """Run the network for what its hooks see.
+
+    Args:
+        model: the network.
+        images: `[images, channels, h, w]`.
+
+    Raises:
+        DissectError: the network raises; most often the preprocessing doesn't fit it.
+    """
+    try:
+        model(images)
+    except DissectError:
+        raise
+    except Exception as error:  # the user's own code
+        reason = " ".join(str(error).split())[:300]
+        raise DissectError(
+            f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
+            f"{reason}. Does the preprocessing give what the network wants (size, channels)?"
+        ) from error
 
 
 def _keys(
@@ -189,7 +214,7 @@ def _run(
             with _autocast(settings):
                 if layers and inputs:
                     recorder.input_size = (inputs[0].shape[-2], inputs[0].shape[-1])
-                    target.model(inputs[0].to(dtype))
+                    forward(target.model, inputs[0].to(dtype))
                     for layer, values in recorder.take(layers).items():
                         _check(layer, values, batch.indices, probe, len(inputs[0]))
                         rows.put(layer, batch.indices, values)

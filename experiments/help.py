@@ -6,13 +6,17 @@ import ast
 from pathlib import Path
 
 RUNNERS = ("dissect",)
+COMMANDS = ("layers",)
 
-USAGE = """usage: clipdissect <runner> [option=value ...]
+USAGE = """usage: clipdissect <runner or command> [option=value ...]
 
 Label the hidden neurons of a vision network with free text (CLIP-Dissect).
 
 runners:
 {runners}
+
+commands:
+{commands}
 
 `clipdissect <runner> --help` lists the options. A first try that needs no hub and no data:
   clipdissect dissect profile=offline
@@ -42,9 +46,7 @@ def conf_folder() -> Path:
 
 def usage() -> str:
     """Help of the console script."""
-    width = max(map(len, RUNNERS))
-    lines = [f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in RUNNERS]
-    return USAGE.format(runners="\n".join(lines))
+    return USAGE.format(runners=_listed(RUNNERS), commands=_listed(COMMANDS))
 
 
 def runner_help(name: str) -> str:
@@ -59,6 +61,11 @@ def runner_help(name: str) -> str:
     return RUNNER_USAGE.format(
         name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf
     )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    width = max(map(len, (*RUNNERS, *COMMANDS)))
+    return "\n".join(f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in names)
 
 
 def docstring(name: str) -> str:

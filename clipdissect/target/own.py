@@ -43,8 +43,8 @@ def module(
             a network, `(network, transform)`, or a `Target`.
         arguments: of the factory, by name.
         layers: modules to dissect, by name or pattern.
-        preprocess: arguments of `preprocess.image_transform` (`image_size`, `resize`, `mean`, `std`,
-            `interpolation`), for a network that doesn't bring its transform.
+        preprocess: arguments of `preprocess.image_transform` (`image_size`, `resize`, `mean`,
+            `std`, `interpolation`), for a network that doesn't bring its transform.
         transform: instead, the import path of a function from a PIL image to the input.
         classes: names of the classes: a file with one a line, or `imagenet`.
         class_layer: the layer whose units the classes are; by default the last linear one.
@@ -134,10 +134,8 @@ def hub_dir(
             "set target.folder to a folder with a hubconf.py",
         )
     try:
-        entries = torch.hub.list(str(root), source="local")
-        if entry not in entries:
-            raise unknown(f"entry of {root}", entry, entries)
-        built = torch.hub.load(str(root), entry, source="local", **dict(arguments or {}))
+        load: Any = torch.hub.load
+        built = load(str(root), entry, source="local", **dict(arguments or {}))
     except DissectError:
         raise
     except Exception as error:  # the user's own code
@@ -153,7 +151,8 @@ def finish(name: str, model: nn.Module, given: Given, brought: Target | None = N
     Raises:
         DissectError: a class layer that doesn't exist, or another number of class names than units.
     """
-    steps, notes = choose(given.transform, given.preprocess, brought and brought.preprocess)
+    own = brought.preprocess if brought else None
+    steps, notes = choose(given.transform, given.preprocess, own)
     layer, names = _classes(model, given.classes, given.class_layer)
     layers = tuple(given.layers or (brought.layers if brought else ()))
     if brought and not names:

@@ -13,9 +13,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 KEYS = ("image_size", "resize", "mean", "std", "interpolation")
 ASSUMED = (
-    "preprocess wasn't told, so it is ImageNet's usual one: shorter side to 256, middle 224 pixels, "
-    "ImageNet mean and deviation. Set target.preprocess or target.transform if the network was "
-    "trained with another"
+    "preprocess wasn't told, so it is ImageNet's usual one: shorter side to 256, middle 224 "
+    "pixels, ImageNet mean and deviation. Set target.preprocess or target.transform if the network "
+    "was trained with another"
 )
 
 
@@ -31,7 +31,7 @@ def image_transform(
     Args:
         image_size: of the input, in pixels: a square's side, or `[height, width]`.
         resize: length of the shorter side before the crop, or `[height, width]` without keeping
-            the proportions; by default `image_size` / 0.875 (256 for 224), as is usual for ImageNet.
+            the proportions; by default `image_size` / 0.875 (256 for 224), as for ImageNet.
         mean: of each channel, in 0..1; one number makes the image grey, `[1, h, w]`.
         std: likewise.
         interpolation: one of `INTERPOLATIONS`.

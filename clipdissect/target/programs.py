@@ -42,8 +42,8 @@ def torchscript(
 
     file = _existing(path)
     with _quiet(), _loading(file, "a TorchScript program (of torch.jit.save)"):
-        script = torch.jit.load(str(file), map_location="cpu")
-        program = Program(script)
+        load: Any = torch.jit.load
+        program = Program(load(str(file), map_location="cpu"))
     _tell_widths(program)
     return finish(file.name, program, Given(layers, preprocess, transform, classes, class_layer))
 
@@ -68,7 +68,7 @@ def exported(
     """
     file = _existing(path)
     with _quiet(), _loading(file, "a program of torch.export.save"):
-        program = torch.export.load(str(file))
+        program: Any = torch.export.load(str(file))
         images = _batch_of(program)
         network: nn.Module = torch.export.unflatten(program)
     if images is not None and images > 1:

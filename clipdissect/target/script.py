@@ -51,8 +51,10 @@ class Program(Echo):
 
     # Not an attribute: digests look at the tensors and the code below instead.
     __slots__ = ("_functions", "_script")
+    _functions: dict[tuple[str, ...], tuple[Any, list[str]]]
+    _script: Any
 
-    def __init__(self, script: torch.jit.ScriptModule) -> None:
+    def __init__(self, script: Any) -> None:
         super().__init__(script)
         object.__setattr__(self, "_script", script.eval())
         object.__setattr__(self, "_functions", {})
@@ -63,7 +65,7 @@ class Program(Echo):
         self._adopt()
         self.eval()
 
-    def forward(self, images: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, images: Tensor) -> Any:
         """The program's output; what hooked layers return goes through their `Echo` first."""
         hooked = tuple(name for name, m in self.named_modules() if name and m._forward_hooks)
         if hooked not in self._functions:

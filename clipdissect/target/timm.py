@@ -118,8 +118,8 @@ def _pretrained(model: str, extra: dict[str, Any]) -> nn.Module:
     if config is not None and not config.has_weights:
         tags = library.list_pretrained(f"{model.split('.')[0]}.*")
         raise DissectError(
-            f"timm has no pretrained weights of {model}: choose one of {', '.join(tags) or 'none'}, "
-            f"or set target.checkpoint, or target.weights=random"
+            f"timm has no pretrained weights of {model}: choose one of {', '.join(tags) or 'none'}"
+            f", or set target.checkpoint, or target.weights=random"
         )
     try:
         return _create(model, extra, pretrained=True)
