@@ -38,12 +38,12 @@ def load(path: str, what: str) -> Any:
     return found
 
 
-def call(path: str, arguments: Mapping[str, Any] | None, what: str) -> Any:
+def call(path: str, arguments: Any, what: str) -> Any:
     """What the function or class behind an import path returns for keyword arguments.
 
     Args:
         path: see `load`.
-        arguments: by name.
+        arguments: see `keywords`.
         what: what it is for, in errors.
 
     Raises:
@@ -52,12 +52,27 @@ def call(path: str, arguments: Mapping[str, Any] | None, what: str) -> Any:
     function: Callable[..., Any] = load(path, what)
     if not callable(function):
         raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
+    named = keywords(arguments)
     try:
-        return function(**dict(arguments or {}))
+        return function(**named)
     except DissectError:
         raise
     except Exception as error:  # the user's own code
         raise DissectError(f"{what}: {path} raised {where(error)}") from error
+
+
+def keywords(arguments: Any) -> dict[str, Any]:
+    """Keyword arguments as a dict, an empty one for None.
+
+    Raises:
+        DissectError: something else than a dict with names as keys.
+    """
+    found = {} if arguments is None else arguments
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise DissectError(
+            f"target.arguments must be names with values, such as {{width: 8}}; got {arguments!r}"
+        )
+    return dict(found)
 
 
 def where(error: BaseException) -> str:

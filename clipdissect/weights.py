@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,8 +133,10 @@ def _load(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    # The encoding matters to pickles of Python 2 alone.
-    return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+    with warnings.catch_warnings():
+        # torch says that it doesn't use the encoding, but does: for the strings of Python 2 alone.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
 
 
 def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

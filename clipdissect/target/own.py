@@ -29,7 +29,7 @@ class Given(NamedTuple):
 
 def module(
     factory: str,
-    arguments: dict[str, Any] | None = None,
+    arguments: Any = None,
     layers: list[str] | None = None,
     preprocess: dict[str, Any] | None = None,
     transform: str | None = None,
@@ -41,7 +41,7 @@ def module(
     Args:
         factory: import path of a function or class; the current folder is importable. It returns
             a network, `(network, transform)`, or a `Target`.
-        arguments: of the factory, by name.
+        arguments: of the factory, a dict by name.
         layers: modules to dissect, by name or pattern.
         preprocess: arguments of `preprocess.image_transform` (`image_size`, `resize`, `mean`,
             `std`, `interpolation`), for a network that doesn't bring its transform.
@@ -71,7 +71,7 @@ def module(
 def checkpoint(
     factory: str,
     checkpoint: str,
-    arguments: dict[str, Any] | None = None,
+    arguments: Any = None,
     layers: list[str] | None = None,
     preprocess: dict[str, Any] | None = None,
     transform: str | None = None,
@@ -85,7 +85,7 @@ def checkpoint(
             `torchvision.models:resnet18`.
         checkpoint: a state dict: safetensors, or what `torch.save` wrote, loaded without running
             anything; wrappers such as `state_dict` and `module.` are taken off.
-        arguments: of the factory, by name.
+        arguments: of the factory, a dict by name.
         layers, preprocess, transform, classes, class_layer: as of `module`.
 
     Raises:
@@ -107,7 +107,7 @@ def checkpoint(
 def hub_dir(
     folder: str,
     entry: str,
-    arguments: dict[str, Any] | None = None,
+    arguments: Any = None,
     layers: list[str] | None = None,
     preprocess: dict[str, Any] | None = None,
     transform: str | None = None,
@@ -119,7 +119,7 @@ def hub_dir(
     Args:
         folder: the folder; nothing is downloaded by us.
         entry: the function in `hubconf.py`.
-        arguments: of the function, by name.
+        arguments: of the function, a dict by name.
         layers, preprocess, transform, classes, class_layer: as of `module`.
 
     Raises:
@@ -135,7 +135,7 @@ def hub_dir(
         )
     try:
         load: Any = torch.hub.load
-        built = load(str(root), entry, source="local", **dict(arguments or {}))
+        built = load(str(root), entry, source="local", **importing.keywords(arguments))
     except DissectError:
         raise
     except Exception as error:  # the user's own code

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from clipdissect import importing
 from clipdissect import weights as checkpoints
 from clipdissect.classes import class_names, imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
@@ -19,7 +20,7 @@ def timm(
     model: str,
     weights: str = "pretrained",
     checkpoint: str | None = None,
-    arguments: dict[str, Any] | None = None,
+    arguments: Any = None,
     classes: str | None = None,
     layers: list[str] | None = None,
 ) -> Target:
@@ -31,7 +32,7 @@ def timm(
         weights: `pretrained` (from the hub), or `random` (seed 0, noted), for trials.
         checkpoint: a local file with the state dict instead. Where its last layer has another
             number of classes, the network is built with as many.
-        arguments: more of `timm.create_model`, such as `img_size`.
+        arguments: more of `timm.create_model`, a dict, such as `{"img_size": 256}`.
         classes: names of the classes: a file with one a line, or `imagenet`; by default ImageNet's
             where the network has its 1000 classes.
         layers: modules to dissect instead of the stages or blocks that timm lists as features.
@@ -47,7 +48,7 @@ def timm(
         raise unknown(f"weights of timm's {model}", weights, WEIGHTS)
     if ":" not in model and not library.is_model(model):
         raise unknown("timm model", model.split(".")[0], library.list_models())
-    extra = dict(arguments or {})
+    extra = importing.keywords(arguments)
     if checkpoint:
         network = _with_state(model, extra, checkpoint)
     elif weights == checkpoints.RANDOM:
@@ -56,7 +57,9 @@ def timm(
         network = _pretrained(model, extra)
     network.eval()
     names, last = _classes(network, classes, is_own="num_classes" in extra)
-    transform = create_transform(**resolve_model_data_config(network), is_training=False)
+    transform = create_transform(
+        **resolve_model_data_config(network, args=_input_size(extra)), is_training=False
+    )
     notes = (checkpoints.RANDOM_NOTE,) if not checkpoint and weights != WEIGHTS[0] else ()
     chosen = tuple(layers or default_layers(network))
     return Target(model, network, transform, chosen, last if names else None, names, notes)
@@ -68,6 +71,15 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
     listed = [entry["module"] for entry in info if isinstance(entry, dict) and "module" in entry]
     names = {name for name, _ in model.named_modules()}
     return tuple(dict.fromkeys(name for name in listed if name in names))
+
+
+def _input_size(extra: dict[str, Any]) -> dict[str, Any]:
+    """timm's word for the size that a network is built for, where it isn't its configuration's."""
+    size = extra.get("img_size")
+    if size is None:
+        return {}
+    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    return {"input_size": (3, *pair)}
 
 
 def _classes(
