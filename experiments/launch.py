@@ -61,6 +61,18 @@ def launch(run: Run, name: str) -> None:
         sys.exit(max(_tell(job_name, error) for job_name, error in failures))
 
 
+def launch_without_folder(run: Run, name: str) -> None:
+    """As `launch`, for a command that writes nothing: what Hydra itself writes is thrown away.
+
+    Args:
+        run: as of `launch`.
+        name: as of `launch`.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipdissect-") as passing:
+        sys.argv += [f"hydra.run.dir={passing}", f"hydra.sweep.dir={passing}"]
+        launch(run, name)
+
+
 def results_folder() -> Path:
     """The folder of the running job."""
     from hydra.core.hydra_config import HydraConfig
