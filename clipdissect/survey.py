@@ -58,10 +58,11 @@ def survey(target: Target, summary: Summary | None = None) -> list[ModuleFacts]:
     """
     summary = summary or Summary()
     image = target.preprocess(Image.new("RGB", (BLANK, BLANK), (128, 128, 128)))[None]
-    floating = (p.dtype for p in target.model.parameters() if p.is_floating_point())
+    floating = (p for p in target.model.parameters() if p.is_floating_point())
+    like = next(floating, image)
     size = (image.shape[-2], image.shape[-1])
     with _watched(target.model, summary, size) as found:
-        run_network(target.model, image.to(next(floating, torch.float32)))
+        run_network(target.model, image.to(like.device, like.dtype))
     for module in found:
         if module.runs != 1:
             module.units = None

@@ -132,6 +132,7 @@ def test_defaults_are_the_papers() -> None:
         ("probe=stamp", r"unknown option of probe 'stamp'.*stamps"),
         ("top=[1]", "top"),
         ("similarity.a=1=2=[", "mismatched input"),
+        ("target.layers=layer4", r"target\.layers must be a list, such as target\.layers=\[a,b\]"),
     ],
 )
 def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: str) -> None:
@@ -197,6 +198,11 @@ def test_options_of_own_networks_are_set_by_name(option: str) -> None:
             f"target={option}", *given, "target.arguments={width: 8, deep: {a: [1]}}"
         )
         assert changed["target"]["arguments"] == {"width": 8, "deep": {"a": [1]}}
+        plus = composed(f"target={option}", *given, "+target.arguments.width=8")
+        assert plus["target"]["arguments"] == {"width": 8}
+        with pytest.raises(Exception) as caught:
+            composed(f"target={option}", *given, "target.arguments.width=8")
+        assert "+target.arguments.width=<value>" in str(explain(caught.value))
     with pytest.raises(Exception) as caught:
         composed(f"target={option}", *given, "target.preprocess.imagesize=3")
     assert "Did you mean target.preprocess.image_size" in str(explain(caught.value))

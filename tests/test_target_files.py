@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from clipdissect import places, target, weights
+from clipdissect.capture import check_layers
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.target.base import Target
 from clipdissect.target.torchvision import PRESETS
@@ -165,6 +167,16 @@ def test_presets_pass_on_what_they_are_given(monkeypatch: pytest.MonkeyPatch) ->
     for name in PRESETS:
         target.build(name, weights="random", layers=["conv1"])
     assert asked == [(name, "random", None, {"layers": ["conv1"]}) for name in PRESETS]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_their_layers_classes_and_preprocessing(name: str) -> None:
+    with torch.device("meta"):  # no memory, no time
+        found = target.build(name, weights="random")
+    check_layers(found.model, found.layers)
+    assert found.model.get_submodule(str(found.class_layer)).out_features == 1000
+    assert len(found.class_names) == 1000
+    assert found.preprocess(Image.new("RGB", (300, 400))).shape == (3, 224, 224)
 
 
 def test_random_weights_are_the_same_each_time_and_noted() -> None:

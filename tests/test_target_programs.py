@@ -139,21 +139,23 @@ def test_real_networks_with_branches() -> None:
     assert all(torch.allclose(expected[n], got[n], atol=1e-4) for n in layers)
 
 
-@pytest.mark.parametrize("name", ["scripted.pt", "any.pt2"])
-def test_digest_is_of_the_program(net: nn.Module, files: Path, name: str, tmp_path: Path) -> None:
-    first = digest.of_model(build(files, name).model)
+def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -> None:
+    names = ("scripted.pt", "any.pt2")
+    first = [digest.of_model(build(files, name).model) for name in names]
     code = (f"from pathlib import Path; from test_target_programs import build; "
             f"from clipdissect import digest; "
-            f"print(digest.of_model(build(Path({str(files)!r}), {name!r}).model))")  # fmt: skip
+            f"folder = Path({str(files)!r}); "
+            f"[print(digest.of_model(build(folder, n).model)) for n in {names}]")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT / "tests", check=True,
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
     )  # fmt: skip
-    assert done.stdout.strip() == first
-    changed = build(files, name).model
-    with torch.no_grad():
-        next(iter(changed.parameters())).add_(1)
-    assert digest.of_model(changed) != first
+    assert done.stdout.split() == first
+    for name, before in zip(names, first, strict=True):
+        changed = build(files, name).model
+        with torch.no_grad():
+            next(iter(changed.parameters())).add_(1)
+        assert digest.of_model(changed) != before
 
 
 def test_program_moves_with_its_tensors(files: Path) -> None:
