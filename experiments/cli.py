@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from experiments.help import RUNNERS, usage
+from experiments.help import COMMANDS, RUNNERS, usage
 
 
 def main() -> None:
-    """Run the runner that the first argument names with the other arguments."""
+    """Run the runner or command that the first argument names with the other arguments."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -20,10 +20,11 @@ def main() -> None:
         print(__version__)
         return
     name, *rest = arguments
-    if name not in RUNNERS:
+    known = (*RUNNERS, *COMMANDS)
+    if name not in known:
         from clipdissect.errors import unknown
 
-        print(f"error: {unknown('runner', name, RUNNERS)}", file=sys.stderr)
+        print(f"error: {unknown('runner or command', name, known)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"clipdissect {name}", *rest]
     import_module(f"experiments.{name}").main()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 
+# With options as Hydra takes them.
 RUNNERS = ("dissect",)
+# Plain ones, with flags.
+COMMANDS = (
+    "concepts",
+)  # fmt: skip
 
 USAGE = """usage: clipdissect <runner> [option=value ...]
 
@@ -13,6 +19,9 @@ Label the hidden neurons of a vision network with free text (CLIP-Dissect).
 
 runners:
 {runners}
+
+commands (`clipdissect <command> --help`):
+{commands}
 
 `clipdissect <runner> --help` lists the options. A first try that needs no hub and no data:
   clipdissect dissect profile=offline
@@ -42,9 +51,12 @@ def conf_folder() -> Path:
 
 def usage() -> str:
     """Help of the console script."""
-    width = max(map(len, RUNNERS))
-    lines = [f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in RUNNERS]
-    return USAGE.format(runners="\n".join(lines))
+    return USAGE.format(runners=_summaries(RUNNERS), commands=_summaries(COMMANDS))
+
+
+def _summaries(names: Sequence[str]) -> str:
+    width = max(map(len, (*RUNNERS, *COMMANDS)))
+    return "\n".join(f"  {name:<{width}}  {docstring(name).splitlines()[0]}" for name in names)
 
 
 def runner_help(name: str) -> str:
@@ -62,6 +74,6 @@ def runner_help(name: str) -> str:
 
 
 def docstring(name: str) -> str:
-    """A runner's module docstring, read without importing it."""
+    """A runner's or command's module docstring, read without importing it."""
     source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or name
