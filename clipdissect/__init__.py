@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipdissect.capture import Settings
     from clipdissect.dissection import Result, dissect
     from clipdissect.errors import DissectError
+    from clipdissect.settings import Settings
     from clipdissect.summary import Summary
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ __all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "diss
 
 _HOMES = {
     "dissect": "dissection", "Result": "dissection", "DissectError": "errors",
-    "Settings": "capture", "Summary": "summary",
+    "Settings": "settings", "Summary": "summary",
 }  # fmt: skip
 _PACKAGES = ("concepts", "encoder", "probe", "sentence", "similarity", "target", "tracking")
 

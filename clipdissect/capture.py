@@ -2,135 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clipdissect import digest
+from clipdissect.captured import Captured, Lazy, joined
+from clipdissect.distributed import ALONE, Team
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
-from clipdissect.hooks import find_layers, recording
-from clipdissect.loader import Skipped, batches, default_workers
+from clipdissect.forward import EMBEDS
+from clipdissect.hooks import find_layers
+from clipdissect.kept import Activations, KeptTop
+from clipdissect.passes import Job, run_jobs
 from clipdissect.probe import Probe
-from clipdissect.store import Entry, Store
-from clipdissect.summary import Summary
+from clipdissect.settings import Settings
+from clipdissect.sinks import Full, Sink, Top, kept_of
+from clipdissect.store import Shard, Store
+from clipdissect.store.entries import Rows
 from clipdissect.target import Target
+
+log = logging.getLogger(__name__)
 
 # Raise one of these when the code that computes the numbers changes their values.
 ACTIVATIONS_VERSION = 1
 EMBEDS_VERSION = 1
 
-EMBEDS = "image embeddings"  # stands among the layers' names, which have no spaces
-PRECISIONS = ("auto", "fp32", "bf16")
+KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to run the networks.
+class Capture:
+    """All that a capture is about.
 
     Args:
-        device: `auto` (CUDA, then the CPU), or a torch device.
-        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
-        batch_size: images a batch.
-        workers: decoding processes; None chooses.
-        summary: how activations are summed up.
-
-    Raises:
-        DissectError: an unknown value, or a device that isn't there.
+        target: the network, with its preprocessing.
+        layers: of the target.
+        encoder: embeds the images.
+        probe: the images.
+        settings: how to run, what to keep.
+        top_k: images a unit to keep where `settings.keep` is `top_k`; at least 100 are.
+        team: the processes that share the work.
     """
 
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int = 32
-    workers: int | None = None
-    summary: Summary = field(default_factory=Summary)
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise DissectError(
-                f"precision is '{self.precision}'; it can be {', '.join(PRECISIONS)}"
-            )
-        if self.batch_size < 1 or (self.workers is not None and self.workers < 0):
-            raise DissectError(
-                f"batch_size must be at least 1 and workers at least 0; got "
-                f"{self.batch_size} and {self.workers}"
-            )
-        try:
-            torch.empty(0, device=self.torch_device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise DissectError(f"device '{self.device}' can't be used here: {reason}") from error
+    target: Target
+    layers: tuple[str, ...]
+    encoder: Encoder
+    probe: Probe
+    settings: Settings
+    top_k: int = 0
+    team: Team = ALONE
 
     @property
-    def torch_device(self) -> str:
-        """The device meant by `auto`."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    def grid(self) -> list[Rows]:
+        """The shards' images."""
+        count, step = len(self.probe), self.settings.shard
+        return [(start, min(start + step, count)) for start in range(0, count, step)]
 
     @property
-    def numeric(self) -> str:
-        """Precision and kind of device, as they stand in the store's keys."""
-        kind = torch.device(self.torch_device).type
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if kind == "cuda" else "fp32"
-        if kind == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32:
-            precision = "tf32"
-        return f"{precision}-{kind}"
-
-
-@dataclass(frozen=True)
-class Captured:
-    """What a probe looks like to the target and to the encoder.
-
-    Args:
-        images: names of the readable images, in order.
-        activations: layer to `q [images, units]`, float32.
-        image_embeds: `I [images, dims]`, float32, unit rows.
-        skipped: names of unreadable images, with the reason.
-        computed: which arrays were computed now (the others came from the store).
-        digests: of the target, the encoder and the images.
-    """
-
-    images: tuple[str, ...]
-    activations: dict[str, Float[Tensor, "images units"]]
-    image_embeds: Float[Tensor, "images dims"]
-    skipped: dict[str, str]
-    computed: tuple[str, ...]
-    digests: dict[str, str]
+    def keeps(self) -> int | None:
+        """Top images a unit, or None for all activations."""
+        return max(self.top_k, KEEP_LEAST) if self.settings.keep == "top_k" else None
 
 
 def capture(
     target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, store: Store | None,
-    settings: Settings,
+    settings: Settings, *, top_k: int = 0, team: Team = ALONE,
 ) -> Captured:  # fmt: skip
     """Activations and image embeddings, from the store where it has them.
 
-    Each image is decoded once for both networks, and only networks with something missing run.
+    Each image is decoded once for both networks, and only networks with something missing run. An
+    interrupted capture goes on after its last whole shard; processes that want the same arrays
+    compute them once. In a team the leader calls this, the others `contribute`. A union is captured
+    part by part, so that parts captured before cost nothing.
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
-            image), no readable image.
+            image), no readable image, a full disk.
     """
-    check_layers(target.model, layers)
-    keys, digests = _keys(target, layers, encoder, probe, settings)
-    entries = {name: store.get(key) if store else None for name, key in keys.items()}
-    missing = [name for name, entry in entries.items() if entry is None]
-    if missing:
-        fresh = _run(
-            target, [n for n in missing if n != EMBEDS], encoder, EMBEDS in missing, probe, settings
-        )
-        for name, entry in fresh.items():
-            entries[name] = entry
-            if store and not any(passing for *_, passing in entry.about["skipped"]):
-                store.put(keys[name], entry)
-    return _assemble(probe, {n: e for n, e in entries.items() if e}, tuple(missing), digests)
+    if probe.parts:
+        parts = [
+            capture(target, layers, encoder, part, store, settings, top_k=top_k, team=team)
+            for part in probe.parts
+        ]
+        return joined(probe, parts)
+    holder = None
+    if store is None:
+        if team.size > 1:
+            raise DissectError("several processes need a store that all of them see")
+        holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        store = Store(Path(holder.name))
+    what = Capture(target, tuple(layers), encoder, probe, settings, top_k, team)
+    keys, digests = _keys(what)
+    shards, computed = _ensure(what, keys, store)
+    return replace(_assemble(what, shards, computed, digests), holder=holder)
+
+
+def contribute(
+    target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, store: Store,
+    settings: Settings, *, top_k: int = 0, team: Team,
+) -> None:  # fmt: skip
+    """A team member's part of `capture`: its share of the images goes into the store.
+
+    Raises:
+        DissectError: as `capture`; or another process stopped.
+    """
+    for part in probe.parts or (probe,):
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        _ensure(what, _keys(what)[0], store)
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
@@ -143,140 +130,165 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     find_layers(model, layers)
 
 
-def _keys(
-    target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, settings: Settings
-) -> tuple[dict[str, str], dict[str, str]]:
+def _keys(what: Capture) -> tuple[dict[str, str], dict[str, str]]:
+    check_layers(what.target.model, what.layers)
     digests = {
-        "target": digest.of_model(target.model),
-        "target preprocess": digest.of_transform(target.preprocess),
-        "encoder images": encoder.image_digest,
-        "encoder preprocess": digest.of_transform(encoder.preprocess),
-        "images": probe.digest,
+        "target": digest.of_model(what.target.model),
+        "target preprocess": digest.of_transform(what.target.preprocess),
+        "encoder images": what.encoder.image_digest,
+        "encoder preprocess": digest.of_transform(what.encoder.preprocess),
+        "images": what.probe.digest,
     }
-    common = (probe.digest, settings.numeric, torch.__version__)
-    summary = (settings.summary.kind, settings.summary.layout)
+    common = (what.probe.digest, what.settings.numeric, torch.__version__)
+    summary = (what.settings.summary.kind, what.settings.summary.layout)
     of_target = (digests["target"], digests["target preprocess"])
     of_encoder = (digests["encoder images"], digests["encoder preprocess"])
+    kind = ("activations",) if what.keeps is None else ("top activations", what.keeps)
     keys = {
-        layer: digest.of("activations", ACTIVATIONS_VERSION, of_target, layer, summary, common)
-        for layer in layers
+        layer: digest.of(*kind, ACTIVATIONS_VERSION, of_target, layer, summary, common)
+        for layer in what.layers
     }
     keys[EMBEDS] = digest.of("image embeds", EMBEDS_VERSION, of_encoder, common)
+    if not what.team.all_equal(digest.of(keys)):
+        raise DissectError(
+            "the processes of this job don't agree on the network, its code, the images or the "
+            "settings: they must see the same files (weights drawn at random need a seed)"
+        )
     return keys, digests
 
 
-# Not inference mode: moving a network to a device in it would spoil its parameters for training.
-@torch.no_grad()
-def _run(
-    target: Target, layers: list[str], encoder: Encoder, embed: bool, probe: Probe,
-    settings: Settings,
-) -> dict[str, Entry]:  # fmt: skip
-    names = [*layers, *([EMBEDS] if embed else [])]
-    rows = _Rows(len(probe))
-    transforms = [target.preprocess] * bool(layers) + [encoder.preprocess] * embed
-    workers = default_workers() if settings.workers is None else settings.workers
-    device = settings.torch_device
-    # A half or double network wants its own type; of a network without weights any will do.
-    floating = (p.dtype for p in target.model.parameters() if p.is_floating_point())
-    dtype = next(floating, torch.float32)
-    with (
-        _ready(target.model, device),
-        recording(target.model, layers, settings.summary) as recorder,
-    ):
-        for batch in batches(probe, transforms, settings.batch_size, workers):
-            rows.skipped += batch.skipped
-            inputs = [_place(images, device) for images in batch.inputs]
-            with _autocast(settings):
-                if layers and inputs:
-                    recorder.input_size = (inputs[0].shape[-2], inputs[0].shape[-1])
-                    target.model(inputs[0].to(dtype))
-                    for layer, values in recorder.take(layers).items():
-                        _check(layer, values, batch.indices, probe, len(inputs[0]))
-                        rows.put(layer, batch.indices, values)
-                if embed and inputs:
-                    embeds = encoder.embed_images(inputs[-1])
-                    _check(EMBEDS, embeds, batch.indices, probe, len(inputs[-1]))
-                    rows.put(EMBEDS, batch.indices, embeds)
-    if len(rows.skipped) == len(probe):
-        raise DissectError(
-            f"none of the {len(probe)} images of probe {probe.name} can be read; "
-            f"the first: {rows.skipped[0].reason}"
-        )
-    skipped = [(s.index, s.reason, s.passing) for s in rows.skipped]
-    about = {"probe": probe.name, "images": len(probe), "skipped": skipped}
-    return {n: Entry({"values": rows.arrays[n]}, {"what": n, **about}) for n in names}
+def _ensure(
+    what: Capture, keys: dict[str, str], store: Store
+) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
+    """Compute what is missing; the leader gets everything's shards, and what was computed."""
+    sinks = {name: _sink(what, name, store.series(key)) for name, key in keys.items()}
+    found = _complete(sinks) if what.team.leads else {}
+    wanted = what.team.share([name for name in sinks if name not in found])
+    computed: list[str] = []
+    if wanted:
+        with _locked(what.team, store, [keys[name] for name in wanted]):
+            # Another process may have been faster.
+            found |= _complete({n: sinks[n] for n in wanted}) if what.team.leads else {}
+            computed = what.team.share([name for name in wanted if name not in found])
+            found |= _fill(what, {name: sinks[name] for name in computed})
+    for name in found:
+        sinks[name].series.used()
+    return found, tuple(computed)
 
 
-class _Rows:
-    """Arrays that are filled image by image; rows of skipped images stay zero."""
+def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
+    missing: dict[str, list[Rows]] = {}
+    if what.team.leads:
+        missing = {name: sink.begin(what.grid) for name, sink in sinks.items()}
+    missing = what.team.share(missing)
+    jobs = _jobs(what.grid, missing)
+    done = len(what.grid) - len(jobs)
+    if done and jobs and what.team.leads:
+        log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
+    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings)
+    what.team.wait()
+    found = {}
+    if what.team.leads:
+        found = {name: sink.finish(what.grid) for name, sink in sinks.items()}
+    what.team.wait()
+    return found
 
-    def __init__(self, images: int) -> None:
-        self.images = images
-        self.arrays: dict[str, Tensor] = {}
-        self.skipped: list[Skipped] = []
 
-    def put(self, name: str, indices: Tensor, values: Tensor) -> None:
-        if name not in self.arrays:
-            self.arrays[name] = torch.zeros(self.images, values.shape[1])
-        self.arrays[name][indices] = values.float().cpu()
+def _jobs(grid: Sequence[Rows], missing: Mapping[str, Sequence[Rows]]) -> list[Job]:
+    """One job for each shard that some array lacks."""
+    wanted: dict[Rows, list[str]] = {}
+    for name, shards in missing.items():
+        for rows in shards:
+            wanted.setdefault(rows, []).append(name)
+    return [Job(rows, tuple(wanted[rows])) for rows in grid if rows in wanted]
+
+
+def _complete(sinks: Mapping[str, Sink]) -> dict[str, list[Shard]]:
+    found = {name: sink.series.complete() for name, sink in sinks.items()}
+    return {name: shards for name, shards in found.items() if shards is not None}
+
+
+def _sink(what: Capture, name: str, series: Any) -> Sink:
+    about = {"what": name, "probe": what.probe.name, "images": len(what.probe),
+             "of": what.encoder.name if name == EMBEDS else what.target.name,
+             "precision": what.settings.numeric}  # fmt: skip
+    if name == EMBEDS or what.keeps is None:
+        return Full(series, about, what.team.rank)
+    return Top(series, {**about, "top_k": what.keeps}, what.keeps, what.team.rank)
 
 
 @contextmanager
-def _ready(model: nn.Module, device: str) -> Iterator[None]:
-    """The network in evaluation mode on the device; both as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    before = next((p.device for p in model.parameters()), torch.device("cpu"))
-    try:
-        model.eval().to(device)
+def _locked(team: Team, store: Store, keys: Sequence[str]) -> Iterator[None]:
+    with ExitStack() as held:
+        if team.leads:
+            held.enter_context(store.locked(keys))
         yield
-    finally:
-        model.to(before)
-        for module, training in modes.items():
-            module.training = training
-
-
-def _place(images: Tensor, device: str) -> Tensor:
-    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
-
-
-def _autocast(settings: Settings) -> Any:
-    precision, kind = settings.numeric.split("-")
-    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _check(layer: str, values: Tensor, indices: Tensor, probe: Probe, images: int) -> None:
-    if len(values) != images:
-        raise DissectError(
-            f"layer {layer} returned {len(values)} rows for {images} images; its "
-            f"first dimension must be the images"
-        )
-    if torch.isfinite(values).all():
-        return
-    row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
-    image = probe.images[int(indices[row])]
-    raise DissectError(
-        f"layer {layer}, unit {unit}: the activation on image {image} is "
-        f"{values[row, unit].item()}, not a finite number"
-    )
 
 
 def _assemble(
-    probe: Probe, entries: dict[str, Entry], computed: tuple[str, ...], digests: dict[str, str]
-) -> Captured:
-    skipped = {i: why for e in entries.values() for i, why, _ in e.about["skipped"]}
-    if skipped and probe.on_error == "raise":
-        first = min(skipped)
-        raise DissectError(f"can't read {probe.images[first]}: {skipped[first]}")
-    keep = torch.tensor([i for i in range(len(probe)) if i not in skipped])
-    arrays = {n: e.arrays["values"] for n, e in entries.items()}
-    if skipped:
-        arrays = {n: a[keep] for n, a in arrays.items()}
-    embeds = arrays.pop(EMBEDS)
+    what: Capture, shards: dict[str, list[Shard]], computed: tuple[str, ...],
+    digests: dict[str, str],
+) -> Captured:  # fmt: skip
+    probe = what.probe
+    skipped = {name: _skipped(found) for name, found in shards.items()}
+    every = {i: why for reasons in skipped.values() for i, why in reasons.items()}
+    readable = [i for i in range(len(probe)) if i not in every]
+    if every and probe.on_error == "raise":
+        first = min(every)
+        raise DissectError(f"can't read {probe.images[first]}: {every[first]}")
+    if not readable:
+        raise DissectError(
+            f"none of the {len(probe)} images of probe {probe.name} can be read; "
+            f"the first: {every[0]}"
+        )
+    keep = {name: _mask(len(probe), own, every) for name, own in skipped.items()}
+    readers = {name: _reader(what, shards[name], keep[name], readable) for name in what.layers}
     return Captured(
-        images=tuple(probe.images[i] for i in keep.tolist()),
-        activations=arrays,
-        image_embeds=embeds,
+        images=tuple(probe.images[i] for i in readable),
+        activations=Lazy(readers),
+        read_embeds=lambda: _rows(shards[EMBEDS], keep[EMBEDS]),
         computed=computed,
         digests=digests,
-        skipped={probe.images[i]: why for i, why in sorted(skipped.items())},
+        skipped={probe.images[i]: why for i, why in sorted(every.items())},
     )
+
+
+def _skipped(shards: Sequence[Shard]) -> dict[int, str]:
+    return {i: why for shard in shards for i, why, _ in shard.about["skipped"]}
+
+
+def _mask(images: int, own: Mapping[int, str], every: Mapping[int, str]) -> Bool[Tensor, " rows"]:
+    """Which of an entry's rows to use: those of images that no entry lacks."""
+    return torch.tensor([i not in every for i in range(images) if i not in own])
+
+
+def _reader(
+    what: Capture, shards: Sequence[Shard], keep: Tensor, readable: Sequence[int]
+) -> Callable[[], Activations]:
+    if what.keeps is None:
+        return lambda: _rows(shards, keep)
+    return lambda: _top(shards, len(what.probe), readable)
+
+
+def _rows(shards: Sequence[Shard], keep: Bool[Tensor, " rows"]) -> Float[Tensor, "images n"]:
+    """An entry's rows: mapped where they lie in one file and all are used, else copied once."""
+    parts = [part for shard in shards if len(part := shard.arrays()["values"])]
+    if len(parts) == 1 and bool(keep.all()):
+        return parts[0]
+    out = torch.empty(int(keep.sum()), parts[0].shape[1])
+    read = written = 0
+    while parts:
+        part = parts.pop(0)  # and with it its pages
+        mask = keep[read : read + len(part)]
+        rows = part if bool(mask.all()) else part[mask]
+        out[written : written + len(rows)] = rows
+        read, written = read + len(part), written + len(rows)
+    return out
+
+
+def _top(shards: Sequence[Shard], images: int, readable: Sequence[int]) -> KeptTop:
+    kept = kept_of(shards[0])
+    assert kept is not None  # some image is readable
+    positions = torch.full((images,), -1)
+    positions[torch.tensor(readable)] = torch.arange(len(readable))
+    return kept.renumbered(positions, len(readable))

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Shaped
-from torch import Tensor
+from jaxtyping import Bool, Shaped
 
+from clipdissect.kept import Activations, dead_units, few_distinct, for_scoring, top_of, units_of
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import Best, ConceptActivations
-from clipdissect.similarity.ranking import top_images
 
 DEAD = "dead"
 FEW = "few_distinct"
@@ -22,7 +21,7 @@ TIED = "tied"
 
 def describe_layer(
     layer: str,
-    activations: Float[Tensor, "images units"],
+    activations: Activations,
     concept_activations: ConceptActivations,
     texts: Sequence[str],
     similarity: Similarity,
@@ -37,20 +36,19 @@ def describe_layer(
 
     Args:
         layer: its name.
-        activations: `q [images, units]`.
+        activations: `q [images, units]`, or its running top images.
         concept_activations: of the same images.
         texts: the concepts.
         similarity: from `similarity.build`.
         top: concepts per unit.
     """
-    units = activations.shape[1]
-    dead = activations.amax(0) == activations.amin(0)
+    units = units_of(activations)
+    dead = dead_units(activations)
     table: dict[str, Any] = {"layer": [layer] * units, "unit": np.arange(units)}
     if dead.all():
         best = _none_best(min(top, len(texts)))
     else:
-        live = activations if not dead.any() else activations[:, ~dead]
-        best = similarity.top(concept_activations, live, top)
+        best = similarity.top(concept_activations, for_scoring(activations, ~dead), top)
     table |= _columns(best, texts, (~dead).numpy())
     few = few_distinct(activations, similarity.parameters.get("top_k"))
     tied = np.asarray(table["margin"]) == 0
@@ -59,17 +57,17 @@ def describe_layer(
 
 
 def top_images_of_layer(
-    layer: str, activations: Float[Tensor, "images units"], images: Sequence[str], count: int
+    layer: str, activations: Activations, images: Sequence[str], count: int
 ) -> pd.DataFrame:
     """The most activating images of every unit: `layer, unit, rank` (from 1), `image, activation`.
 
     Args:
         layer: its name.
-        activations: `q [images, units]`.
+        activations: `q [images, units]`, or its running top images.
         images: the images' names.
         count: images per unit; all of them where there are fewer.
     """
-    top = top_images(activations, min(count, len(images)))
+    top = top_of(activations, count)
     k, units = top.values.shape
     return _frame({
         "layer": layer,
@@ -78,23 +76,6 @@ def top_images_of_layer(
         "image": np.asarray(images, dtype=object)[top.indices.T.reshape(-1).cpu().numpy()],
         "activation": top.values.T.reshape(-1).cpu().numpy(),
     })  # fmt: skip
-
-
-def few_distinct(
-    activations: Float[Tensor, "images units"], top_k: int | None
-) -> Bool[Tensor, " units"]:
-    """Which units have fewer than `top_k` distinct activations; none where `top_k` is None."""
-    units = activations.shape[1]
-    if top_k is None:
-        return torch.zeros(units, dtype=torch.bool)
-    # Most units have distinct top activations, which settles it; only the others are sorted whole.
-    values = top_images(activations, top_k).values
-    suspects = (values[1:] == values[:-1]).any(0).nonzero()[:, 0]
-    ordered = activations[:, suspects].sort(0).values
-    distinct = 1 + (ordered[1:] != ordered[:-1]).sum(0)
-    few = torch.zeros(units, dtype=torch.bool)
-    few[suspects] = distinct < top_k
-    return few
 
 
 def _none_best(n: int) -> Best:

@@ -16,15 +16,18 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
-from clipdissect.capture import Captured, Settings, capture, check_layers
+from clipdissect.capture import capture, check_layers, contribute
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.describe import describe_layer, top_images_of_layer
 from clipdissect.digest import Transform
+from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.paths import store_dir
 from clipdissect.provenance import provenance
 from clipdissect.results import write_result
+from clipdissect.settings import Settings
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.stages import Stages
@@ -68,6 +71,7 @@ def dissect(
     store: Store | str | Path | None = "auto",
     top: int = 5,
     images: int = 10,
+    team: Team = ALONE,
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
@@ -84,6 +88,8 @@ def dissect(
         store: where features are kept; a folder, `auto` for the user cache, None for nowhere.
         top: descriptions per unit.
         images: top images per unit.
+        team: processes that share the images, from `distributed.from_environment`; the leader calls
+            this, the others `assist`.
 
     Returns:
         Descriptions, top images and provenance.
@@ -105,38 +111,58 @@ def dissect(
         kept = kept if kept is None or isinstance(kept, Store) else Store(Path(kept))
     check_layers(chosen.model, chosen.layers)
     _check_counts(scorer, len(image_set), top, images)
+    _check_kept(scorer, settings)
     return _dissect(
-        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages
+        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team
     )
+
+
+def assist(
+    target: Target, *, probe: probes.Probe, encoder: Encoder, similarity: Similarity,
+    settings: Settings, store: Store, images: int, team: Team,
+) -> None:  # fmt: skip
+    """What the other processes of a team do while the leader runs `dissect`: their images.
+
+    Args:
+        target, probe, encoder, similarity, settings, store, images, team: as the leader's.
+
+    Raises:
+        DissectError: as `dissect`; or another process stopped.
+    """
+    contribute(
+        target, target.layers, encoder, probe, store, settings,
+        top_k=_kept_images(similarity, images), team=team,
+    )  # fmt: skip
 
 
 def _dissect(
     target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
-    settings: Settings, store: Store | None, top: int, images: int, stages: Stages,
+    settings: Settings, store: Store | None, top: int, images: int, stages: Stages, team: Team,
 ) -> Result:  # fmt: skip
-    with stages.stage("texts"):
+    with stages.stage("texts"), all_cores(team):
         device = settings.torch_device
+        notes = encoders.text_notes(encoder, concepts.texts)
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
             lambda texts: encoder.embed_texts(texts, device), f"{text_digest} {device}",
             concepts.texts, store,
         )  # fmt: skip
     with stages.stage("images"):
-        captured = capture(target, target.layers, encoder, probe, store, settings)
+        captured = capture(
+            target, target.layers, encoder, probe, store, settings,
+            top_k=_kept_images(scorer, images), team=team,
+        )  # fmt: skip
     _warn_of_skipped(captured, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
-    with stages.stage("similarity"):
+    with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
-        described = [
-            describe_layer(layer, q, activations, concepts.texts, scorer, top)
-            for layer, q in captured.activations.items()
-        ]
-        shown = [
-            top_images_of_layer(layer, q, captured.images, images)
-            for layer, q in captured.activations.items()
-        ]
+        described, shown = [], []
+        for layer, q in captured.activations.items():  # read one layer at a time
+            described.append(describe_layer(layer, q, activations, concepts.texts, scorer, top))
+            shown.append(top_images_of_layer(layer, q, captured.images, images))
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
+    run["notes"] += notes
     run["seconds"] = stages.seconds
     return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
 
@@ -176,6 +202,19 @@ def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None
         )
     if top < 1 or shown < 1:
         raise DissectError(f"top and images must be at least 1; got {top} and {shown}")
+
+
+def _check_kept(scorer: Similarity, settings: Settings) -> None:
+    if settings.keep == "top_k" and scorer.needs_all:
+        raise DissectError(
+            f"similarity {scorer.name} needs the activations of every image: use keep=full "
+            f"(capture.keep=full), or soft_wpmi or wpmi, for which the top images are enough"
+        )
+
+
+def _kept_images(scorer: Similarity, shown: int) -> int:
+    """Top images a unit that the scores and the tables need."""
+    return max(scorer.parameters.get("top_k") or 0, shown)
 
 
 def _warn_of_skipped(captured: Captured, images: int) -> None:

@@ -76,11 +76,11 @@ def final_layer(
         found |= {"top1": right / len(names), "top1_right": right}
     else:
         found |= {"top1": None, "top1_reason": "no class name is among the concepts"}
-    if isinstance(sentences, SentenceEncoder):
+    if sentences is None or isinstance(sentences, MissingResource):
+        found |= {"sentence_cos": None, "sentence_cos_reason": str(sentences or "none configured")}
+    else:
         cosines = _cosines(described, names, sentences, store)
         found |= _mean(f"{sentences.name}_cos", cosines, "no unit is described")
-    else:
-        found |= {"sentence_cos": None, "sentence_cos_reason": str(sentences or "none configured")}
     return found
 
 

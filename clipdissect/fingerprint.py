@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -39,12 +40,17 @@ def of_class(kind: type, depth: int = 0) -> list[Any]:
     """A class's name, its own and inherited methods and plain attributes, up to torch's bases."""
     found: list[Any] = []
     for ancestor in kind.__mro__:
-        if ancestor in (nn.Module, torch.jit.ScriptModule, object):
+        if ancestor in (nn.Module, torch.jit.ScriptModule, object) or _is_base(ancestor):
             break
         for name, value in sorted(vars(ancestor).items(), key=lambda item: item[0]):
             if not name.startswith("__") or name == "__call__":
                 found.append([name, of_value(value, depth + MAX_DEPTH - 4)])
     return [kind.__module__, kind.__qualname__, found]
+
+
+def _is_base(kind: type) -> bool:
+    # What all networks of transformers share loads and saves them.
+    return kind.__module__ == "transformers.modeling_utils"
 
 
 def of_value(value: Any, depth: int = 0) -> Any:
@@ -92,10 +98,19 @@ def _of_object(value: Any, depth: int) -> Any:
         # A module that isn't registered as a child, as in a plain list.
         tensors = [of_value(t) for t in value.state_dict().values()]
         return [tensors, [of_module(m) for m in value.modules()]]
+    if any(base.__module__ == "transformers.configuration_utils" for base in kind.__mro__):
+        return _of_configuration(value)
     if hasattr(value, "__dict__"):
         return [of_class(kind, depth + 1), of_value(vars(value), depth + 1)]
     text = repr(value)
     return [_name(kind), f"opaque {uuid4()}" if " at 0x" in text else text]
+
+
+def _of_configuration(value: Any) -> Any:
+    # Of transformers: its class holds machinery that can't be looked into, the values are plain.
+    plain = json.loads(value.to_json_string(use_diff=False))
+    unimportant = ("_name_or_path", "transformers_version")
+    return [_name(type(value)), {k: v for k, v in plain.items() if k not in unimportant}]
 
 
 def _name(value: Any) -> str | None:

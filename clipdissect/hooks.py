@@ -46,6 +46,10 @@ class Recorder:
         self._met.update(batch)
         return batch
 
+    def forget(self) -> None:
+        """Drop what a forward pass that failed left behind."""
+        self._batch = {}
+
     def record(self, layer: str, parts: tuple[str, ...], output: Any) -> None:
         """Sum up a layer's output at once: a later in-place operation may overwrite it.
 

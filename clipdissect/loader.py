@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from clipdissect.digest import Transform
 from clipdissect.errors import DissectError
 from clipdissect.images import UnreadableImage
 from clipdissect.probe import Probe
+from clipdissect.transforms import apply
 
 log = logging.getLogger(__name__)
 
@@ -42,28 +43,46 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Request:
+    """A batch to decode.
+
+    Args:
+        images: their numbers in the probe.
+        transforms: which transforms to apply, by number.
+    """
+
+    images: range
+    transforms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Decoded images.
 
     Args:
         indices: their numbers in the probe, `[images]`.
-        inputs: for each transform, `[images, channels, h, w]`; empty where none was readable.
+        inputs: transform's number to `[images, channels, h, w]`; empty where no image was readable.
         skipped: the images of the batch that weren't.
         error: a mistake that stops the pass; a value, since an exception that crosses from a worker
             process loses its wording.
     """
 
     indices: Tensor
-    inputs: list[Tensor]
+    inputs: dict[int, Tensor]
     skipped: list[Skipped]
     error: DissectError | None = None
 
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU copies from without waiting; the data loader asks."""
+        return replace(self, inputs={n: images.pin_memory() for n, images in self.inputs.items()})
 
-_Item = list[Tensor] | Skipped | DissectError
+
+_Item = dict[int, Tensor] | Skipped | DissectError
+_Key = tuple[int, tuple[int, ...]]
 
 
 class _Decoded(Dataset[tuple[int, _Item]]):
-    """Decodes an image once and applies every transform to it."""
+    """Decodes an image once and applies the transforms asked for."""
 
     def __init__(self, probe: Probe, transforms: Sequence[Transform]) -> None:
         self.probe, self.transforms = probe, tuple(transforms)
@@ -71,26 +90,40 @@ class _Decoded(Dataset[tuple[int, _Item]]):
     def __len__(self) -> int:
         return len(self.probe)
 
-    def __getitem__(self, index: int) -> tuple[int, _Item]:
+    def __getitem__(self, key: _Key) -> tuple[int, _Item]:
+        index, wanted = key
         try:
-            image = self.probe.read(index)
+            picture = self.probe.read(index)
         except UnreadableImage as error:
             return index, Skipped(index, error.reason, error.passing)
         except DissectError as error:
             return index, error
-        # A copy each: a transform may change the image that it is given.
-        return index, [transform(image.copy()) for transform in self.transforms]
+        return index, {number: apply(self.transforms[number], picture) for number in wanted}
+
+
+class _Keys:
+    """The requests as the data loader wants them, made as it goes: they may be many."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        for request in self.requests:
+            yield [(index, request.transforms) for index in request.images]
 
 
 def batches(
-    probe: Probe, transforms: Sequence[Transform], batch_size: int, workers: int
-) -> Iterator[Batch]:
-    """All images of a probe in order, decoded once each, with a progress bar.
+    probe: Probe, transforms: Sequence[Transform], requests: Sequence[Request], workers: int
+) -> Generator[Batch, None, None]:
+    """The batches asked for, in order, every image decoded once, with a progress bar.
 
     Args:
         probe: the images.
-        transforms: PIL image to tensor; each batch has one input for each.
-        batch_size: images a batch.
+        transforms: PIL image to tensor.
+        requests: which images and transforms make a batch.
         workers: processes that decode; 0 decodes in this one.
 
     Raises:
@@ -98,12 +131,13 @@ def batches(
             tensors of different shapes.
     """
     loader = DataLoader(
-        _Decoded(probe, transforms), batch_size=batch_size, num_workers=workers,
+        _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
         collate_fn=_collate, pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )  # fmt: skip
-    with tqdm(total=len(probe), desc="images", unit="img", disable=None) as bar:
-        report = _LogProgress(len(probe), quiet=not bar.disable)
+    total = sum(len(request.images) for request in requests)
+    with tqdm(total=total, desc="images", unit="img", disable=None) as bar:
+        report = _LogProgress(total, quiet=not bar.disable)
         for batch in loader:
             if batch.error:
                 raise batch.error
@@ -148,16 +182,16 @@ class _LogProgress:
 
 
 def _collate(items: list[tuple[int, _Item]]) -> Batch:
-    good = [(index, got) for index, got in items if isinstance(got, list)]
+    good = [(index, got) for index, got in items if isinstance(got, dict)]
     skipped = [got for _, got in items if isinstance(got, Skipped)]
     error = next((got for _, got in items if isinstance(got, DissectError)), None)
-    inputs: list[Tensor] = []
+    inputs: dict[int, Tensor] = {}
     try:
-        columns = zip(*(got for _, got in good), strict=True) if good else ()
-        inputs = [_stack(column) for column in columns]
+        for number in good[0][1] if good else ():
+            inputs[number] = _stack([got[number] for _, got in good])
     except DissectError as wrong_shape:
         error = wrong_shape
-    return Batch(torch.tensor([i for i, _ in good]), inputs, skipped, error)
+    return Batch(torch.tensor([i for i, _ in good], dtype=torch.int64), inputs, skipped, error)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

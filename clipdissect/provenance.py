@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import __version__
-from clipdissect.capture import Captured, Settings
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
+from clipdissect.settings import Settings
 from clipdissect.similarity import Similarity
 from clipdissect.target import Target
 

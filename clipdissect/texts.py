@@ -32,7 +32,12 @@ def text_embeds(
     found = store.get(key) if store else None
     if found is not None:
         return found.arrays["values"]
-    values = embed(texts)
-    if store:
+    if store is None:
+        return embed(texts)
+    with store.locked([key]):
+        found = store.get(key)  # another process may have been faster
+        if found is not None:
+            return found.arrays["values"]
+        values = embed(texts)
         store.put(key, Entry({"values": values}, {"what": "text embeddings", "texts": len(texts)}))
     return values

@@ -21,6 +21,9 @@ def run(config: Any) -> None:
 
     folder = results_folder()
     parts = Parts.build(config)
+    if not parts.team.leads:
+        parts.assist()
+        return
     result = parts.dissect()
     stages = Stages()
     with stages.stage("metrics"):

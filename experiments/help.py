@@ -11,9 +11,12 @@ RUNNERS = ("dissect",)
 # Plain ones, with flags.
 COMMANDS = (
     "concepts",
+    "fetch",
+    "store",
 )  # fmt: skip
 
 USAGE = """usage: clipdissect <runner> [option=value ...]
+       clipdissect <command> [--help]
 
 Label the hidden neurons of a vision network with free text (CLIP-Dissect).
 

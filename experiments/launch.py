@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +34,11 @@ def launch(run: Run, name: str) -> None:
         print(runner_help(name))
         return
     sys.argv[1:] = _flags_first(sys.argv[1:])
-    _set_up_logging()
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    _set_up_logging(logging.INFO if leads else logging.WARNING)
+    if not leads:
+        os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
+        sys.argv += _without_folder()
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
     failures: list[tuple[str, Exception]] = []
@@ -100,11 +107,18 @@ def _job_name() -> str:
     return f"job {hydra.job.num} ({hydra.job.override_dirname}) "
 
 
-def _set_up_logging() -> None:
-    """Our own messages from INFO on, those of the libraries from WARNING on, bare, to stderr."""
+def _without_folder() -> list[str]:
+    """Overrides for a process that writes no results: Hydra makes a folder in any case."""
+    folder = tempfile.mkdtemp(prefix="clipdissect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return ["hydra.output_subdir=null", f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+
+
+def _set_up_logging(level: int) -> None:
+    """Our own messages from `level`, those of the libraries from WARNING on, bare, to stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for ours in ("clipdissect", "experiments"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+        logging.getLogger(ours).setLevel(level)
 
 
 def _hydra_main(run: Run) -> Callable[[], None]:

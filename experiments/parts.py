@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
-from clipdissect.capture import Settings
-from clipdissect.dissection import Result, dissect
+from clipdissect.dissection import Result, assist, dissect
+from clipdissect.distributed import Team, from_environment, own_device
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.paths import store_dir
+from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.summary import Summary
 
@@ -33,6 +34,7 @@ class Parts:
         settings: how to run the networks.
         top: descriptions a unit.
         images: top images a unit.
+        team: the processes that share the job.
         seconds: how long building took.
     """
 
@@ -46,6 +48,7 @@ class Parts:
     settings: Settings
     top: int
     images: int
+    team: Team
     seconds: float
 
     @classmethod
@@ -56,6 +59,7 @@ class Parts:
             DissectError: a mistake in the config, or one message on all that is missing.
         """
         start = time.perf_counter()
+        team = from_environment()
         settings = _settings(config)
         scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
@@ -65,7 +69,7 @@ class Parts:
         return cls(
             **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
             sentences=_sentences(config, built["target"]),
-            store=store,
+            store=store, team=team,
             seconds=round(time.perf_counter() - start, 3),
         )  # fmt: skip
 
@@ -74,10 +78,17 @@ class Parts:
         result = dissect(
             self.target, probe=self.probe, concepts=self.concepts, encoder=self.encoder,
             similarity=self.similarity, settings=self.settings, store=self.store, top=self.top,
-            images=self.images,
+            images=self.images, team=self.team,
         )  # fmt: skip
         result.run["seconds"]["load"] += self.seconds
         return result
+
+    def assist(self) -> None:
+        """What a process that doesn't lead the team does of a dissection."""
+        assist(
+            self.target, probe=self.probe, encoder=self.encoder, similarity=self.similarity,
+            settings=self.settings, store=self.store, images=self.images, team=self.team,
+        )  # fmt: skip
 
 
 def of_group(build: Build, config: Any) -> Any:
@@ -145,4 +156,4 @@ def _sentences(config: Any, chosen: target.Target) -> Sentences:
 def _settings(config: Any) -> Settings:
     values = parameters(config.capture)
     summary = Summary(values.pop("summary"), values.pop("layout"))
-    return Settings(**values, summary=summary)
+    return Settings(**values | {"device": own_device(values["device"])}, summary=summary)

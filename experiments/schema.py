@@ -38,14 +38,17 @@ class Paths:
 
 @dataclass
 class Capture:
-    """How the networks are run; the fields of `clipdissect.capture.Settings`."""
+    """How the networks are run; the fields of `clipdissect.settings.Settings`."""
 
     device: str = "auto"  # or cpu, cuda, cuda:1
     precision: str = "auto"  # or fp32, bf16
-    batch_size: int = 32
+    batch_size: Optional[int] = None  # noqa: UP045
     workers: Optional[int] = None  # noqa: UP045
     summary: str = "auto"  # or mean, max, cls
     layout: str = "auto"  # or channels_first, channels_last
+    keep: str = "full"  # or top_k: every unit's top images only
+    shard: int = 1024  # images after which an interrupted pass goes on
+    compile: bool = False
 
 
 @dataclass

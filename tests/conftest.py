@@ -22,9 +22,12 @@ SIMILARITY = [
     "sources",
 ]
 CHECKED = [
-    *(f"clipdissect.{name}" for name in ("capture", "describe", "summary", "texts")),
+    *(
+        f"clipdissect.{name}"
+        for name in ("capture", "describe", "kept", "passes", "sinks", "summary", "texts")
+    ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
-    "clipdissect.encoder.open_clip",
+    *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
 ]
 install_import_hook(CHECKED, "typechecker.check")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,12 @@ from PIL import Image
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 
-from clipdissect import probe, store
-from clipdissect.capture import Captured, Settings, capture
+from clipdissect import probe
+from clipdissect.capture import capture
+from clipdissect.captured import Captured
 from clipdissect.errors import DissectError
-from clipdissect.store import Entry, Store
+from clipdissect.settings import Settings
+from clipdissect.store import Store
 from clipdissect.summary import Summary
 from clipdissect.target import Target
 
@@ -243,51 +244,3 @@ def test_bf16_is_close_and_kept_apart(images: Path, tmp_path: Path) -> None:
     rough = run(images, kept, precision="bf16")
     assert len(rough.computed) == 3
     assert torch.allclose(exact.activations["head"], rough.activations["head"], atol=0.02)
-
-
-def test_store_keeps_arrays_and_facts(tmp_path: Path) -> None:
-    kept = Store(tmp_path)
-    assert kept.get("ab12") is None
-    kept.put("ab12", Entry({"values": torch.eye(3)}, {"what": "test"}))
-    found = kept.get("ab12")
-    assert found is not None
-    assert found.arrays["values"].equal(torch.eye(3))
-    assert found.about == {"what": "test"}
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "manifest", "list", "about"])
-def test_damaged_entry_is_noticed(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    kept = Store(tmp_path)
-    kept.put("ab12", Entry({"values": torch.eye(30)}))
-    arrays, about = tmp_path / "ab" / "ab12.safetensors", tmp_path / "ab" / "ab12.json"
-    raw = bytearray(arrays.read_bytes())
-    raw[-1] ^= 1
-    if damage == "flip":
-        arrays.write_bytes(raw)
-    elif damage == "cut":
-        arrays.write_bytes(raw[:-100])
-    elif damage == "about":
-        about.write_text(about.read_text().replace('"about": {}', '"about": {"skipped": []}'))
-    else:
-        about.write_text({"manifest": "{", "list": "[]"}[damage])
-    assert kept.get("ab12") is None
-    assert "damaged entry" in caplog.text
-    kept.put("ab12", Entry({"values": torch.eye(2)}))
-    assert kept.get("ab12") is not None
-
-
-def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(arrays: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    kept = Store(tmp_path)
-    monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        kept.put("ab12", Entry({"values": torch.eye(3)}))
-    assert list((tmp_path / "ab").iterdir()) == []
-    monkeypatch.undo()
-    kept.put("ab12", Entry({"values": torch.eye(3)}))
-    assert json.loads((tmp_path / "ab" / "ab12.json").read_text())["key"] == "ab12"

@@ -30,6 +30,7 @@ GIVEN = {
     ("concepts", "file"): ["concepts.path=words.txt"],
     ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
     ("concepts", "union"): ["concepts.parts=[imagenet,{name: file, path: words.txt}]"],
+    ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
 }
 
@@ -133,6 +134,15 @@ def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: s
     assert message is not None
     assert re.search(says, message, re.DOTALL), message
     assert "Traceback" not in message
+
+
+def test_values_of_any_type_can_be_given() -> None:
+    config = composed(
+        "encoder.templates=['a photo of a {}.','{}']", "sentence=clip_text",
+        "sentence.parameters={checkpoint: /path, long_texts: error}",
+    )  # fmt: skip
+    assert config["encoder"]["templates"] == ["a photo of a {}.", "{}"]
+    assert config["sentence"]["parameters"] == {"checkpoint": "/path", "long_texts": "error"}
 
 
 def test_value_that_must_be_set_is_named() -> None:

@@ -15,9 +15,9 @@ from torch import nn
 
 import clipdissect
 from clipdissect import similarity
-from clipdissect.capture import Settings
 from clipdissect.describe import few_distinct
 from clipdissect.errors import DissectError
+from clipdissect.settings import Settings
 
 SETTINGS = Settings(device="cpu", workers=0)
 

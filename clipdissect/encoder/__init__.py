@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import getattr_static
 from typing import Any
 
 from clipdissect import options
 from clipdissect.encoder.base import Encoder
 from clipdissect.encoder.conse import conse
-from clipdissect.encoder.open_clip import clip_vit_b16, open_clip
+from clipdissect.encoder.hf import hf
+from clipdissect.encoder.open_clip import open_clip
+from clipdissect.encoder.presets import PRESETS, preset
+from clipdissect.encoder.prompts import Prompted
 from clipdissect.errors import DissectError
 
-OPTIONS: dict[str, Callable[..., Encoder]] = {
-    "clip_vit_b16": clip_vit_b16,
+OPTIONS: dict[str, Callable[..., Prompted]] = {
+    **{name: preset(name) for name in PRESETS},
     "conse": conse,
+    "hf": hf,
     "open_clip": open_clip,
 }
 
-__all__ = ["OPTIONS", "Encoder", "build", "resolve"]
+__all__ = ["OPTIONS", "Encoder", "build", "resolve", "text_notes"]
 
 
-def build(name: str, **parameters: Any) -> Encoder:
+def build(name: str, **parameters: Any) -> Prompted:
     """The encoder of a name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    encoder: Encoder = options.call("encoder", OPTIONS, name, parameters)
+    encoder: Prompted = options.call("encoder", OPTIONS, name, parameters)
     return encoder
 
 
@@ -45,3 +49,12 @@ def resolve(what: Encoder | str) -> Encoder:
     if lacking:
         raise DissectError(f"the encoder {type(what).__name__} lacks {', '.join(lacking)}")
     return what
+
+
+def text_notes(encoder: Encoder, texts: Sequence[str]) -> tuple[str, ...]:
+    """What an encoder has to say about texts, such as which are too long for it.
+
+    Raises:
+        DissectError: they are too long, and the encoder's `long_texts` is `error`.
+    """
+    return encoder.text_notes(texts) if isinstance(encoder, Prompted) else ()

@@ -53,3 +53,16 @@ class Encoder(Protocol):
     def embed_texts(self, texts: Sequence[str], device: str) -> Float[Tensor, "texts d"]:
         """Embeddings of texts, float32, on the CPU."""
         ...
+
+
+class CountingEncoder(Encoder, Protocol):
+    """An encoder that can tell which texts are too long for it; a plain one needn't."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that its text network takes, the special ones among them."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before any are cut off, with the special ones."""
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from clipdissect import digest, sentence
 from clipdissect.classes import imagenet_names
 from clipdissect.digest import Transform
+from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.target.efficientnet import build_model
@@ -65,6 +67,15 @@ class ConSE:
         """The sentence encoder's."""
         return self.sentences.digest
 
+    @property
+    def context_length(self) -> int:
+        """The sentence encoder's."""
+        return self.sentences.context_length
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, with the special ones."""
+        return self.sentences.count_tokens(texts)
+
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
@@ -90,7 +101,9 @@ def conse(
     sentence_encoder: str = "minilm",
     top: int = 10,
     image_size: int = 256,
-) -> ConSE:
+    templates: Any = "none",
+    long_texts: str = "report",
+) -> Prompted:
     """ConSE from packaged weights: EfficientNet-Lite2 and a sentence encoder.
 
     Unlike the classifier's own evaluation transform, which enlarges an image and crops its edge
@@ -102,18 +115,23 @@ def conse(
         sentence_encoder: `minilm` (packaged), `mpnet`, or a sentence-transformers folder.
         top: how many classes to sum over.
         image_size: pixels of the shorter side, and of the square.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
+            with `{}`. They are of the concepts only, not of the class names.
+        long_texts: of texts beyond the sentence encoder's context: `report` or `error`.
 
     Raises:
         MissingResource: the weights aren't installed.
-        DissectError: unknown names, or `top` outside 1..1000.
+        DissectError: unknown names, `top` outside 1..1000, or wrong templates.
     """
+    prompting = checked(templates, long_texts)
     if image_size < 32:
         raise DissectError(f"encoder.image_size is {image_size}; it must be at least 32")
     model, _ = build_model(classifier)
     is_named = sentence_encoder in sentence.OPTIONS
     texts = sentence.build(sentence_encoder) if is_named else sentence.local(sentence_encoder)
     name = f"conse({classifier}+{texts.name})"
-    return ConSE(name, model, whole_image(image_size), imagenet_names(), texts, top)
+    encoder = ConSE(name, model, whole_image(image_size), imagenet_names(), texts, top)
+    return Prompted(encoder, *prompting)
 
 
 def whole_image(size: int) -> Transform:

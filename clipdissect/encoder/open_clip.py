@@ -6,20 +6,22 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from clipdissect import digest
+from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
-from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.encoder import open_clip_weights as weights
+from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.prompts import Prompted, checked
+from clipdissect.errors import DissectError, MissingResource
 
-TEXT_BATCH = 256
+LOCAL, HUB = "local-dir:", "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class OpenClip:
         model: has `encode_image` and `encode_text`.
         preprocess: PIL image to the model's input.
         tokenizer: texts to tokens `[texts, context]`.
+        notes: what a reader of the results must know about it.
     """
 
     name: str
@@ -46,9 +49,17 @@ class OpenClip:
 
     @property
     def text_digest(self) -> str:
-        """Changes with the model's weights and code and with the tokenizer's behaviour."""
-        tokens = self.tokenizer(["A photo of 3 cats, isn't it?", "naïve café"])
-        return digest.of("open_clip text 1", self.image_digest, tokens.tolist())
+        """Changes with the model's weights and code and with the tokenizer."""
+        return digest.of("open_clip text 2", self.image_digest, self._tokenizer_digest)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the text network takes."""
+        return int(self.tokenizer.context_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, with the special ones."""
+        return tokens.count(self.tokenizer, texts)
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
@@ -57,105 +68,178 @@ class OpenClip:
         encode: Any = self.model.to(images.device).encode_image
         return F.normalize(encode(images).float(), dim=-1)
 
-    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         """Unit-length text embeddings, `[texts, dims]`, without a prompt template, as the paper."""
         model: Any = self.model.to(device)
-        starts = tqdm(range(0, len(texts), TEXT_BATCH), "texts", disable=None, leave=False)
-        blocks = [
-            model.encode_text(self.tokenizer(list(texts[i : i + TEXT_BATCH])).to(device)).float()
-            for i in starts
-        ]
-        return F.normalize(torch.cat(blocks), dim=-1).cpu()
+        return in_batches(lambda some: model.encode_text(self.tokenizer(some).to(device)), texts)
+
+    @cached_property
+    def _tokenizer_digest(self) -> str:
+        return tokens.digest_of(self.tokenizer)
 
 
 def open_clip(
-    model: str = "ViT-B-16-quickgelu", pretrained: str = "openai", cache: str | None = None
-) -> OpenClip:
+    model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai",
+    checkpoint: str | None = None, cache: str | None = None, templates: Any = "none",
+    long_texts: str = "report",
+) -> Prompted:  # fmt: skip
     """Any open_clip model.
 
+    A tag says more than where to download: what preprocessing and activation function the weights
+    were trained with. A file says neither: give the tag too where one describes it.
+
     Args:
-        model: such as `ViT-B-16-quickgelu`, or `local-dir:<folder>`.
-        pretrained: the weights' tag, or a local checkpoint file; ignored with `local-dir:`.
+        model: such as `ViT-B-16-quickgelu`, `local-dir:<folder>`, or `hf-hub:<repository>`.
+        pretrained: the weights' tag; or a local checkpoint file that no tag describes. Ignored
+            with `local-dir:` and `hf-hub:`.
+        checkpoint: a local file instead of the download, or a folder with it. Where the folder has
+            a `tokenizer.json` and the model uses one of the hub's tokenizers, it is used.
         cache: folder of downloaded weights; the hub's own by default.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
+            with `{}`.
+        long_texts: of texts beyond the context: `report` or `error`.
 
     Raises:
-        MissingResource: the weights are neither cached nor to be downloaded.
-        DissectError: unknown model or tag, weights made for the other activation function, or a
-            checkpoint that doesn't fit.
+        MissingResource: the weights or the tokenizer are neither local nor to be downloaded.
+        DissectError: unknown model or tag, weights made for another activation function, a
+            checkpoint that doesn't fit, or wrong templates.
     """
+    prompting = checked(templates, long_texts)
+    chosen = _source(model, pretrained, checkpoint)
+    path = _weights(chosen, cache)
+    network, preprocess = _build(chosen, cache)
+    weights.load(network, path, chosen.model)
+    encoder = OpenClip(
+        chosen.name, network.eval(), preprocess, _tokenizer(chosen, path.parent, cache),
+        chosen.notes,
+    )  # fmt: skip
+    return Prompted(encoder, *prompting)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What to build: the model's name, its weights' tag where they have one, a local path."""
+
+    model: str
+    tag: str | None
+    path: Path | None
+
+    @property
+    def is_registered(self) -> bool:
+        return not self.model.startswith((LOCAL, HUB))
+
+    @property
+    def name(self) -> str:
+        if self.model.startswith(LOCAL):
+            return f"open_clip/{Path(self.model.removeprefix(LOCAL)).name}"
+        return f"{self.model}/{self.tag or (self.path.name if self.path else '')}".rstrip("/")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.tag or not self.is_registered or not weights.other_activation(self.model):
+            return ()
+        here = "QuickGELU" if weights.is_quick(self.model) else "GELU"
+        return (
+            f"the encoder's weights come from a file, which doesn't say its activation function: "
+            f"{here} was taken ({weights.other_activation(self.model)} has the other)",
+        )
+
+
+def _source(model: str, pretrained: str | None, checkpoint: str | None) -> _Source:
+    path = Path(checkpoint).expanduser() if checkpoint else None
+    if model.startswith(LOCAL):
+        folder = _config_folder(model.removeprefix(LOCAL))
+        return _Source(f"{LOCAL}{folder}", None, path or folder)
+    if model.startswith(HUB):
+        return _Source(model, None, path)
+    as_file = Path(pretrained).expanduser() if pretrained else None
+    if path is None and as_file is not None and as_file.is_file():
+        path, pretrained = as_file, None
+    weights.check_names(model, pretrained)
+    if path is None and pretrained is None:
+        raise DissectError(
+            "the encoder needs weights: encoder.pretrained=<tag> or encoder.checkpoint=<file>"
+        )
+    return _Source(model, pretrained, path)
+
+
+def _config_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not (folder / "open_clip_config.json").is_file():
+        raise MissingResource(
+            "the encoder's configuration",
+            [str((folder / "open_clip_config.json").absolute())],
+            "local-dir: takes a folder with open_clip_config.json and weights",
+        )
+    return folder
+
+
+def _weights(source: _Source, cache: str | None) -> Path:
+    if source.path is None:
+        return weights.download(source.model, source.tag, cache)
+    if not source.path.exists():
+        raise MissingResource(
+            "the encoder's checkpoint", [str(source.path.absolute())], "check the path"
+        )
+    return weights.in_folder(source.path) if source.path.is_dir() else source.path
+
+
+def _build(source: _Source, cache: str | None) -> tuple[nn.Module, Transform]:
     import open_clip as library
 
-    is_local = model.startswith("local-dir:")
-    tag = None if is_local else pretrained
-    if not is_local:
-        _check_names(library, model, pretrained)
+    settings = weights.preprocessing(source.model, source.tag) if source.is_registered else {}
     try:
-        with _quiet():
+        with hub.asked_once(), _quiet():
             network, _, preprocess = library.create_model_and_transforms(
-                model, pretrained=tag, cache_dir=cache, require_pretrained=True
-            )
-    except Exception as error:  # open_clip words a missing download and a wrong shape alike
-        if not is_local and not Path(pretrained).is_file():
-            raise _missing(model, pretrained, cache) from error
-        first = " ".join(str(error).split())[:300]
-        raise DissectError(f"the weights {pretrained} don't fit {model}: {first}") from error
-    tokenizer = library.get_tokenizer(model)
-    return OpenClip(f"{model}/{pretrained}", network.eval(), preprocess, tokenizer)
+                source.model, load_weights=False, pretrained_text=False, cache_dir=cache,
+                **{f"image_{name}": value for name, value in settings.items()},
+            )  # fmt: skip
+    except Exception as error:  # open_clip and timm raise anything
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, OSError):  # transformers, of a text network's configuration
+            raise MissingResource(
+                f"the configuration of {source.model}",
+                [hub.cache_folder(cache), "the model hub"],
+                f"unset HF_HUB_OFFLINE where there is a network ({reason})",
+            ) from error
+        raise DissectError(f"open_clip can't build {source.model}: {reason}") from error
+    return network, preprocess
 
 
-def clip_vit_b16(checkpoint: str | None = None, cache: str | None = None) -> OpenClip:
-    """The paper's encoder: OpenAI's CLIP ViT-B/16.
+def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
+    import open_clip as library
+    from open_clip.tokenizer import HFTokenizer
 
-    open_clip's plain `ViT-B-16` has another activation function than OpenAI's weights.
-
-    Args:
-        checkpoint: a local checkpoint file instead of the download.
-        cache: folder of downloaded weights; the hub's own by default.
-
-    Raises:
-        MissingResource: the weights are neither cached nor to be downloaded.
-    """
-    return open_clip("ViT-B-16-quickgelu", checkpoint or "openai", cache)
-
-
-def _check_names(library: Any, model: str, pretrained: str) -> None:
-    if model not in library.list_models():
-        raise unknown("open_clip model", model, library.list_models())
-    if Path(pretrained).is_file():
-        return
-    tags = library.list_pretrained_tags_by_model(model)
-    if pretrained not in tags:
-        raise unknown(f"open_clip weights of {model} (nor is it a file)", pretrained, tags)
-    trained_quick = bool(library.get_pretrained_cfg(model, pretrained).get("quick_gelu", False))
-    builds_quick = bool((library.get_model_config(model) or {}).get("quick_gelu", False))
-    if trained_quick != builds_quick:
-        other = f"{model}-quickgelu" if trained_quick else model.removesuffix("-quickgelu")
-        raise DissectError(
-            f"the weights {pretrained} were trained with another activation function than {model} "
-            f"has: use model={other}"
-        )
+    name = None
+    try:
+        with hub.asked_once(), _quiet():
+            config = (library.get_model_config(source.model) or {}).get("text_cfg", {})
+            name = config.get("hf_tokenizer_name")
+            if name and (folder / "tokenizer.json").is_file():
+                return HFTokenizer(
+                    str(folder), config.get("context_length", 77), cache_dir=cache,
+                    tokenizer_mode=config.get("tokenizer_mode"),
+                    **config.get("tokenizer_kwargs", {}),
+                )  # fmt: skip
+            return library.get_tokenizer(source.model, cache_dir=cache)
+    except Exception as error:  # as above
+        raise MissingResource(
+            f"the tokenizer of {source.model} ({name})",
+            [str(folder / "tokenizer.json"), hub.cache_folder(cache), "the model hub"],
+            "put its tokenizer.json and tokenizer_config.json beside the checkpoint, or unset "
+            "HF_HUB_OFFLINE where there is a network",
+        ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # open_clip speaks through the root logger, and what it warns of is raised here in our words.
+    # open_clip speaks through the root logger, which it sets up if nobody else has; and what it
+    # warns of is raised here in our words.
     root = logging.getLogger()
-    level = root.level
+    level, handlers = root.level, list(root.handlers)
     root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         root.setLevel(level)
-
-
-def _missing(model: str, pretrained: str, cache: str | None) -> MissingResource:
-    from huggingface_hub import constants
-
-    return MissingResource(
-        f"the image-text encoder {model} ({pretrained})",
-        [cache or constants.HF_HUB_CACHE, "the model hub"],
-        "where there is a network, unset HF_HUB_OFFLINE; where there is none, give a local file "
-        "(encoder.checkpoint of clip_vit_b16, encoder.pretrained of open_clip), or use "
-        "profile=offline (encoder=conse)",
-    )
+        root.handlers[:] = handlers

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 from clipdissect.errors import MissingResource
+from clipdissect.fetch import fetch as get
 from clipdissect.paths import cache_dir
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
@@ -20,7 +17,6 @@ log = logging.getLogger(__name__)
 
 PACKAGE = "tuxpaint-stamps-default"
 INSIDE = Path("usr/share/tuxpaint/stamps")
-TIMEOUT_S = 600
 
 
 def stamps(
@@ -73,59 +69,11 @@ def cached() -> Path:
 
 
 def fetch() -> Path:
-    """Download Debian's package and unpack it into the user cache.
+    """Get Debian's package and unpack it into the user cache; `clipdissect fetch stamps` too.
 
     Raises:
         MissingResource: no apt here, or it can't serve the package.
+        DissectError: the user cache can't be written.
     """
-    target = cache_dir() / PACKAGE
-    target.parent.mkdir(parents=True, exist_ok=True)
     log.info("fetching %s (161 MB, once)", PACKAGE)
-    with tempfile.TemporaryDirectory(prefix=f".{PACKAGE}.", dir=target.parent) as temporary:
-        work = Path(temporary)
-        package = _download(work)
-        _run(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
-        if find() is None:  # another process may have been faster
-            shutil.rmtree(target, ignore_errors=True)  # an older, incomplete one
-            (work / "unpacked").replace(target)
-    return cached()
-
-
-def _download(work: Path) -> Path:
-    try:
-        _run(["apt-get", "download", PACKAGE], work)
-    except MissingResource:
-        # A machine without package lists: make lists of our own, which needs no root.
-        own = _own_lists(work)
-        _run(["apt-get", *own, "update"], work)
-        _run(["apt-get", *own, "download", PACKAGE], work)
-    return next(work.glob(f"{PACKAGE}*.deb"))
-
-
-def _own_lists(work: Path) -> list[str]:
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
-    return ["-o", f"Dir::State::lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
-
-
-def _run(command: list[str], work: Path) -> None:
-    environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said, done = [str(error)], None
-    if done is None or done.returncode:
-        raise MissingResource(
-            f"Debian's package {PACKAGE} ({command[0]}: {said[0]})",
-            [str(Path("/") / INSIDE), str(cached())],
-            f"install {PACKAGE}, or use probe=photos or probe=folder",
-        )
+    return get("stamps", folder=cache_dir()).path / INSIDE

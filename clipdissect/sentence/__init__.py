@@ -7,8 +7,10 @@ from typing import Any
 
 from clipdissect import options
 from clipdissect.sentence.base import SentenceEncoder, local, minilm, mpnet
+from clipdissect.sentence.clip import clip_text
 
 OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
+    "clip_text": clip_text,
     "local": local,
     "minilm": minilm,
     "mpnet": mpnet,

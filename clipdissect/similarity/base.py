@@ -48,6 +48,7 @@ class Similarity(ABC):
 
     memory_gb: float = 2.0
     name: ClassVar[str]
+    needs_all: ClassVar[bool] = True  # or only every unit's top images
 
     def __post_init__(self) -> None:
         """Check the parameters.

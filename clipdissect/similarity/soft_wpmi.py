@@ -55,6 +55,7 @@ class SoftWpmi(Similarity):
     eps: float = 1e-7
     membership: str = "rank"
     name: ClassVar[str] = "soft_wpmi"
+    needs_all: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters."""

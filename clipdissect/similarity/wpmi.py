@@ -42,6 +42,7 @@ class Wpmi(Similarity):
     top_k: int = 28
     eps: float = 1e-7
     name: ClassVar[str] = "wpmi"
+    needs_all: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters."""

@@ -11,6 +11,7 @@ from torch import nn
 from clipdissect import weights as checkpoints
 from clipdissect.classes import imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.fetch import ITEMS
 from clipdissect.target.base import Target
 
 RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -79,6 +80,12 @@ def _extra(model: str, weights: Any) -> dict[str, Any]:
     return {"image_size": weights.meta["min_size"][0]} if model.startswith("vit_") else {}
 
 
+def _fetch(file: str) -> str:
+    """How to get a checkpoint of this name, where `clipdissect fetch` knows it."""
+    name = next((item.name for item in ITEMS.values() if item.place == file), None)
+    return f"clipdissect fetch {name}, " if name else ""
+
+
 def _download(weights: Any) -> dict[str, Any]:
     import torch
 
@@ -91,5 +98,6 @@ def _download(weights: Any) -> dict[str, Any]:
         raise MissingResource(
             f"the weights {weights} ({error})",
             [str(cached), weights.url],
-            f"download the file to {cached}, set target.checkpoint, or use profile=offline",
+            f"{_fetch(cached.name)}download the file to {cached}, set target.checkpoint, or use "
+            f"profile=offline",
         ) from error

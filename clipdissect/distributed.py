@@ -1,0 +1,157 @@
+"""Many processes on one job, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from clipdissect.errors import DissectError
+
+T = TypeVar("T")
+# Waiting for somebody else's pass over a large probe is no fault; a process that dies is noticed at
+# once, because its connections close.
+PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that work on a job.
+
+    Args:
+        rank: this one's number; 0 leads.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process plans, scores and writes results."""
+        return self.rank == 0
+
+    def share(self, value: T) -> T:
+        """The leader's value, in every process.
+
+        Raises:
+            DissectError: another process of the team has stopped.
+        """
+        if self.size == 1:
+            return value
+        from torch import distributed
+
+        box: list[Any] = [value if self.leads else None]
+        try:
+            distributed.broadcast_object_list(box, src=0)
+        except RuntimeError as error:
+            raise self._alone(error) from error
+        shared: T = box[0]
+        return shared
+
+    def all_equal(self, value: str) -> bool:
+        """Whether every process has the same text."""
+        return len(set(self._gather(value))) == 1
+
+    def wait(self) -> None:
+        """Until every process is here.
+
+        Raises:
+            DissectError: another process of the team has stopped.
+        """
+        self._gather("")
+
+    def part(self, jobs: Sequence[T]) -> Sequence[T]:
+        """This process's share: a run of neighbours, at most one longer than anybody's."""
+        first, stop = (len(jobs) * n // self.size for n in (self.rank, self.rank + 1))
+        return jobs[first:stop]
+
+    def _gather(self, value: str) -> list[str]:
+        if self.size == 1:
+            return [value]
+        from torch import distributed
+
+        gathered: list[Any] = [None] * self.size
+        try:
+            distributed.all_gather_object(gathered, value)
+        except RuntimeError as error:
+            raise self._alone(error) from error
+        return gathered
+
+    def _alone(self, error: RuntimeError) -> DissectError:
+        reason = str(error).splitlines()[0]
+        return DissectError(
+            f"process {self.rank} of {self.size} stopped because another one did (its message is "
+            f"above or in its own log): {reason}. What was finished is kept; run again to go on"
+        )
+
+
+ALONE = Team()
+
+
+def from_environment() -> Team:
+    """The team that `torchrun` set up, or this process alone.
+
+    Uses gloo for messages between processes; images, activations and results go through the
+    store's folder, which all of them must see. On CUDA, nccl is there for the networks' own use.
+
+    Raises:
+        DissectError: the processes can't find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+        return ALONE
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            distributed.init_process_group(backend, timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DissectError(f"the processes can't find each other: {reason}") from error
+        # Its threads must have ended before the interpreter does, or the process aborts.
+        atexit.register(distributed.destroy_process_group)
+    return Team(distributed.get_rank(), distributed.get_world_size())
+
+
+@contextmanager
+def all_cores(team: Team) -> Iterator[None]:
+    """For what the leader does while the others wait: threads as a process alone would have them.
+
+    `torchrun` leaves each process one thread; and sums are split by threads, so that a score's last
+    digit would not be the same as without it.
+    """
+    before = torch.get_num_threads()
+    if team.size > 1 and team.leads and before == 1:
+        torch.set_num_threads(_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    """Physical cores that this process may use, which is what torch takes by default."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    siblings = [
+        Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        for number in usable
+    ]
+    return len({path.read_text() if path.is_file() else str(path) for path in siblings})
+
+
+def own_device(device: str) -> str:
+    """`auto` on a machine with several GPUs and processes: the process's own GPU."""
+    if device == "auto" and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return device

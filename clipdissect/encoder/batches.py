@@ -1,0 +1,31 @@
+"""Embedding texts a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+TEXT_BATCH = 256
+
+
+@torch.no_grad()
+def in_batches(
+    embed: Callable[[list[str]], Tensor], texts: Sequence[str]
+) -> Float[Tensor, "texts d"]:
+    """Unit-length embeddings of texts, float32, on the CPU, `[texts, dims]`.
+
+    Args:
+        embed: texts to vectors `[texts, dims]` of any length, on any device.
+        texts: what to embed; one batch at a time is on the device.
+    """
+    starts = tqdm(range(0, len(texts), TEXT_BATCH), "texts", disable=None, leave=False)
+    blocks = []
+    for start in starts:
+        vectors = embed(list(texts[start : start + TEXT_BATCH]))
+        blocks.append(F.normalize(vectors.float(), dim=-1).cpu())
+    return torch.cat(blocks)

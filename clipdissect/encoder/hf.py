@@ -1,0 +1,226 @@
+"""Image-text models of transformers, such as CLIPModel and SiglipModel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdissect import digest, hub, tokens
+from clipdissect.digest import Transform
+from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.prompts import Prompted, checked
+from clipdissect.errors import DissectError, MissingResource
+
+# Buffers that old checkpoints hold and that networks now make themselves.
+_HARMLESS = ("position_ids",)
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """An image processor of transformers as a transform, PIL image to `[channels, h, w]`.
+
+    Args:
+        processor: from `AutoImageProcessor`.
+    """
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The network's input for one RGB image."""
+        values: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        return values[0]
+
+
+@dataclass(frozen=True)
+class HFImageText:
+    """A model of transformers with `get_image_features` and `get_text_features`.
+
+    Args:
+        name: what to call it in results.
+        model: the model.
+        preprocess: PIL image to the model's input.
+        tokenizer: from `AutoTokenizer`.
+        context_length: tokens that the text network takes.
+        notes: what a reader of the results must know about it.
+    """
+
+    name: str
+    model: nn.Module
+    preprocess: Transform
+    tokenizer: Any
+    context_length: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image_digest(self) -> str:
+        """Changes with the model's weights, code and configuration."""
+        return digest.of_model(self.model)
+
+    @property
+    def text_digest(self) -> str:
+        """Changes with the model's weights, code and configuration and with the tokenizer."""
+        return digest.of("hf text 1", self.image_digest, self._tokenizer_digest)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, with the special ones."""
+        return tokens.count_hf(self.tokenizer, texts)
+
+    def embed_images(
+        self, images: Float[Tensor, "images channels h w"]
+    ) -> Float[Tensor, "images d"]:
+        """Unit-length image embeddings, `[images, dims]`."""
+        features: Any = self.model.to(images.device).get_image_features
+        return F.normalize(_vectors(features(pixel_values=images)).float(), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
+        """Unit-length text embeddings, `[texts, dims]`, without a prompt template."""
+        features: Any = self.model.to(device).get_text_features
+        return in_batches(lambda some: _vectors(features(**self._tokens(some, device))), texts)
+
+    def _tokens(self, texts: list[str], device: str) -> Mapping[str, Tensor]:
+        # Always padded to the context: SigLIP was trained so, and to CLIP it makes no difference.
+        found: Any = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.context_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        moved: Mapping[str, Tensor] = found.to(device)
+        return moved
+
+    @cached_property
+    def _tokenizer_digest(self) -> str:
+        return tokens.digest_of_hf(self.tokenizer, self.context_length)
+
+
+def hf(
+    model: str, cache: str | None = None, templates: Any = "none", long_texts: str = "report"
+) -> Prompted:
+    """Any image-text model of transformers, from a local folder or the hub.
+
+    The model's own image processor and tokenizer are used. Code that comes with a model is never
+    run, and pickled weights are opened with `weights_only`.
+
+    Args:
+        model: a folder as `save_pretrained` writes it, or a name on the hub, such as
+            `openai/clip-vit-base-patch16`.
+        cache: folder of downloaded weights; the hub's own by default.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
+            with `{}`.
+        long_texts: of texts beyond the context: `report` or `error`.
+
+    Raises:
+        MissingResource: no such folder; or neither in the hub's cache nor to be downloaded.
+        DissectError: not an image-text model, weights that don't fit, an image processor whose
+            images differ in size, or wrong templates.
+    """
+    prompting = checked(templates, long_texts)
+    place = Path(model).expanduser()
+    source = str(place) if place.is_dir() else model
+    with _explained(model, source, cache):
+        network = _network(source, cache)
+        processor, tokenizer = _processors(source, cache)
+    _check(processor, tokenizer, model)
+    name = place.name if place.is_dir() else model
+    limit = _context(network, tokenizer)
+    encoder = HFImageText(f"hf/{name}", network, ImageProcessor(processor), tokenizer, limit)
+    return Prompted(encoder, *prompting)
+
+
+def _network(source: str, cache: str | None) -> nn.Module:
+    from transformers import AutoModel
+
+    model, info = AutoModel.from_pretrained(
+        source, cache_dir=cache, trust_remote_code=False, output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )  # fmt: skip
+    if not all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text")):
+        raise DissectError(
+            f"{source} is a {type(model).__name__}, which has no features of both images and texts"
+        )
+    wrong = {
+        kind: sorted(str(key) for key in info.get(f"{kind}_keys", ()))
+        for kind in ("missing", "unexpected", "mismatched")
+    }
+    wrong["unexpected"] = [k for k in wrong["unexpected"] if not k.endswith(_HARMLESS)]
+    listed = "; ".join(f"{kind}: {', '.join(keys[:3])}" for kind, keys in wrong.items() if keys)
+    if listed:
+        raise DissectError(
+            f"the weights in {source} don't fit its {type(model).__name__}: {listed}"
+        )
+    model.name_or_path = ""  # the digest is of what the model computes, wherever it lies
+    network: nn.Module = model.float().eval()
+    return network
+
+
+def _processors(source: str, cache: str | None) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    return (
+        AutoImageProcessor.from_pretrained(source, cache_dir=cache, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(source, cache_dir=cache, trust_remote_code=False),
+    )
+
+
+def _check(processor: Any, tokenizer: Any, model: str) -> None:
+    shape = tuple(ImageProcessor(processor)(Image.new("RGB", (64, 48))).shape)
+    if len(shape) != 3:
+        raise DissectError(
+            f"the image processor of {model} makes arrays of shape {shape} rather than images "
+            f"[channels, height, width]; models of variable resolution can't be used"
+        )
+    if tokenizer.pad_token is None:
+        raise DissectError(f"the tokenizer of {model} has no padding token")
+    # Where its files are missing, transformers makes one that knows no words.
+    cat, dog = tokenizer(["cat", "dog"], verbose=False).input_ids
+    if cat == dog:
+        raise DissectError(
+            f"the tokenizer of {model} takes 'cat' and 'dog' for the same word: are its files, "
+            f"such as tokenizer.json, there?"
+        )
+
+
+def _context(network: Any, tokenizer: Any) -> int:
+    text = getattr(network.config, "text_config", network.config)
+    positions = getattr(text, "max_position_embeddings", tokenizer.model_max_length)
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def _vectors(output: Any) -> Tensor:
+    """The features; transformers 5 wraps them together with what they were made from."""
+    found: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return found
+
+
+@contextmanager
+def _explained(model: str, source: str, cache: str | None) -> Iterator[None]:
+    from transformers.utils import logging as messages
+
+    level = messages.get_verbosity()
+    messages.set_verbosity(messages.CRITICAL)  # what it warns of is raised here
+    messages.disable_progress_bar()
+    try:
+        with hub.asked_once():
+            yield
+    except DissectError:
+        raise
+    except Exception as error:  # transformers raises anything
+        reason = " ".join(str(error).split())[:300]
+        if Path(source).is_dir():
+            raise DissectError(f"{source} is not a usable model folder: {reason}") from error
+        raise MissingResource(
+            f"the image-text model {model}",
+            [str(Path(model).absolute()), hub.cache_folder(cache), "the model hub"],
+            "give a folder with config.json, weights, image processor and tokenizer "
+            f"(encoder.model=/path), or unset HF_HUB_OFFLINE where there is a network ({reason})",
+        ) from error
+    finally:
+        messages.set_verbosity(level)
+        messages.enable_progress_bar()

@@ -1,0 +1,46 @@
+"""Getting the data and weights that the paper's experiments need. `ITEMS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipdissect.errors import unknown
+from clipdissect.fetch.items import ITEMS
+from clipdissect.fetch.run import Fetched, get
+from clipdissect.fetch.sources import Item
+
+__all__ = ["ITEMS", "Fetched", "Item", "fetch", "find"]
+
+
+def find(name: str) -> Path | None:
+    """Where an item is already, or None.
+
+    Raises:
+        DissectError: unknown name; lists the valid ones.
+    """
+    return _item(name).find()
+
+
+def fetch(
+    name: str, folder: Path | None = None, own: Sequence[str] = (), force: bool = False
+) -> Fetched:
+    """Get an item, unless it is there already; see `run.get`.
+
+    Args:
+        name: one of `ITEMS`.
+        folder: put it below this folder instead of where the library looks.
+        own: addresses of the user's own, instead of the known sources.
+        force: get it anew and replace what is there.
+
+    Raises:
+        MissingResource: no source gives it; says what to do by hand.
+        DissectError: unknown name, the disk is full, or the folder can't be written.
+    """
+    return get(_item(name), folder, own, force)
+
+
+def _item(name: str) -> Item:
+    if name not in ITEMS:
+        raise unknown("item", name, ITEMS)
+    return ITEMS[name]

@@ -1,0 +1,157 @@
+"""Both networks, ready to turn batches of images into activations and embeddings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipdissect.encoder import Encoder
+from clipdissect.errors import DissectError
+from clipdissect.hooks import Recorder, recording
+from clipdissect.settings import Settings
+from clipdissect.target import Target
+
+log = logging.getLogger(__name__)
+
+EMBEDS = "image embeddings"  # stands among the layers' names, which have no spaces
+Outputs = dict[str, Tensor]
+
+
+class Networks:
+    """The target with its hooks, and the encoder; see `networks`.
+
+    Args:
+        target, encoder: the networks.
+        recorder: what the hooks fill.
+        settings: device and precision.
+    """
+
+    def __init__(
+        self, target: Target, encoder: Encoder, recorder: Recorder, settings: Settings
+    ) -> None:
+        self.encoder, self.recorder, self.settings = encoder, recorder, settings
+        self.model = torch.compile(target.model) if settings.compile else target.model
+        # A half or double network wants its own type; of one without weights any will do.
+        floating = (p.dtype for p in target.model.parameters() if p.is_floating_point())
+        self.dtype = next(floating, torch.float32)
+        self.most: int | None = None  # images that fit the device at once, once that is known
+
+    def __call__(
+        self, wanted: Collection[str], for_target: Tensor | None, for_encoder: Tensor | None
+    ) -> Outputs:
+        """The wanted arrays, `[images, ...]`, on the device.
+
+        Args:
+            wanted: layers and perhaps `EMBEDS`.
+            for_target: preprocessed images, where a layer is wanted.
+            for_encoder: preprocessed images, where embeddings are.
+
+        Raises:
+            DissectError: a layer's output can't be used.
+        """
+        layers = [name for name in wanted if name != EMBEDS]
+        found: Outputs = {}
+        if layers and for_target is not None:
+            found |= self._in_pieces(lambda images: self._activations(images, layers), for_target)
+        if EMBEDS in wanted and for_encoder is not None:
+            found |= self._in_pieces(self._embeds, for_encoder)
+        return found
+
+    def _in_pieces(self, run: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+        """Run on as many images at a time as fit the device, fewer after running out of memory."""
+        while True:
+            pieces = torch.split(images, self.most or len(images))
+            try:
+                found = [run(_place(piece, self.settings.torch_device)) for piece in pieces]
+                return {name: torch.cat([f[name] for f in found]) for name in found[0]}
+            except torch.OutOfMemoryError:
+                largest = len(pieces[0])
+                if largest == 1:
+                    raise
+                self.recorder.forget()
+                self.most = largest // 2
+            torch.cuda.empty_cache()
+            log.info("out of memory: going on with %d images at a time", self.most)
+
+    def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
+        self.recorder.input_size = (images.shape[-2], images.shape[-1])
+        with self._autocast(), self._worded():
+            self.model(images.to(self.dtype))
+        taken = self.recorder.take(layers)
+        for layer in layers:
+            _check_rows(layer, taken[layer], len(images))
+        return {layer: taken[layer] for layer in layers}
+
+    def _embeds(self, images: Tensor) -> Outputs:
+        with self._autocast():
+            embeds = self.encoder.embed_images(images).float()
+        _check_rows(EMBEDS, embeds, len(images))
+        return {EMBEDS: embeds}
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        try:
+            yield
+        except (DissectError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not self.settings.compile:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise DissectError(
+                f"torch.compile can't run this target here ({reason}): leave out compile=true"
+            ) from error
+
+    def _autocast(self) -> Any:
+        kind = torch.device(self.settings.torch_device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
+
+
+@contextmanager
+def networks(
+    target: Target, layers: Sequence[str], encoder: Encoder, settings: Settings
+) -> Iterator[Networks]:
+    """The networks on the device in evaluation mode; the target as before afterwards.
+
+    Args:
+        target: its layers get hooks.
+        layers: all that will be wanted.
+        encoder: moves itself to the device.
+        settings: device, precision and summary.
+    """
+    with (
+        _ready(target.model, settings.torch_device),
+        recording(target.model, layers, settings.summary) as recorder,
+    ):
+        yield Networks(target, encoder, recorder, settings)
+
+
+@contextmanager
+def _ready(model: nn.Module, device: str) -> Iterator[None]:
+    """The network in evaluation mode on the device; both as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    before = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        model.eval().to(device)
+        yield
+    finally:
+        model.to(before)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _place(images: Tensor, device: str) -> Tensor:
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _check_rows(layer: str, values: Tensor, images: int) -> None:
+    if len(values) != images:
+        raise DissectError(
+            f"layer {layer} returned {len(values)} rows for {images} images; its "
+            f"first dimension must be the images"
+        )

@@ -1,0 +1,46 @@
+"""The model hub, where there may be no network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+CONNECT_SECONDS = 3.0
+
+
+@contextmanager
+def asked_once() -> Iterator[None]:
+    """Within it the hub's library looks in its cache only, unless the hub can be reached.
+
+    Left alone it tries again for half a minute before it says that there is no network.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def cache_folder(cache: str | None) -> str:
+    """Where the hub's library keeps its files: the folder given, or its own."""
+    from huggingface_hub import constants
+
+    return cache or str(constants.HF_HUB_CACHE)
+
+
+def _reachable(endpoint: str) -> bool:
+    if getproxies():  # then it is the proxy that knows the hub's address
+        return True
+    parts = urlsplit(endpoint)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((parts.hostname or "", port), CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""How the networks are run over the probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from clipdissect.errors import DissectError
+from clipdissect.summary import Summary
+
+PRECISIONS = ("auto", "fp32", "bf16")
+KEEPS = ("full", "top_k")
+BATCH = {"cpu": 32, "cuda": 256}  # on CUDA halved until it fits
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the networks and what to keep.
+
+    Args:
+        device: `auto` (CUDA, then the CPU), or a torch device.
+        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
+        batch_size: images a batch; None chooses. Halved where CUDA's memory runs out.
+        workers: decoding processes; None chooses.
+        summary: how activations are summed up.
+        keep: `full` activations, or `top_k`: only every unit's top images, which takes
+            `O(units x k)` memory and disk at any number of images.
+        shard: images a shard of the store, after which an interrupted pass goes on.
+        compile: run the target through `torch.compile`.
+
+    Raises:
+        DissectError: an unknown value, or a device that isn't there.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    summary: Summary = field(default_factory=Summary)
+    keep: str = "full"
+    shard: int = 1024
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, valid in (
+            ("precision", self.precision, PRECISIONS),
+            ("keep", self.keep, KEEPS),
+        ):
+            if value not in valid:
+                raise DissectError(f"{name} is '{value}'; it can be {', '.join(valid)}")
+        least = {"batch_size": (self.batch_size, 1), "workers": (self.workers, 0),
+                 "shard": (self.shard, 1)}  # fmt: skip
+        for name, (number, smallest) in least.items():
+            if number is not None and number < smallest:
+                raise DissectError(f"{name} must be at least {smallest}; got {number}")
+        try:
+            torch.empty(0, device=self.torch_device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise DissectError(f"device '{self.device}' can't be used here: {reason}") from error
+
+    @property
+    def torch_device(self) -> str:
+        """The device meant by `auto`."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def images_a_batch(self) -> int:
+        """The batch size meant by None."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return BATCH.get(torch.device(self.torch_device).type, 32)
+
+    @property
+    def mode(self) -> str:
+        """`fp32`, `tf32` or `bf16`: what `auto` means on the device."""
+        kind = torch.device(self.torch_device).type
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if kind == "cuda" else "fp32"
+        if kind == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+            precision = "tf32"
+        return precision
+
+    @property
+    def numeric(self) -> str:
+        """Precision, kind of device and compiler, as they stand in the store's keys."""
+        kind = torch.device(self.torch_device).type
+        return f"{self.mode}-{kind}" + ("-compiled" if self.compile else "")

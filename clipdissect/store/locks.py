@@ -1,0 +1,56 @@
+"""Locks on entries, so that processes that want the same one compute it once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(root: Path, keys: Iterable[str]) -> Iterator[None]:
+    """Hold the locks of the keys, waiting for whoever has them; a holder that dies lets go.
+
+    Locks are taken in one order by everybody, so that two processes never wait for each other.
+
+    Args:
+        root: the store's folder.
+        keys: of the entries.
+    """
+    with ExitStack() as held:
+        for key in sorted(set(keys)):
+            lock = _lock(root, key)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("another process is computing the same features: waiting for it")
+                lock.acquire()
+            held.callback(lock.release)
+        yield
+
+
+@contextmanager
+def if_free(root: Path, key: str) -> Iterator[bool]:
+    """Hold a key's lock where nobody has it; gives whether it is held."""
+    lock = _lock(root, key)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock(root: Path, key: str) -> FileLock:
+    folder = root / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    # The operating system's own lock on an open file: it goes with the process that holds it.
+    return FileLock(folder / f"{key}.lock", is_singleton=False)

@@ -1,0 +1,103 @@
+"""One file of the store: arrays that carry their facts and a checksum of both."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clipdissect.files import atomic
+
+_CHUNK = 1 << 20
+
+
+class Damaged(Exception):
+    """A file of the store that isn't as it was written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of the store, as it was when it was verified.
+
+    Args:
+        path: the file.
+        about: JSON-able facts.
+        checksum: SHA-256 of facts and arrays.
+    """
+
+    path: Path
+    about: dict[str, Any] = field(default_factory=dict)
+    checksum: str = ""
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Its arrays, memory-mapped: nothing is read before it is used.
+
+        Raises:
+            Damaged: the file has changed or gone.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as source:
+                return {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise Damaged(f"{self.path} can't be read ({error})") from error
+
+
+def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """Write a file atomically; returns its checksum. Equal contents give equal bytes.
+
+    Raises:
+        OSError: the disk is full or can't be written; `path` is then as it was.
+    """
+    plain = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
+    facts = json.dumps(about, sort_keys=True)
+    checksum = _examine(io.BytesIO(_raw(plain, "", facts)))[2]
+    with atomic(path) as temporary:
+        temporary.write_bytes(_raw(plain, checksum, facts))
+    return checksum
+
+
+def read(path: Path) -> Shard:
+    """Read a file through once and compare its checksum.
+
+    Raises:
+        Damaged: it isn't as it was written.
+        FileNotFoundError: it isn't there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with path.open("rb") as source:
+            about, noted, found = _examine(source)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise Damaged(f"{path} can't be read ({error})") from error
+    if noted != found:
+        raise Damaged(f"{path} isn't what was written (its checksum differs)")
+    return Shard(path, about, noted)
+
+
+def _raw(arrays: dict[str, Tensor], checksum: str, facts: str) -> bytes:
+    # One key of metadata: the order of several isn't the same in every process.
+    return save(arrays, {"about": json.dumps([checksum, facts])})
+
+
+def _examine(source: IO[bytes]) -> tuple[dict[str, Any], str, str]:
+    """Facts, the checksum noted and the one found. Read in chunks rather than mapped: the pages of
+    a map stay in memory as long as it does."""
+    length = int.from_bytes(source.read(8), "little")
+    if length > 100_000_000:  # the format's own limit
+        raise ValueError("no safetensors header")
+    header = json.loads(source.read(length))
+    noted, facts = json.loads(header.pop("__metadata__")["about"])
+    sha = hashlib.sha256(facts.encode())
+    sha.update(json.dumps(header, sort_keys=True).encode())
+    while chunk := source.read(_CHUNK):
+        sha.update(chunk)
+    return json.loads(facts), noted, sha.hexdigest()

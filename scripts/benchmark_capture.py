@@ -1,0 +1,300 @@
+"""Images per second of a capture, against its bare forward passes and a plain two-pass loop.
+
+    python scripts/benchmark_capture.py --images ~/photos            # the offline networks
+    python scripts/benchmark_capture.py --images ~/photos --variants # what settings cost and gain
+    python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
+
+Three measurements in one run, each after a warm-up, on the same images:
+
+- bare: both networks on batches that are ready in memory. No decoding, no store.
+- ours: `clipdissect.capture` into an empty store, everything included.
+- plain: a DataLoader and a loop for each network, every image decoded twice, defaults of torch.
+
+`--networks paper` is ResNet-50 (five layers) and CLIP ViT-B/16 with random weights, since speed
+doesn't depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from clipdissect import probe as probes
+from clipdissect.capture import capture
+from clipdissect.encoder import Encoder
+from clipdissect.forward import EMBEDS, networks
+from clipdissect.loader import default_workers
+from clipdissect.probe import Probe
+from clipdissect.settings import Settings
+from clipdissect.store import Store
+from clipdissect.target import Target
+
+VARIANT_IMAGES = 128  # of one measurement in the table of variants
+
+
+class Repeated:
+    """Reads a probe's images over and over: many images from few files."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.probe.read(index % len(self.probe))
+
+
+def repeated(probe: Probe, count: int) -> Probe:
+    """A probe of `count` images that are the given one's, repeated."""
+    names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
+    return replace(probe, images=names, read=Repeated(probe), digest=f"{probe.digest} x{count}")
+
+
+def chosen_networks(name: str) -> tuple[Target, Encoder]:
+    """The offline profile's networks, or the paper's with random weights."""
+    from clipdissect import encoder, target
+
+    if name == "offline":
+        return target.build("efficientnet_lite0"), encoder.build("conse")
+    import open_clip
+    import torchvision
+
+    from clipdissect.encoder.open_clip import OpenClip
+
+    torch.manual_seed(0)
+    weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
+    layers = ("conv1", "layer1", "layer2", "layer3", "layer4")
+    clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-16-quickgelu")
+    tokenizer = open_clip.get_tokenizer("ViT-B-16-quickgelu")
+    return (
+        Target("resnet50 (random)", torchvision.models.resnet50(), weights.transforms(), layers),
+        OpenClip("ViT-B-16 (random)", clip.eval(), preprocess, tokenizer),
+    )
+
+
+def ready_batches(target: Target, encoder: Encoder, probe: Probe, size: int, count: int) -> Any:
+    """Preprocessed batches of the probe's first images, in memory."""
+    images = [probe.read(index) for index in range(min(count, len(probe)))]
+    pairs = [(target.preprocess(i), encoder.preprocess(i)) for i in images]
+    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    return [tuple(map(torch.stack, zip(*chunk, strict=True))) for chunk in chunks]
+
+
+@torch.no_grad()
+def forward_only(
+    target: Target, encoder: Encoder, batches: Sequence[tuple[Tensor, Tensor]], count: int,
+    settings: Settings,
+) -> float:  # fmt: skip
+    """Seconds of the forward passes of `count` images, from batches in memory."""
+    wanted = (*target.layers, EMBEDS)
+    with networks(target, target.layers, encoder, settings) as run:
+        run(wanted, *batches[0])
+        _wait(settings)
+        start, done = time.perf_counter(), 0
+        while done < count:
+            for batch in batches:
+                run(wanted, *batch)
+                done += len(batch[0])
+                if done >= count:
+                    break
+        _wait(settings)
+        return (time.perf_counter() - start) * count / done
+
+
+def ours(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> float:
+    """Seconds of a capture into an empty store."""
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        capture(target, target.layers, encoder, probe, Store(Path(folder)), settings)
+        return time.perf_counter() - start
+
+
+def plain(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> float:
+    """Seconds of the plain loop: one pass over the images for each network."""
+    kept: dict[str, list[Tensor]] = {layer: [] for layer in target.layers}
+
+    def hook(layer: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            kept[layer].append((output.mean((2, 3)) if output.ndim == 4 else output).cpu())
+
+        return keep
+
+    modules = dict(target.model.named_modules())
+    device = settings.torch_device
+    start = time.perf_counter()
+    handles = [modules[layer].register_forward_hook(hook(layer)) for layer in target.layers]
+    model = target.model.eval().to(device)
+    with torch.no_grad():
+        for images in _plain_loader(probe, target.preprocess, settings):
+            model(images.to(device))
+        for handle in handles:
+            handle.remove()
+        embeds = [
+            encoder.embed_images(images.to(device)).cpu()
+            for images in _plain_loader(probe, encoder.preprocess, settings)
+        ]
+    assert sum(map(len, embeds)) == len(probe)
+    return time.perf_counter() - start
+
+
+class _PlainImages(Dataset[Tensor]):
+    def __init__(self, probe: Probe, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.probe, self.transform = probe, transform
+
+    def __len__(self) -> int:
+        return len(self.probe)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(self.probe.read(index))
+
+
+def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[Tensor]:
+    loader = DataLoader(
+        _PlainImages(probe, transform), batch_size=settings.images_a_batch,
+        num_workers=default_workers() if settings.workers is None else settings.workers,
+        pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+    return iter(loader)
+
+
+def variants(target: Target, encoder: Encoder, probe: Probe) -> Iterator[tuple[str, float, float]]:
+    """Name, images/s and largest relative deviation from float32 of ways to run the networks."""
+    batches = ready_batches(target, encoder, probe, 32, VARIANT_IMAGES)
+    base = Settings(device="cpu")
+    exact = _outputs(target, encoder, batches, base)
+
+    def measure(settings: Settings, around: Any = None, size: int = 32) -> tuple[float, float]:
+        own = batches if size == 32 else ready_batches(target, encoder, probe, size, VARIANT_IMAGES)
+        with around or nullcontext():
+            seconds = forward_only(target, encoder, own, VARIANT_IMAGES, settings)
+            found = _outputs(target, encoder, own, settings)
+        return VARIANT_IMAGES / seconds, _deviation(found, exact)
+
+    yield "as it is (channels-last, float32, batches of 32)", *measure(base)
+    yield "inputs not channels-last", *measure(base, _Contiguous())
+    yield "bf16", *measure(replace(base, precision="bf16"))
+    yield "torch.compile of the target", *measure(replace(base, compile=True))
+    for size in (1, 8, 16, 64, 128):
+        yield f"batches of {size}", *measure(base, None, size)
+    for threads in range(1, torch.get_num_threads() + 1):
+        yield f"{threads} threads", *measure(base, _Threads(threads))
+
+
+class _Contiguous:
+    """Images as they come, instead of channels-last."""
+
+    def __enter__(self) -> None:
+        from clipdissect import forward
+
+        self.before: Any = forward._place
+        forward._place = lambda images, device: images.to(device)
+
+    def __exit__(self, *_: object) -> None:
+        from clipdissect import forward
+
+        forward._place = self.before
+
+
+class _Threads:
+    """Another number of threads."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.before = count, torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        torch.set_num_threads(self.count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+@torch.no_grad()
+def _outputs(
+    target: Target, encoder: Encoder, batches: Sequence[Any], settings: Settings
+) -> dict[str, Tensor]:
+    wanted = (*target.layers, EMBEDS)
+    with networks(target, target.layers, encoder, settings) as run:
+        found = [run(wanted, *batch) for batch in batches]
+    return {name: torch.cat([f[name].float() for f in found]) for name in wanted}
+
+
+def _deviation(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Largest difference, in units of the layer's standard deviation."""
+    return max(float((found[n] - exact[n]).abs().max() / exact[n].std()) for n in exact)
+
+
+def _wait(settings: Settings) -> None:
+    if torch.device(settings.torch_device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _device_name(settings: Settings) -> str:
+    if torch.device(settings.torch_device).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", required=True, help="a folder of images")
+    parser.add_argument("--limit", type=int, help="use the first so many")
+    parser.add_argument("--repeat", type=int, default=1, help="pass over them so many times")
+    parser.add_argument("--networks", choices=("offline", "paper"), default="offline")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--variants", action="store_true", help="only the table of settings")
+    options = parser.parse_args()
+    settings = Settings(
+        device=options.device, batch_size=options.batch_size, workers=options.workers
+    )
+    target, encoder = chosen_networks(options.networks)
+    folder = probes.build("folder", root=options.images)
+    count = min(options.limit or len(folder), len(folder)) * options.repeat
+    print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
+          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}")  # fmt: skip
+    if options.variants:
+        for name, rate, deviation in variants(target, encoder, folder):
+            print(f"{name:<50} {rate:7.1f} images/s   deviation {deviation:.1e}", flush=True)
+        return
+    report(target, encoder, folder, count, settings, with_plain=not options.no_plain)
+
+
+def report(
+    target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
+    with_plain: bool,
+) -> None:  # fmt: skip
+    """The three measurements and their ratios."""
+    probe = repeated(folder, count)
+    size = settings.images_a_batch
+    batches = ready_batches(target, encoder, folder, size, min(count, 4 * size))
+    ours(target, encoder, repeated(folder, min(count, 2 * size)), settings)  # warm-up
+    bare = forward_only(target, encoder, batches, count, settings)
+    took = ours(target, encoder, probe, settings)
+    again = forward_only(target, encoder, batches, count, settings)
+    best = min(bare, again)
+    print(f"bare forward passes  {count / bare:8.1f} and {count / again:.1f} images/s")
+    print(f"ours, end to end     {count / took:8.1f} images/s, {took:.1f} s for {count} images: "
+          f"{best / took:.0%} of the bare forward passes")  # fmt: skip
+    if with_plain:
+        slow = plain(target, encoder, probe, settings)
+        print(f"plain two passes     {count / slow:8.1f} images/s: ours is {slow / took:.2f} times "
+              f"as fast")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
