@@ -10,6 +10,7 @@ from pathlib import Path
 RUNNERS = ("dissect",)
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
+    "concepts",
     "fetch",
     "layers",
     "store",

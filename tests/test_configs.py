@@ -16,7 +16,7 @@ from clipdissect import similarity
 from clipdissect.errors import DissectError
 from clipdissect.target.preprocess import KEYS
 from clipdissect.target.torchvision import PRESETS, default_layers
-from experiments.help import RUNNERS, conf_folder, runner_help, usage
+from experiments.help import COMMANDS, RUNNERS, conf_folder, runner_help, usage
 from experiments.schema import GROUPS, register, schema_of
 from experiments.wording import explain
 
@@ -37,6 +37,7 @@ GIVEN = {
     ("probe", "webdataset"): ['probe.shards="{00..03}.tar"'],
     ("concepts", "file"): ["concepts.path=words.txt"],
     ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
+    ("concepts", "union"): ["concepts.parts=[imagenet,{name: file, path: words.txt}]"],
     ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
 }
@@ -165,7 +166,7 @@ def test_faults_of_ours_are_not_explained_away() -> None:
 
 
 def test_help_lists_runners_groups_and_options() -> None:
-    assert all(name in usage() for name in RUNNERS)
+    assert all(name in usage() for name in (*RUNNERS, *COMMANDS))
     text = runner_help("dissect")
     assert all(option in text for _, option in OPTIONS)
     assert str(Path(CONF)) in text
