@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -114,11 +115,10 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 def rows(state: dict[str, Tensor], layer: str | None) -> int | None:
     """How many units a layer's weight has in a state dict, whatever stands before its name."""
-    for prefix in ("", *PREFIXES):
-        weight = state.get(f"{prefix}{layer}.weight")
-        if weight is not None and weight.ndim:
-            return len(weight)
-    return None
+    before = "|".join(map(re.escape, PREFIXES))
+    name = re.compile(rf"({before})*{re.escape(str(layer))}\.weight")
+    found = (len(tensor) for key, tensor in state.items() if name.fullmatch(key) and tensor.ndim)
+    return next(found, None)
 
 
 def random(build: Callable[[], nn.Module]) -> nn.Module:
@@ -140,7 +140,7 @@ def _load(path: Path) -> Any:
 
 
 def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
+    for prefix in PREFIXES * 2:  # one may stand before the other
         if state and all(name.startswith(prefix) for name in state) and not set(state) & set(own):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state

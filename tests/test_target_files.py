@@ -154,6 +154,8 @@ def test_torchvision_checkpoint_with_other_classes(
     named = target.build("torchvision", model="resnet18", checkpoint=str(tmp_path / "w.pth"),
                          classes=str(tmp_path / "names.txt"))  # fmt: skip
     assert (named.class_layer, named.class_names[364]) == ("fc", "place 364")
+    with pytest.raises(DissectError, match="no linear layer"):
+        target.build("torchvision", model="squeezenet1_1", weights="random", classes="imagenet")
 
 
 def test_presets_pass_on_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def checkpoint(path: Path, **parameters: Any) -> target.Target:
 
 
 @pytest.mark.parametrize("wrapped", ["", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module."])
 def test_checkpoint_with_wrappers(folder: Path, prefix: str, wrapped: str) -> None:
     state = nn.Module.state_dict(module().model)
     state = {prefix + name: tensor + 1 for name, tensor in state.items()}

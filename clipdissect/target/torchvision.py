@@ -114,6 +114,8 @@ def _target(
     is_imagenet = units == len(weights.meta["categories"]) == 1000
     names = imagenet_names() if is_imagenet and classes is None else ()
     if classes is not None:
+        if last is None:
+            raise DissectError(f"{name} has no linear layer that target.classes could name")
         names = class_names(classes, units)
     return Target(
         name,
