@@ -16,7 +16,7 @@ from clipdissect.similarity.moments import column_means, inverse_root, subtract
 from clipdissect.similarity.products import product
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
-_ACTIVATIONS_AT_ONCE = 1_000_000
+_ACTIVATIONS_AT_ONCE = 250_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class CosineCubed(Similarity):
     ) -> Float[Tensor, " units"]:
         """One over the clipped lengths of centred, cubed activations, float64."""
         squares = torch.zeros_like(mean)
-        for part in torch.split(q, ROWS_AT_ONCE):
+        for part in torch.split(q, max(1, _ACTIVATIONS_AT_ONCE // q.shape[1])):
             centred = part.double() - mean
             squares += centred.mul_(centred.square()).square_().sum(0)
         return squares.sqrt_().clamp_min_(self.min_norm).reciprocal_()

@@ -21,7 +21,7 @@ from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 VARIANTS = ("released", "eq1")
 # A mean cosine below this can't be raised to a power sensibly; image-text cosines are far above.
 _LEAST_MEAN = 1e-3
-_ACTIVATIONS_AT_ONCE = 1_000_000
+_ACTIVATIONS_AT_ONCE = 250_000
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from clipdissect.similarity.products import product
 # Images in flight: on a CPU few enough for the cache, elsewhere enough to keep a device busy.
 ROWS_AT_ONCE = 1024
 _ROWS_ON_A_DEVICE = 16_384
-_NUMBERS_AT_ONCE = 1_000_000
+_NUMBERS_AT_ONCE = 250_000
 
 
 class Source(ABC):
