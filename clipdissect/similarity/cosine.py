@@ -89,7 +89,7 @@ class CosineCubed(Similarity):
         full = all_activations(self.name, q)
         units, mean_q, mean_p = full.shape[1], column_means(full), source.means()
         scale = self._inverse_lengths(full, mean_q).pow_(1 / 3)
-        # In flight: a part of P and its cubes, transposed too; the scores and one copy of them.
+        # In flight: a part of P, its cubes transposed and a copy; the scores and one copy of them.
         floats = 3 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
@@ -97,9 +97,8 @@ class CosineCubed(Similarity):
             dots = torch.zeros(units, stop - start, device=full.device)
             squares = torch.zeros(stop - start, dtype=torch.float64, device=full.device)
             for rows, part in source.chunks(start, stop):
-                centred = subtract(part, mean_p[start:stop])
-                cubes = centred.mul_(centred.square()).T.contiguous()
-                squares += cubes.square().sum(1)
+                cubes = subtract(part, mean_p[start:stop]).pow_(3).T.contiguous()
+                squares += cubes.norm(dim=1).double().square_()
                 _add_products(dots, full[rows], mean_q, scale, cubes)
             return dots.div_(squares.sqrt_().clamp_min_(self.min_norm).float())
 
@@ -131,4 +130,4 @@ def _add_products(
     for first in range(0, q.shape[1], step):
         some = slice(first, first + step)
         scaled = ((q[:, some].double() - mean[some]) * scale[some]).float()
-        dots[some].add_(product(scaled.mul_(scaled.square()).T.contiguous(), columns))
+        dots[some].add_(product(scaled.pow_(3).T.contiguous(), columns))
