@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # With options as Hydra takes them.
-RUNNERS = ("dissect",)
+RUNNERS = ("dissect", "final_layer")
 # Plain ones, with flags.
 COMMANDS = (
+    "check_published",
     "fetch",
     "store",
 )  # fmt: skip
