@@ -28,6 +28,15 @@ GIVEN = {
     ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
     ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
+    **{
+        ("method", name): ["method.path=labels.csv"]
+        for name in (
+            "published",
+            "published_clip_dissect",
+            "published_milan",
+            "published_netdissect",
+        )
+    },
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from clipdissect.errors import DissectError
 from clipdissect.evaluation.vectors import Vectors
@@ -31,7 +31,7 @@ class Units:
     table: pd.DataFrame
     reasons: dict[str, str]
 
-    def take(self, rows: Sequence[int]) -> Units:
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Units:
         """Some of the units, by row."""
         return Units(self.table.iloc[list(rows)].reset_index(drop=True), self.reasons)
 
