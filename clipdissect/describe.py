@@ -65,6 +65,10 @@ def describe_layer(
     few = few_distinct(activations, similarity.parameters.get("top_k"))
     tied = np.asarray(table["margin"]) == 0
     table["flags"] = np.select([dead.numpy(), tied, few.numpy()], [DEAD, TIED, FEW], "")
+    if truth is not None:
+        table["truth_rank"] = _truth_ranks(
+            activations, concept_activations, texts, similarity, truth, ~dead
+        )
     return _frame(table)
 
 
