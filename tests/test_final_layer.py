@@ -168,6 +168,30 @@ def test_places_are_told_by_the_target(
     assert "names as normalised: top1 1.0000" in capsys.readouterr().out
 
 
+def test_classes_follow_from_the_target_without_building_it(runner: Runner, tmp_path: Path) -> None:
+    path = labels(tmp_path, "layer,unit,description,similarity\nfc,0,goldfish,1\n")
+    final = facts(runner("method=published_clip_dissect", f"method.path={path}"))["final_layer"]
+    assert (final["truth"], final["units"], final["described"]) == ("imagenet", 1000, 1)
+    path.write_text("layer,unit,description,similarity\nfc,1000,goldfish,1\n")
+    with pytest.raises(DissectError, match=r"1000 class names.*unit 1000"):
+        runner("method=published_clip_dissect", f"method.path={path}")
+
+
+def test_other_processes_only_assist(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipdissect.distributed import Team
+    from clipdissect.method import clip_dissect
+    from experiments import judging
+
+    seen: list[Any] = []
+    monkeypatch.setattr(judging, "from_environment", lambda: Team(1, 2))
+    monkeypatch.setattr(clip_dissect, "assist", lambda target, **job: seen.append((target, job)))
+    folder = runner()
+    target, job = seen[0]
+    assert target.layers == ("head",)
+    assert job["similarity"].name == "soft_wpmi"
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

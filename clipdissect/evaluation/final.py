@@ -66,7 +66,7 @@ def evaluate(
     labels = sorted({text for text in rows["description"] if text})
     if not labels:
         raise DissectError(f"there are no labels of layer {layer}")
-    texts = list(dict.fromkeys(labels if concepts is None else concepts))
+    texts = [text for text in dict.fromkeys(labels if concepts is None else concepts) if text]
     embedded = _embedded(sentences or {}, (truth.names, texts, labels), store, device)
     units = unit_table(rows, truth.names, texts, embedded)
     ready = {name: v for name, v in embedded.items() if isinstance(v, Vectors)}
