@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import __version__
-from clipdissect.capture import Captured
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
@@ -40,7 +40,7 @@ def provenance(
         "similarity": {"name": similarity.name, **similarity.parameters},
         "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
         "precision": settings.numeric,
-        "notes": [*encoder.notes, *probe.notes],
+        "notes": [*target.notes, *encoder.notes, *probe.notes],
         "digests": {**captured.digests, "concepts": concepts.digest},
         "computed": list(captured.computed),
     }  # fmt: skip

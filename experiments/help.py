@@ -8,10 +8,12 @@ from pathlib import Path
 
 # With options as Hydra takes them.
 RUNNERS = ("dissect", "final_layer")
-# Plain ones, with flags.
+# Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
     "check_published",
+    "concepts",
     "fetch",
+    "layers",
     "store",
 )  # fmt: skip
 

@@ -37,6 +37,7 @@ def launch(run: Run, name: str) -> None:
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     _set_up_logging(logging.INFO if leads else logging.WARNING)
     if not leads:
+        os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         sys.argv += _without_folder()
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
@@ -58,6 +59,18 @@ def launch(run: Run, name: str) -> None:
         failures.append(("", error))
     if failures:
         sys.exit(max(_tell(job_name, error) for job_name, error in failures))
+
+
+def launch_without_folder(run: Run, name: str) -> None:
+    """As `launch`, for a command that writes nothing: what Hydra itself writes is thrown away.
+
+    Args:
+        run: as of `launch`.
+        name: as of `launch`.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipdissect-") as passing:
+        sys.argv += [f"hydra.run.dir={passing}", f"hydra.sweep.dir={passing}"]
+        launch(run, name)
 
 
 def results_folder() -> Path:

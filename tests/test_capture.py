@@ -11,7 +11,8 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 
 from clipdissect import probe
-from clipdissect.capture import Captured, capture
+from clipdissect.capture import capture
+from clipdissect.captured import Captured
 from clipdissect.errors import DissectError
 from clipdissect.settings import Settings
 from clipdissect.store import Store
@@ -195,7 +196,7 @@ def test_network_is_given_back_as_it_was(images: Path) -> None:
 
 
 def test_no_layers_and_repeated_layers(images: Path) -> None:
-    with pytest.raises(DissectError, match="for example some of conv, relu, head"):
+    with pytest.raises(DissectError, match="for example to some of conv, relu, head"):
         run(images, layers=())
     with pytest.raises(DissectError, match="twice"):
         run(images, layers=("conv", "conv"))
