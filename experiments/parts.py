@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from clipdissect.store import Store
 from clipdissect.summary import Summary
 
 Build = Callable[..., Any]
+
+# What may be missing on a machine, cheap ones first.
+BUILDERS: dict[str, Build] = {
+    "concepts": concepts.build, "probe": probe.build,
+    "target": target.build, "encoder": encoder.build,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,8 @@ class Parts:
         settings = settings_of(config)
         scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
-        store = Store(Path(config.paths.store or store_dir()).expanduser())
-        store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
-        built = _build_all(config)
+        store = store_of(config)
+        built = build_groups(config)
         return cls(
             **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
             sentences=_sentences(config, built["target"]),
@@ -91,6 +96,13 @@ class Parts:
         )  # fmt: skip
 
 
+def store_of(config: Any) -> Store:
+    """The feature store of the config's `paths`."""
+    store = Store(Path(config.paths.store or store_dir()).expanduser())
+    store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
+    return store
+
+
 def of_group(build: Build, config: Any) -> Any:
     """The object that a group's config names.
 
@@ -113,15 +125,16 @@ def track(config: Any, folder: Path, metrics: Mapping[str, Any]) -> None:
     of_group(tracking.build, config.tracking)(folder, plain, metrics)
 
 
-def _build_all(config: Any) -> dict[str, Any]:
-    builders: dict[str, Build] = {
-        "concepts": concepts.build, "probe": probe.build,
-        "target": target.build, "encoder": encoder.build,
-    }  # fmt: skip
+def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict[str, Any]:
+    """The objects of some of the groups in `BUILDERS`, cheap ones first.
+
+    Raises:
+        DissectError: one message on all that is missing; or a mistake in one.
+    """
     built, missing = {}, []
-    for group, build in builders.items():
+    for group in (name for name in BUILDERS if name in groups):
         try:
-            built[group] = of_group(build, config[group])
+            built[group] = of_group(BUILDERS[group], config[group])
         except MissingResource as error:
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:
