@@ -103,8 +103,9 @@ class Networks:
             if not self.settings.compile:
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise DissectError(f"torch.compile can't run this target here ({reason}): leave out "
-                               f"compile=true") from error
+            raise DissectError(
+                f"torch.compile can't run this target here ({reason}): leave out compile=true"
+            ) from error
 
     def _autocast(self) -> Any:
         kind = torch.device(self.settings.torch_device).type

@@ -66,7 +66,7 @@ def guard(run: Run, config: Any) -> Any:
     """
     set_up_logging(logging.INFO)  # of a process that the launcher started
     path = results_folder() / FAILURE
-    number, overrides = _identity()
+    number, overrides = identity()
     _write(path, Failure(UNFINISHED, FAULT, None, number, overrides))
     try:
         result = run(config)
@@ -118,6 +118,21 @@ def multirun() -> Path | None:
     return Path(hydra.sweep.dir) if hydra.mode == RunMode.MULTIRUN else None
 
 
+def identity() -> tuple[int | None, tuple[str, ...]]:
+    """The running job's number in its multirun, if any, and its overrides."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    return (hydra.job.num if multirun() else None), tuple(hydra.overrides.task)
+
+
+def job_name() -> str:
+    """The runner's name."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().job.name)
+
+
 def set_up_logging(level: int) -> None:
     """Our own messages from `level`, those of the libraries from WARNING on, bare, to stderr.
 
@@ -128,13 +143,6 @@ def set_up_logging(level: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for ours in ("clipdissect", "experiments"):
         logging.getLogger(ours).setLevel(level)
-
-
-def _identity() -> tuple[int | None, tuple[str, ...]]:
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    return (hydra.job.num if multirun() else None), tuple(hydra.overrides.task)
 
 
 def _write(path: Path, failure: Failure) -> None:
