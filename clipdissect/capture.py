@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clipdissect import digest
+from clipdissect.captured import Captured, Lazy, joined
 from clipdissect.distributed import ALONE, Team
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
@@ -36,54 +37,6 @@ ACTIVATIONS_VERSION = 1
 EMBEDS_VERSION = 1
 
 KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
-
-
-class Lazy(Mapping[str, Activations]):
-    """Layer to activations, read from the store when asked for and not held.
-
-    Args:
-        readers: layer to what reads it.
-    """
-
-    def __init__(self, readers: Mapping[str, Callable[[], Activations]]) -> None:
-        self.readers = dict(readers)
-
-    def __getitem__(self, layer: str) -> Activations:
-        return self.readers[layer]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.readers)
-
-    def __len__(self) -> int:
-        return len(self.readers)
-
-
-@dataclass(frozen=True)
-class Captured:
-    """What a probe looks like to the target and to the encoder.
-
-    Args:
-        images: names of the readable images, in order.
-        activations: layer to `q [images, units]`, float32, or to its running top images.
-        read_embeds: reads the image embeddings from the store.
-        skipped: names of unreadable images, with the reason.
-        computed: which arrays were computed now (the others came from the store).
-        digests: of the target, the encoder and the images.
-        holder: keeps a temporary store alive.
-    """
-
-    images: tuple[str, ...]
-    activations: Mapping[str, Activations]
-    read_embeds: Callable[[], Float[Tensor, "images dims"]]
-    skipped: dict[str, str]
-    computed: tuple[str, ...]
-    digests: dict[str, str]
-    holder: Any = field(default=None, repr=False)
-
-    @property
-    def image_embeds(self) -> Float[Tensor, "images dims"]:
-        """`I [images, dims]`, float32, unit rows; read from the store and not held."""
-        return self.read_embeds()
 
 
 @dataclass(frozen=True)
@@ -128,12 +81,19 @@ def capture(
 
     Each image is decoded once for both networks, and only networks with something missing run. An
     interrupted capture goes on after its last whole shard; processes that want the same arrays
-    compute them once. In a team the leader calls this, the others `contribute`.
+    compute them once. In a team the leader calls this, the others `contribute`. A union is captured
+    part by part, so that parts captured before cost nothing.
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
             image), no readable image, a full disk.
     """
+    if probe.parts:
+        parts = [
+            capture(target, layers, encoder, part, store, settings, top_k=top_k, team=team)
+            for part in probe.parts
+        ]
+        return joined(probe, parts)
     holder = None
     if store is None:
         if team.size > 1:
@@ -155,8 +115,9 @@ def contribute(
     Raises:
         DissectError: as `capture`; or another process stopped.
     """
-    what = Capture(target, tuple(layers), encoder, probe, settings, top_k, team)
-    _ensure(what, _keys(what)[0], store)
+    for part in probe.parts or (probe,):
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        _ensure(what, _keys(what)[0], store)
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:

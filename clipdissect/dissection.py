@@ -16,7 +16,8 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
-from clipdissect.capture import Captured, capture, check_layers, contribute
+from clipdissect.capture import capture, check_layers, contribute
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.describe import describe_layer, top_images_of_layer
 from clipdissect.digest import Transform

@@ -19,6 +19,7 @@ from clipdissect.digest import Transform
 from clipdissect.errors import DissectError
 from clipdissect.images import UnreadableImage
 from clipdissect.probe import Probe
+from clipdissect.transforms import apply
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +93,12 @@ class _Decoded(Dataset[tuple[int, _Item]]):
     def __getitem__(self, key: _Key) -> tuple[int, _Item]:
         index, wanted = key
         try:
-            image = self.probe.read(index)
+            picture = self.probe.read(index)
         except UnreadableImage as error:
             return index, Skipped(index, error.reason, error.passing)
         except DissectError as error:
             return index, error
-        # A copy each: a transform may change the image that it is given.
-        return index, {number: self.transforms[number](image.copy()) for number in wanted}
+        return index, {number: apply(self.transforms[number], picture) for number in wanted}
 
 
 class _Keys:

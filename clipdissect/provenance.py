@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from clipdissect import __version__
-from clipdissect.capture import Captured
+from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe

@@ -37,6 +37,7 @@ def launch(run: Run, name: str) -> None:
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     set_up_logging(logging.INFO if leads else logging.WARNING)
     if not leads:
+        os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         sys.argv += _without_folder()
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here

@@ -265,8 +265,8 @@ def main() -> None:
     target, encoder = chosen_networks(options.networks)
     folder = probes.build("folder", root=options.images)
     count = min(options.limit or len(folder), len(folder)) * options.repeat
-    print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, {_device_name(settings)}, "
-          f"torch {torch.__version__}, {settings.numeric}")  # fmt: skip
+    print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
+          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}")  # fmt: skip
     if options.variants:
         for name, rate, deviation in variants(target, encoder, folder):
             print(f"{name:<50} {rate:7.1f} images/s   deviation {deviation:.1e}", flush=True)

@@ -11,7 +11,8 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 
 from clipdissect import probe
-from clipdissect.capture import Captured, capture
+from clipdissect.capture import capture
+from clipdissect.captured import Captured
 from clipdissect.errors import DissectError
 from clipdissect.settings import Settings
 from clipdissect.store import Store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,8 @@ from clipdissect.settings import Settings
 @settings(max_examples=60, deadline=None)
 @given(
     images=st.integers(1, 40), units=st.integers(1, 5), k=st.integers(2, 12),
-    levels=st.integers(1, 30), cuts=st.lists(st.integers(0, 39), max_size=5), seed=st.integers(0, 9),
+    levels=st.integers(1, 30), cuts=st.lists(st.integers(0, 39), max_size=5),
+    seed=st.integers(0, 9),
 )  # fmt: skip
 def test_parts_in_any_order_equal_the_whole(
     images: int, units: int, k: int, levels: int, cuts: list[int], seed: int
@@ -28,10 +30,7 @@ def test_parts_in_any_order_equal_the_whole(
     generator = torch.Generator().manual_seed(seed)
     q = torch.randint(0, levels, (images, units), generator=generator).float()
     bounds = sorted({0, images, *(c for c in cuts if c < images)})
-    parts = [
-        KeptTop.of(q[a:b], torch.arange(a, b), k)
-        for a, b in zip(bounds, bounds[1:], strict=False)
-    ]  # fmt: skip
+    parts = [KeptTop.of(q[a:b], torch.arange(a, b), k) for a, b in pairwise(bounds)]
     order = torch.randperm(len(parts), generator=generator).tolist()
     kept = parts[order[0]]
     for number in order[1:]:

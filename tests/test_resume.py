@@ -18,7 +18,8 @@ from PIL import Image
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import probe
-from clipdissect.capture import Captured, capture
+from clipdissect.capture import capture
+from clipdissect.captured import Captured
 from clipdissect.errors import DissectError
 from clipdissect.kept import KeptTop
 from clipdissect.settings import Settings

@@ -1,4 +1,4 @@
-"""The store: whole shards or none, damage noticed, nothing lost to a full disk, nobody in the way."""
+"""The store: whole shards or none, damage noticed, nothing lost to a full disk."""
 
 from __future__ import annotations
 

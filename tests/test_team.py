@@ -40,7 +40,8 @@ if "die" in sys.argv:
 parts = dict(
     probe=probe.build("folder", root=images), encoder=ColourEncoder(),
     similarity=similarity.build("soft_wpmi", top_k=4), store=Store(Path(folder) / "store"),
-    settings=Settings(device="cpu", workers=0, keep=keep, shard=3, batch_size=2), images=3, team=team,
+    settings=Settings(device="cpu", workers=0, keep=keep, shard=3, batch_size=2), images=3,
+    team=team,
 )
 target = Target("net", net, preprocess(), ("conv", "head"))
 try:
@@ -103,6 +104,6 @@ def test_processes_that_disagree_are_refused(tmp_path: Path) -> None:
 def test_shares_are_runs_of_neighbours() -> None:
     jobs = list(range(10))
     shares = [list(Team(rank, 3).part(jobs)) for rank in range(3)]
-    assert sum(shares, []) == jobs
+    assert [job for share in shares for job in share] == jobs
     assert sorted(map(len, shares)) == [3, 3, 4]
     assert list(ALONE.part(jobs)) == jobs

@@ -9,19 +9,33 @@ from typing import Any
 from clipdissect import options
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
+from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
 from clipdissect.probe.dataset import dataset
 from clipdissect.probe.folder import folder
+from clipdissect.probe.hf import hf_datasets
+from clipdissect.probe.imagenet import imagenet_broden, imagenet_val
+from clipdissect.probe.joined import join, union
 from clipdissect.probe.photos import photos
 from clipdissect.probe.stamps import stamps
+from clipdissect.probe.webdataset import webdataset
 
 OPTIONS: dict[str, Callable[..., Probe]] = {
     "broden": broden,
+    "cifar100_test": cifar100_test,
+    "cifar100_train": cifar100_train,
+    "cifar10_test": cifar10_test,
+    "cifar10_train": cifar10_train,
     "folder": folder,
+    "hf_datasets": hf_datasets,
+    "imagenet_broden": imagenet_broden,
+    "imagenet_val": imagenet_val,
     "photos": photos,
     "stamps": stamps,
+    "union": union,
+    "webdataset": webdataset,
 }
 
-__all__ = ["OPTIONS", "Probe", "build", "dataset", "resolve"]
+__all__ = ["OPTIONS", "Probe", "build", "dataset", "join", "resolve"]
 
 
 def build(name: str, **parameters: Any) -> Probe:

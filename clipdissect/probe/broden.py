@@ -2,47 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.fetch import find
 from clipdissect.paths import data_places
 from clipdissect.probe.base import Probe
+from clipdissect.probe.choices import Choices
 from clipdissect.probe.folder import of_files
 
+FOLDER = "broden1_224"
+# Categories that label an image as a whole: of scenes, of textures.
+WHOLE = ("scene", "texture")
 
-def broden(root: str | None = None, on_error: str = "skip") -> Probe:
-    """The images that the release's `index.csv` lists, below its `images/`.
+
+def broden(
+    root: str | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    identity: str = "stat",
+    decode: str = "pil",
+    on_error: str = "skip",
+) -> Probe:
+    """The images that the release's `index.csv` lists, below its `images/`; masks are left out.
+
+    Images that are labelled as a whole know their label: the scene, else the texture.
 
     Args:
-        root: the unpacked release, such as `broden1_224`; by default where `clipdissect fetch
-            broden` puts it.
-        on_error: what to do with unreadable images, `skip` or `raise`.
+        root: the unpacked release; by default `broden1_224` below `$CLIPDISSECT_DATA` or the user
+            cache's `data` folder.
+        limit, sample, seed, identity, decode, on_error: see `Choices`.
 
     Raises:
-        MissingResource: no root, or the folder has no `index.csv`.
-        DissectError: the index lists files that aren't there, or has no `image` column.
+        MissingResource: the folder isn't there, or has no `index.csv`.
+        DissectError: the index lists files that aren't there, or has no `image` column; a value
+            that isn't allowed.
+
+    Source:
+        Bau et al., "Network Dissection", CVPR 2017.
     """
-    folder = Path(root).expanduser() if root else find("broden")
-    index = folder / "index.csv" if folder else None
-    if index is None or not index.is_file():
-        raise MissingResource(
-            "the Broden images (index.csv and images/ of the 224-pixel release)",
-            [str(index.absolute())] if index else [str(p / "broden1_224") for p in data_places()],
-            "clipdissect fetch broden, or set probe.root to the unpacked release, or choose "
-            "another probe (probe=folder)",
-        )
-    table = pd.read_csv(index)
+    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    index = find(root) / "index.csv"
+    table = pd.read_csv(index, dtype=str)
     if "image" not in table:
         raise DissectError(f"{index} has no column 'image'; it has {', '.join(table.columns)}")
     images = index.parent / "images"
-    files = [images / name for name in dict.fromkeys(table["image"])]
+    files = [images / name for name in dict.fromkeys(table["image"].dropna())]
     absent = [f for f in files if not f.is_file() or images.resolve() not in f.resolve().parents]
     if absent:
         raise DissectError(
             f"{index} lists {len(absent)} images that aren't below {images}, "
             f"such as {absent[0].name}"
         )
-    return of_files("broden", images, files, on_error)
+    return of_files("broden", images, files, choices, _labels(table, index.parent).get)
+
+
+def find(root: str | None = None) -> Path:
+    """The folder of the release: `root`, or where it is looked for.
+
+    Raises:
+        MissingResource: none of them has an `index.csv`.
+    """
+    places = [Path(root).expanduser()] if root else [p / FOLDER for p in data_places()]
+    for place in places:
+        if (place / "index.csv").is_file():
+            return place
+    raise MissingResource(
+        "the Broden images (index.csv and images/ of the 224-pixel release)",
+        [str((place / "index.csv").absolute()) for place in places],
+        "clipdissect fetch broden, or set probe.root to the unpacked release, or choose another "
+        "probe (probe=folder)",
+    )
+
+
+def label_names(root: Path) -> dict[str, str]:
+    """Number to name of the release's labels, in words: see `words`.
+
+    Raises:
+        DissectError: `label.csv` lacks its columns.
+    """
+    table = pd.read_csv(root / "label.csv", dtype=str, keep_default_na=False)
+    if not {"number", "name"} <= set(table):
+        raise DissectError(f"{root / 'label.csv'} must have the columns number and name")
+    return {n: words(name) for n, name in zip(table["number"], table["name"], strict=True)}
+
+
+def words(name: str) -> str:
+    """A label as the published concept list has it: spaces, and no `-s`, which marks scenes.
+
+    `apartment_building-outdoor-s` is `apartment building-outdoor`; colours keep their `-c`.
+    """
+    return name.removesuffix("-s").replace("_", " ")
+
+
+def _labels(table: Any, root: Path) -> dict[str, str]:
+    """Image to its label as a whole."""
+    whole = [category for category in WHOLE if category in table]
+    if not whole or not (root / "label.csv").is_file():
+        return {}
+    names = label_names(root)
+    rows = zip(table["image"], *(table[category] for category in whole), strict=True)
+    numbers = {image: next(_numbers(values), None) for image, *values in rows}
+    return {image: names[n] for image, n in numbers.items() if n in names}
+
+
+def _numbers(values: list[Any]) -> Iterator[str]:
+    """The cells' label numbers: one or more, split by semicolons; the first of each."""
+    for value in values:
+        if isinstance(value, str) and value.strip():
+            yield value.split(";")[0].strip()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from clipdissect.errors import DissectError
 from clipdissect.images import UnreadableImage, to_rgb
-from clipdissect.probe.base import Probe
+from clipdissect.probe.base import Labels, Probe
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class DatasetReader:
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             return to_rgb(image)
-        if isinstance(image, torch.Tensor):
+        if isinstance(image, Tensor):
             return _from_tensor(image)
         raise DissectError(
             f"item {index} of the dataset is a {type(image).__name__}; the probe needs PIL images "
@@ -42,7 +44,8 @@ def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
     """A map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
 
     The images are read once up front to digest their pixels, since a dataset has no identity
-    that can be trusted: any change of any pixel is noticed.
+    that can be trusted: any change of any pixel is noticed. Labels are taken from `classes` and
+    `targets`, as torchvision's datasets have them.
 
     Args:
         data: has `len()` and `[i]`.
@@ -58,20 +61,32 @@ def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
             f"got {type(data).__name__}"
         )
     read = DatasetReader(data)
-    hasher = hashlib.blake2b(digest_size=20)
-    for index in range(len(data)):
-        try:
-            pixels = np.asarray(read(index))
-        except UnreadableImage:
-            hasher.update(b"unreadable")
-            continue
-        hasher.update(repr(pixels.shape).encode())
-        hasher.update(pixels.tobytes())
-    images = tuple(f"{name}[{index}]" for index in range(len(data)))
-    return Probe(name, images, read, f"pixels 1 {hasher.hexdigest()}", on_error)
+    images = [f"{name}[{index}]" for index in range(len(data))]
+    identities = [_identity(read, index) for index in range(len(data))]
+    return Probe.of(name, images, read, identities, on_error=on_error, labels=_labels(data))
 
 
-def _from_tensor(image: torch.Tensor) -> Image.Image:
+def _identity(read: DatasetReader, index: int) -> str:
+    try:
+        pixels = np.asarray(read(index))
+    except UnreadableImage:
+        return "unreadable"
+    hasher = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
+    hasher.update(pixels.tobytes())
+    return hasher.hexdigest()
+
+
+def _labels(data: Any) -> Labels | None:
+    """Class names of the images, where the dataset has them as torchvision's do."""
+    names, targets = getattr(data, "classes", None), getattr(data, "targets", None)
+    if not isinstance(names, Sequence) or not isinstance(targets, (Sequence, np.ndarray, Tensor)):
+        return None
+    numbers = [int(target) for target in targets]
+    whole = len(numbers) == len(data) and all(0 <= n < len(names) for n in numbers)
+    return tuple(str(names[n]) for n in numbers) if whole else None
+
+
+def _from_tensor(image: Tensor) -> Image.Image:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise DissectError(f"an image tensor must be [3, height, width]; got {tuple(image.shape)}")
     if image.is_floating_point():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import SUFFIXES, open_rgb
+from clipdissect.images import SUFFIXES, Picture, open_picture
+from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
+from clipdissect.probe.choices import Choices, one_of
+
+LABELS = ("none", "folders")
+Label = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
@@ -20,42 +22,102 @@ class FileReader:
 
     root: Path
     images: tuple[str, ...]
+    decode: str = "pil"
 
-    def __call__(self, index: int) -> Image.Image:
-        return open_rgb(self.root / self.images[index])
+    def __call__(self, index: int) -> Picture:
+        return open_picture(self.path(index), self.decode)
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self.images[index]
 
 
-def folder(root: str, on_error: str = "skip") -> Probe:
+def folder(
+    root: str,
+    labels: str = "none",
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    identity: str = "stat",
+    decode: str = "pil",
+    on_error: str = "skip",
+) -> Probe:
     """All image files below a folder, at any depth, ordered by path.
 
-    Files are told apart by relative path, size and modification time: a changed or replaced file
-    is noticed, a renamed root folder isn't. A file rewritten with the same size and time is not.
-
     Args:
-        root: the folder.
-        on_error: what to do with unreadable images, `skip` or `raise`.
+        root: the folder. Renaming it changes nothing.
+        labels: `folders` labels an image by the folder of `root` that it lies in (a set with one
+            folder a class), `none` doesn't.
+        limit, sample, seed, identity, decode, on_error: see `Choices`.
 
     Raises:
         MissingResource: the folder doesn't exist.
-        DissectError: it is a file, or holds no image files.
+        DissectError: it is a file, or holds no image files; a value that isn't allowed.
     """
-    path = _existing_folder(root)
-    found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    one_of("probe.labels", labels, LABELS)
+    path = existing_folder(root)
+    label = top_folder if labels == "folders" else None
+    found = of_files(path.name or "folder", path, image_files(path), choices, label)
+    if label and found.labels is None:
+        raise DissectError(f"probe.labels=folders, but {path} has its images in no folders")
+    return found
+
+
+def image_files(root: Path) -> list[Path]:
+    """All image files below a folder, in no order.
+
+    Raises:
+        DissectError: there are none.
+    """
+    found = [p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not found:
         endings = " ".join(sorted(SUFFIXES))
-        raise DissectError(f"no image files in {path} or below it (looked for {endings})")
-    return of_files(path.name or "folder", path, found, on_error)
+        raise DissectError(f"no image files in {root} or below it (looked for {endings})")
+    return found
 
 
-def of_files(name: str, root: Path, files: Sequence[Path], on_error: str = "skip") -> Probe:
-    """A probe of the given files below `root`, ordered by relative path; see `folder`."""
-    names = tuple(sorted(f.relative_to(root).as_posix() for f in files))
-    stats = [(root / image).stat() for image in names]
-    identity = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
-    return Probe(name, names, FileReader(root, names), digest.of("files 1", identity), on_error)
+def of_files(
+    name: str,
+    root: Path,
+    files: Sequence[Path],
+    choices: Choices | None = None,
+    label: Label | None = None,
+) -> Probe:
+    """A probe of the given files below `root`, ordered by relative path.
+
+    Args:
+        name: what to call it.
+        root: the folder.
+        files: the files, in any order.
+        choices: which of them, and how to read them.
+        label: an image's class from its relative path.
+    """
+    choices = choices or Choices()
+    every = sorted(f.relative_to(root).as_posix() for f in files)
+    names = tuple(every[i] for i in choices.pick(len(every)))
+    reader = FileReader(root, names, choices.decode)
+    each = choices.identities(identities.of_files(root, names, choices.identity))
+    labels = tuple(map(label, names)) if label else ()
+    return Probe.of(
+        name, names, reader, each, on_error=choices.on_error, file=reader.path,
+        labels=labels if any(labels) else None,
+    )  # fmt: skip
 
 
-def _existing_folder(root: str) -> Path:
+def top_folder(image: str) -> str | None:
+    """The first folder of a relative path; None of a bare file name."""
+    first, slash, _ = image.partition("/")
+    return first if slash else None
+
+
+def existing_folder(root: str) -> Path:
+    """The folder of a path.
+
+    Raises:
+        MissingResource: there is nothing.
+        DissectError: it is a file.
+    """
     path = Path(root).expanduser()
     if path.is_dir():
         return path

@@ -13,6 +13,7 @@ from clipdissect import digest
 from clipdissect.errors import MissingResource
 from clipdissect.images import SUFFIXES, open_rgb
 from clipdissect.probe.base import Probe
+from clipdissect.probe.choices import Choices
 
 PLACES = (("skimage", "data"), ("sklearn", "datasets/images"))
 # Documents, diagrams and test patterns: not photographs.
@@ -48,25 +49,31 @@ class CropReader:
         return _photo(self.files[index]).crop(self.boxes[index])
 
 
-def photos(on_error: str = "skip") -> Probe:
+def photos(
+    limit: int | None = None, sample: int | None = None, seed: int = 0, on_error: str = "skip"
+) -> Probe:
     """Square crops, at three scales, of a few dozen packaged photographs.
 
     Small and narrow: a stand-in for people without images at hand, weaker than `stamps`.
     Told apart by the files' bytes and the crops' boxes.
 
     Args:
-        on_error: what to do with unreadable images, `skip` or `raise`.
+        limit, sample, seed, on_error: see `Choices`.
 
     Raises:
         MissingResource: neither scikit-image nor scikit-learn is installed.
+        DissectError: a value that isn't allowed.
     """
-    crops = [(file, box) for file in _files() for box in boxes(*_size(file))]
+    choices = Choices(limit, sample, seed, on_error=on_error)
+    every = [(file, box) for file in _files() for box in boxes(*_size(file))]
+    crops = [every[i] for i in choices.pick(len(every))]
     names = tuple(
         f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
     )
-    identity = [(digest.of_file(file), box) for file, box in crops]
+    digests = {file: digest.of_file(file) for file, _ in crops}
+    identities = [f"{digests[file]} {box}" for file, box in crops]
     reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
-    return Probe("photos", names, reader, digest.of("crops 1", identity), on_error)
+    return Probe.of("photos", names, reader, identities, on_error=on_error)
 
 
 def boxes(width: int, height: int) -> list[Box]:

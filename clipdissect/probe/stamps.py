@@ -9,6 +9,7 @@ from clipdissect.errors import MissingResource
 from clipdissect.fetch import fetch as get
 from clipdissect.paths import cache_dir
 from clipdissect.probe.base import Probe
+from clipdissect.probe.choices import Choices
 from clipdissect.probe.folder import of_files
 from clipdissect.probe.photos import photos
 
@@ -18,7 +19,14 @@ PACKAGE = "tuxpaint-stamps-default"
 INSIDE = Path("usr/share/tuxpaint/stamps")
 
 
-def stamps(fallback: bool = True, on_error: str = "skip") -> Probe:
+def stamps(
+    fallback: bool = True,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    identity: str = "stat",
+    on_error: str = "skip",
+) -> Probe:
     """About 550 cut-outs of animals, food, vehicles, tools and the like, on white.
 
     Taken from `/usr/share` where the package is installed, else from the user cache, else
@@ -26,11 +34,13 @@ def stamps(fallback: bool = True, on_error: str = "skip") -> Probe:
 
     Args:
         fallback: use the probe `photos` where the package can't be had, and note it.
-        on_error: what to do with unreadable images, `skip` or `raise`.
+        limit, sample, seed, identity, on_error: see `Choices`.
 
     Raises:
         MissingResource: the package can't be had, and `fallback` is false.
+        DissectError: a value that isn't allowed.
     """
+    choices = Choices(limit, sample, seed, identity, on_error=on_error)
     try:
         root = find() or fetch()
     except MissingResource as missing:
@@ -40,9 +50,9 @@ def stamps(fallback: bool = True, on_error: str = "skip") -> Probe:
     if root is None:
         note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({why})"
         log.warning("%s", note)
-        return photos(on_error).noting(note)
+        return photos(limit, sample, seed, on_error).noting(note)
     files = [p for p in root.rglob("*.png") if "symbols" not in p.relative_to(root).parts]
-    return of_files("stamps", root, files, on_error)
+    return of_files("stamps", root, files, choices)
 
 
 def find() -> Path | None:
