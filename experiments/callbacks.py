@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,3 +21,8 @@ class Launched(Callback):
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """A multirun starts."""
         Launched.folder = Path(config.hydra.sweep.dir)
+
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        """All jobs are over; where they ran elsewhere, they have printed nothing here."""
+        if os.environ.get("RANK", "0") == "0":
+            print(f"multirun: {Launched.folder}")

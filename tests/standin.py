@@ -28,7 +28,7 @@ def run(config: Any) -> float:
     value = -abs(float(config.similarity.a) - 10)
     facts = {"top": config.top, "threads": torch.get_num_threads(), "process": os.getpid()}
     (results_folder() / "seen.json").write_text(json.dumps(facts))
-    objective = {"name": "value", "tuning": value, "tuning_units": 2,
+    objective = {"name": config.objective, "tuning": value, "tuning_units": 2,
                  "report": value - 1, "report_units": 3}  # fmt: skip
     (results_folder() / "metrics.json").write_text(json.dumps({"objective": objective}))
     print("done", Path(results_folder()).name)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from clipdissect import digest
 from clipdissect.files import atomic
@@ -52,6 +54,8 @@ class Thumbnails:
             picture = self.probe.read(self._places[name])
         except (UnreadableImage, KeyError):  # file names that aren't text stand escaped in tables
             return None
+        if isinstance(picture, Tensor):
+            picture = to_pil_image(picture)
         picture = ImageOps.fit(picture, (self.side, self.side))
         with atomic(path) as temporary:
             picture.save(temporary, "JPEG", quality=85)
