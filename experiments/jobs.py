@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Failure:
             mistake in the request.
         trace: the traceback, of faults in the program.
         number: of the job in its multirun; None of a job alone.
-        overrides: of the job.
+        overrides: of the job, that the command line doesn't have word for word.
     """
 
     message: str
@@ -44,16 +44,19 @@ class Failure:
     number: int | None = None
     overrides: tuple[str, ...] = ()
 
+    @property
+    def job(self) -> str:
+        """The job's name; empty for a job alone."""
+        return "" if self.number is None else f"job {self.number} ({', '.join(self.overrides)})"
+
     def tell(self) -> None:
-        """Print it; of the overrides those that the command line doesn't have word for word."""
-        own = ", ".join(o for o in self.overrides if o not in sys.argv)
-        job = "" if self.number is None else f"job {self.number} ({own}) "
+        """Print it."""
         if self.trace:
             print(self.trace, file=sys.stderr)
-        print(f"{job}error: {self.message}", file=sys.stderr)
+        print(f"{self.job} error: {self.message}".lstrip(), file=sys.stderr)
 
 
-def guard(run: Run, config: Any) -> Any:
+def guard(run: Run, arguments: Sequence[str], config: Any) -> Any:
     """Do one job; gives what it returns, or a text on its failure, which no sweeper takes for a
     number.
 
@@ -62,16 +65,22 @@ def guard(run: Run, config: Any) -> Any:
 
     Args:
         run: does one job.
+        arguments: of the command line.
         config: the job's.
     """
     set_up_logging(logging.INFO)  # of a process that the launcher started
     path = results_folder() / FAILURE
     number, overrides = identity()
-    _write(path, Failure(UNFINISHED, FAULT, None, number, overrides))
+    unfinished = Failure(
+        UNFINISHED, FAULT, None, number, tuple(o for o in overrides if o not in arguments)
+    )
+    _write(path, unfinished)
+    if unfinished.job:
+        print(unfinished.job, flush=True)
     try:
         result = run(config)
     except Exception as error:
-        failure = of_error(error, number, overrides)
+        failure = of_error(error, number, unfinished.overrides)
         _write(path, failure)
         return f"failed: {failure.message}"
     path.unlink(missing_ok=True)

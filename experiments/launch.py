@@ -42,7 +42,7 @@ def launch(run: Run, name: str) -> None:
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
     # Not a function of this place: it is pickled where jobs run in other processes.
-    job = functools.wraps(run)(functools.partial(guard, run))
+    job = functools.wraps(run)(functools.partial(guard, run, tuple(sys.argv)))
     stopped = []
     try:
         _hydra_main(job)()

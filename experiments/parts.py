@@ -170,8 +170,7 @@ def _sentences(config: Any, chosen: target.Target) -> Sentences:
     if chosen.class_layer not in chosen.layers:
         return None
     try:
-        found: Sentences = of_group(sentence.build, config.sentence)
-        return found
+        return sentence.Remembered(of_group(sentence.build, config.sentence))
     except MissingResource as error:
         return error
 

@@ -47,7 +47,8 @@ def report(study: Any, folder: Path) -> None:
     with_value = trials.dropna(subset=["tuning"])
     print(f"study {study.study_name}: {len(trials)} trials, {len(with_value)} with a value")
     if not with_value.empty:
-        plot(trials, _logarithmic(study), folder / "search.png")
+        name = study.user_attrs.get("setting objective", "objective")
+        plot(trials, name, _logarithmic(study), folder / "search.png")
         _tell_best(study.best_trial, jobs)
     print(f"files: {folder}/trials.csv, search.png; the same command again adds trials")
 
@@ -69,15 +70,17 @@ def table(study: Any, jobs: Sequence[Job]) -> pd.DataFrame:
     return frame
 
 
-def plot(trials: pd.DataFrame, logarithmic: frozenset[str], path: Path) -> None:
+def plot(trials: pd.DataFrame, objective: str, logarithmic: frozenset[str], path: Path) -> None:
     """The objective by trial, with the best so far, and by each parameter.
 
     Args:
         trials: of `table`.
+        objective: its name.
         logarithmic: parameters with a logarithmic axis.
         path: of the PNG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
     trials = trials.dropna(subset=["tuning"])
     names = [n for n in trials if n not in ("trial", "state", "tuning", "report", "folder")]
@@ -92,11 +95,15 @@ def plot(trials: pd.DataFrame, logarithmic: frozenset[str], path: Path) -> None:
             label="other half",
         )  # fmt: skip
         axis.set_xlabel(str(name).removeprefix("similarity."))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=name == "trial"))
         if name in logarithmic:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(ScalarFormatter())
     for axis in axes[len(names) + 1 :]:
         axis.set_axis_off()
-    axes[0].set_ylabel("objective")
+    axes[0].set_ylabel(objective)
     axes[0].legend(fontsize="small")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -66,8 +66,8 @@ def wandb(
         with _staged_in(run.folder), _start(library, chosen, options) as logged:
             logged.log(values_of(library, run, units, thumbnails))
             logged.log_artifact(artifact(library, run, logged.id))
-            place = logged.url or str(Path(logged.dir).parent)
-        log.info("tracking: %s", place if logged.url else f"wandb sync {place} uploads the run")
+            place = f"wandb sync {Path(logged.dir).parent}" if logged.offline else logged.url
+        log.info("tracking: %s", place)
 
     return track
 
