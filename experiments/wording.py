@@ -19,7 +19,8 @@ from clipdissect.errors import DissectError, unknown
 
 # Modules of the extra `sweep` that run jobs elsewhere, and what their errors come from.
 LAUNCHERS = ("joblib", "submitit")
-NO_TRIAL = "No trials are completed yet."  # Optuna, asked for the best one
+# Optuna, asked for the best trial of none: in memory, and in a database.
+NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")
 
 
 def explain(error: BaseException) -> str | None:
@@ -35,7 +36,7 @@ def explain(error: BaseException) -> str | None:
             return f"{cause.filename}: {cause.strerror}"
         if type(cause).__module__.split(".")[0] in LAUNCHERS:
             return f"a job's process ended before the job did: {str(cause).strip()}"
-        if str(cause) == NO_TRIAL:
+        if str(cause) in NO_TRIAL:
             return "no trial of the search has a value"
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return str(error)  # Hydra, of its flags

@@ -1,4 +1,4 @@
-"""A runner without networks: `top=3` is a mistake, `top=4` a fault, `top=5` kills its process.
+"""A runner without networks: `top=3` is a mistake, `top=4` a fault, `top=9` kills its process.
 
 Run as a script: python tests/standin.py -m top=1,2,3 hydra/launcher=joblib
 """
@@ -23,7 +23,7 @@ def run(config: Any) -> float:
         raise DissectError("three is too many")
     if config.top == 4:
         raise ZeroDivisionError("four")
-    if config.top == 5:
+    if config.top == 9:
         os._exit(9)
     value = -abs(float(config.similarity.a) - 10)
     facts = {"top": config.top, "threads": torch.get_num_threads(), "process": os.getpid()}
