@@ -31,6 +31,10 @@ def run(config: Any) -> float:
     objective = {"name": config.objective, "tuning": value, "tuning_units": 2,
                  "report": value - 1, "report_units": 3}  # fmt: skip
     (results_folder() / "metrics.json").write_text(json.dumps({"objective": objective}))
+    if config.tracking.name != "none":
+        from experiments.parts import track
+
+        track(config, results_folder(), {"objective": objective})
     print("done", Path(results_folder()).name)
     return value
 

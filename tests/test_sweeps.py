@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -89,6 +90,28 @@ def test_what_a_killed_process_leaves_says_so(
     monkeypatch.setattr(standin.os, "_exit", dies)
     assert launched(monkeypatch, tmp_path, "top=9") == 9
     assert [failure["message"] for failure in failed(tmp_path)] == [UNFINISHED]
+
+
+def test_jobs_of_a_multirun_share_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("-m", "top=1,3,2", "tracking=csv", "hydra.sweep.dir=results/standin/mine")
+    assert launched(monkeypatch, tmp_path, *given) == 2
+    with (tmp_path / "results" / "standin" / "mine" / "runs.csv").open(newline="") as source:
+        rows = list(csv.DictReader(source))
+    assert [Path(row["run"]).name for row in rows] == ["0", "2"]
+    assert ["top=1" in row["overrides"].split() for row in rows] == [True, False]
+    assert all(row["objective/report_units"] == "3" for row in rows)
+
+
+def test_failed_tracking_loses_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine" / "runs.csv").mkdir(parents=True)  # where the table should go
+    given = ("-m", "top=1,2", "tracking=csv", "hydra.sweep.dir=mine")
+    assert launched(monkeypatch, tmp_path, *given) == 0
+    assert caplog.text.count("tracking=csv failed") == 2
+    assert "the run's files are complete" in caplog.text
+    assert len(list((tmp_path / "mine").rglob("metrics.json"))) == 2
+    assert not list((tmp_path / "mine").rglob(FAILURE))
 
 
 def test_joblib(tmp_path: Path) -> None:
