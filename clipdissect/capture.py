@@ -124,7 +124,10 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     """Raise a DissectError unless there are layers, each exists, and none is named twice."""
     if not layers:
         children = ", ".join(name for name, _ in model.named_children())
-        raise DissectError(f"no layers to dissect; for example some of {children}")
+        raise DissectError(
+            f"no layers to dissect: set target.layers (layers=[...]), for example to some of "
+            f"{children}; `clipdissect layers` lists all"
+        )
     if len(set(layers)) < len(layers):
         raise DissectError(f"a layer is listed twice: {', '.join(layers)}")
     find_layers(model, layers)

@@ -28,12 +28,19 @@ IDLE = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-def of_module(module: nn.Module) -> list[Any]:
-    """A module's class, attributes and forward hooks, as JSON-able values, without its children."""
-    attributes = {k: v for k, v in vars(module).items() if k not in _OWN}
+def of_module(module: nn.Module, depth: int = 0) -> list[Any]:
+    """A module's class, attributes and forward hooks, as JSON-able values, without its children.
+
+    Of a traced or exported module, which keeps a graph, the graph's text stands for the attributes.
+    """
+    graph = vars(module).get("graph", vars(module).get("_graph"))
+    if isinstance(graph, torch.fx.Graph):
+        attributes: dict[str, Any] = {"graph": str(graph)}
+    else:
+        attributes = {k: v for k, v in vars(module).items() if k not in _OWN}
     hooks = [list(getattr(module, name, {}).values()) for name in _HOOKS]
     script = str(module.code) if isinstance(module, torch.jit.ScriptModule) else ""
-    return [of_class(type(module)), of_value(attributes), of_value(hooks), script]
+    return [of_class(type(module)), of_value(attributes, depth), of_value(hooks, depth), script]
 
 
 def of_class(kind: type, depth: int = 0) -> list[Any]:
@@ -97,7 +104,7 @@ def _of_object(value: Any, depth: int) -> Any:
     if isinstance(value, nn.Module):
         # A module that isn't registered as a child, as in a plain list.
         tensors = [of_value(t) for t in value.state_dict().values()]
-        return [tensors, [of_module(m) for m in value.modules()]]
+        return [tensors, [of_module(m, depth + 1) for m in value.modules()]]
     if any(base.__module__ == "transformers.configuration_utils" for base in kind.__mro__):
         return _of_configuration(value)
     if hasattr(value, "__dict__"):

@@ -80,8 +80,8 @@ class Networks:
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         self.recorder.input_size = (images.shape[-2], images.shape[-1])
-        with self._autocast(), self._worded():
-            self.model(images.to(self.dtype))
+        with self._autocast():
+            run_network(self.model, images.to(self.dtype))
         taken = self.recorder.take(layers)
         for layer in layers:
             _check_rows(layer, taken[layer], len(images))
@@ -93,23 +93,32 @@ class Networks:
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}
 
-    @contextmanager
-    def _worded(self) -> Iterator[None]:
-        try:
-            yield
-        except (DissectError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            if not self.settings.compile:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise DissectError(
-                f"torch.compile can't run this target here ({reason}): leave out compile=true"
-            ) from error
-
     def _autocast(self) -> Any:
         kind = torch.device(self.settings.torch_device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
+
+
+def run_network(model: Any, images: Tensor) -> None:
+    """Run a network for what its hooks see.
+
+    Args:
+        model: the network.
+        images: `[images, channels, h, w]`.
+
+    Raises:
+        DissectError: the network raises; most often the preprocessing doesn't fit it.
+    """
+    try:
+        model(images)
+    except (DissectError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's own code
+        reason = " ".join(str(error).split())[:300]
+        raise DissectError(
+            f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
+            f"{reason}. Does the preprocessing give what the network wants (size, channels), and "
+            f"was capture.compile left out?"
+        ) from error
 
 
 @contextmanager

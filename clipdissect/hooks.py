@@ -80,7 +80,7 @@ def recording(model: nn.Module, layers: Sequence[str], summary: Summary) -> Iter
     """
     modules = find_layers(model, layers)
     with_token = has_class_token(model)
-    contexts = {layer: _context(layer, module, with_token) for layer, module in modules.items()}
+    contexts = {layer: context_of(layer, module, with_token) for layer, module in modules.items()}
     recorder = Recorder(summary, contexts)
     handles = []
     try:
@@ -115,7 +115,7 @@ def has_class_token(model: nn.Module) -> bool:
     return any(name in CLASS_TOKENS for name in names)
 
 
-def _context(layer: str, module: nn.Module, with_token: bool) -> Context:
+def context_of(layer: str, module: nn.Module, with_token: bool) -> Context:
     """What the layer's last part with weights says about its units."""
     for part in reversed(list(module.modules())):
         for name in ("out_channels", "num_features", "num_channels", "out_features"):

@@ -85,6 +85,7 @@ def run_jobs(
             for name in job.names:
                 values = _checked(name, shard.values(name), shard, probe)
                 writer.put(sinks[name], shard.piece(values))
+        next(stream, None)  # lets it report its last batch
 
 
 @dataclass

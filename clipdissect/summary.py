@@ -63,7 +63,7 @@ def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
     if isinstance(output, Tensor):
         return output
     raise DissectError(
-        f"layer {layer} returned {_describe(output)}, not a tensor. {_advice(output, layer)}"
+        f"layer {layer} returned {describe_output(output)}, not a tensor. {_advice(output, layer)}"
     )
 
 
@@ -161,17 +161,18 @@ def _pick(output: Any, part: str, layer: str) -> Any:
     is_index = isinstance(output, (tuple, list)) and part.isdecimal()
     if is_index and int(part) < len(output):
         return output[int(part)]
-    raise DissectError(f"layer {layer}: there is no part [{part}] in {_describe(output)}")
+    raise DissectError(f"layer {layer}: there is no part [{part}] in {describe_output(output)}")
 
 
-def _describe(output: Any) -> str:
+def describe_output(output: Any) -> str:
+    """What a layer returned, in words: its type, shapes and parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
     if isinstance(output, Mapping):
-        inside = ", ".join(f"{k}: {_describe(v)}" for k, v in output.items())
+        inside = ", ".join(f"{k}: {describe_output(v)}" for k, v in output.items())
         return f"a {type(output).__name__} of ({inside})"
     if isinstance(output, (tuple, list)):
-        return f"a {type(output).__name__} of ({', '.join(_describe(v) for v in output)})"
+        return f"a {type(output).__name__} of ({', '.join(describe_output(v) for v in output)})"
     return f"a {type(output).__name__}"
 
 

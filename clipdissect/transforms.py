@@ -26,8 +26,8 @@ TensorTransform = Callable[[Tensor], Tensor]
 
 PILLOW = int(pillow_version.partition(".")[0])
 LIBRARIES = ("torchvision", "timm", "open_clip")
-# PIL's names to the tensor kernels that compute the same; there is none for the other filters.
-KERNELS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
+# The filters that a tensor kernel computes as PIL does.
+KERNELS = ("bilinear", "bicubic")
 # What leaves an RGB picture as it is.
 IDLE = frozenset(["_convert_to_rgb", "Identity", "MaybeConvertMode", "RGB"])
 TO_BYTES = frozenset(["MaybePILToTensor", "PILToTensor", "ToImage"])
@@ -112,7 +112,7 @@ def _flat(transform: Any) -> Iterator[Any]:
     """The steps of a transform, those of nested ones among them."""
     name = _name(transform)
     if name in ("Compose", "Sequential"):
-        for step in getattr(transform, "transforms", None) or transform:
+        for step in getattr(transform, "transforms", transform):
             yield from _flat(step)
     else:
         yield transform
@@ -205,8 +205,8 @@ def _resized(picture: Tensor, shape: list[int], kernel: Any) -> Tensor:
 def _kernel(interpolation: Any) -> Any:
     from torchvision.transforms import InterpolationMode
 
-    name = KERNELS.get(str(getattr(interpolation, "value", interpolation)))
-    return InterpolationMode(name) if name else None
+    name = str(getattr(interpolation, "value", interpolation))
+    return InterpolationMode(name) if name in KERNELS else None
 
 
 def _keep_ratio(step: Any) -> TensorTransform | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,12 @@ from torch import Tensor, nn
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
+
+# Under which training scripts keep the state dict, and what their wrappers put before its names.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+RANDOM = "random"
+RANDOM_NOTE = "the target's weights are random (seed 0): good for timing and trials alone"
 
 
 def in_package(package: str, below: str, sha256: str, install: str) -> Path:
@@ -55,7 +64,9 @@ def package_folder(package: str, install: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors; nothing in the file is executed.
+    """A checkpoint's tensors, out of the dict that a training script wraps them in.
+
+    Nothing in the file is executed. Pickles of Python 2 are read too.
 
     Raises:
         MissingResource: no such file.
@@ -64,34 +75,93 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingResource("the checkpoint", [str(path.absolute())], "check the path")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = _load(path)
     except Exception as error:  # each format fails in its own way
+        reason = " ".join(str(error).split("\n\n")[0].split())[:200]
         raise DissectError(
-            f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}"
+            f"{path} is not a checkpoint that can be read safely: {reason}. A file that you trust "
+            f"can be converted once: take the state dict out of torch.load(path, "
+            f"weights_only=False) and torch.save it"
         ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DissectError(f"{path} does not hold a state dict (names to tensors)")
-    return state
+    for wrapper in WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        held = ", ".join(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
+        raise DissectError(
+            f"{path} does not hold a state dict (names to tensors), also not under "
+            f"{', '.join(WRAPPERS)}; it holds {held[:200] or 'nothing'}"
+        )
+    return loaded
 
 
 def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load tensors into a network, all of them and nothing else.
 
+    What wrappers such as `DataParallel` put before every name is taken off.
+
     Raises:
         DissectError: names or shapes differ; says which.
     """
+    own = model.state_dict()
+    state = _without_prefix(state, own)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        lines = [line.strip()[:200] for line in str(error).splitlines()[:4]]
-        raise DissectError(
-            f"the weights in {source} don't fit the network: {' '.join(lines)}"
-        ) from error
+        told = _differences(state, own) or " ".join(str(error).split())[:300]
+        raise DissectError(f"the weights in {source} don't fit the network: {told}") from error
+
+
+def rows(state: dict[str, Tensor], layer: str | None) -> int | None:
+    """How many units a layer's weight has in a state dict, whatever stands before its name."""
+    before = "|".join(map(re.escape, PREFIXES))
+    name = re.compile(rf"({before})*{re.escape(str(layer))}\.weight")
+    found = (len(tensor) for key, tensor in state.items() if name.fullmatch(key) and tensor.ndim)
+    return next(found, None)
+
+
+def random(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network with the random weights of seed 0; the program's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    with warnings.catch_warnings():
+        # torch says that it doesn't use the encoding, but does: for the strings of Python 2 alone.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+
+
+def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES * 2:  # one may stand before the other
+        if state and all(name.startswith(prefix) for name in state) and not set(state) & set(own):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _differences(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """What a state dict lacks, has too much or in another shape, with examples."""
+    shapes = [
+        f"{n} {tuple(state[n].shape)} in the file, {tuple(own[n].shape)} in the network"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    # Old checkpoints lack these, and torch doesn't ask for them.
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    found = {"missing": missing, "unexpected": [n for n in state if n not in own],
+             "of another shape": shapes}  # fmt: skip
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in found.items()
+        if names
+    )
 
 
 def load_in_order(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

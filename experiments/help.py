@@ -8,9 +8,11 @@ from pathlib import Path
 
 # With options as Hydra takes them.
 RUNNERS = ("dissect",)
-# Plain ones, with flags.
+# Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
+    "concepts",
     "fetch",
+    "layers",
     "store",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from experiments.help import conf_folder, runner_help
 from experiments.jobs import Run, failures, guard, of_error, results_folder, set_up_logging
 
-__all__ = ["launch", "results_folder"]
+__all__ = ["launch", "launch_without_folder", "results_folder"]
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
@@ -56,6 +56,18 @@ def launch(run: Run, name: str) -> None:
         failure.tell()
     if told:
         sys.exit(max(failure.code for failure in told))
+
+
+def launch_without_folder(run: Run, name: str) -> None:
+    """As `launch`, for a command that writes nothing: what Hydra itself writes is thrown away.
+
+    Args:
+        run: as of `launch`.
+        name: as of `launch`.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipdissect-") as passing:
+        sys.argv += [f"hydra.run.dir={passing}", f"hydra.sweep.dir={passing}"]
+        launch(run, name)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:

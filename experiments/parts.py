@@ -64,7 +64,7 @@ class Parts:
         """
         start = time.perf_counter()
         team = from_environment()
-        settings = _settings(config)
+        settings = settings_of(config)
         scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
         store = Store(Path(config.paths.store or store_dir()).expanduser())
@@ -175,7 +175,8 @@ def _sentences(config: Any, chosen: target.Target) -> Sentences:
         return error
 
 
-def _settings(config: Any) -> Settings:
+def settings_of(config: Any) -> Settings:
+    """How to run the networks, of the config's `capture`."""
     values = parameters(config.capture)
     summary = Summary(values.pop("summary"), values.pop("layout"))
     return Settings(**values | {"device": own_device(values["device"])}, summary=summary)

@@ -66,6 +66,8 @@ def _of_key(error: OmegaConfBaseException) -> str:
     key: Any = error.full_key
     if isinstance(error, MissingMandatoryValue):
         return f"{key} must be set: add {key}=<value>"
+    if "is not a ListConfig" in str(error.msg):
+        return f"{key} must be a list, such as {key}=[a,b]"
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return _unknown_key(error)
     return f"{key}: {str(error.msg).splitlines()[0]}"
@@ -78,4 +80,6 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
         return f"unknown config key '{key}'"
     above, _, last = key.rpartition(".")
     valid = [f"{above}.{k!s}" if above else str(k) for k in parent]
+    if not valid:  # a dict whose names are the user's
+        return f"new names need a plus: +{key}=<value>, or set {above}={{{last}: <value>}}"
     return str(unknown("config key", f"{above}.{last}" if above else last, valid))

@@ -196,7 +196,7 @@ def test_network_is_given_back_as_it_was(images: Path) -> None:
 
 
 def test_no_layers_and_repeated_layers(images: Path) -> None:
-    with pytest.raises(DissectError, match="for example some of conv, relu, head"):
+    with pytest.raises(DissectError, match="for example to some of conv, relu, head"):
         run(images, layers=())
     with pytest.raises(DissectError, match="twice"):
         run(images, layers=("conv", "conv"))

@@ -14,7 +14,16 @@ from omegaconf import OmegaConf
 
 from clipdissect import similarity
 from clipdissect.errors import DissectError
-from experiments.help import RUNNERS, conf_folder, group_folders, runner_help, usage
+from clipdissect.target.preprocess import KEYS
+from clipdissect.target.torchvision import PRESETS, default_layers
+from experiments.help import (
+    COMMANDS,
+    RUNNERS,
+    conf_folder,
+    group_folders,
+    runner_help,
+    usage,
+)
 from experiments.schema import GROUPS, register, schema_of
 from experiments.wording import explain
 
@@ -25,12 +34,19 @@ SEARCHES = [option for group, option in OPTIONS if option.startswith("tune_")]
 # Values that the user must give.
 GIVEN = {
     ("target", "torchvision"): ["target.model=resnet18"],
+    ("target", "timm"): ["target.model=resnet18"],
+    ("target", "module"): ["target.factory=a.b:c"],
+    ("target", "checkpoint"): ["target.factory=a.b:c", "target.checkpoint=c.pth"],
+    ("target", "hub_dir"): ["target.folder=f", "target.entry=e"],
+    ("target", "torchscript"): ["target.path=p.pt"],
+    ("target", "exported"): ["target.path=p.pt2"],
     ("probe", "folder"): ["probe.root=images"],
     ("probe", "hf_datasets"): ["probe.path=data"],
     ("probe", "union"): ["probe.parts=[stamps,{name: folder, root: images}]"],
     ("probe", "webdataset"): ['probe.shards="{00..03}.tar"'],
     ("concepts", "file"): ["concepts.path=words.txt"],
     ("concepts", "list"): ["concepts.texts=[cat, wheel]"],
+    ("concepts", "union"): ["concepts.parts=[imagenet,{name: file, path: words.txt}]"],
     ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
 }
@@ -108,7 +124,7 @@ def test_experiments_compose_with_every_similarity(experiment: str, name: str) -
 def test_command_line_wins_over_the_profile() -> None:
     config = composed("profile=offline", "probe=photos", "target=resnet50")
     assert config["probe"]["name"] == "photos"
-    assert config["target"]["model"] == "resnet50"
+    assert config["target"]["name"] == "resnet50"
     assert config["concepts"]["name"] == "wordfreq"
 
 
@@ -134,6 +150,7 @@ def test_defaults_are_the_papers() -> None:
         ("probe=stamp", r"unknown option of probe 'stamp'.*stamps"),
         ("top=[1]", "top"),
         ("similarity.a=1=2=[", "mismatched input"),
+        ("target.layers=layer4", r"target\.layers must be a list, such as target\.layers=\[a,b\]"),
     ],
 )
 def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: str) -> None:
@@ -166,7 +183,7 @@ def test_faults_of_ours_are_not_explained_away() -> None:
 
 
 def test_help_lists_runners_groups_and_options() -> None:
-    assert all(name in usage() for name in RUNNERS)
+    assert all(name in usage() for name in (*RUNNERS, *COMMANDS))
     text = runner_help("dissect")
     assert all(option in text for _, option in OPTIONS)
     assert str(Path(CONF)) in text
@@ -246,3 +263,40 @@ def test_wandb_space_is_the_search_space() -> None:
         "experiments.dissect",
         ["-m", "${program}"],
     )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_of_torchvision_are_the_tables(name: str) -> None:
+    config = composed(f"target={name}")["target"]
+    assert config == {
+        "name": name, "weights": "IMAGENET1K_V1", "checkpoint": None,
+        "layers": list(default_layers(name)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option", [o for g, o in OPTIONS if (g, o) in GIVEN and g == "target" and o[0] in "mche"]
+)
+def test_options_of_own_networks_are_set_by_name(option: str) -> None:
+    given = GIVEN["target", option]
+    extra = ["target.layers=[layer*,blocks.*.mlp.fc1]", "target.preprocess.image_size=160",
+             "target.preprocess.mean=[0.5,0.5,0.5]"]  # fmt: skip
+    config = composed(f"target={option}", *given, *extra)["target"]
+    assert config["layers"] == ["layer*", "blocks.*.mlp.fc1"]
+    assert {k: v for k, v in config["preprocess"].items() if v} == {
+        "image_size": 160, "mean": [0.5, 0.5, 0.5],
+    }  # fmt: skip
+    assert set(config["preprocess"]) == set(KEYS)
+    if "arguments" in config:
+        changed = composed(
+            f"target={option}", *given, "target.arguments={width: 8, deep: {a: [1]}}"
+        )
+        assert changed["target"]["arguments"] == {"width": 8, "deep": {"a": [1]}}
+        plus = composed(f"target={option}", *given, "+target.arguments.width=8")
+        assert plus["target"]["arguments"] == {"width": 8}
+        with pytest.raises(Exception) as caught:
+            composed(f"target={option}", *given, "target.arguments.width=8")
+        assert "+target.arguments.width=<value>" in str(explain(caught.value))
+    with pytest.raises(Exception) as caught:
+        composed(f"target={option}", *given, "target.preprocess.imagesize=3")
+    assert "Did you mean target.preprocess.image_size" in str(explain(caught.value))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clipdissect import target, weights
+from clipdissect.capture import check_layers
 from clipdissect.errors import DissectError, MissingResource
 
 
@@ -67,8 +68,9 @@ def test_network_without_default_layers_suggests_some(tmp_path: Path) -> None:
     from torchvision.models import squeezenet1_1
 
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
+    found = target.build("torchvision", model="squeezenet1_1", checkpoint=str(tmp_path / "s.pth"))
     with pytest.raises(DissectError, match="features, classifier"):
-        target.build("torchvision", model="squeezenet1_1", checkpoint=str(tmp_path / "s.pth"))
+        check_layers(found.model, found.layers)
 
 
 def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

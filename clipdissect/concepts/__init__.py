@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipdissect import options
 from clipdissect.concepts.base import Concepts
-from clipdissect.concepts.sources import file, google_20k, imagenet, of_list, wordfreq
+from clipdissect.concepts.joined import union
+from clipdissect.concepts.known import broden, cifar100, places365
+from clipdissect.concepts.sources import (
+    ef_3k,
+    file,
+    google_10k,
+    google_20k,
+    imagenet,
+    of_list,
+    wordfreq,
+)
+from clipdissect.concepts.wordnet import wordnet_nouns
 from clipdissect.errors import DissectError
 
 OPTIONS: dict[str, Callable[..., Concepts]] = {
+    "broden": broden,
+    "cifar100": cifar100,
+    "ef_3k": ef_3k,
     "file": file,
+    "google_10k": google_10k,
     "google_20k": google_20k,
     "imagenet": imagenet,
     "list": of_list,
+    "places365": places365,
+    "union": union,
     "wordfreq": wordfreq,
+    "wordnet_nouns": wordnet_nouns,
 }
 
-__all__ = ["OPTIONS", "Concepts", "build", "resolve"]
+__all__ = ["OPTIONS", "Concepts", "build", "file", "of_list", "resolve"]
+
+log = logging.getLogger(__name__)
 
 
 def build(name: str, **parameters: Any) -> Concepts:
-    """The concept set of a name.
+    """The concept set of a name; what cleaning left out is logged.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    concepts: Concepts = options.call("concepts", OPTIONS, name, parameters)
-    return concepts
+    return _reported(options.call("concepts", OPTIONS, name, parameters))
 
 
 def resolve(what: Concepts | Sequence[str] | str | Path) -> Concepts:
@@ -43,7 +63,13 @@ def resolve(what: Concepts | Sequence[str] | str | Path) -> Concepts:
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
     if isinstance(what, (str, Path)):
-        return file(str(what))
+        return _reported(file(str(what)))
     if not isinstance(what, Iterable):
         raise DissectError(f"concepts must be a list of texts, or a text file; got {what!r}")
-    return of_list(list(what))
+    return _reported(of_list(list(what)))
+
+
+def _reported(concepts: Concepts) -> Concepts:
+    if concepts.dropped:
+        log.info("concepts %s: %s", concepts.name, concepts.summary)
+    return concepts

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from clipdissect import digest
 from clipdissect.errors import DissectError
 
+DUPLICATES = ("drop", "keep")
+
 
 @dataclass(frozen=True)
 class Concepts:
@@ -15,7 +17,7 @@ class Concepts:
 
     Args:
         name: what to call the set in results.
-        texts: distinct, not blank, in their order.
+        texts: not blank, in their order; distinct, unless duplicates were to be kept.
         dropped: reason to the texts that were left out for it.
 
     Raises:
@@ -34,6 +36,12 @@ class Concepts:
         return len(self.texts)
 
     @property
+    def summary(self) -> str:
+        """How many texts there are, and how many were left out for what reason."""
+        left_out = ", ".join(f"{len(texts)} {why}" for why, texts in self.dropped.items())
+        return f"{len(self)} texts" + (f"; left out: {left_out}" if left_out else "")
+
+    @property
     def digest(self) -> str:
         """Changes with any text or their order."""
         return digest.of("concepts 1", self.texts)
@@ -42,25 +50,41 @@ class Concepts:
 Rule = Callable[[str], bool]
 
 
-def clean(name: str, texts: Iterable[str], unwanted: dict[str, Rule] | None = None) -> Concepts:
+def clean(
+    name: str,
+    texts: Iterable[str],
+    unwanted: dict[str, Rule] | None = None,
+    duplicates: str = "drop",
+) -> Concepts:
     """Strip white space; drop blanks, repeats and what a rule calls unwanted, keeping the order.
 
-    A text listed twice would count twice in the softmax over concepts.
+    A text listed twice counts twice in the softmax over concepts.
 
     Args:
         name: what to call the set.
         texts: the raw texts.
         unwanted: reason to a test for it.
+        duplicates: `drop` all but the first of equal texts, or `keep` them, as the published code
+            does.
+
+    Raises:
+        DissectError: nothing is left, or an unknown `duplicates`.
     """
+    if duplicates not in DUPLICATES:
+        raise DissectError(
+            f"concepts.duplicates is '{duplicates}'; it can be {' or '.join(DUPLICATES)}"
+        )
     rules = {"blank": lambda text: not text, **(unwanted or {})}
-    kept: dict[str, None] = {}
+    kept: list[str] = []
+    seen: set[str] = set()
     dropped: dict[str, list[str]] = {}
     for text in (" ".join(raw.split()) for raw in texts):
         reason = next((r for r, is_unwanted in rules.items() if is_unwanted(text)), None)
-        if reason is None and text in kept:
+        if reason is None and text in seen and duplicates == "drop":
             reason = "duplicate"
         if reason is None:
-            kept[text] = None
+            kept.append(text)
+            seen.add(text)
         else:
             dropped.setdefault(reason, []).append(text)
     return Concepts(name, tuple(kept), {r: tuple(found) for r, found in dropped.items()})

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipdissect.classes import imagenet_names
-from clipdissect.concepts.base import Concepts, clean
+from clipdissect.concepts.base import Concepts, Rule, clean
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.paths import data_places
 
+# What to leave out of lists of words that no one has edited.
+NO_WORDS: dict[str, Rule] = {
+    "digit": lambda word: any(c.isdigit() for c in word),
+    "one letter": lambda word: sum(c.isalpha() for c in word) < 2,
+}
 
-def file(path: str) -> Concepts:
+
+def file(path: str, duplicates: str = "drop") -> Concepts:
     """One text a line, UTF-8, with or without a byte-order mark, any line ends.
 
     Args:
         path: the file.
+        duplicates: `drop` or `keep` repeated texts; see `clean`.
 
     Raises:
         MissingResource: there is no such file.
         DissectError: it is a folder, empty, or not UTF-8 (names the line).
     """
     source = Path(path).expanduser()
+    return clean(source.stem, read_lines(source), duplicates=duplicates)
+
+
+def read_lines(source: Path) -> list[str]:
+    """The lines of a text file, as they are.
+
+    Raises:
+        MissingResource: there is no such file.
+        DissectError: it is a folder, or not UTF-8 (names the line).
+    """
     if source.is_dir():
         raise DissectError(f"{source} is a folder; concepts.path must be a text file")
     if not source.is_file():
@@ -30,14 +48,15 @@ def file(path: str) -> Concepts:
             [str(source.absolute())],
             "set concepts.path to a text file; to give the texts themselves, pass a list",
         )
-    return clean(source.stem, _lines(_decode(source)))
+    return _lines(_decode(source))
 
 
-def of_list(texts: list[str]) -> Concepts:
+def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
     """The given texts, cleaned.
 
     Args:
         texts: the concepts.
+        duplicates: `drop` or `keep` repeated texts; see `clean`.
 
     Raises:
         DissectError: none are left, or one is not a text.
@@ -45,33 +64,63 @@ def of_list(texts: list[str]) -> Concepts:
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
         raise DissectError(f"a concept must be a text; got {wrong[0]!r}")
-    return clean("list", texts)
+    return clean("list", texts, duplicates=duplicates)
 
 
-def google_20k(path: str | None = None) -> Concepts:
-    """The paper's 20,000 most common English words: a file `google_20k.txt`.
+def google_20k(path: str | None = None, duplicates: str = "drop") -> Concepts:
+    """The paper's 20,000 most common English words of Google's web corpus.
 
     Args:
         path: the file; by default `concepts/google_20k.txt` below `$CLIPDISSECT_DATA` or the
             user cache's `data` folder.
+        duplicates: `drop` or `keep` repeated texts; see `clean`.
 
     Raises:
         MissingResource: the file is in none of the places.
     """
-    places = (
-        [Path(path).expanduser()]
-        if path
-        else [p / "concepts" / "google_20k.txt" for p in data_places()]
+    return _named("google_20k", path, duplicates, "wordfreq_20k")
+
+
+def google_10k(path: str | None = None, duplicates: str = "drop") -> Concepts:
+    """The 10,000 most common English words, without swear words (9,894); otherwise as
+    `google_20k`."""
+    return _named("google_10k", path, duplicates, "wordfreq_10k")
+
+
+def ef_3k(path: str | None = None, duplicates: str = "drop") -> Concepts:
+    """The 3,000 most common English words as EF lists them; otherwise as `google_20k`."""
+    return _named("ef_3k", path, duplicates, "wordfreq_3k")
+
+
+def find(what: str, path: str | None, names: Sequence[str], remedy: str) -> Path:
+    """The given path, or the first of the names below the data folders that exists.
+
+    Args:
+        what: the thing looked for, for the message.
+        path: the user's; it alone counts if it is given.
+        names: paths below a data folder, the best first.
+        remedy: what the user can do.
+
+    Raises:
+        MissingResource: none exists.
+    """
+    found = [place / name for name in names for place in data_places()]
+    places = [Path(path).expanduser()] if path else found
+    for place in places:
+        if place.exists():
+            return place
+    raise MissingResource(what, [str(place.absolute()) for place in places], remedy)
+
+
+def _named(name: str, path: str | None, duplicates: str, like: str) -> Concepts:
+    found = find(
+        f"the concept list {name}.txt",
+        path,
+        [f"concepts/{name}.txt"],
+        f"clipdissect fetch {name}, or set concepts.path to the file, or use concepts={like} (a "
+        f"like list that a package ships)",
     )
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise MissingResource(
-            "the concept list google_20k.txt",
-            [str(place.absolute()) for place in places],
-            "clipdissect fetch google_20k, or set concepts.path to the file, or use "
-            "concepts=wordfreq_20k (a like list that a package ships)",
-        )
-    return file(str(found))
+    return clean(name, read_lines(found), duplicates=duplicates)
 
 
 def imagenet() -> Concepts:
@@ -101,11 +150,7 @@ def wordfreq(n: int = 20000) -> Concepts:
             ["the installed packages"],
             "pip install 'clipdissect[offline]'",
         ) from error
-    unwanted = {
-        "digit": lambda word: any(c.isdigit() for c in word),
-        "one letter": lambda word: sum(c.isalpha() for c in word) < 2,
-    }
-    return clean(f"wordfreq_{n}", top_n_list("en", n), unwanted)
+    return clean(f"wordfreq_{n}", top_n_list("en", n), NO_WORDS)
 
 
 def _lines(text: str) -> list[str]:

@@ -186,7 +186,7 @@ def _scan(shard: Shard) -> list[Member]:
     labels: dict[tuple[str, str], str] = {}
     try:
         with shard.open() as source, tarfile.open(fileobj=source, mode="r:") as tar:
-            for info in tar:
+            for info in _entries(source, tar):
                 key, extension = split(info.name)
                 if not info.isreg() or info.issparse():
                     continue
@@ -203,6 +203,14 @@ def _scan(shard: Shard) -> list[Member]:
     return [
         Member(m.name, m.offset, m.size, _label(split(m.name)[0], labels)) for m in images.values()
     ]
+
+
+def _entries(source: BinaryIO, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All entries; `tarfile` takes a file that ends in the middle of a header for a whole one."""
+    yield from tar
+    source.seek(tar.offset)
+    if source.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it has no end mark")
 
 
 def split(name: str) -> tuple[str, str]:

@@ -7,13 +7,30 @@ from typing import Any
 
 from clipdissect import options
 from clipdissect.target.base import Target
-from clipdissect.target.efficientnet import efficientnet_lite0, efficientnet_lite2
-from clipdissect.target.torchvision import torchvision
+from clipdissect.target.efficientnet import (
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
+from clipdissect.target.own import checkpoint, hub_dir, module
+from clipdissect.target.places import resnet18_places365
+from clipdissect.target.programs import exported, torchscript
+from clipdissect.target.timm import timm
+from clipdissect.target.torchvision import PRESETS, torchvision
 
 OPTIONS: dict[str, Callable[..., Target]] = {
+    "checkpoint": checkpoint,
     "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite1": efficientnet_lite1,
     "efficientnet_lite2": efficientnet_lite2,
+    "exported": exported,
+    "hub_dir": hub_dir,
+    "module": module,
+    "resnet18_places365": resnet18_places365,
+    "timm": timm,
+    "torchscript": torchscript,
     "torchvision": torchvision,
+    **PRESETS,
 }
 
 __all__ = ["OPTIONS", "Target", "build"]

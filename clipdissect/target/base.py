@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from clipdissect.digest import Transform
+from clipdissect.errors import DissectError
+from clipdissect.layers import expand
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,14 @@ class Target:
         name: what to call it in results.
         model: the network.
         preprocess: PIL image to the network's input `[channels, h, w]`.
-        layers: modules dissected by default, by dotted name.
+        layers: modules dissected by default, by dotted name; patterns are expanded, see
+            `clipdissect.layers.expand`.
         class_layer: the layer whose units are classes, if any.
         class_names: the classes' names, in unit order.
+        notes: what a reader of the results must know about it.
+
+    Raises:
+        DissectError: a pattern among the layers matches nothing, or a TorchScript program.
     """
 
     name: str
@@ -28,3 +36,12 @@ class Target:
     layers: tuple[str, ...] = ()
     class_layer: str | None = None
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise DissectError(
+                "torch puts no hooks into TorchScript programs: save it to a file and use "
+                "target=torchscript (target.build('torchscript', path=...))"
+            )
+        object.__setattr__(self, "layers", expand(self.model, self.layers))

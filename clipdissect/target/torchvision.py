@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clipdissect import weights as checkpoints
-from clipdissect.classes import imagenet_names
+from clipdissect.classes import class_names, imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.fetch import ITEMS
+from clipdissect.layers import kind_of
 from clipdissect.target.base import Target
 
-RESNET_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+# Layers dissected by default, by the first letters of the network's name: the paper's five of a
+# ResNet, the blocks of a transformer, and the stages of the others.
+DEFAULT_LAYERS: dict[str, tuple[str, ...]] = {
+    "resnet": ("conv1", "layer1", "layer2", "layer3", "layer4"),
+    "resnext": ("conv1", "layer1", "layer2", "layer3", "layer4"),
+    "wide_resnet": ("conv1", "layer1", "layer2", "layer3", "layer4"),
+    "vit": ("encoder.layers.*",),
+    "convnext": ("features.1", "features.3", "features.5", "features.7"),
+    "swin": ("features.1", "features.3", "features.5", "features.7"),
+    "densenet": ("features.denseblock*",),
+    "efficientnet": ("features.*",),
+    "mobilenet": ("features.*",),
+    "maxvit": ("blocks.*",),
+    "regnet": ("stem", "trunk_output.*"),
+    "shufflenet": ("conv1", "stage*", "conv5"),
+    "vgg": ("all_convs",),
+    "alexnet": ("all_convs",),
+}
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vit_b_16", "vit_b_32",
+         "vit_l_32", "convnext_tiny", "swin_t")  # fmt: skip
 
 
 def torchvision(
     model: str = "resnet50",
     weights: str = "IMAGENET1K_V1",
     checkpoint: str | None = None,
+    classes: str | None = None,
     layers: list[str] | None = None,
 ) -> Target:
     """A network of `torchvision.models` by name.
@@ -29,9 +51,12 @@ def torchvision(
 
     Args:
         model: such as `resnet50`.
-        weights: which of the model's weights; the paper's ResNet-50 is `IMAGENET1K_V1`.
-        checkpoint: a local file with the state dict instead of the download.
-        layers: modules to dissect; by default the paper's five for a ResNet.
+        weights: which of the model's weights; the paper's ResNet-50 is `IMAGENET1K_V1`. `random`
+            gives random ones (seed 0, noted), for trials.
+        checkpoint: a local file with the state dict instead of the download. Where its last layer
+            has another number of classes, the network is built with as many.
+        classes: names of the classes: a file with one a line; ImageNet's by default.
+        layers: modules to dissect instead of those of `DEFAULT_LAYERS`.
 
     Raises:
         MissingResource: the weights are neither cached nor to be downloaded.
@@ -42,35 +67,89 @@ def torchvision(
     names = models.list_models(module=models)
     if model not in names:
         raise unknown("torchvision model", model, names)
-    available = models.get_model_weights(model)
-    if weights not in available.__members__:
-        raise unknown(f"weights of {model}", weights, available.__members__)
-    chosen = available[weights]
-    network: nn.Module = models.get_model(model, weights=None, **_extra(model, chosen)).eval()
-    source = checkpoint or chosen.url
-    state = checkpoints.read(Path(checkpoint).expanduser()) if checkpoint else _download(chosen)
-    checkpoints.load(network, state, source)
-    return _target(model, network, chosen, layers)
+    chosen = _weights(models.get_model_weights(model), model, weights)
+    extra = _extra(model, chosen)
+    if weights == checkpoints.RANDOM and checkpoint is None:
+        network = checkpoints.random(lambda: models.get_model(model, weights=None, **extra))
+    else:
+        state = checkpoints.read(Path(checkpoint).expanduser()) if checkpoint else _download(chosen)
+        network = _with_state(model, extra, state, checkpoint or chosen.url)
+    notes = () if checkpoint or weights != checkpoints.RANDOM else (checkpoints.RANDOM_NOTE,)
+    return _target(model, network.eval(), chosen, classes, layers, notes)
 
 
-def _target(name: str, model: nn.Module, weights: Any, layers: list[str] | None) -> Target:
-    default = RESNET_LAYERS if name.startswith(("resnet", "wide_resnet", "resnext")) else ()
-    chosen = tuple(layers or default)
-    if not chosen:
-        raise DissectError(
-            f"{name} has no default layers; set target.layers, for example to some "
-            f"of {', '.join(n for n, _ in model.named_children())}"
-        )
-    last = [n for n, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
-    is_imagenet = len(weights.meta["categories"]) == 1000
+def _preset(model: str) -> Callable[..., Target]:
+    def build(
+        weights: str = "IMAGENET1K_V1",
+        checkpoint: str | None = None,
+        layers: list[str] | None = None,
+    ) -> Target:
+        return torchvision(model, weights, checkpoint, layers=layers)
+
+    build.__name__ = build.__qualname__ = model
+    build.__doc__ = f"torchvision's {model}; see `torchvision` for the arguments and errors."
+    return build
+
+
+PRESETS = {name: _preset(name) for name in NAMES}
+
+
+def default_layers(model: str) -> tuple[str, ...]:
+    """The layers, or patterns of them, that are dissected by default; none where none are known."""
+    return next((names for start, names in DEFAULT_LAYERS.items() if model.startswith(start)), ())
+
+
+def class_layer(model: nn.Module) -> str | None:
+    """The last linear layer, whose units are a classifier's classes."""
+    linear = [name for name, module in model.named_modules() if kind_of(module) == "Linear"]
+    return linear[-1] if linear else None
+
+
+def _target(
+    name: str, model: nn.Module, weights: Any, classes: str | None, layers: list[str] | None,
+    notes: tuple[str, ...],
+) -> Target:  # fmt: skip
+    last = class_layer(model)
+    units = getattr(model.get_submodule(last), "out_features", 0) if last else 0
+    is_imagenet = units == len(weights.meta["categories"]) == 1000
+    names = imagenet_names() if is_imagenet and classes is None else ()
+    if classes is not None:
+        if last is None:
+            raise DissectError(f"{name} has no linear layer that target.classes could name")
+        names = class_names(classes, units)
     return Target(
         name,
         model,
         weights.transforms(),
-        chosen,
-        class_layer=last[0] if last and is_imagenet else None,
-        class_names=imagenet_names() if is_imagenet else (),
+        tuple(layers or default_layers(name)),
+        class_layer=last if names else None,
+        class_names=names,
+        notes=notes,
     )
+
+
+def _weights(available: Any, model: str, name: str) -> Any:
+    """A member of a model's weights; of random weights, that whose transform they shall have."""
+    members = available.__members__
+    if name == checkpoints.RANDOM:
+        return members.get("IMAGENET1K_V1", available.DEFAULT)
+    if name not in members:
+        raise unknown(f"weights of {model}", name, [*members, checkpoints.RANDOM])
+    return members[name]
+
+
+def _with_state(
+    model: str, extra: dict[str, Any], state: dict[str, Tensor], source: str
+) -> nn.Module:
+    """The network with a state dict's tensors, and as many classes as that has."""
+    from torchvision import models
+
+    network: nn.Module = models.get_model(model, weights=None, **extra)
+    classes = checkpoints.rows(state, class_layer(network))
+    if classes not in (None, 1000):
+        network = models.get_model(model, weights=None, num_classes=classes, **extra)
+    checkpoints.load(network, state, source)
+    return network
 
 
 def _extra(model: str, weights: Any) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""The nouns of WordNet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+from clipdissect.concepts.base import Concepts, clean
+from clipdissect.concepts.sources import NO_WORDS
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.paths import data_places
+
+INDEX = "index.noun"
+# Where Debian's wordnet-base puts its files.
+DEBIAN = Path("/usr/share/wordnet")
+
+
+def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
+    """Every noun of WordNet (117,798 in version 3.0), lower case, in alphabetical order.
+
+    Nouns with a digit or of one letter are dropped (and recorded).
+
+    Args:
+        path: WordNet's folder, the one with `index.noun`, or nltk's `wordnet.zip`; by default where
+            Debian's `wordnet-base` or nltk puts it, or `wordnet` below `$CLIPDISSECT_DATA` or the
+            user cache's `data` folder.
+        phrases: also nouns of several words (more than half of them).
+
+    Raises:
+        MissingResource: it is in none of the places.
+        DissectError: a file of another kind.
+
+    Source:
+        Fellbaum (ed.), "WordNet: an electronic lexical database", 1998.
+    """
+    lines = _index(path).splitlines()
+    # The licence at the top is indented; an entry's first word is the noun.
+    nouns = [line.split(" ", 1)[0] for line in lines if line and not line.startswith(" ")]
+    words = [noun.replace("_", " ") for noun in nouns if phrases or "_" not in noun]
+    return clean("wordnet_nouns", words, NO_WORDS)
+
+
+def _index(path: str | None) -> str:
+    places = [Path(path).expanduser()] if path else _places()
+    for place in places:
+        if (place / INDEX).is_file():
+            return (place / INDEX).read_text(encoding="utf-8")
+        if place.suffix == ".zip" and place.is_file():
+            return _of_zip(place)
+    raise MissingResource(
+        f"WordNet ({INDEX})",
+        [str(place.absolute()) for place in places],
+        "install Debian's wordnet-base, or run python -m nltk.downloader wordnet, or set "
+        "concepts.path to WordNet's folder",
+    )
+
+
+def _places() -> list[Path]:
+    listed = [Path(p).expanduser() for p in os.environ.get("NLTK_DATA", "").split(os.pathsep) if p]
+    usual = [Path.home(), Path(sys.prefix), Path("/usr/share"), Path("/usr/local/share")]
+    nltk = [top / "corpora" for top in (*listed, *(place / "nltk_data" for place in usual))]
+    home = os.environ.get("WNHOME")
+    return [
+        *([Path(home) / "dict"] if home else []),
+        DEBIAN,
+        *(place / "wordnet" for place in data_places()),
+        *(top / name for top in nltk for name in ("wordnet", "wordnet.zip")),
+    ]
+
+
+def _of_zip(archive: Path) -> str:
+    try:
+        with zipfile.ZipFile(archive) as files:
+            return files.read(f"wordnet/{INDEX}").decode("utf-8")
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DissectError(f"{archive} isn't nltk's WordNet: {error}") from error
