@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from clipdissect import __version__
 from clipdissect.captured import Captured
@@ -30,6 +33,7 @@ def provenance(
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
+        "machine": machine(),
         "git": git_state(Path(__file__).parents[1]),
         "target": {"name": target.name, "layers": list(target.layers)},
         "probe": {"name": probe.name, "images": len(probe), "used": len(captured.images),
@@ -56,6 +60,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> dict[str, Any]:
+    """Cores that this process may use, its threads of torch, and the GPUs' names."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    gpus = range(torch.cuda.device_count())
+    return {
+        "cores": len(usable) if usable else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(gpu) for gpu in gpus],
+    }
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

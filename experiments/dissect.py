@@ -11,9 +11,9 @@ from typing import Any
 from experiments.launch import launch, results_folder
 
 
-def run(config: Any) -> None:
-    """One dissection as configured."""
-    from clipdissect import evaluation
+def run(config: Any) -> float | None:
+    """One dissection as configured; gives the objective of the tuning half, if one is set."""
+    from clipdissect import evaluation, tuning
     from clipdissect.errors import DissectError
     from clipdissect.results import begin, write_json
     from clipdissect.stages import Stages
@@ -28,19 +28,27 @@ def run(config: Any) -> None:
     parts = Parts.build(config)
     if not parts.team.leads:
         parts.assist()
-        return
+        return None
+    if config.objective:
+        tuning.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     stages = Stages()
     with stages.stage("metrics"):
         metrics = evaluation.metrics(
             result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
         )
+        if config.objective:
+            metrics["objective"] = tuning.objective(
+                config.objective, result.descriptions, parts.target, parts.concepts,
+                parts.sentences, parts.store, config.objective_seed,
+            )  # fmt: skip
     result.run["seconds"] |= stages.seconds
     begin(folder)
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     show(result, metrics, folder, units=config.show)
-    track(config, folder, metrics)
+    track(config, folder, metrics, parts.probe)
+    return metrics["objective"]["tuning"] if config.objective else None
 
 
 def main() -> None:

@@ -17,6 +17,9 @@ COMMANDS = (
     "store",
 )  # fmt: skip
 
+# Folders of `conf/` that are no config groups: `wandb` is for `wandb sweep`.
+NO_GROUPS = ("wandb",)
+
 USAGE = """usage: clipdissect <runner> [option=value ...]
        clipdissect <command> [--help]
 
@@ -54,6 +57,11 @@ def conf_folder() -> Path:
     return packaged if packaged.is_dir() else here.parent / "conf"
 
 
+def group_folders() -> list[Path]:
+    """The folders of the config groups."""
+    return [p for p in sorted(conf_folder().iterdir()) if p.is_dir() and p.name not in NO_GROUPS]
+
+
 def usage() -> str:
     """Help of the console script."""
     return USAGE.format(runners=_summaries(RUNNERS), commands=_summaries(COMMANDS))
@@ -67,7 +75,7 @@ def _summaries(names: Sequence[str]) -> str:
 def runner_help(name: str) -> str:
     """Help of one runner."""
     conf = conf_folder()
-    groups = [p for p in sorted(conf.iterdir()) if p.is_dir()]
+    groups = group_folders()
     width = max(len(group.name) for group in groups)
     lines = [
         f"  {group.name:<{width}}  {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from clipdissect.paths import store_dir
 from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.summary import Summary
+from experiments.jobs import identity, job_name, multirun
+
+log = logging.getLogger(__name__)
 
 Build = Callable[..., Any]
 
@@ -119,10 +123,29 @@ def parameters(config: Any) -> dict[str, Any]:
     return dict(values)
 
 
-def track(config: Any, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Hand a complete run to the tracker."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    of_group(tracking.build, config.tracking)(folder, plain, metrics)
+def track(
+    config: Any, folder: Path, metrics: Mapping[str, Any], images: probe.Probe | None = None
+) -> None:
+    """Hand a complete run to the tracker; where that fails the run is none the worse, so it's told.
+
+    Args:
+        config: the job's.
+        folder: with the run's files.
+        metrics: as in `metrics.json`.
+        images: the probe, for pictures of top images.
+    """
+    sweep, (number, overrides) = multirun(), identity()
+    try:
+        tracker: tracking.Tracker = of_group(tracking.build, config.tracking)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        tracker(tracking.Finished(
+            folder, plain, metrics, job_name(), overrides, sweep.name if sweep else None, number,
+            images,
+        ))  # fmt: skip
+    except Exception as error:  # a tracker's errors have no common class
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("tracking=%s failed (%s); the run's files are complete", config.tracking.name,
+                    reason)  # fmt: skip
 
 
 def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict[str, Any]:
@@ -160,8 +183,7 @@ def _sentences(config: Any, chosen: target.Target) -> Sentences:
     if chosen.class_layer not in chosen.layers:
         return None
     try:
-        found: Sentences = of_group(sentence.build, config.sentence)
-        return found
+        return sentence.Remembered(of_group(sentence.build, config.sentence))
     except MissingResource as error:
         return error
 

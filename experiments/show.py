@@ -38,6 +38,15 @@ def console() -> Any:
     return wide if wide.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
+def objective_line(found: dict[str, Any]) -> str:
+    """An objective's two values, and which is for what."""
+    return (
+        f"objective {found['name']}: {found['tuning']:.4f} on the {found['tuning_units']} units of "
+        f"the tuning half, which a search sees; {found['report']:.4f} on the other "
+        f"{found['report_units']}, which is the one to report"
+    )
+
+
 def _table(
     layer: str, rows: pd.DataFrame, top_images: pd.DataFrame, units: int, metrics: dict[str, Any]
 ) -> Any:
@@ -84,6 +93,8 @@ def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]
             f"({final['classes_in_concepts']} are among the concepts): {listed or 'no metric'}"
         )
         lines += [f"  undefined: {reason.splitlines()[0]}" for reason in reasons]
+    if "objective" in metrics:
+        lines.append(objective_line(metrics["objective"]))
     lines += [f"note: {note}" for note in result.run["notes"]]
     if result.run["probe"]["skipped"]:
         lines.append(f"skipped: {len(result.run['probe']['skipped'])} images, listed in run.json")

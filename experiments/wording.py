@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -17,6 +17,11 @@ from omegaconf.errors import (
 
 from clipdissect.errors import DissectError, unknown
 
+# Modules of the extra `sweep` that run jobs elsewhere, and what their errors come from.
+LAUNCHERS = ("joblib", "submitit")
+# Optuna, asked for the best trial of none: in memory, and in a database.
+NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")
+
 
 def explain(error: BaseException) -> str | None:
     """What to tell the user, or None where the error is ours and a traceback should show."""
@@ -24,17 +29,28 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, DissectError):
             return str(cause)
         if isinstance(cause, MissingConfigException) and cause.options:
-            group, _, option = str(cause.missing_cfg_file).rpartition("/")
-            return str(unknown(f"option of {group}", option, cause.options))
+            return _of_option(str(cause.missing_cfg_file), cause.options)
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _of_key(cause)
         if isinstance(cause, OSError) and cause.filename:
             return f"{cause.filename}: {cause.strerror}"
+        if type(cause).__module__.split(".")[0] in LAUNCHERS:
+            return f"a job's process ended before the job did: {str(cause).strip()}"
+        if str(cause) in NO_TRIAL:
+            return "no trial of the search has a value"
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return str(error)  # Hydra, of its flags
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
+
+
+def _of_option(path: str, valid: Sequence[str]) -> str:
+    group, _, option = path.rpartition("/")
+    message = str(unknown(f"option of {group}", option, valid))
+    if group.startswith(("hydra/launcher", "hydra/sweeper")):
+        message += "\nlaunchers and sweepers come with the extra: pip install 'clipdissect[sweep]'"
+    return message
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

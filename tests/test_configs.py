@@ -16,12 +16,21 @@ from clipdissect import similarity
 from clipdissect.errors import DissectError
 from clipdissect.target.preprocess import KEYS
 from clipdissect.target.torchvision import PRESETS, default_layers
-from experiments.help import COMMANDS, RUNNERS, conf_folder, runner_help, usage
+from experiments.help import (
+    COMMANDS,
+    RUNNERS,
+    conf_folder,
+    group_folders,
+    runner_help,
+    usage,
+)
 from experiments.schema import GROUPS, register, schema_of
 from experiments.wording import explain
 
 CONF = conf_folder()
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted((path.parent.name, path.stem) for folder in group_folders()
+                 for path in folder.glob("*.yaml"))  # fmt: skip
+SEARCHES = [option for group, option in OPTIONS if option.startswith("tune_")]
 # Values that the user must give.
 GIVEN = {
     ("target", "torchvision"): ["target.model=resnet18"],
@@ -64,8 +73,15 @@ def composed(*overrides: str) -> Any:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
+def needs_extra(option: str) -> None:
+    """Skip where an option's packages aren't installed."""
+    if option in SEARCHES:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `sweep`")
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
+    needs_extra(option)
     config = composed(f"{group}={option}", *GIVEN.get((group, option), []),
                       *(["probe.root=x"] if option == "lite0_classes" else []))  # fmt: skip
     assert config["top"] == 5
@@ -108,6 +124,7 @@ def test_offline_profile_composes_with_every_similarity(name: str) -> None:
     "experiment", [option for group, option in OPTIONS if group == "experiment"]
 )
 def test_experiments_compose_with_every_similarity(experiment: str, name: str) -> None:
+    needs_extra(experiment)
     config = composed(f"experiment={experiment}", f"similarity={name}", "probe.root=x"
                       if experiment == "lite0_classes" else "top=5")  # fmt: skip
     assert config["similarity"]["name"] == name
@@ -179,6 +196,82 @@ def test_help_lists_runners_groups_and_options() -> None:
     text = runner_help("dissect")
     assert all(option in text for _, option in OPTIONS)
     assert str(Path(CONF)) in text
+
+
+def space_of(experiment: str, *overrides: str) -> tuple[Any, dict[str, Any]]:
+    """A search's config, and its parameters' distributions as Optuna gets them."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+
+    config = compose(
+        "config", [f"experiment={experiment}", *overrides], return_hydra_config=True
+    )  # fmt: skip
+    HydraConfig.instance().set_config(config)
+    sweeper = config.hydra.sweeper
+    space, fixed = create_params_from_overrides([f"{k}={v}" for k, v in sweeper.params.items()])
+    assert fixed == {}
+    return config, space
+
+
+@pytest.mark.parametrize("profile", ["offline", "paper"])
+@pytest.mark.parametrize("experiment", SEARCHES)
+def test_ends_of_search_spaces_are_valid(experiment: str, profile: str) -> None:
+    needs_extra(experiment)
+    config, space = space_of(experiment, f"profile={profile}")
+    assert str(config.objective) == {"offline": "minilm_cos", "paper": "mpnet_cos"}[profile]
+    assert list(config.target.layers) == {"offline": ["classifier"], "paper": ["fc"]}[profile]
+    name = experiment.removeprefix("tune_")
+    assert config.similarity.name == name
+    for end in ("low", "high"):
+        values = {key.split(".")[1]: getattr(found, end) for key, found in space.items()}
+        similarity.build(name, **values)  # integers are integers, ranges are kept
+
+
+@pytest.mark.parametrize("option", ["launcher=joblob", "sweeper=optima"])
+def test_missing_launchers_name_the_extra(option: str) -> None:
+    with pytest.raises(Exception) as caught:
+        composed(f"hydra/{option}")
+    assert "clipdissect[sweep]" in str(explain(caught.value))
+
+
+def agent_arguments(pick: str) -> list[str]:
+    """Arguments as the agent of `wandb sweep` passes them, at one end of the space."""
+    sweeps = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    sweep = yaml.safe_load((CONF / "wandb" / "sweep.yaml").read_text())
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    values = {
+        key: {"value": about["value"] if "value" in about else about[pick]}
+        for key, about in sweep["parameters"].items()
+    }
+    arguments: list[str] = sweeps.create_sweep_command_args({"args": values})["args_no_hyphens"]
+    return arguments
+
+
+@pytest.mark.parametrize("pick", ["min", "max"])
+def test_wandb_agents_call_the_runner_right(pick: str) -> None:
+    config = composed(*agent_arguments(pick))
+    assert config["tracking"]["mode"] == "online"
+    assert config["objective"] == f"{config['sentence']['name']}_cos"
+    assert config["target"]["layers"] == ["classifier"]
+    similarity.build(**config["similarity"])
+
+
+def test_wandb_space_is_the_search_space() -> None:
+    needs_extra("tune_soft_wpmi")
+    _, space = space_of("tune_soft_wpmi", "profile=offline")
+    sweep = yaml.safe_load((CONF / "wandb" / "sweep.yaml").read_text())
+    listed = {key: about for key, about in sweep["parameters"].items() if "min" in about}
+    assert {key: (about["min"], about["max"]) for key, about in listed.items()} == {
+        key: (found.low, found.high) for key, found in space.items()
+    }
+    kinds = {"int_uniform": "IntUniform", "uniform": "Uniform", "log_uniform_values": "LogUniform"}
+    for key, about in listed.items():
+        assert type(space[key]).__name__ == f"{kinds[about['distribution']]}Distribution", key
+    assert sweep["metric"] == {"name": "objective/tuning", "goal": "maximize"}
+    assert (sweep["program"], sweep["command"][2:4]) == (
+        "experiments.dissect",
+        ["-m", "${program}"],
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -8,6 +8,7 @@ from typing import Any
 from clipdissect import options
 from clipdissect.sentence.base import SentenceEncoder, local, minilm, mpnet
 from clipdissect.sentence.clip import clip_text
+from clipdissect.sentence.remembered import Remembered
 
 OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
     "clip_text": clip_text,
@@ -16,7 +17,7 @@ OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
     "mpnet": mpnet,
 }
 
-__all__ = ["OPTIONS", "SentenceEncoder", "build", "local"]
+__all__ = ["OPTIONS", "Remembered", "SentenceEncoder", "build", "local"]
 
 
 def build(name: str, **parameters: Any) -> SentenceEncoder:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from clipdissect import options
-from clipdissect.tracking.trackers import Tracker, csv, none, wandb
+from clipdissect.tracking.base import Finished, Tracker, none
+from clipdissect.tracking.table import csv
+from clipdissect.tracking.wandb_run import wandb
 
 OPTIONS: dict[str, Callable[..., Tracker]] = {"csv": csv, "none": none, "wandb": wandb}
 
-__all__ = ["OPTIONS", "Tracker", "build"]
+__all__ = ["OPTIONS", "Finished", "Tracker", "build"]
 
 
 def build(name: str, **parameters: Any) -> Tracker:
