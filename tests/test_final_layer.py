@@ -159,7 +159,7 @@ def test_places_are_told_by_the_target(
     rows = "".join(f"{i + 1},place-{i}-s,0.5\n" for i in range(365))
     path = labels(tmp_path, f"unit,label,score\n{rows}")
     folder = runner("method=published_netdissect", f"method.path={path}",
-                    "evaluation.truth=places365", "evaluation.sentences=[]")  # fmt: skip
+                    "target=resnet18_places365", "evaluation.sentences=[]")  # fmt: skip
     found = facts(folder)
     assert found["places365"]["normalised"]["top1_right"] == 1
     assert found["places365"]["released"]["top1_right"] == 0  # place-1 isn't place/1
