@@ -23,7 +23,8 @@ _HOMES = {
     "dissect": "dissection", "Result": "dissection", "DissectError": "errors",
     "Settings": "settings", "Summary": "summary",
 }  # fmt: skip
-_PACKAGES = ("concepts", "encoder", "probe", "sentence", "similarity", "target", "tracking")
+_PACKAGES = ("concepts", "encoder", "evaluation", "method", "probe", "sentence", "similarity",
+             "target", "tracking")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
 
+from clipdissect.errors import DissectError
 from clipdissect.kept import Activations, dead_units, few_distinct, for_scoring, top_of, units_of
-from clipdissect.similarity import Similarity
+from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations
 
 DEAD = "dead"
@@ -26,8 +28,12 @@ def describe_layer(
     texts: Sequence[str],
     similarity: Similarity,
     top: int,
+    truth: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """One row a unit: its best concepts with their similarities, its margin, its flags.
+
+    With the truth known, also `truth_rank`: where the right concept stands among all, from 1; NaN
+    where it isn't among them or the unit is dead.
 
     Units that never vary are flagged `dead`, get no description, and take no part in the scoring:
     their top images are arbitrary, and a marginal over units would count them. Units with fewer
@@ -41,8 +47,14 @@ def describe_layer(
         texts: the concepts.
         similarity: from `similarity.build`.
         top: concepts per unit.
+        truth: the right concept of each unit.
+
+    Raises:
+        DissectError: another number of right concepts than units.
     """
     units = units_of(activations)
+    if truth is not None and len(truth) != units:
+        raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
     dead = dead_units(activations)
     table: dict[str, Any] = {"layer": [layer] * units, "unit": np.arange(units)}
     if dead.all():
@@ -53,6 +65,10 @@ def describe_layer(
     few = few_distinct(activations, similarity.parameters.get("top_k"))
     tied = np.asarray(table["margin"]) == 0
     table["flags"] = np.select([dead.numpy(), tied, few.numpy()], [DEAD, TIED, FEW], "")
+    if truth is not None:
+        table["truth_rank"] = _truth_ranks(
+            activations, concept_activations, texts, similarity, truth, ~dead
+        )
     return _frame(table)
 
 
@@ -76,6 +92,20 @@ def top_images_of_layer(
         "image": np.asarray(images, dtype=object)[top.indices.T.reshape(-1).cpu().numpy()],
         "activation": top.values.T.reshape(-1).cpu().numpy(),
     })  # fmt: skip
+
+
+def _truth_ranks(
+    activations: Activations, concept_activations: ConceptActivations, texts: Sequence[str],
+    similarity: Similarity, truth: Sequence[str], live: Bool[Tensor, " units"],
+) -> Float[np.ndarray, " units"]:  # fmt: skip
+    """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
+    number = {text: i for i, text in enumerate(texts)}
+    wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
+    out = np.full(len(live), np.nan)
+    if (wanted >= 0).any():
+        found = ranks(similarity, concept_activations, for_scoring(activations, live), wanted)
+        out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
+    return out
 
 
 def _none_best(n: int) -> Best:

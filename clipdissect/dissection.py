@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from clipdissect.describe import describe_layer, top_images_of_layer
 from clipdissect.digest import Transform
 from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, unknown
 from clipdissect.paths import store_dir
 from clipdissect.provenance import provenance
 from clipdissect.results import write_result
@@ -44,7 +44,8 @@ class Result:
 
     Args:
         descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
-            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags`.
+            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags`; with the
+            truth known, `truth_rank`: where the right concept stands among all, from 1.
         top_images: `layer, unit, rank, image, activation`.
         run: what the numbers depend on, and how long they took.
     """
@@ -72,6 +73,7 @@ def dissect(
     top: int = 5,
     images: int = 10,
     team: Team = ALONE,
+    truth: Mapping[str, Sequence[str]] | None = None,
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
@@ -90,6 +92,8 @@ def dissect(
         images: top images per unit.
         team: processes that share the images, from `distributed.from_environment`; the leader calls
             this, the others `assist`.
+        truth: a layer's right concepts, one a unit, for `truth_rank`; it costs two more passes
+            over the concepts, and changes no description.
 
     Returns:
         Descriptions, top images and provenance.
@@ -112,9 +116,14 @@ def dissect(
     check_layers(chosen.model, chosen.layers)
     _check_counts(scorer, len(image_set), top, images)
     _check_kept(scorer, settings)
+    right = dict(truth or {})
+    for layer in right:
+        if layer not in chosen.layers:
+            raise unknown("layer of truth", layer, chosen.layers)
     return _dissect(
-        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team
-    )
+        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
+        right,
+    )  # fmt: skip
 
 
 def assist(
@@ -138,6 +147,7 @@ def assist(
 def _dissect(
     target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
     settings: Settings, store: Store | None, top: int, images: int, stages: Stages, team: Team,
+    truth: Mapping[str, Sequence[str]],
 ) -> Result:  # fmt: skip
     with stages.stage("texts"), all_cores(team):
         device = settings.torch_device
@@ -158,7 +168,10 @@ def _dissect(
         activations = ConceptActivations(captured.image_embeds, embeds)
         described, shown = [], []
         for layer, q in captured.activations.items():  # read one layer at a time
-            described.append(describe_layer(layer, q, activations, concepts.texts, scorer, top))
+            right = truth.get(layer)
+            described.append(
+                describe_layer(layer, q, activations, concepts.texts, scorer, top, right)
+            )
             shown.append(top_images_of_layer(layer, q, captured.images, images))
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest

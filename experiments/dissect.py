@@ -14,11 +14,16 @@ from experiments.launch import launch, results_folder
 def run(config: Any) -> float | None:
     """One dissection as configured; gives the objective of the tuning half, if one is set."""
     from clipdissect import evaluation, tuning
+    from clipdissect.errors import DissectError
     from clipdissect.results import begin, write_json
     from clipdissect.stages import Stages
     from experiments.parts import Parts, track
     from experiments.show import show
 
+    if config.method.name != "clip_dissect":
+        raise DissectError(
+            f"dissect is clip_dissect itself: for method={config.method.name} use final_layer"
+        )
     folder = results_folder()
     parts = Parts.build(config)
     if not parts.team.leads:

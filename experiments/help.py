@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # With options as Hydra takes them.
-RUNNERS = ("dissect",)
+RUNNERS = ("dissect", "final_layer")
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
+    "check_published",
     "concepts",
     "fetch",
     "layers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ from experiments.jobs import identity, job_name, multirun
 log = logging.getLogger(__name__)
 
 Build = Callable[..., Any]
+
+# What may be missing on a machine, cheap ones first.
+BUILDERS: dict[str, Build] = {
+    "concepts": concepts.build, "probe": probe.build,
+    "target": target.build, "encoder": encoder.build,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,8 @@ class Parts:
         settings = settings_of(config)
         scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
-        store = Store(Path(config.paths.store or store_dir()).expanduser())
-        store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
-        built = _build_all(config)
+        store = store_of(config)
+        built = build_groups(config)
         return cls(
             **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
             sentences=_sentences(config, built["target"]),
@@ -93,6 +98,13 @@ class Parts:
             self.target, probe=self.probe, encoder=self.encoder, similarity=self.similarity,
             settings=self.settings, store=self.store, images=self.images, team=self.team,
         )  # fmt: skip
+
+
+def store_of(config: Any) -> Store:
+    """The feature store of the config's `paths`."""
+    store = Store(Path(config.paths.store or store_dir()).expanduser())
+    store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
+    return store
 
 
 def of_group(build: Build, config: Any) -> Any:
@@ -136,15 +148,16 @@ def track(
                     reason)  # fmt: skip
 
 
-def _build_all(config: Any) -> dict[str, Any]:
-    builders: dict[str, Build] = {
-        "concepts": concepts.build, "probe": probe.build,
-        "target": target.build, "encoder": encoder.build,
-    }  # fmt: skip
+def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict[str, Any]:
+    """The objects of some of the groups in `BUILDERS`, cheap ones first.
+
+    Raises:
+        DissectError: one message on all that is missing; or a mistake in one.
+    """
     built, missing = {}, []
-    for group, build in builders.items():
+    for group in (name for name in BUILDERS if name in groups):
         try:
-            built[group] = of_group(build, config[group])
+            built[group] = of_group(BUILDERS[group], config[group])
         except MissingResource as error:
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:

@@ -14,7 +14,7 @@ from typing import Any, Optional, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
+from clipdissect import concepts, encoder, method, probe, sentence, similarity, target, tracking
 from clipdissect.options import Options
 
 GROUPS: dict[str, Options] = {
@@ -24,6 +24,7 @@ GROUPS: dict[str, Options] = {
     "encoder": encoder.OPTIONS,
     "similarity": similarity.OPTIONS,
     "sentence": sentence.OPTIONS,
+    "method": method.OPTIONS,
     "tracking": tracking.OPTIONS,
 }
 
@@ -52,6 +53,21 @@ class Capture:
 
 
 @dataclass
+class Evaluation:
+    """How labels of a layer whose units are classes are judged; see `clipdissect.evaluation`."""
+
+    truth: str = "auto"  # or imagenet, places365, or a file with one class name a line
+    layer: Optional[str] = None  # noqa: UP045 - whose units are the classes; the target's
+    # Sentence encoders beside the group `sentence`: names, or {name: clip_text, encoder: ...}.
+    sentences: list[Any] = field(default_factory=lambda: ["clip_text"])
+    broden: Optional[str] = None  # noqa: UP045 - the unpacked release, for Places365's accuracy
+    against: list[str] = field(default_factory=list)  # folders of earlier runs to compare with
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0  # of the intervals and the random labels
+
+
+@dataclass
 class Root:
     """The config of a run: one entry a group, and what belongs to no group."""
 
@@ -61,10 +77,12 @@ class Root:
     encoder: Any = MISSING
     similarity: Any = MISSING
     sentence: Any = MISSING
+    method: Any = MISSING
     tracking: Any = MISSING
     paths: Paths = field(default_factory=Paths)
     profile: dict[str, Any] = field(default_factory=dict)
     capture: Capture = field(default_factory=Capture)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     top: int = 5  # descriptions a unit
     images: int = 10  # top images a unit
     show: int = 5  # units a layer in the printed table; 0 prints none

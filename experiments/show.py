@@ -22,16 +22,20 @@ def show(result: Result, metrics: dict[str, Any], folder: Path, units: int) -> N
         folder: where the files are.
         units: rows a layer; 0 prints no table.
     """
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_WIDTH)
+    out = console()
     if units:
         for layer, rows in result.descriptions.groupby("layer", sort=False):
-            console.print(_table(str(layer), rows, result.top_images, units, metrics))
+            out.print(_table(str(layer), rows, result.top_images, units, metrics))
     for line in _closing(result, metrics, folder):
-        console.print(line, markup=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def console() -> Any:
+    """Where results are printed: as wide as the terminal, or `PIPE_WIDTH` into a file or pipe."""
+    from rich.console import Console
+
+    wide = Console(highlight=False)
+    return wide if wide.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def objective_line(found: dict[str, Any]) -> str:

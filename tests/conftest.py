@@ -17,6 +17,7 @@ SIMILARITY = [
     "membership",
     "moments",
     "products",
+    "ranks",
     "running",
     "softmax",
     "sources",
@@ -27,11 +28,15 @@ CHECKED = [
         for name in ("capture", "describe", "kept", "passes", "sinks", "summary", "texts")
     ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
+    *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
 ]
 install_import_hook(CHECKED, "typechecker.check")
 
+from clipdissect.paths import cache_dir  # noqa: E402 - after the hook
+
 ROOT = Path(__file__).parents[1]
+USER_CACHE = cache_dir()  # the real one, which `own_cache` hides
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,15 @@ GIVEN = {
     ("concepts", "union"): ["concepts.parts=[imagenet,{name: file, path: words.txt}]"],
     ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
+    **{
+        ("method", name): ["method.path=labels.csv"]
+        for name in (
+            "published",
+            "published_clip_dissect",
+            "published_milan",
+            "published_netdissect",
+        )
+    },
 }
 
 

@@ -210,6 +210,21 @@ def test_dead_units_do_not_move_the_others(images: Path) -> None:
     assert with_dead["similarity"][:3].to_list() == without["similarity"].to_list()
 
 
+def test_ranks_of_right_concepts(images: Path) -> None:
+    truth = {"head": ["red", "grey", "cyan", "blue"]}
+    table = dissect(images, top=6, truth=truth).descriptions
+    assert table["truth_rank"][0] == 1
+    others = [f"description_{n}" for n in range(2, 7)]
+    assert table["truth_rank"][2] == 2 + list(table.loc[2, others]).index("cyan")
+    assert table["truth_rank"][[1, 3]].isna().all()  # no concept, and a dead unit
+    plain = dissect(images, top=6).descriptions
+    pd.testing.assert_frame_equal(table.drop(columns="truth_rank"), plain)
+    with pytest.raises(DissectError, match="4 units, but 1 right labels"):
+        dissect(images, truth={"head": ["red"]})
+    with pytest.raises(DissectError, match="unknown layer of truth 'haed'"):
+        dissect(images, truth={"haed": ["red"]})
+
+
 def test_few_distinct_activations_are_flagged(images: Path) -> None:
     q = torch.zeros(10, 3)
     q[:, 0] = torch.arange(10.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,10 +13,14 @@ from tiny import ColourNet, preprocess
 from torch import Tensor
 
 from clipdissect import concepts, evaluation
-from clipdissect.errors import MissingResource
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.evaluation import Resampling, Truth, evaluate, places365
+from clipdissect.evaluation.truth import of_source, of_target
+from clipdissect.evaluation.units import rows_of
 from clipdissect.target import Target
 
-VECTORS = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "wolf": [0.6, 0.8]}
+VECTORS = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "wolf": [0.6, 0.8], "pet": [0.8, 0.6]}
+HOW = Resampling(200)
 
 
 class Sentences:
@@ -68,3 +74,160 @@ def test_undefined_metrics_have_reasons() -> None:
     assert dead["layers"]["fc"]["mean_similarity_reason"] == "no unit is described"
     assert dead["final_layer"]["plane_cos"] is None
     assert dead["final_layer"]["plane_cos_reason"]
+
+
+def judged(descriptions: list[str], texts: list[str] | None, **columns: Any) -> Any:
+    rows = table(descriptions).assign(**columns)
+    truth = Truth("three", ("cat", "dog", "wolf"))
+    return evaluate(rows, truth, texts, {"plane": SENTENCES}, None, HOW)  # type: ignore[dict-item]
+
+
+def test_final_layer_by_hand() -> None:
+    texts = ["cat", "dog", "pet", "wolf"]
+    found = judged(["cat", "wolf", "wolf"], texts, similarity=[3.0, 2.0, 1.0],
+                   truth_rank=[1.0, 3.0, 1.0])  # fmt: skip
+    final = found.metrics["final_layer"]
+    assert final["top1"] == pytest.approx(2 / 3)
+    assert final["top1_right"] == 2
+    assert final["top5"] == 1.0
+    assert final["mean_rank"] == pytest.approx(5 / 3)
+    assert final["median_rank"] == 1.0
+    # Cosines 1, dog to wolf 0.8, 1.
+    assert final["plane_cos"] == pytest.approx(2.8 / 3)
+    # Right labels score 3 and 1, the wrong one 2: one of two pairs in order.
+    assert final["auc"] == 0.5
+    assert (final["classes_in_concepts"], final["concepts"], final["described"]) == (3, 4, 3)
+    assert list(found.units.table) == ["layer", "unit", "truth", "description", "similarity",
+                                       "right", "rank", "top5", "plane_cos"]  # fmt: skip
+    interval = found.metrics["intervals"]["plane_cos"]
+    assert 0.8 - 1e-6 <= interval["low"] <= 2.8 / 3 <= interval["high"] <= 1.0 + 1e-6
+
+
+def test_controls_by_hand() -> None:
+    texts = ["pet", "cat", "wolf"]
+    found = judged(["cat", "wolf", ""], texts, truth_rank=[1.0, float("nan"), float("nan")])
+    constant = found.metrics["controls"]["best_constant"]
+    # Mean cosine with cat, dog, wolf: pet (0.8+0.6+0.96)/3, cat (1+0+0.6)/3, wolf (0.6+0.8+1)/3.
+    assert constant["plane_cos"] == pytest.approx(0.8)
+    assert constant["labels"] == {"plane_cos": "wolf", "top1": "cat"}
+    assert constant["top1"] == pytest.approx(1 / 3)  # one class a label
+    assert constant["top5"] == pytest.approx(2 / 3)  # dog isn't among the concepts
+    assert constant["mean_rank"] == 1.5
+    assert constant["auc"] is None
+    assert "no score" in constant["auc_reason"]
+    assert set(found.metrics["differences"]["best_constant"]) == {
+        "plane_cos", "top1", "top5", "mean_rank", "median_rank",
+    }  # fmt: skip
+
+
+def test_random_labels_are_right_as_often_as_chance_has_it() -> None:
+    names = tuple(f"class {i}" for i in range(4000))
+    rows = pd.DataFrame({
+        "layer": "fc", "unit": range(4000), "description": names, "similarity": 1.0,
+        "truth_rank": 1.0,
+    })  # fmt: skip
+    truth = Truth("many", names)
+    found = evaluate(rows, truth, names[:8], {}, None, Resampling(100, seed=1))
+    chance = found.metrics["controls"]["random"]
+    # Eight of the classes are concepts, so next to none can be right; of those eight ranks are 1-8.
+    assert chance["top1"] <= 8 / 4000
+    assert 1 <= chance["mean_rank"] <= 8
+    again = evaluate(rows, truth, names[:8], {}, None, Resampling(100, seed=1))
+    assert again.metrics == found.metrics
+    same = Truth("same", ("class 0",) * 4000)
+    few = evaluate(rows.assign(description="class 0"), same, names[:8], {}, None, Resampling(100))
+    control = few.metrics["controls"]["random"]
+    assert control["top1"] == pytest.approx(1 / 8, abs=0.02)
+    assert control["top5"] == pytest.approx(5 / 8, abs=0.03)
+    assert control["mean_rank"] == pytest.approx(4.5, abs=0.15)
+    assert few.metrics["controls"]["best_constant"]["top1"] == 1.0
+
+
+def test_labels_without_rank_or_concepts() -> None:
+    final = judged(["cat", "wolf", "pet"], None).metrics["final_layer"]
+    assert final["concepts_are"] == "the labels"
+    assert final["top1"] == pytest.approx(1 / 3)
+    assert final["mean_rank"] is None
+    assert "without the rank" in final["mean_rank_reason"]
+    assert "fewer than 5" in final["top5_reason"]
+    none = judged(["pet", "pet", "pet"], None).metrics["final_layer"]
+    assert none["top1"] is None
+    assert "no class name" in none["top1_reason"]
+    assert none["plane_cos"] == pytest.approx((0.8 + 0.6 + 0.96) / 3)
+
+
+def test_top5_from_the_runners_up() -> None:
+    others = {f"description_{n}": ["dog", "dog", "cat"] for n in range(2, 6)}
+    final = judged(["cat", "wolf", "pet"], None, **others).metrics["final_layer"]
+    assert final["top5"] == pytest.approx(2 / 3)
+
+
+def test_an_encoder_that_is_missing_has_its_name_and_reason() -> None:
+    rows, truth = table(["cat", "cat", "dog"]), Truth("three", ("cat", "dog", "wolf"))
+    missing = MissingResource("CLIP", ["here"], "get it")
+    found = evaluate(rows, truth, None, {"clip_vit_b16": missing}, None, HOW)
+    final = found.metrics["final_layer"]
+    assert final["clip_vit_b16_cos"] is None
+    assert "CLIP" in final["clip_vit_b16_cos_reason"]
+    assert "clip_vit_b16_cos" not in found.units.table
+
+
+def test_units_are_matched_by_number() -> None:
+    rows = table(["cat", "dog", "wolf"]).iloc[[2, 0]]
+    whole = rows_of(rows, "fc", 3)
+    assert list(whole["description"]) == ["cat", "", "wolf"]
+    truth = Truth("three", ("cat", "dog", "wolf"))
+    assert evaluate(rows, truth, None, {}, None, HOW).metrics["final_layer"]["top1_right"] == 2
+    with pytest.raises(DissectError, match=r"2 class names.*unit 2.*first_unit=1"):
+        evaluate(rows, Truth("two", ("cat", "dog")), None, {}, None, HOW)
+
+
+def test_which_layer_must_be_clear() -> None:
+    both = pd.concat([table(["cat"]), table(["dog"]).assign(layer="conv")])
+    with pytest.raises(DissectError, match=r"fc, conv.*method.layers=\[conv\]"):
+        evaluate(both, Truth("one", ("cat",)), None, {}, None, HOW)
+    found = evaluate(both, Truth("one", ("dog",), "conv"), None, {}, None, HOW)
+    assert found.metrics["final_layer"]["top1"] == 1.0
+    with pytest.raises(DissectError, match="no labels of layer head"):
+        evaluate(both, Truth("one", ("dog",), "head"), None, {}, None, HOW)
+
+
+def test_truths(tmp_path: Path) -> None:
+    (tmp_path / "pets.txt").write_text("cat\n\ndog\n")
+    found = of_source(str(tmp_path / "pets.txt"), "fc")
+    assert (found.name, found.names, found.layer) == ("pets", ("cat", "dog"), "fc")
+    assert len(of_source("imagenet").names) == 1000
+    assert of_target(TARGET).names == ("cat", "dog", "wolf")
+    with pytest.raises(MissingResource, match=r"evaluation\.truth"):
+        of_source(str(tmp_path / "none.txt"))
+    with pytest.raises(DissectError, match=r"set evaluation\.layer"):
+        of_target(Target("net", ColourNet(), preprocess(), ("fc",)))
+
+
+PLACES = ("abbey", "apartment_building/outdoor", "beach", "attic")
+
+
+def test_places_by_hand() -> None:
+    rows = pd.DataFrame({
+        "description": ["abbey-s", "apartment_building-outdoor-s", "coast-s", "attic"],
+        **{f"description_{n}": ["x", "x", "Beach", "attic"] for n in range(2, 6)},
+    })  # fmt: skip
+    here = places365(rows, PLACES, ["abbey-s", "apartment_building-outdoor-s", "beach-s"], HOW)
+    assert "note" not in here
+    # Of three scenes; attic isn't one. `Beach` differs by its capital where names are as released.
+    assert (here["released"]["top1_right"], here["released"]["classes"]) == (1, 3)
+    assert (here["normalised"]["top1_right"], here["normalised"]["classes"]) == (2, 3)
+    assert here["released"]["top5_right"] == 1
+    assert here["normalised"]["top5_right"] == 3  # a label listed four times is one hit
+    assert here["normalised"]["top1_interval"]["high"] == 1.0
+
+
+def test_places_without_broden_say_so() -> None:
+    rows = pd.DataFrame({"description": ["abbey", "x", "beach", "attic"]})
+    found = places365(rows, PLACES, None, HOW)
+    assert "published number of classes, 267" in found["note"]
+    assert found["released"]["top1"] == pytest.approx(3 / 267)
+    assert found["released"]["top5"] is None
+    assert "fewer than 5" in found["released"]["top5_reason"]
+    none = places365(rows, PLACES, ["volcano-s"], HOW)
+    assert none["released"]["top1"] is None

@@ -13,7 +13,7 @@ from clipdissect import similarity
 from clipdissect.errors import DissectError
 from clipdissect.similarity import ConceptActivations
 from clipdissect.similarity.rank_reorder import RankReorder
-from clipdissect.similarity.soft_wpmi import safe_group
+from clipdissect.similarity.softmax import safe_group
 
 ALL = list(similarity.OPTIONS)
 # Parameters with which every function accepts a handful of images.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,36 +27,56 @@ def test_the_compiled_loops_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*arguments: object) -> None:
         raise AssertionError("a plain loop ran")
 
-    for name in ("log_product_sums", "row_sums", "rank_errors", "update_best"):
+    for name in ("log_product_sums", "less_marginal", "rank_errors", "update_best"):
         monkeypatch.setattr(plain, name, refuse)
     x, index = torch.rand(4, 3), torch.zeros(2, 2, dtype=torch.int32)
-    kernels.row_sums(x, index)
-    kernels.log_product_sums(x, index, torch.ones(1, 2), torch.ones(1, 2), 2)
+    kernels.log_product_sums(x, index, torch.ones(4), torch.ones(1, 2), torch.ones(1, 2), 2)
+    kernels.less_marginal(x.clone(), 1.0)
     kernels.rank_errors(x.T.contiguous(), index, torch.rand(2, 2), 3.0)
     kernels.update_best(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64), x[:2], 0)
     assert kernels.backend() == "numba"
 
 
 @needs_numba
-@pytest.mark.parametrize("units_of_p", [1, 6])
-@pytest.mark.parametrize(("k", "group", "block"), [(1, 1, 1), (7, 3, 33), (50, 12, 64)])
-def test_log_product_sums(units_of_p: int, k: int, group: int, block: int) -> None:
+@pytest.mark.parametrize(("rows_of_base", "rows_of_weight"), [(1, 1), (6, 6), (1, 6), (6, 1)])
+@pytest.mark.parametrize(("k", "group", "block"), [(1, 1, 1), (7, 3, 33), (50, 12, 164)])
+def test_log_product_sums(
+    rows_of_base: int, rows_of_weight: int, k: int, group: int, block: int
+) -> None:
     torch.manual_seed(0)
-    s, index = torch.rand(40, block), torch.randint(0, 40, (6, k), dtype=torch.int32)
-    weight = torch.rand(units_of_p, k) * 0.9
-    base = 1 - weight
-    compiled = kernels.log_product_sums(s, index, base, weight, group)
-    wanted = plain.log_product_sums(s, index, base, weight, group)
+    x, index = torch.rand(40, block) * 20, torch.randint(0, 40, (6, k), dtype=torch.int32)
+    scale = torch.rand(40) / 20
+    weight, base = torch.rand(rows_of_weight, k) * 0.9, torch.rand(rows_of_base, k) * 0.5 + 0.05
+    compiled = kernels.log_product_sums(x, index, scale, base, weight, group)
+    wanted = plain.log_product_sums(x, index, scale, base, weight, group)
     torch.testing.assert_close(compiled, wanted)
-    exact = (base[..., None].double() + weight[..., None] * s[index.long()]).log().sum(1)
+    s = (x * scale[:, None]).double()[index.long()]
+    exact = (base[..., None].double() + weight[..., None] * s).log().sum(1)
     torch.testing.assert_close(compiled.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 @needs_numba
-def test_row_sums() -> None:
-    x, index = torch.randn(40, 70), torch.randint(0, 40, (6, 11), dtype=torch.int32)
-    torch.testing.assert_close(kernels.row_sums(x, index), x[index.long()].sum(1))
-    torch.testing.assert_close(plain.row_sums(x, index), x[index.long()].sum(1))
+@pytest.mark.parametrize(("units", "block"), [(1, 1), (7, 33), (500, 164)])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 5.0, 300.0])
+def test_less_marginal(units: int, block: int, spread: float) -> None:
+    torch.manual_seed(0)
+    joint = torch.randn(units, block) * spread - 200
+    compiled, wanted = kernels.less_marginal(joint.clone(), 0.7), joint.clone()
+    plain.less_marginal(wanted, 0.7)
+    torch.testing.assert_close(compiled, wanted, atol=1e-4, rtol=1e-6)
+    wide = joint.double()
+    exact = wide - 0.7 * (wide.logsumexp(0) - math.log(units))
+    torch.testing.assert_close(compiled.double(), exact, atol=1e-4, rtol=1e-6)
+
+
+@needs_numba
+def test_exponential() -> None:
+    from clipdissect.similarity.kernels import compiled
+
+    for x in torch.linspace(-87, 0, 1001).tolist():
+        got, wanted = float(compiled._exp(np.float32(x))), math.exp(float(np.float32(x)))
+        assert abs(got - wanted) < 6e-7 * wanted, x
+    assert 0 <= float(compiled._exp(np.float32(-1000))) < 1e-37
 
 
 @needs_numba
@@ -94,10 +116,11 @@ def test_failure_falls_back_with_one_warning(
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
     monkeypatch.setattr(dispatch, "_failed", False)
     monkeypatch.setattr(dispatch, "_split", broken)
-    x, index = torch.randn(9, 5), torch.randint(0, 9, (2, 3))
+    x = torch.randn(9, 5)
     with caplog.at_level(logging.WARNING):
-        first, second = kernels.row_sums(x, index), kernels.row_sums(x, index)
-    assert torch.equal(first, plain.row_sums(x, index))
+        first, second = (kernels.less_marginal(x.clone(), 1.0) for _ in range(2))
+    plain.less_marginal(x, 1.0)
+    assert torch.equal(first, x)
     assert torch.equal(second, first)
     assert len(caplog.records) == 1
     assert kernels.backend() == "torch"
@@ -130,8 +153,8 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (kernels_folder / "__pycache__").write_text("")
     code = (
         "import torch; from clipdissect.similarity import kernels;"
-        "x = torch.ones(4, 3); print(kernels.backend(), kernels.__file__);"
-        "print(kernels.row_sums(x, torch.zeros(2, 2, dtype=torch.int32)).sum().item())"
+        "x = torch.full((4, 3), 3.0); print(kernels.backend(), kernels.__file__);"
+        "print((kernels.less_marginal(x, 1.0) + 1).sum().item())"
     )
     environment = {
         **{

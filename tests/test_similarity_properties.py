@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipdissect import similarity
 from clipdissect.similarity import ConceptActivations, Similarity, top_images
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Dense, Factors
 
 ALL = list(similarity.OPTIONS)
 OF_TOP = ["soft_wpmi", "wpmi", "rank_reorder"]
@@ -193,3 +194,49 @@ def test_cuda_equals_cpu(name: str) -> None:
     here = function((images @ texts.T), q)
     there = function((images @ texts.T).cuda(), q.cuda()).cpu()
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("soft_wpmi", {"top_k": 50}),
+        ("soft_wpmi", {"top_k": 50, "a": 100}),
+        ("wpmi", {"top_k": 50}),
+        ("wpmi", {"top_k": 50, "eps": 0}),
+        ("rank_reorder", {"top_fraction": 0.02}),
+        ("cosine", {"center": True}),
+        ("cosine_cubed", {}),
+        ("lp", {}),
+        ("lp", {"p": 3}),
+        ("lp", {"p": 1, "standardize": False}),
+    ],
+)
+def test_images_in_several_parts(name: str, parameters: dict[str, Any]) -> None:
+    """More images, and more that matter, than are worked on at once; not all of them matter."""
+    torch.manual_seed(0)
+    images, texts = torch.randint(-4, 5, (2600, 7)) / 16, torch.randint(-4, 5, (30, 7)) / 16
+    images[:, 0], texts[:, 0], q = 0.5, 0.5, torch.randn(2600, 40) * 3 + 7
+    matter = top_images(q, 50).indices.unique()
+    assert ROWS_AT_ONCE < len(matter) < len(q)
+    P = images @ texts.T
+    wanted = torch.tensor(
+        getattr(reference, name)(P.double().numpy(), q.double().numpy(), **parameters)
+    )
+    for memory_gb in (2.0, 5e-4):  # P kept between the passes, and not
+        function = similarity.build(name, **parameters, memory_gb=memory_gb)
+        close(name, function(P, q), wanted, P, q)
+        best = function.top(ConceptActivations(images, texts), q, 30)
+        close(name, torch.empty(40, 30).scatter_(1, best.concepts, best.scores), wanted, P, q)
+
+
+def test_parts_are_small_and_only_what_is_taken() -> None:
+    images, texts = torch.randn(2600, 4), torch.randn(9, 4)
+    rows = torch.arange(1, 2600, 2)
+    for source in (Factors(images, texts), Dense(images @ texts.T)):
+        taken = source.take(rows)
+        assert [len(part) for _, part in taken.chunks(2, 7)] == [ROWS_AT_ONCE, 1300 - ROWS_AT_ONCE]
+        torch.testing.assert_close(taken.block(2, 7), (images @ texts.T)[1::2, 2:7])
+        assert torch.equal(taken.columns(2, 7), taken.block(2, 7).T)
+        torch.testing.assert_close(taken.means().float(), (images @ texts.T)[1::2].mean(0))
+        assert taken.table.data_ptr() == source.table.data_ptr()
+        assert source.largest() >= float((images @ texts.T).abs().max())

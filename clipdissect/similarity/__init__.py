@@ -12,6 +12,7 @@ from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivatio
 from clipdissect.similarity.lp import Lp
 from clipdissect.similarity.rank_reorder import RankReorder
 from clipdissect.similarity.ranking import merge, top_images
+from clipdissect.similarity.ranks import ranks
 from clipdissect.similarity.soft_wpmi import SoftWpmi
 from clipdissect.similarity.wpmi import Wpmi
 
@@ -48,5 +49,6 @@ __all__ = [
     "TopActivations",
     "build",
     "merge",
+    "ranks",
     "top_images",
 ]

@@ -108,16 +108,33 @@ class Similarity(ABC):
                 `n` below 1, or top images given to a function that needs all activations.
         """
         checks.number("n", n, least=1, whole=True)
+        plan = self.streaming(concept_activations, q)
+        texts = concept_activations.text_embeds
+        with torch.no_grad():
+            running = RunningBest(plan.units, n, len(texts), texts.device)
+            for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
+                running.update(plan.scores(start, stop), start)
+            return running.best()
+
+    def streaming(
+        self,
+        concept_activations: ConceptActivations,
+        q: Float[Tensor, "images units"] | TopActivations,
+    ) -> Plan:
+        """The plan by which `top` scores: for those who need all scores, a block at a time.
+
+        Args:
+            concept_activations, q: as for `top`.
+
+        Raises:
+            DissectError: as `top`.
+        """
         images, texts = concept_activations.image_embeds, concept_activations.text_embeds
         checks.matrix("image_embeds", images, "images", "dims")
         checks.matrix("text_embeds", texts, "concepts", "dims")
         checks.same("dims", images.shape[1], "image_embeds", texts.shape[1], "text_embeds")
         with torch.no_grad():
-            plan = self._plan(Factors(images.float(), texts.float()), _checked(q, len(images)))
-            running = RunningBest(plan.units, n, len(texts), images.device)
-            for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
-                running.update(plan.scores(start, stop), start)
-            return running.best()
+            return self._plan(Factors(images.float(), texts.float()), _checked(q, len(images)))
 
     @abstractmethod
     def _plan(self, source: Source, q: Activations) -> Plan:

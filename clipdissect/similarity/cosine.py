@@ -12,11 +12,11 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.blocks import concept_blocks
-from clipdissect.similarity.moments import centre_rows
+from clipdissect.similarity.moments import column_means, inverse_root, subtract
 from clipdissect.similarity.products import product
-from clipdissect.similarity.sources import Source
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
-_ACTIVATIONS_AT_ONCE = 1_000_000
+_ACTIVATIONS_AT_ONCE = 250_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class CosineCubed(Similarity):
     `c(x) = (x - mean(x))^3` elementwise, over images; `sim = c(q_k) . c(P_m)` over the product of
     their lengths, each taken as at least `min_norm`. A constant column has scores 0.
 
+    Images are taken some at a time, of q and of P, and their products added up: beside the scores
+    of a block of concepts, what is in flight doesn't grow with the images. Means come first, from
+    the mean image embedding; cubes of activations are made anew for each block of concepts.
+
     Args:
         min_norm: smallest length divided by.
 
@@ -83,33 +87,47 @@ class CosineCubed(Similarity):
 
     def _plan(self, source: Source, q: Activations) -> Plan:
         full = all_activations(self.name, q)
-        cubes = self._cubes(full)
-        units = full.shape[1]
-        floats = 3 * source.images + 2 * units
+        units, mean_q, mean_p = full.shape[1], column_means(full), source.means()
+        scale = self._inverse_lengths(full, mean_q).pow_(1 / 3)
+        # In flight: a part of P, its cubes transposed and a copy; the scores and one copy of them.
+        floats = 3 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            columns = source.columns(start, stop)
-            centre_rows(columns)
-            columns.mul_(columns.square())
-            clipped = columns.norm(dim=1).clamp_min_(self.min_norm)
-            return product(cubes, columns).div_(clipped)
+            dots = torch.zeros(units, stop - start, device=full.device)
+            squares = torch.zeros(stop - start, dtype=torch.float64, device=full.device)
+            for rows, part in source.chunks(start, stop):
+                cubes = subtract(part, mean_p[start:stop]).pow_(3).T.contiguous()
+                squares += cubes.norm(dim=1).double().square_()
+                _add_products(dots, full[rows], mean_q, scale, cubes)
+            return dots.div_(squares.sqrt_().clamp_min_(self.min_norm).float())
 
         return Plan(units, blocks, scores)
 
-    def _cubes(self, q: Float[Tensor, "images units"]) -> Float[Tensor, "units images"]:
-        """Centred, cubed activations over their clipped lengths, some units at a time."""
-        out = torch.empty(q.shape[1], q.shape[0], device=q.device)
-        step = max(1, _ACTIVATIONS_AT_ONCE // q.shape[0])
-        for start in range(0, q.shape[1], step):
-            # Float64: the cubes of large activations, squared, are beyond float32.
-            wide = q[:, start : start + step].T.double()
-            wide = (wide - wide.mean(dim=1, keepdim=True)).pow_(3)
-            lengths = wide.norm(dim=1, keepdim=True).clamp_min_(self.min_norm)
-            out[start : start + step] = wide.div_(lengths)
-        return out
+    def _inverse_lengths(
+        self, q: Float[Tensor, "images units"], mean: Float[Tensor, " units"]
+    ) -> Float[Tensor, " units"]:
+        """One over the clipped lengths of centred, cubed activations, float64."""
+        squares = torch.zeros_like(mean)
+        for part in torch.split(q, max(1, _ACTIVATIONS_AT_ONCE // q.shape[1])):
+            centred = part.double() - mean
+            squares += centred.mul_(centred.square()).square_().sum(0)
+        return squares.sqrt_().clamp_min_(self.min_norm).reciprocal_()
 
 
-def inverse_root(squares: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
-    """`1 / sqrt(x)`, and 0 for 0."""
-    return squares.rsqrt().where(squares > 0, 0.0)
+def _add_products(
+    dots: Float[Tensor, "units block"],
+    q: Float[Tensor, "rows units"],
+    mean: Float[Tensor, " units"],
+    scale: Float[Tensor, " units"],
+    columns: Float[Tensor, "block rows"],
+) -> None:
+    """Add the products of `((q - mean) * scale)^3` with the columns, some units at a time.
+
+    The scale comes before the cube: cubes of large activations are beyond float32.
+    """
+    step = max(1, _ACTIVATIONS_AT_ONCE // len(q))
+    for first in range(0, q.shape[1], step):
+        some = slice(first, first + step)
+        scaled = ((q[:, some].double() - mean[some]) * scale[some]).float()
+        dots[some].add_(product(scaled.pow_(3).T.contiguous(), columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +13,8 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.blocks import concept_blocks
-from clipdissect.similarity.moments import Moments, centre_rows
-from clipdissect.similarity.sources import Source
-
-# A column whose spread is below this part of its size is constant but for rounding.
-_CONSTANT = 1e-6
+from clipdissect.similarity.moments import Moments, column_means, inverse_root, subtract
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Lp(Similarity):
     the best concepts are then those of the centred cosine. `standardize=false` is the plain
     distance.
 
-    With p=2 it costs products of small matrices only; any other p compares every image.
+    With p=2 it costs products of small matrices only. Any other p compares every image, some
+    images at a time: the norm of the norms of parts is the norm of the whole.
 
     Args:
         p: order of the norm.
@@ -82,23 +81,37 @@ class Lp(Similarity):
         return dots.mul_(-2.0).add_(of_p).add_(of_q)
 
     def _general(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
-        copy = q.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        rows = self._scaled(copy)
-        floats = 4 * source.images + 2 * len(rows)
+        units, scaled = q.shape[1], self._scaled(source, q)
+        # In flight: a part of P, transposed too; the distances so far, and those of a part.
+        floats = 2 * ROWS_AT_ONCE + 4 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            columns = self._scaled(source.columns(start, stop))
-            return torch.cdist(rows, columns, p=float(self.p)).neg_()
+            total = torch.zeros(units, stop - start, device=q.device)
+            for one, other in scaled(start, stop):
+                rows, columns = one.T.contiguous(), other.T.contiguous()
+                part = torch.cdist(rows, columns, p=float(self.p))
+                # The norm of the norms of parts is the norm of the whole.
+                total = torch.stack([total, part]).norm(p=float(self.p), dim=0)
+            return total.neg_()
 
-        return Plan(len(rows), blocks, scores)
+        return Plan(units, blocks, scores)
 
-    def _scaled(self, rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
-        """Rows brought to mean 0 and standard deviation 1, in place, if asked."""
+    def _scaled(
+        self, source: Source, q: Float[Tensor, "images units"]
+    ) -> Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]:
+        """How to read q `[rows, units]` and P `[rows, block]`, on a common scale if asked."""
         if not self.standardize:
-            return rows
-        size = rows.square().mean(dim=1, keepdim=True).sqrt_()
-        moved = centre_rows(rows)
-        spread = moved.square().mean(dim=1, keepdim=True).sqrt_()
-        inverse = torch.where(spread > _CONSTANT * size, 1 / spread, 0.0)
-        return moved.mul_(inverse)
+            return lambda start, stop: (
+                (q[rows].float(), part) for rows, part in source.chunks(start, stop)
+            )
+        mean_q, mean_p, moments = column_means(q), source.means(), source.moments(q, True)
+        inverse_q = inverse_root(moments.squares / source.images)
+
+        def scaled(start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+            inverse_p = inverse_root(moments.block(start, stop).squares / source.images).float()
+            for rows, part in source.chunks(start, stop):
+                one = ((q[rows].double() - mean_q) * inverse_q).float()
+                yield one, subtract(part, mean_p[start:stop]).mul_(inverse_p)
+
+        return scaled

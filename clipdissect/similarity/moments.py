@@ -9,7 +9,7 @@ Source: DESIGN.md, "Mathematics worth using", item 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +51,19 @@ def dense_moments(
     P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"], center: bool
 ) -> Moments:
     """Moments from a dense P, both centred over images first if asked."""
-    wide, squares = _centred(q, center)
+    q_shift = _shift(q, center)
 
     def block(start: int, stop: int) -> BlockMoments:
-        columns, lengths = _centred(P[:, start:stop], center)
-        return BlockMoments(wide.T @ columns, lengths)
+        columns = P[:, start:stop]
+        shift = _shift(columns, center)
+        dots = torch.zeros(q.shape[1], stop - start, dtype=torch.float64, device=q.device)
+        for one, other in zip(
+            torch.split(q, _ROWS_AT_ONCE), torch.split(columns, _ROWS_AT_ONCE), strict=True
+        ):
+            dots.addmm_((one.double() - q_shift).T, other.double() - shift)
+        return BlockMoments(dots, _squares(columns, shift, center))
 
-    return Moments(squares, block)
+    return Moments(_squares(q, q_shift, center), block)
 
 
 def factor_moments(
@@ -68,23 +74,16 @@ def factor_moments(
 ) -> Moments:
     """Moments from embeddings, both P and q centred over images first if asked."""
     images, dims = image_embeds.shape
-    mean = _means(image_embeds)
-    shift = mean if center else torch.zeros_like(mean)
-    q_shift = _means(q) if center else 0.0
+    mean = column_means(image_embeds)
+    shift, q_shift = mean if center else torch.zeros_like(mean), _shift(q, center)
     gram = torch.zeros(dims, dims, dtype=torch.float64, device=q.device)
     weighted = torch.zeros(q.shape[1], dims, dtype=torch.float64, device=q.device)
-    squares = torch.zeros(q.shape[1], dtype=torch.float64, device=q.device)
-    whole = torch.zeros_like(squares)
-    for start in range(0, images, _ROWS_AT_ONCE):
-        rows = image_embeds[start : start + _ROWS_AT_ONCE].double() - shift
-        raw = q[start : start + _ROWS_AT_ONCE].double()
-        whole += raw.square().sum(0)
-        raw = raw - q_shift  # not in place: float64 activations are the caller's
-        squares += raw.square().sum(0)
+    for one, other in zip(
+        torch.split(image_embeds, _ROWS_AT_ONCE), torch.split(q, _ROWS_AT_ONCE), strict=True
+    ):
+        rows = one.double() - shift
         gram.addmm_(rows.T, rows)
-        weighted.addmm_(raw.T, rows)
-    if center:
-        squares = _without_constants(squares, whole)
+        weighted.addmm_((other.double() - q_shift).T, rows)
 
     def block(start: int, stop: int) -> BlockMoments:
         texts = text_embeds[start:stop].double()
@@ -93,36 +92,56 @@ def factor_moments(
             lengths = _without_constants(lengths, lengths + images * (texts @ mean).square())
         return BlockMoments(weighted @ texts.T, lengths)
 
-    return Moments(squares, block)
+    return Moments(_squares(q, q_shift, center), block)
 
 
-def _means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
+def means(parts: Iterable[Float[Tensor, "_ columns"]]) -> Float[Tensor, " columns"]:
+    """Means over images in float64, of a matrix that comes some images at a time."""
+    count, total = 0, torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        count, total = count + len(part), total.to(part.device) + part.sum(0, dtype=torch.float64)
+    return total / count
+
+
+def column_means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
     """Means over images in float64, without a float64 copy of the whole."""
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), _ROWS_AT_ONCE):
-        total += x[start : start + _ROWS_AT_ONCE].sum(dim=0, dtype=torch.float64)
-    return total / len(x)
+    return means(torch.split(x, _ROWS_AT_ONCE))
 
 
-def centre_rows(rows: Float[Tensor, "some images"]) -> Float[Tensor, "some images"]:
-    """Subtract every row's mean from it, in place.
+def subtract(
+    x: Float[Tensor, "rows columns"], mean: Float[Tensor, " columns"]
+) -> Float[Tensor, "rows columns"]:
+    """`x - mean`, in place and float32, for a mean in float64.
 
-    Twice: where a mean is large beside the spread, its own rounding is what the second removes.
+    In two steps: what a large mean loses in float32 is the second.
     """
-    for _ in range(2):
-        rows.sub_(rows.mean(dim=1, keepdim=True))
-    return rows
+    high = mean.float()
+    return x.sub_(high).sub_((mean - high).float())
 
 
-def _centred(
-    x: Float[Tensor, "images columns"], center: bool
-) -> tuple[Float[Tensor, "images columns"], Float[Tensor, " columns"]]:
-    """The matrix in float64, centred over images if asked, and its columns' squared lengths."""
-    wide = x.double()
-    if not center:
-        return wide, wide.square().sum(0)
-    moved = wide - wide.mean(0)
-    return moved, _without_constants(moved.square().sum(0), wide.square().sum(0))
+def inverse_root(squares: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
+    """`1 / sqrt(x)`, and 0 for 0."""
+    return squares.rsqrt().where(squares > 0, 0.0)
+
+
+def _shift(x: Float[Tensor, "images columns"], center: bool) -> Float[Tensor, " columns"]:
+    """What is subtracted from every column: its mean, or 0."""
+    if center:
+        return column_means(x)
+    return torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+
+
+def _squares(
+    x: Float[Tensor, "images columns"], shift: Float[Tensor, " columns"], center: bool
+) -> Float[Tensor, " columns"]:
+    """Squared lengths of columns less their shifts; exactly 0 for a constant one, if centred."""
+    squares, whole = torch.zeros_like(shift), torch.zeros_like(shift)
+    for part in torch.split(x, _ROWS_AT_ONCE):
+        wide = part.double()
+        squares += (wide - shift).square_().sum(0)
+        if center:
+            whole += wide.square().sum(0)
+    return _without_constants(squares, whole) if center else squares
 
 
 def _without_constants(

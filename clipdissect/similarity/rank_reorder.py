@@ -16,11 +16,12 @@ from clipdissect.similarity.base import Activations, Plan, Similarity
 from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.ranking import as_top
 from clipdissect.similarity.softmax import union
-from clipdissect.similarity.sources import Source
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 VARIANTS = ("released", "eq1")
 # A mean cosine below this can't be raised to a power sensibly; image-text cosines are far above.
 _LEAST_MEAN = 1e-3
+_ACTIVATIONS_AT_ONCE = 250_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class RankReorder(Similarity):
 
     Equal P stand in the order of activations. A mean of P below 1e-3, which has no real power,
     counts as 1e-3. A constant unit fits every concept: all its scores are 0.
+
+    A block of concepts holds the P of all images that matter, `[block, images]`, because each
+    column is sorted: more images mean fewer concepts at once. P is made some images at a time
+    and units are prepared in groups, so nothing else in flight grows with the images but the top
+    images themselves, 8 bytes each.
 
     Args:
         p: the power of differences.
@@ -87,14 +93,12 @@ class RankReorder(Similarity):
         count = self.images(source.images)
         top = as_top(q, count, source.images, "top_fraction")
         rows, index = union(top.indices, source.images)
-        wide = top.values.T.double()
-        lowest, spread = wide[:, -1:], wide[:, :1] - wide[:, -1:]
-        # In units of the range no power overflows, and the factor can be put back afterwards.
-        unit = (wide - lowest) / torch.where(spread > 0, spread, 1.0)
-        values, factor = unit.float().contiguous(), self._factor(unit, spread)
+        values, factor = self._rescaled(top.values)
+        del top
         some, units = source.take(rows), len(index)
         means = some.bag_sums(index) if self.scale_p and self.variant == "released" else None
-        floats = 4 * len(rows) + 3 * units
+        # In flight: columns of P and a part of them, the errors and one copy of them.
+        floats = len(rows) + ROWS_AT_ONCE + 3 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
@@ -107,6 +111,25 @@ class RankReorder(Similarity):
             return errors.mul_(factor)
 
         return Plan(units, blocks, scores)
+
+    def _rescaled(
+        self, values: Float[Tensor, "k units"]
+    ) -> tuple[Float[Tensor, "units k"], Float[Tensor, "units 1"]]:
+        """Activations in units of their range, and what to multiply sums of errors with.
+
+        So no power overflows, and the factor can be put back afterwards. Some units at a time.
+        """
+        k, units = values.shape
+        out = torch.empty(units, k, device=values.device)
+        factor = torch.empty(units, 1, device=values.device)
+        step = max(1, _ACTIVATIONS_AT_ONCE // k)
+        for first in range(0, units, step):
+            some = slice(first, first + step)
+            wide = values[:, some].T.double()
+            lowest, spread = wide[:, -1:], wide[:, :1] - wide[:, -1:]
+            unit = (wide - lowest) / torch.where(spread > 0, spread, 1.0)
+            out[some], factor[some] = unit, self._factor(unit, spread)
+        return out, factor
 
     def _factor(
         self, unit: Float[Tensor, "units k"], spread: Float[Tensor, "units 1"]

@@ -12,7 +12,7 @@ from clipdissect.similarity.inputs import TopActivations
 from clipdissect.similarity.keys import pack, unpack
 
 # Bytes of keys in flight at a time: small beside any model, large enough to keep cores busy.
-_CHUNK_BYTES = 16_000_000
+_CHUNK_BYTES = 4_000_000
 
 
 def top_images(

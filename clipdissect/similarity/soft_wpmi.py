@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,15 +11,11 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
-from clipdissect.similarity.blocks import Remembered, concept_blocks
+from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.membership import MEMBERSHIPS, membership
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.softmax import less_marginal, log_normaliser, union
-from clipdissect.similarity.sources import Source
-
-# exp(-80) is far enough above the smallest normal float32, exp(-87.3), for rounding to be normal.
-_SAFE_EXPONENT = 80.0
-_LARGEST_GROUP = 32
+from clipdissect.similarity.softmax import Exponentials, safe_group, union
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 
 @dataclass(frozen=True)
@@ -78,22 +73,15 @@ class SoftWpmi(Similarity):
         weight, units = weight.float(), len(index)
         group = safe_group(1.0 - self.p_start + self.eps)
         del top
-        # In flight: P and one copy of it, the scores and one copy of them.
-        floats = 2 * len(rows) + 2 * units
+        # In flight: P, its exponentials, and the scores.
+        floats = len(rows) + 2 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
-        some = Remembered(source.take(rows), self.memory_gb)
-        normaliser = log_normaliser(some.look, blocks, self.a).float()
+        exponentials = Exponentials(source.take(rows), blocks, self.a, self.memory_gb)
+        inverse = exponentials.inverse
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            s = some.take(start, stop).mul_(self.a).sub_(normaliser).exp_()
-            joint = kernels.log_product_sums(s, index, base, weight, group)
-            return less_marginal(joint, self.lam)
+            block = exponentials.take(start, stop)
+            joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
+            return kernels.less_marginal(joint, self.lam)
 
         return Plan(units, blocks, scores)
-
-
-def safe_group(smallest: float) -> int:
-    """How many factors of at least `smallest` can be multiplied in float32 without underflow."""
-    if smallest >= 1.0:
-        return _LARGEST_GROUP
-    return max(1, min(_LARGEST_GROUP, int(_SAFE_EXPONENT / -math.log(smallest))))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
-from clipdissect.similarity.blocks import Remembered, concept_blocks
+from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.softmax import less_marginal, log_normaliser, union
-from clipdissect.similarity.sources import Source
+from clipdissect.similarity.softmax import Exponentials, safe_group, union
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 
 @dataclass(frozen=True)
@@ -60,29 +62,31 @@ class Wpmi(Similarity):
 
     def _linear(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
         units = len(index)
-        # In flight: P and one copy of it, then the scores and one copy of them.
-        floats = max(2 * some.images, 2 * units)
+        # In flight: a part of P, then the scores and one copy of them.
+        floats = max(2 * ROWS_AT_ONCE, 3 * units)
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
-        normaliser = log_normaliser(some.block, blocks, self.a)
-        constant = normaliser[:, 0][index].sum(1, keepdim=True).float()
+        exponentials = Exponentials(some, blocks, self.a, self.memory_gb, keep=False)
+        constant = embedding_bag(index, exponentials.log_normaliser[:, None], mode="sum").float()
         sums = some.bag_sums(index)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             joint = sums.block(start, stop).mul_(self.a).sub_(constant)
-            return less_marginal(joint, self.lam)
+            return kernels.less_marginal(joint, self.lam)
 
         return Plan(units, blocks, scores)
 
     def _elementwise(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
         units = len(index)
-        floats = 2 * some.images + 2 * units
+        # In flight: P, its exponentials, and the scores.
+        floats = some.images + 2 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
-        remembered = Remembered(some, self.memory_gb)
-        normaliser = log_normaliser(remembered.look, blocks, self.a).float()
+        exponentials = Exponentials(some, blocks, self.a, self.memory_gb)
+        inverse, ones = exponentials.inverse, torch.ones(1, self.top_k, device=some.device)
+        base, group = ones * self.eps, safe_group(self.eps)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            logs = remembered.take(start, stop).mul_(self.a).sub_(normaliser)
-            logs = logs.exp_().add_(self.eps).log_()
-            return less_marginal(kernels.row_sums(logs, index), self.lam)
+            block = exponentials.take(start, stop)
+            joint = kernels.log_product_sums(block, index, inverse, base, ones, group)
+            return kernels.less_marginal(joint, self.lam)
 
         return Plan(units, blocks, scores)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from clipdissect.similarity.kernels.dispatch import (
     backend,
+    less_marginal,
     log_product_sums,
     rank_errors,
-    row_sums,
     update_best,
 )
 
-__all__ = ["backend", "log_product_sums", "rank_errors", "row_sums", "update_best"]
+__all__ = ["backend", "less_marginal", "log_product_sums", "rank_errors", "update_best"]

@@ -57,70 +57,101 @@ _float: Any = intrinsic(_float_of)
 
 
 @_compiled
-def log_product_sums(s, index, base, weight, group, out, start, stop):  # type: ignore[no-untyped-def]
-    """`plain.log_product_sums` for the concepts from `start` to `stop` of the block."""
+def _exp(x):  # type: ignore[no-untyped-def]
+    """`exp(x)` for x from -87 to 0, within a millionth of it; below that exp(-87).
+
+    Unlike a call of the library's, it can be vectorised: `2^n * exp(r)`, |r| <= log(2) / 2, with
+    the series of exp up to the sixth power.
+    """
+    x = max(x, np.float32(-87.0))
+    n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))
+    r = x - np.float32(n) * np.float32(0.6931471805599453)
+    y = np.float32(1 / 720)
+    y = y * r + np.float32(1 / 120)
+    y = y * r + np.float32(1 / 24)
+    y = y * r + np.float32(1 / 6)
+    y = y * r + np.float32(1 / 2)
+    y = y * r + np.float32(1)
+    y = y * r + np.float32(1)
+    return _float(_bits(y) + (n << 23))
+
+
+@_compiled
+def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  # type: ignore[no-untyped-def]
+    """`plain.log_product_sums` for the concepts from `start` to `stop` of the block.
+
+    After every group the product's exponent moves into an integer, so that there is one logarithm
+    for a unit and concept however many factors there are.
+    """
     units, k = index.shape
-    shared = base.shape[0] == 1
     run = np.empty(_LANES, np.float32)
     exponent = np.empty(_LANES, np.int32)
+    images = np.empty(k, np.uint32)
+    scaled = np.empty(k, np.float32)
     for c in range(start, stop, _LANES):
         lanes = min(_LANES, stop - c)
         for u in range(units):
-            row = 0 if shared else u
+            own_base = base[0 if len(base) == 1 else u]
+            own_weight = weight[0 if len(weight) == 1 else u]
+            for j in range(k):
+                images[j] = index[u, j]
+                scaled[j] = own_weight[j] * scale[images[j]]
             run[:] = 1.0
             exponent[:] = 0
             for first in range(0, k, group):
                 last = min(first + group, k)
                 j = first
                 while j + 4 <= last:
-                    b0, b1, b2, b3 = base[row, j : j + 4]
-                    w0, w1, w2, w3 = weight[row, j : j + 4]
-                    s0 = s[index[u, j], c : c + lanes]
-                    s1 = s[index[u, j + 1], c : c + lanes]
-                    s2 = s[index[u, j + 2], c : c + lanes]
-                    s3 = s[index[u, j + 3], c : c + lanes]
-                    for x in range(lanes):
-                        f = (b0 + w0 * s0[x]) * (b1 + w1 * s1[x])
-                        g = (b2 + w2 * s2[x]) * (b3 + w3 * s3[x])
-                        run[x] *= f * g
+                    b0, b1, b2, b3 = own_base[j : j + 4]
+                    w0, w1, w2, w3 = scaled[j : j + 4]
+                    x0 = x[images[j], c : c + lanes]
+                    x1 = x[images[j + 1], c : c + lanes]
+                    x2 = x[images[j + 2], c : c + lanes]
+                    x3 = x[images[j + 3], c : c + lanes]
+                    for i in range(lanes):
+                        f = (b0 + w0 * x0[i]) * (b1 + w1 * x1[i])
+                        g = (b2 + w2 * x2[i]) * (b3 + w3 * x3[i])
+                        run[i] *= f * g
                     j += 4
                 while j < last:
-                    b0, w0 = base[row, j], weight[row, j]
-                    s0 = s[index[u, j], c : c + lanes]
-                    for x in range(lanes):
-                        run[x] *= b0 + w0 * s0[x]
+                    b0, w0 = own_base[j], scaled[j]
+                    x0 = x[images[j], c : c + lanes]
+                    for i in range(lanes):
+                        run[i] *= b0 + w0 * x0[i]
                     j += 1
-                for x in range(lanes):
-                    bits = _bits(run[x])
-                    exponent[x] += (bits >> 23) - 127
-                    run[x] = _float((bits & 0x7FFFFF) | 0x3F800000)
-            for x in range(lanes):
-                out[u, c + x] = np.log(run[x]) + np.float32(0.6931471805599453) * exponent[x]
+                for i in range(lanes):
+                    bits = _bits(run[i])
+                    exponent[i] += (bits >> 23) - 127
+                    run[i] = _float((bits & 0x7FFFFF) | 0x3F800000)
+            for i in range(lanes):
+                out[u, c + i] = np.log(run[i]) + np.float32(0.6931471805599453) * exponent[i]
 
 
 @_compiled
-def row_sums(x, index, out, start, stop):  # type: ignore[no-untyped-def]
-    """`plain.row_sums` for the concepts from `start` to `stop` of the block."""
-    units, k = index.shape
+def less_marginal(joint, lam, start, stop):  # type: ignore[no-untyped-def]
+    """`plain.less_marginal` for the concepts from `start` to `stop` of the block."""
+    units = len(joint)
+    most = np.empty(_LANES, np.float32)
+    total = np.empty(_LANES, np.float32)
     for c in range(start, stop, _LANES):
         lanes = min(_LANES, stop - c)
+        most[:] = -np.inf
         for u in range(units):
-            total = out[u, c : c + lanes]
-            total[:] = 0.0
-            j = 0
-            while j + 4 <= k:
-                a0 = x[index[u, j], c : c + lanes]
-                a1 = x[index[u, j + 1], c : c + lanes]
-                a2 = x[index[u, j + 2], c : c + lanes]
-                a3 = x[index[u, j + 3], c : c + lanes]
-                for i in range(lanes):
-                    total[i] += (a0[i] + a1[i]) + (a2[i] + a3[i])
-                j += 4
-            while j < k:
-                a0 = x[index[u, j], c : c + lanes]
-                for i in range(lanes):
-                    total[i] += a0[i]
-                j += 1
+            row = joint[u, c : c + lanes]
+            for i in range(lanes):
+                most[i] = max(most[i], row[i])
+        total[:] = 0.0
+        for u in range(units):
+            row = joint[u, c : c + lanes]
+            for i in range(lanes):
+                total[i] += _exp(row[i] - most[i])
+        for i in range(lanes):
+            mean = np.log(total[i] / np.float32(units))
+            most[i] = np.float32(lam) * (most[i] + mean)
+        for u in range(units):
+            row = joint[u, c : c + lanes]
+            for i in range(lanes):
+                row[i] -= most[i]
 
 
 @_compiled

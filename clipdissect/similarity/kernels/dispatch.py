@@ -36,27 +36,26 @@ def backend() -> str:
 
 
 def log_product_sums(
-    s: Float[Tensor, "images block"],
+    x: Float[Tensor, "images block"],
     index: Int[Tensor, "units k"],
+    scale: Float[Tensor, " images"],
     base: Float[Tensor, "units_or_1 k"],
-    weight: Float[Tensor, "units_or_1 k"],
+    weight: Float[Tensor, "one_or_units k"],
     group: int,
 ) -> Float[Tensor, "units block"]:
     """As `plain.log_product_sums`."""
-    out = torch.empty(len(index), s.shape[1], device=s.device)
-    if _ran("compiled", "log_product_sums", s.shape[1], _STEP, s, index, base, weight, group, out):
-        return out
-    return plain.log_product_sums(s, index, base, weight, group)
-
-
-def row_sums(
-    x: Float[Tensor, "images block"], index: Int[Tensor, "units k"]
-) -> Float[Tensor, "units block"]:
-    """As `plain.row_sums`."""
     out = torch.empty(len(index), x.shape[1], device=x.device)
-    if _ran("compiled", "row_sums", x.shape[1], _STEP, x, index, out):
+    arguments = (x, index, scale, base, weight, group)
+    if _ran("compiled", "log_product_sums", x.shape[1], _STEP, *arguments, out):
         return out
-    return plain.row_sums(x, index)
+    return plain.log_product_sums(*arguments)
+
+
+def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> Float[Tensor, "units block"]:
+    """As `plain.less_marginal`; returns its argument."""
+    if lam and not _ran("compiled", "less_marginal", joint.shape[1], _STEP, joint, float(lam)):
+        plain.less_marginal(joint, lam)
+    return joint
 
 
 def rank_errors(

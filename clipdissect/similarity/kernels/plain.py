@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from clipdissect.similarity.keys import pack, unpack
 
 
 def log_product_sums(
-    s: Float[Tensor, "images block"],
+    x: Float[Tensor, "images block"],
     index: Int[Tensor, "units k"],
+    scale: Float[Tensor, " images"],
     base: Float[Tensor, "units_or_1 k"],
-    weight: Float[Tensor, "units_or_1 k"],
+    weight: Float[Tensor, "one_or_units k"],
     group: int,
 ) -> Float[Tensor, "units block"]:
-    """`sum_j log(base_j + weight_j * s[index_j])` for every unit and concept of a block.
+    """`sum_j log(base_j + weight_j * scale[index_j] * x[index_j])` for every unit and concept.
 
     Args:
-        s: probabilities.
-        index: each unit's images, rows of `s`.
+        x: what becomes a probability when multiplied with its image's scale.
+        index: each unit's images, rows of `x`.
+        scale: a number for each image.
         base: the constant term of every factor; one row serves all units.
         weight: what the probability is multiplied with, likewise.
         group: how many factors can be multiplied before a float32 underflows.
     """
     units, k = index.shape
-    total = torch.zeros(units, s.shape[1], device=s.device)
+    total = torch.zeros(units, x.shape[1], device=x.device)
     run = torch.ones_like(total)
     for j in range(k):
-        factor = s.index_select(0, index[:, j])
-        run.mul_(factor.mul_(weight[:, j : j + 1]).add_(base[:, j : j + 1]))
+        images = index[:, j]
+        scaled = weight[:, j : j + 1] * scale[images, None]
+        factor = x.index_select(0, images).mul_(scaled).add_(base[:, j : j + 1])
+        run.mul_(factor)
         if (j + 1) % group == 0 or j + 1 == k:
             total.add_(run.log_())
             run.fill_(1.0)
     return total
 
 
-def row_sums(
-    x: Float[Tensor, "images block"], index: Int[Tensor, "units k"]
-) -> Float[Tensor, "units block"]:
-    """`sum_j x[index_j]` for every unit and concept of a block."""
-    return embedding_bag(index, x, mode="sum")
+def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> None:
+    """`L - lam * log p(t_m)`, in place, with the marginal `p(t_m) = mean_k exp(L_km)`.
+
+    Source: Eqs. (5) and (11); the marginal over the layer's units is the released code's.
+    """
+    marginal = torch.logsumexp(joint, dim=0) - math.log(len(joint))
+    joint.sub_(marginal.mul_(lam))
 
 
 def rank_errors(

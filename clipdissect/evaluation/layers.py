@@ -1,21 +1,19 @@
-"""Metrics of descriptions, against ground truth where a layer has it."""
+"""Metrics of a dissection: of every layer, and of one whose units are classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from clipdissect.concepts import Concepts
 from clipdissect.describe import DEAD, FEW, TIED
 from clipdissect.errors import MissingResource
-from clipdissect.sentence import SentenceEncoder
+from clipdissect.evaluation.measures import defined, values
+from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
+from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
 from clipdissect.store import Store
 from clipdissect.target import Target
-from clipdissect.texts import text_embeds
-
-Sentences = SentenceEncoder | MissingResource | None
 
 
 def metrics(
@@ -54,7 +52,7 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
         "tied": int(flags.get(TIED, 0)),
         "few_distinct": int(flags.get(FEW, 0)),
         "different_descriptions": int(live["description"].nunique()),
-        **_mean("mean_similarity", live["similarity"], "no unit is described"),
+        **_mean("mean_similarity", live["similarity"], NOT_DESCRIBED),
         **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
     }
 
@@ -65,41 +63,20 @@ def final_layer(
 ) -> dict[str, Any]:  # fmt: skip
     """Exact-label accuracy and mean sentence cosine of last-layer descriptions (Sec. 4.2).
 
-    A unit without a description counts as wrong, and is left out of the cosine.
+    A unit without a description counts as wrong, and is left out of the cosine. Also top-5
+    accuracy, where there are five descriptions a unit, and AUC, where some labels are right.
     """
     described, names = rows["description"].tolist(), target.class_names
     found: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
-    covered = len(set(names) & set(concepts.texts))
-    found["classes_in_concepts"] = covered
-    if covered:
-        right = sum(a == b for a, b in zip(described, names, strict=True))
-        found |= {"top1": right / len(names), "top1_right": right}
-    else:
-        found |= {"top1": None, "top1_reason": "no class name is among the concepts"}
+    found["classes_in_concepts"] = len(set(names) & set(concepts.texts))
+    cosines: dict[str, Vectors | str] = {}
     if sentences is None or isinstance(sentences, MissingResource):
-        found |= {"sentence_cos": None, "sentence_cos_reason": str(sentences or "none configured")}
+        cosines["sentence"] = str(sentences or "none configured")
     else:
-        cosines = _cosines(described, names, sentences, store)
-        found |= _mean(f"{sentences.name}_cos", cosines, "no unit is described")
-    return found
-
-
-def _cosines(
-    described: list[str], names: tuple[str, ...], sentences: SentenceEncoder, store: Store | None
-) -> pd.Series[float]:
-    """Cosine of each described unit's description and class name."""
-    pairs = [(a, b) for a, b in zip(described, names, strict=True) if a]
-    texts = sorted({text for pair in pairs for text in pair})
-    if not texts:
-        return pd.Series(dtype=float)
-    vectors = text_embeds(sentences.embed, sentences.digest, texts, store).double().numpy()
-    row = {text: i for i, text in enumerate(texts)}
-    left, right = ([row[pair[side]] for pair in pairs] for side in (0, 1))
-    cosines: pd.Series[float] = pd.Series(np.sum(vectors[left] * vectors[right], axis=1))
-    return cosines
+        cosines[sentences.name] = vectors(sentences, [names, sorted(set(described))], store)
+    return found | values(unit_table(rows, names, concepts.texts, cosines))
 
 
 def _mean(name: str, values: pd.Series[Any], reason: str) -> dict[str, Any]:
     """The mean under its name; None and the reason where it is undefined."""
-    mean = float(values.mean()) if len(values) else float("nan")
-    return {name: mean} if np.isfinite(mean) else {name: None, f"{name}_reason": reason}
+    return defined(name, float(values.mean()) if len(values) else float("nan"), reason)

@@ -1,0 +1,33 @@
+"""Metrics of descriptions, against ground truth where a layer has it.
+
+`metrics` is of any dissection. `evaluate` is the last layer's evaluation of the paper (Sec. 4.2)
+with intervals and controls, for descriptions of any method; `difference` compares two of them.
+"""
+
+from __future__ import annotations
+
+from clipdissect.evaluation.bootstrap import Resampling, difference, interval
+from clipdissect.evaluation.final import Evaluation, evaluate
+from clipdissect.evaluation.layers import final_layer, layer_metrics, metrics
+from clipdissect.evaluation.measures import values
+from clipdissect.evaluation.scenes import places365
+from clipdissect.evaluation.truth import Truth
+from clipdissect.evaluation.units import Units, unit_table
+from clipdissect.evaluation.vectors import Sentences
+
+__all__ = [
+    "Evaluation",
+    "Resampling",
+    "Sentences",
+    "Truth",
+    "Units",
+    "difference",
+    "evaluate",
+    "final_layer",
+    "interval",
+    "layer_metrics",
+    "metrics",
+    "places365",
+    "unit_table",
+    "values",
+]

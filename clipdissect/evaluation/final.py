@@ -1,0 +1,131 @@
+"""The evaluation of labels of a layer whose units are classes, with intervals and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.evaluation.bootstrap import Resampling, difference, distributions, intervals
+from clipdissect.evaluation.controls import best_constant, random_labels
+from clipdissect.evaluation.measures import values
+from clipdissect.evaluation.truth import Truth
+from clipdissect.evaluation.units import Units, rows_of, unit_table
+from clipdissect.evaluation.vectors import Vectors, vectors
+from clipdissect.sentence import SentenceEncoder
+from clipdissect.store import Store
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How right a layer's labels are.
+
+    Args:
+        rows: the layer's descriptions, one row a unit, in unit order.
+        units: the table behind the metrics.
+        metrics: JSON-able: `final_layer`, `intervals`, `controls`, `differences`, `bootstrap`.
+    """
+
+    rows: pd.DataFrame
+    units: Units
+    metrics: dict[str, Any]
+
+
+def evaluate(
+    descriptions: pd.DataFrame,
+    truth: Truth,
+    concepts: Sequence[str] | None = None,
+    sentences: Mapping[str, SentenceEncoder | MissingResource] | None = None,
+    store: Store | None = None,
+    resampling: Resampling | None = None,
+    device: str = "cpu",
+) -> Evaluation:
+    """Metrics of labels against class names, their intervals, and two controls.
+
+    Args:
+        descriptions: of any method: `layer, unit, description, similarity`, and where it has them
+            `description_2`, ... and `truth_rank`.
+        truth: the classes. Its layer may be left out where the descriptions are of one.
+        concepts: the texts that the labels were chosen from; None takes the labels themselves.
+        sentences: sentence encoder's name to the encoder, or to why it can't be had.
+        store: keeps the sentence embeddings.
+        resampling: of the intervals.
+        device: where the sentence encoders run.
+
+    Raises:
+        DissectError: no descriptions of the layer, or of units beyond the classes.
+
+    Source: Sec. 4.2.
+    """
+    how = resampling or Resampling()
+    layer = truth.layer or _only_layer(descriptions)
+    rows = rows_of(descriptions, layer, len(truth.names))
+    labels = sorted({text for text in rows["description"] if text})
+    if not labels:
+        raise DissectError(f"there are no labels of layer {layer}")
+    texts = [text for text in dict.fromkeys(labels if concepts is None else concepts) if text]
+    embedded = _embedded(sentences or {}, (truth.names, texts, labels), store, device)
+    units = unit_table(rows, truth.names, texts, embedded)
+    ready = {name: v for name, v in embedded.items() if isinstance(v, Vectors)}
+    constant, chosen = best_constant(units, texts, ready)
+    controls = {"best_constant": constant,
+                "random": random_labels(units, texts, ready, how.seed)}  # fmt: skip
+    found: dict[str, Any] = {
+        "final_layer": {
+            "layer": layer, "truth": truth.name, "units": len(rows),
+            "described": int((rows["description"] != "").sum()),
+            "concepts": len(texts), "concepts_are": "the labels" if concepts is None else "the set",
+            "classes_in_concepts": len(set(truth.names) & set(texts)), **values(units),
+        },
+    }  # fmt: skip
+    found |= _compared(units, controls, how)
+    found["controls"]["best_constant"]["labels"] = chosen
+    found["bootstrap"] = {"kind": "percentile", **asdict(how)}
+    return Evaluation(rows, units, found)
+
+
+def _only_layer(descriptions: pd.DataFrame) -> str:
+    layers = list(dict.fromkeys(descriptions["layer"]))
+    if len(layers) != 1:
+        raise DissectError(
+            f"which layer's units are classes? There are {', '.join(layers) or 'none'}: set "
+            f"evaluation.layer, or the method's layers (method.layers=[{(layers or ['fc'])[-1]}])"
+        )
+    return str(layers[0])
+
+
+def _embedded(
+    sentences: Mapping[str, SentenceEncoder | MissingResource], sets: Sequence[Sequence[str]],
+    store: Store | None, device: str,
+) -> dict[str, Vectors | str]:  # fmt: skip
+    """Each encoder's embeddings of the texts, or why there are none."""
+    found: dict[str, Vectors | str] = {}
+    for name, encoder in sentences.items():
+        if isinstance(encoder, MissingResource):
+            found[name] = str(encoder)
+        else:
+            found[name] = vectors(encoder, _fresh(sets), store, device)
+    return found
+
+
+def _fresh(sets: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The sets; of the last, only what the others lack."""
+    *first, last = [list(texts) for texts in sets]
+    known = {text for texts in first for text in texts}
+    return [*first, [text for text in last if text not in known]]
+
+
+def _compared(units: Units, controls: Mapping[str, Units], how: Resampling) -> dict[str, Any]:
+    """Intervals, the controls with theirs, and what the labels have over each control."""
+    drawn = distributions(units, how)
+    found: dict[str, Any] = {
+        "intervals": intervals(drawn, how.confidence), "controls": {}, "differences": {},
+    }  # fmt: skip
+    for name, control in controls.items():
+        own = distributions(control, how)
+        found["controls"][name] = values(control) | {"intervals": intervals(own, how.confidence)}
+        found["differences"][name] = difference(units, control, how, (drawn, own))
+    return found

@@ -1,0 +1,92 @@
+"""Ground truth of a layer whose units are classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdissect.classes import imagenet_names
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.places import places365_names
+from clipdissect.target import Target
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The classes' names.
+
+    Args:
+        name: where they come from.
+        names: in unit order.
+        layer: whose units they are; None where it isn't known.
+
+    Raises:
+        DissectError: no names.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DissectError(f"{self.name} has no class names")
+
+    @property
+    def is_places(self) -> bool:
+        """Whether the classes are those of Places365, for which there is its own accuracy."""
+        return "places365" in self.name and len(self.names) == 365
+
+
+def of_source(
+    source: str, layer: str | None = None, categories: str | None = None
+) -> Truth:  # fmt: skip
+    """Ground truth by where the class names come from.
+
+    Args:
+        source: `imagenet`, `places365`, or a UTF-8 file with one name a line, in unit order.
+        layer: whose units they are.
+        categories: Places365's `categories_places365.txt`; by default found in the data places.
+
+    Raises:
+        MissingResource: no such file.
+        DissectError: a file that isn't text.
+    """
+    if source == "imagenet":
+        return Truth(source, imagenet_names(), layer)
+    if source == "places365":
+        return Truth(source, places365_names(categories), layer)
+    return Truth(Path(source).stem, _of_file(Path(source).expanduser()), layer)
+
+
+def of_target(target: Target, layer: str | None = None) -> Truth:
+    """Ground truth that a target knows of itself.
+
+    Args:
+        target: the network.
+        layer: another layer than the one that it names.
+
+    Raises:
+        DissectError: it knows no class names, or not whose units they are.
+    """
+    layer = layer or target.class_layer
+    if not target.class_names or layer is None:
+        raise DissectError(
+            f"target {target.name} has no layer with class names: set evaluation.layer and "
+            f"evaluation.truth (imagenet, places365, or a file with one name a line)"
+        )
+    return Truth(target.name, target.class_names, layer)
+
+
+def _of_file(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise MissingResource(
+            "the class names",
+            [str(path.absolute())],
+            "set evaluation.truth to imagenet, places365, or a file with one name a line",
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DissectError(f"{path} is not UTF-8: save it as UTF-8") from error
+    return tuple(line.strip() for line in lines if line.strip())

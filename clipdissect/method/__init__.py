@@ -1,0 +1,28 @@
+"""Methods: ways to describe units. `OPTIONS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect import options
+from clipdissect.method.base import Job, Method
+from clipdissect.method.clip_dissect import ClipDissect
+from clipdissect.method.published import Published
+
+OPTIONS: dict[str, Callable[..., Method]] = {
+    "clip_dissect": ClipDissect,
+    "published": Published,
+}
+
+__all__ = ["OPTIONS", "Job", "Method", "build"]
+
+
+def build(name: str, **parameters: Any) -> Method:
+    """The method of a name.
+
+    Raises:
+        DissectError: unknown name or parameter; lists the valid ones.
+    """
+    method: Method = options.call("method", OPTIONS, name, parameters)
+    return method

@@ -1,0 +1,159 @@
+"""Metrics of resampled units, intervals and paired differences, against slow references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from clipdissect.errors import DissectError
+from clipdissect.evaluation import Resampling, Units, difference, interval, values
+from clipdissect.evaluation.bootstrap import distributions
+from clipdissect.evaluation.measures import auc, mean, median
+
+
+def units(n: int = 60, seed: int = 0) -> Units:
+    draw = np.random.default_rng(seed)
+    right = (draw.random(n) < 0.5).astype(float)
+    rank = np.where(right > 0, 1.0, draw.integers(2, 99, n))
+    rank[:3] = np.nan
+    cosines = draw.random(n)
+    cosines[5] = np.nan
+    scores = np.round(draw.random(n) + right / 3, 1)  # with ties
+    return Units(pd.DataFrame({
+        "layer": "fc", "unit": range(n), "truth": [f"class {i}" for i in range(n)],
+        "similarity": scores, "right": right, "top5": (rank <= 5).astype(float), "rank": rank,
+        "plane_cos": cosines,
+    }), {})  # fmt: skip
+
+
+def slow_auc(scores: np.ndarray, right: np.ndarray) -> float:
+    """Over all pairs of a right and a wrong unit."""
+    wins = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, is_a in zip(scores, right, strict=True) if is_a == 1 and a == a
+        for b, is_b in zip(scores, right, strict=True) if is_b == 0 and b == b
+    ]  # fmt: skip
+    return sum(wins) / len(wins) if wins else float("nan")
+
+
+def test_auc_by_hand() -> None:
+    scores = np.array([3.0, 1.0, 2.0, 2.0, np.nan])
+    # Pairs of right (3, 2) and wrong (1, 2): 3>1, 3>2, 2>1, 2=2; the unit without a score is out.
+    assert auc(scores, np.array([1.0, 0, 1, 0, 0])) == pytest.approx(3.5 / 4)
+    assert np.isnan(auc(scores, np.ones(5)))
+    assert np.isnan(auc(scores, np.zeros(5)))
+
+
+def test_auc_is_every_reference_and_no_monotone_change_moves_it() -> None:
+    table = units(80).table
+    scores, right = (table[c].to_numpy() for c in ("similarity", "right"))
+    ours = float(auc(scores, right))
+    assert ours == pytest.approx(slow_auc(scores, right))
+    assert float(auc(np.exp(3 * scores) - 5, right)) == pytest.approx(ours)
+    assert float(auc(-scores, right)) == pytest.approx(1 - ours)
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra `offline`")
+    assert ours == pytest.approx(metrics.roc_auc_score(right, scores))
+
+
+def test_many_sets_at_once_are_as_one_by_one() -> None:
+    table = units().table
+    rows = np.random.default_rng(1).integers(0, len(table), (50, len(table)))
+    for column in ("rank", "plane_cos", "right"):
+        values = table[column].to_numpy()
+        slow = [pd.Series(values[r]).mean() for r in rows]
+        assert mean(values[rows]) == pytest.approx(slow)
+        assert median(values[rows]) == pytest.approx([pd.Series(values[r]).median() for r in rows])
+    scores, right = (table[c].to_numpy() for c in ("similarity", "right"))
+    found = auc(scores[rows], right[rows])
+    assert found == pytest.approx([slow_auc(scores[r], right[r]) for r in rows])
+
+
+def test_distributions_are_a_loop_over_resampled_units() -> None:
+    some, how = units(), Resampling(resamples=200, seed=3)
+    drawn = distributions(some, how)
+    assert set(drawn) == {"plane_cos", "top1", "top5", "mean_rank", "median_rank", "auc"}
+    sets = np.concatenate(list(how.rows(60)))
+    assert sets.shape == (200, 60)
+    for i in (0, 1, 199):
+        one = values(some.take(sets[i]))
+        assert {name: drawn[name][i] for name in drawn} == pytest.approx(
+            {name: one[name] for name in drawn}
+        )
+
+
+def test_intervals_are_scipys() -> None:
+    some, how = units(200), Resampling(resamples=10_000, seed=0)
+    cosines = some.table["plane_cos"].dropna().to_numpy()
+    reference = stats.bootstrap((cosines,), np.mean, n_resamples=10_000, method="percentile")
+    # Over all units; that of one is undefined, which leaves the same distribution but for noise.
+    found = interval(distributions(some, how)["plane_cos"], 0.95)
+    low, high = reference.confidence_interval
+    assert found["low"] == pytest.approx(low, abs=2e-3)
+    assert found["high"] == pytest.approx(high, abs=2e-3)
+    # BCa, which we don't use, is where it is defined nowhere far from it.
+    other = stats.bootstrap((cosines,), np.mean, n_resamples=10_000, method="BCa")
+    assert found["low"] == pytest.approx(other.confidence_interval[0], abs=3e-3)
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    draw, inside = np.random.default_rng(5), 0
+    for seed in range(200):
+        sample = Units(pd.DataFrame({"plane_cos": draw.normal(size=80)}), {})
+        found = interval(distributions(sample, Resampling(400, seed=seed))["plane_cos"], 0.9)
+        inside += found["low"] <= 0 <= found["high"]
+    assert 0.83 < inside / 200 < 0.95
+
+
+def test_same_seed_same_interval() -> None:
+    some = units()
+    one, two, other = (distributions(some, Resampling(100, seed=s))["top1"] for s in (1, 1, 2))
+    assert one.tolist() == two.tolist() != other.tolist()
+
+
+def test_undefined_resamples_make_no_interval() -> None:
+    table = units(6).table.assign(right=[1.0, 0, 0, 0, 0, 0], similarity=[1.0, 2, 3, 4, 5, 6])
+    found = interval(distributions(Units(table, {}), Resampling(100))["auc"], 0.95)
+    assert found["low"] is None
+    assert "resampled sets" in found["reason"]
+
+
+def test_differences_are_paired() -> None:
+    one = units()
+    better = Units(one.table.assign(plane_cos=one.table["plane_cos"] + 0.1), {})
+    found = difference(better, one, Resampling(500))
+    # The same units in both: what differs by a constant has no spread, however wide each is.
+    assert found["plane_cos"] == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
+    assert found["top1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    back = difference(one, better, Resampling(500))
+    assert back["plane_cos"]["low"] == pytest.approx(-0.1)
+    loose = interval(distributions(one, Resampling(500))["plane_cos"], 0.95)
+    assert loose["high"] - loose["low"] > 0.1
+
+
+def test_only_the_same_units_are_compared() -> None:
+    with pytest.raises(DissectError, match="same units"):
+        difference(units(60), units(59), Resampling())
+    other = units().table.assign(truth="x")
+    with pytest.raises(DissectError, match="same truth"):
+        difference(units(), Units(other, {}), Resampling())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"resamples": 10}, "at least 100"),
+        ({"confidence": 1.0}, "between 0 and 1"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_wrong_settings(changes: dict[str, float], says: str) -> None:
+    with pytest.raises(DissectError, match=says):
+        Resampling(**changes)  # type: ignore[arg-type]
+
+
+def test_order_of_units_moves_no_metric() -> None:
+    some = units()
+    order = np.random.default_rng(0).permutation(60)
+    assert values(some.take(order)) == pytest.approx(values(some))

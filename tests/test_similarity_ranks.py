@@ -1,0 +1,60 @@
+"""Ranks of given concepts against sorting all scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipdissect import similarity
+from clipdissect.errors import DissectError
+from clipdissect.similarity import ConceptActivations, ranks, top_images
+from clipdissect.similarity.cosine import Cosine
+
+IMAGES, UNITS, CONCEPTS = 40, 7, 300
+
+
+def inputs() -> tuple[ConceptActivations, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    images, texts = (
+        F.normalize(torch.randn(n, 5, generator=draw), dim=1) for n in (IMAGES, CONCEPTS)
+    )
+    return ConceptActivations(images, texts), torch.randn(IMAGES, UNITS, generator=draw)
+
+
+@pytest.mark.parametrize("name", similarity.OPTIONS)
+@pytest.mark.parametrize("memory_gb", [2.0, 1e-5])  # one block, many
+def test_ranks_are_places_in_the_sorted_scores(name: str, memory_gb: float) -> None:
+    p, q = inputs()
+    few = {"top_k": 9} if name in ("soft_wpmi", "wpmi") else {}
+    scorer = similarity.build(name, memory_gb=memory_gb, **few)
+    best = scorer.top(p, q, CONCEPTS).concepts
+    wanted = torch.tensor([5, 0, 299, 77, -1, int(best[5, 0]), int(best[6, -1])])
+    found = ranks(scorer, p, q, wanted)
+    # The place of the wanted concept in the list of all, best first, as `top` gives it.
+    for unit in range(UNITS):
+        if wanted[unit] < 0:
+            assert found[unit] == 0
+        else:
+            assert found[unit] == best[unit].tolist().index(int(wanted[unit])) + 1
+    assert found[5:].tolist() == [1, CONCEPTS]
+
+
+def test_top_images_are_enough_where_they_are_for_the_scores() -> None:
+    p, q = inputs()
+    scorer = similarity.build("soft_wpmi", top_k=9)
+    wanted = torch.arange(UNITS)
+    assert ranks(scorer, p, top_images(q, 9), wanted).equal(ranks(scorer, p, q, wanted))
+
+
+def test_equal_scores_rank_in_concept_order() -> None:
+    p, q = inputs()
+    twice = ConceptActivations(p.image_embeds, p.text_embeds[[3, 3, 3]])
+    found = ranks(Cosine(), twice, q[:, :3], torch.tensor([0, 1, 2]))
+    assert found.tolist() == [1, 2, 3]
+
+
+def test_a_concept_for_every_unit() -> None:
+    p, q = inputs()
+    with pytest.raises(DissectError, match="2 concepts are wanted of 7 units"):
+        ranks(Cosine(), p, q, torch.tensor([0, 1]))
