@@ -87,7 +87,10 @@ def plot(trials: pd.DataFrame, objective: str, logarithmic: frozenset[str], path
     rows = -(-(len(names) + 1) // COLUMNS)
     figure = Figure((SIDE * COLUMNS, SIDE * rows), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True).flatten()
-    axes[0].plot(trials["trial"], trials["tuning"].cummax(), color="tab:grey", label="best so far")
+    axes[0].step(
+        trials["trial"], trials["tuning"].cummax(), where="post", color="tab:grey",
+        label="best so far",
+    )  # fmt: skip
     for axis, name in zip(axes, ["trial", *names], strict=False):
         axis.scatter(trials[name], trials["tuning"], s=18, label="tuning half")
         axis.scatter(
