@@ -132,7 +132,7 @@ def batches(
     """
     loader = DataLoader(
         _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
-        collate_fn=_collate, pin_memory=torch.cuda.is_available(),
+        collate_fn=_collate, pin_memory=torch.cuda.is_available(), worker_init_fn=_give_way,
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )  # fmt: skip
     total = sum(len(request.images) for request in requests)
@@ -148,6 +148,13 @@ def batches(
             done = len(batch.indices) + len(batch.skipped)
             bar.update(done)
             report.update(done)
+
+
+def _give_way(worker: int) -> None:
+    # Where the networks run on the same cores, a worker that preempts one of their threads makes
+    # all of them wait for it: 13 % fewer images/s on two cores.
+    if hasattr(os, "nice") and not torch.cuda.is_available():
+        os.nice(10)
 
 
 def default_workers() -> int:

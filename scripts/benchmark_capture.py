@@ -4,7 +4,7 @@
     python scripts/benchmark_capture.py --images ~/photos --variants # what settings cost and gain
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
 
-Three measurements in one run, each after a warm-up, on the same images:
+Three measurements in one run, after a warm-up, on the same images; bare and ours take turns:
 
 - bare: both networks on batches that are ready in memory. No decoding, no store.
 - ours: `clipdissect.capture` into an empty store, everything included.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -57,7 +58,7 @@ class Repeated:
 def repeated(probe: Probe, count: int) -> Probe:
     """A probe of `count` images that are the given one's, repeated."""
     names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
-    return replace(probe, images=names, read=Repeated(probe), digest=f"{probe.digest} x{count}")
+    return Probe(probe.name, names, Repeated(probe), f"{probe.digest} x{count}")
 
 
 def chosen_networks(name: str) -> tuple[Target, Encoder]:
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--rounds", type=int, default=3, help="measure ours so many times")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--variants", action="store_true", help="only the table of settings")
     options = parser.parse_args()
@@ -271,29 +273,37 @@ def main() -> None:
         for name, rate, deviation in variants(target, encoder, folder):
             print(f"{name:<50} {rate:7.1f} images/s   deviation {deviation:.1e}", flush=True)
         return
-    report(target, encoder, folder, count, settings, with_plain=not options.no_plain)
+    report(target, encoder, folder, count, settings, options.rounds, not options.no_plain)
 
 
 def report(
     target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
-    with_plain: bool,
+    rounds: int, with_plain: bool,
 ) -> None:  # fmt: skip
     """The three measurements and their ratios."""
     probe = repeated(folder, count)
     size = settings.images_a_batch
     batches = ready_batches(target, encoder, folder, size, min(count, 4 * size))
     ours(target, encoder, repeated(folder, min(count, 2 * size)), settings)  # warm-up
-    bare = forward_only(target, encoder, batches, count, settings)
-    took = ours(target, encoder, probe, settings)
-    again = forward_only(target, encoder, batches, count, settings)
-    best = min(bare, again)
-    print(f"bare forward passes  {count / bare:8.1f} and {count / again:.1f} images/s")
-    print(f"ours, end to end     {count / took:8.1f} images/s, {took:.1f} s for {count} images: "
-          f"{best / took:.0%} of the bare forward passes")  # fmt: skip
+    bare = [forward_only(target, encoder, batches, count, settings)]
+    took: list[float] = []
+    shares: list[float] = []
+    for _ in range(rounds):
+        took.append(ours(target, encoder, probe, settings))
+        bare.append(forward_only(target, encoder, batches, count, settings))
+        # A machine's speed drifts: compare with the passes just before and after.
+        shares.append((bare[-2] + bare[-1]) / 2 / took[-1])
+    print(f"bare forward passes  {_rates(bare, count)} images/s")
+    print(f"ours, end to end     {_rates(took, count)} images/s; share of the bare forward passes "
+          f"{', '.join(f'{share:.0%}' for share in shares)}")  # fmt: skip
     if with_plain:
         slow = plain(target, encoder, probe, settings)
-        print(f"plain two passes     {count / slow:8.1f} images/s: ours is {slow / took:.2f} times "
-              f"as fast")  # fmt: skip
+        print(f"plain two passes     {_rates([slow], count)} images/s: ours is "
+              f"{slow / median(took):.2f} times as fast")  # fmt: skip
+
+
+def _rates(seconds: Sequence[float], count: int) -> str:
+    return ", ".join(f"{count / each:.1f}" for each in seconds)
 
 
 if __name__ == "__main__":
