@@ -46,7 +46,7 @@ def run(config: Any) -> None:
     }
     _write(folder, result, found)
     show(found, result.run, folder, units=config.show)
-    track(config, folder, found.metrics)
+    track(config, folder, found.metrics, job.probe)
 
 
 def main() -> None:

@@ -58,6 +58,10 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setitem(parts.BUILDERS, "encoder", lambda **_: ColourEncoder())
     monkeypatch.setitem(sentence.OPTIONS, "mpnet", lambda path=None: ColourSentences())
     monkeypatch.setitem(sentence.OPTIONS, "clip_text", no_clip)
+    # What Hydra would know of the job.
+    monkeypatch.setattr(parts, "multirun", lambda: None)
+    monkeypatch.setattr(parts, "identity", lambda: (None, ()))
+    monkeypatch.setattr(parts, "job_name", lambda: "final_layer")
     count = iter(range(9))
 
     def run(*overrides: str) -> Path:
