@@ -127,9 +127,9 @@ def test_broden_of_the_release(own_cache: Path) -> None:
     assert given.texts == expected
 
 
-def test_places_in_words(tmp_path: Path) -> None:
+def test_places_are_the_class_names(tmp_path: Path) -> None:
     lines = ["/a/airplane_cabin 1", "/a/apartment_building/outdoor 8", "my own place"]
-    expected = ("airplane cabin", "apartment building-outdoor", "my own place")
+    expected = ("airplane_cabin", "apartment_building/outdoor", "my own place")
     assert places365_names(lines) == expected
     (tmp_path / "x.txt").write_text("\n".join(lines))
     assert concepts.build("places365", path=str(tmp_path / "x.txt")).texts == expected

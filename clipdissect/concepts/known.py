@@ -39,7 +39,7 @@ def broden(path: str | None = None, duplicates: str = "drop") -> Concepts:
 
 
 def places365(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The 365 scene categories of Places365, written as Broden does.
+    """The 365 scene categories of Places365, written as the class names of its networks are.
 
     Args:
         path: `categories_places365.txt`, or a list, one text a line; by default
@@ -61,13 +61,13 @@ def places365(path: str | None = None, duplicates: str = "drop") -> Concepts:
 
 
 def places365_names(lines: Sequence[str]) -> tuple[str, ...]:
-    """Category names of the lines of `categories_places365.txt`, in their order, in words.
+    """Category names of the lines of `categories_places365.txt`, in their order.
 
-    `/a/apartment_building/outdoor 8` is `apartment building-outdoor`, as in Broden's list; other
-    lines stay as they are.
+    `/a/apartment_building/outdoor 8` is `apartment_building/outdoor`, exactly the class name, so that
+    a right label is found to be right; other lines stay as they are.
     """
     matches = [(PLACE.fullmatch(line.strip()), line) for line in lines]
-    return tuple(m[1].replace("_", " ").replace("/", "-") if m else line for m, line in matches)
+    return tuple(m[1] if m else line for m, line in matches)
 
 
 def cifar100(path: str | None = None, duplicates: str = "drop") -> Concepts:
