@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # With options as Hydra takes them.
-RUNNERS = ("dissect", "final_layer")
+RUNNERS = ("dissect", "final_layer", "similarity_comparison")
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
     "check_published",
@@ -15,6 +15,7 @@ COMMANDS = (
     "fetch",
     "layers",
     "store",
+    "tables",
 )  # fmt: skip
 
 # Folders of `conf/` that are no config groups: `wandb` is for `wandb sweep`.

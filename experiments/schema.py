@@ -68,6 +68,20 @@ class Evaluation:
 
 
 @dataclass
+class Comparison:
+    """What `experiments.similarity_comparison` compares; the paper's Table 3."""
+
+    # Name in the tables to a probe's name or parameters; by default the paper's four.
+    probes: dict[str, Any] = field(default_factory=dict)
+    concepts: list[Any] = field(default_factory=lambda: ["google_20k", "imagenet"])
+    similarities: list[str] = field(
+        default_factory=lambda: ["soft_wpmi", "wpmi", "rank_reorder", "cosine", "cosine_cubed"]
+    )
+    # Tried on half of the units for the functions that have one, judged on the other; [] for none.
+    top_k: list[int] = field(default_factory=list)
+
+
+@dataclass
 class Root:
     """The config of a run: one entry a group, and what belongs to no group."""
 
@@ -83,6 +97,7 @@ class Root:
     profile: dict[str, Any] = field(default_factory=dict)
     capture: Capture = field(default_factory=Capture)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    comparison: Comparison = field(default_factory=Comparison)
     top: int = 5  # descriptions a unit
     images: int = 10  # top images a unit
     show: int = 5  # units a layer in the printed table; 0 prints none

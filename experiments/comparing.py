@@ -1,0 +1,131 @@
+"""Scores of every probe, concept set and similarity function against a layer's class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from clipdissect.evaluation import Resampling, Units, interval, values
+from clipdissect.evaluation.bootstrap import Distributions, distributions
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One way to label the layer, and how right its labels are.
+
+    Args:
+        probe, concepts, similarity: their names in the table.
+        setting: `default`, or `best` hyperparameters.
+        parameters: that were chosen, in words.
+        images: of the probe.
+        units: the units it is judged on.
+    """
+
+    probe: str
+    concepts: str
+    similarity: str
+    setting: str
+    parameters: str
+    images: int
+    units: Units
+
+
+def judged(units: Units) -> Units:
+    """The units with what the comparison needs: whether each is right, and the cosines."""
+    wanted = [
+        str(c)
+        for c in units.table
+        if c in ("layer", "unit", "truth", "description", "right") or str(c).endswith("_cos")
+    ]
+    reasons = {k: v for k, v in units.reasons.items() if k == "top1" or k.endswith("_cos")}
+    return Units(units.table[wanted], reasons)
+
+
+def best_of(
+    candidates: Sequence[Cell], metric: str, tuning: Int[np.ndarray, " some"],
+    report: Int[np.ndarray, " others"],
+) -> Cell:  # fmt: skip
+    """The candidate with the best metric on the tuning units, judged on the others.
+
+    Args:
+        candidates: one setting each, of all units.
+        metric: `top1` or a cosine's name.
+        tuning, report: numbers of the units.
+    """
+    chosen = max(candidates, key=lambda c: values(c.units.take(tuning))[metric])
+    return Cell(chosen.probe, chosen.concepts, chosen.similarity, "best", chosen.parameters,
+                chosen.images, chosen.units.take(report))  # fmt: skip
+
+
+def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
+    """One row a cell and metric, with intervals and the paired difference to the best function.
+
+    The best function of a probe, concept set and setting is that with the largest value. The
+    average over probes has the interval of the mean of the probes' values in the same resampled
+    units.
+
+    Args:
+        cells: of the same units for each setting.
+        how: the intervals are made.
+
+    Returns:
+        `concepts, setting, similarity, probe, images, parameters, units, metric, value, low, high,
+        best, minus_best, minus_best_low, minus_best_high`.
+    """
+    rows: list[dict[str, Any]] = []
+    for group in _groups(cells):
+        found = {c: (values(c.units), distributions(c.units, how)) for c in group}
+        entries = [_entry(c, *both) for c, both in found.items()] + list(_averages(found))
+        rows += _with_differences(entries, how)
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    about: dict[str, Any]
+    values: Mapping[str, float]
+    drawn: Distributions
+
+
+def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells of one concept set and setting, which are compared."""
+    for key in dict.fromkeys((c.concepts, c.setting) for c in cells):
+        yield [c for c in cells if (c.concepts, c.setting) == key]
+
+
+def _entry(cell: Cell, found: Mapping[str, Any], drawn: Distributions) -> _Entry:
+    about = {"concepts": cell.concepts, "setting": cell.setting, "similarity": cell.similarity,
+             "probe": cell.probe, "images": cell.images, "parameters": cell.parameters,
+             "units": len(cell.units.table)}  # fmt: skip
+    return _Entry(about, {m: found[m] for m in drawn if found[m] is not None}, drawn)
+
+
+def _averages(found: Mapping[Cell, tuple[dict[str, Any], Distributions]]) -> Iterator[_Entry]:
+    for name in dict.fromkeys(c.similarity for c in found):
+        of = [_entry(c, *both) for c, both in found.items() if c.similarity == name]
+        metrics = [m for m in of[0].values if all(m in e.values for e in of)]
+        about = of[0].about | {"probe": AVERAGE, "images": None, "parameters": ""}
+        yield _Entry(about, {m: float(np.mean([e.values[m] for e in of])) for m in metrics},
+                     {m: np.mean([e.drawn[m] for e in of], axis=0) for m in metrics})  # fmt: skip
+
+
+def _with_differences(entries: Sequence[_Entry], how: Resampling) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        for metric, value in entry.values.items():
+            probe = entry.about["probe"]
+            rivals = [e for e in entries if e.about["probe"] == probe and metric in e.values]
+            best = max(rivals, key=lambda e: e.values[metric])
+            own = interval(entry.drawn[metric], how.confidence)
+            between = interval(entry.drawn[metric] - best.drawn[metric], how.confidence)
+            yield entry.about | {
+                "metric": metric, "value": value, "low": own["low"], "high": own["high"],
+                "best": best.about["similarity"], "minus_best": value - best.values[metric],
+                "minus_best_low": between["low"], "minus_best_high": between["high"],
+            }  # fmt: skip

@@ -1,0 +1,183 @@
+"""Compare similarity functions on several probes by the layer of classes (Table 3).
+
+Judges the labels of every function, probe and concept set of `comparison` against the class names,
+with bootstrap intervals over units and the paired difference to the best function. Features are
+computed once. With comparison.top_k=[5,20] it also gives each function that has a top_k its best
+one, chosen on half of the units and judged on the other half. Writes comparison.csv, comparison.md,
+comparison.png and .pdf, metrics.json and, last, run.json to
+<paths.results>/similarity_comparison/<date>_<time>/.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from experiments.launch import launch, results_folder
+
+log = logging.getLogger(__name__)
+
+PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
+
+
+def run(config: Any) -> None:
+    """One comparison as configured."""
+    from clipdissect import sentence
+    from clipdissect.files import write_text
+    from clipdissect.results import begin, write_json, write_table
+    from clipdissect.stages import Stages
+    from experiments import comparing, judging
+    from experiments.comparison_report import figure, markdown, metrics
+    from experiments.parts import of_group, track
+
+    folder, stages = results_folder(), Stages()
+    with stages.stage("load"):
+        sentences = sentence.Remembered(of_group(sentence.build, config.sentence))
+        how = judging.resampling_of(config)
+        job = _Job(config, sentences)
+    with stages.stage("scores"):
+        cells = list(job.cells())
+    with stages.stage("metrics"):
+        table = comparing.table(cells, how)
+    begin(folder)
+    write_table(folder / "comparison.csv", table)
+    text = markdown(table, config.similarity.name)
+    write_text(folder / "comparison.md", text)
+    figure(table, folder)
+    found = metrics(table)
+    write_json(folder / "metrics.json", found)
+    write_json(folder / "run.json", job.manifest(config, sentences, how, stages.seconds))
+    print(text, f"files: {folder}", sep="\n")
+    track(config, folder, found)
+
+
+class _Job:
+    """The parts, built once, and the cells they give."""
+
+    def __init__(self, config: Any, sentences: Any) -> None:
+        from clipdissect import concepts, probe, similarity
+        from clipdissect.errors import DissectError, unknown
+        from experiments import judging
+        from experiments.parts import build_groups, parameters, settings_of, store_of
+
+        own = parameters(config.comparison)
+        own["probes"] = own["probes"] or {name: name for name in PAPER_PROBES}
+        for name in ("concepts", "similarities"):
+            if not own[name]:
+                raise DissectError(f"comparison.{name} is empty")
+        for name in own["similarities"]:
+            if name not in similarity.OPTIONS:
+                raise unknown("similarity", name, similarity.OPTIONS)
+        self.sentences, self.own = sentences, own
+        self.store, self.settings = store_of(config), settings_of(config)
+        self.top_k = config.profile.get("top_k")
+        self.seed, self.objective = config.objective_seed, f"{sentences.name}_cos"
+        self.concepts = {name: _built(concepts.build, name) for name in own["concepts"]}
+        self.probes = {n: _built(probe.build, what) for n, what in own["probes"].items()}
+        built = build_groups(config, ("target", "encoder"))
+        self.target, self.encoder = built["target"], built["encoder"]
+        self.truth = judging.truth_of(config, self.target)
+        self.runs: list[dict[str, Any]] = []
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def cells(self) -> Iterator[Any]:
+        from clipdissect.tuning import halves
+
+        tuning, report = halves(len(self.truth.names), self.seed)
+        for probe in self.probes:
+            for concepts in self.concepts:
+                for name in self.own["similarities"]:
+                    default = self._cell(probe, concepts, name, self.top_k)
+                    yield default
+                    if self.own["top_k"]:
+                        yield self._best(default, tuning, report)
+
+    def _best(self, default: Any, tuning: Any, report: Any) -> Any:
+        """The best top_k's cell; of a function without one, the default's on the same units."""
+        from experiments.comparing import best_of
+
+        tried = [default]
+        if _has_top_k(default.similarity):
+            tried = [
+                self._cell(default.probe, default.concepts, default.similarity, k)
+                for k in self.own["top_k"]
+                if k <= default.images
+            ] or tried
+        return best_of(tried, self.objective, tuning, report)
+
+    def _cell(self, probe: str, concepts: str, name: str, top_k: int | None) -> Any:
+        key = (probe, concepts, name, top_k)
+        if key not in self.known:
+            self.known[key] = self._scored(*key)
+        return self.known[key]
+
+    def _scored(self, probe: str, concepts: str, name: str, top_k: int | None) -> Any:
+        from dataclasses import replace
+
+        from clipdissect import similarity
+        from clipdissect.dissection import dissect
+        from clipdissect.evaluation import unit_table
+        from clipdissect.evaluation.units import rows_of
+        from clipdissect.evaluation.vectors import vectors
+        from experiments.comparing import Cell, judged
+
+        chosen = {"top_k": top_k} if _has_top_k(name) and top_k is not None else {}
+        layer = str(self.truth.layer)
+        result = dissect(
+            replace(self.target, layers=(layer,)), probe=self.probes[probe],
+            concepts=self.concepts[concepts], encoder=self.encoder,
+            similarity=similarity.build(name, **chosen), settings=self.settings, store=self.store,
+            top=1, images=1,
+        )  # fmt: skip
+        self.runs.append({"cell": [probe, concepts, name], **result.run})
+        rows = rows_of(result.descriptions, layer, len(self.truth.names))
+        labels = sorted({text for text in rows["description"] if text} - set(self.truth.names))
+        embedded = vectors(self.sentences, [list(self.truth.names), labels], None)
+        units = unit_table(rows, self.truth.names, self.concepts[concepts].texts,
+                           {self.sentences.name: embedded})  # fmt: skip
+        log.info("%s, %s, %s: %.1f s", probe, concepts, name, sum(result.run["seconds"].values()))
+        said = ", ".join(f"{k}={v}" for k, v in chosen.items())
+        used = result.run["probe"]["used"]
+        return Cell(probe, concepts, name, "default", said, used, judged(units))
+
+    def manifest(self, config: Any, sentences: Any, how: Any, seconds: Any) -> dict[str, Any]:
+        """What was run on what."""
+        from dataclasses import asdict
+
+        first = self.runs[0]
+        shared = ("date", "versions", "machine", "git", "target", "encoder", "summary", "precision")
+        digests = {" + ".join(r["cell"][:2]): r["digests"] for r in self.runs}
+        return {
+            **{key: first[key] for key in shared},
+            "probes": {r["cell"][0]: r["probe"] for r in self.runs},
+            "concepts": {r["cell"][1]: r["concepts"] for r in self.runs},
+            "similarities": _distinct([r["similarity"] for r in self.runs]),
+            "notes": list(dict.fromkeys(note for r in self.runs for note in r["notes"])),
+            "sentence": {"name": sentences.name, "digest": sentences.digest},
+            "bootstrap": asdict(how), "tuning_seed": self.seed, "top_k_tried": self.own["top_k"],
+            "digests": digests, "seconds": dict(seconds),
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Entry point of `python -m experiments.similarity_comparison`."""
+    launch(run, "similarity_comparison")
+
+
+def _built(build: Any, what: Any) -> Any:
+    return build(what) if isinstance(what, str) else build(**what)
+
+
+def _has_top_k(name: str) -> bool:
+    from clipdissect import similarity
+
+    return "top_k" in similarity.build(name).parameters
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    return [v for i, v in enumerate(values) if v not in values[:i]]
+
+
+if __name__ == "__main__":
+    main()
