@@ -132,7 +132,7 @@ def batches(
     """
     loader = DataLoader(
         _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
-        collate_fn=_collate, pin_memory=torch.cuda.is_available(), worker_init_fn=_give_way,
+        collate_fn=_collate, pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )  # fmt: skip
     total = sum(len(request.images) for request in requests)
@@ -150,24 +150,23 @@ def batches(
             report.update(done)
 
 
-def _give_way(worker: int) -> None:
-    # Where the networks run on the same cores, a worker that preempts one of their threads makes
-    # all of them wait for it: 13 % fewer images/s on two cores.
-    if hasattr(os, "nice") and not torch.cuda.is_available():
-        os.nice(10)
-
-
-def default_workers() -> int:
+def default_workers(device: str) -> int:
     """Decoding processes: up to 8; none where starting one would have to pickle the transforms.
 
     Nor are there any where little memory can be shared, as in a container with Docker's 64 MB.
+    Where the networks run on the CPU, a worker that preempts one of their threads makes all of them
+    wait: one for every four cores (on two cores, two workers took a quarter of the speed away).
+
+    Args:
+        device: where the networks run.
     """
     if sys.platform != "linux":
         return 0
     if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:
         log.warning("little shared memory (/dev/shm): decoding in one process")
         return 0
-    return min(8, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    return min(8, cores if torch.device(device).type != "cpu" else cores // 4)
 
 
 class _LogProgress:

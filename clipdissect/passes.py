@@ -71,7 +71,9 @@ def run_jobs(
     if not jobs:
         return
     layers = [n for n in sinks if n != EMBEDS and any(n in job.names for job in jobs)]
-    workers = default_workers() if settings.workers is None else settings.workers
+    workers = settings.workers
+    if workers is None:
+        workers = default_workers(settings.torch_device)
     requests = [job.requests(settings.images_a_batch) for job in jobs]
     transforms = (target.preprocess, encoder.preprocess)
     stream = batches(probe, transforms, [r for job in requests for r in job], workers)

@@ -84,7 +84,8 @@ def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
         found = {c: (values(c.units), distributions(c.units, how)) for c in group}
         entries = [_entry(c, *both) for c, both in found.items()] + list(_averages(found))
         rows += _with_differences(entries, how)
-    return pd.DataFrame(rows)
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 @dataclass(frozen=True)

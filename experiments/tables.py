@@ -142,7 +142,8 @@ def _fits(run: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
         return False
     expected = paper.values()["hyperparameters"][facts["similarity"]]
     images = IMAGES.get(facts["probe"], run["probe"]["images"])
-    return run["probe"]["images"] == images and expected.items() <= run["similarity"].items()
+    same_images: bool = run["probe"]["images"] == images
+    return same_images and expected.items() <= run["similarity"].items()
 
 
 def _value(metrics: Mapping[str, Any], metric: str) -> dict[str, Any] | None:

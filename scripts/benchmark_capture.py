@@ -162,7 +162,8 @@ class _PlainImages(Dataset[Tensor]):
 def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[Tensor]:
     loader = DataLoader(
         _PlainImages(probe, transform), batch_size=settings.images_a_batch,
-        num_workers=default_workers() if settings.workers is None else settings.workers,
+        num_workers=default_workers(settings.torch_device) if settings.workers is None
+        else settings.workers,
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     return iter(loader)

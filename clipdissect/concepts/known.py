@@ -63,8 +63,8 @@ def places365(path: str | None = None, duplicates: str = "drop") -> Concepts:
 def places365_names(lines: Sequence[str]) -> tuple[str, ...]:
     """Category names of the lines of `categories_places365.txt`, in their order.
 
-    `/a/apartment_building/outdoor 8` is `apartment_building/outdoor`, exactly the class name, so that
-    a right label is found to be right; other lines stay as they are.
+    `/a/apartment_building/outdoor 8` is `apartment_building/outdoor`, exactly the class name, so
+    that a right label is found to be right; other lines stay as they are.
     """
     matches = [(PLACE.fullmatch(line.strip()), line) for line in lines]
     return tuple(m[1] if m else line for m, line in matches)
