@@ -111,18 +111,13 @@ def dissect(
         image_set, texts = probes.resolve(probe), concept_sets.resolve(concepts)
         scorer = similarities.build(similarity) if isinstance(similarity, str) else similarity
         image_text = encoders.resolve(encoder)
-        kept = Store(store_dir()) if store == "auto" else store
-        kept = kept if kept is None or isinstance(kept, Store) else Store(Path(kept))
+        kept = _store(store)
     check_layers(chosen.model, chosen.layers)
     _check_counts(scorer, len(image_set), top, images)
     _check_kept(scorer, settings)
-    right = dict(truth or {})
-    for layer in right:
-        if layer not in chosen.layers:
-            raise unknown("layer of truth", layer, chosen.layers)
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
-        right,
+        _checked_truth(truth, chosen.layers),
     )  # fmt: skip
 
 
@@ -204,6 +199,21 @@ def _target(
         layers=model.layers if layers is None else tuple(layers),
         preprocess=preprocess or model.preprocess,
     )
+
+
+def _store(store: Store | str | Path | None) -> Store | None:
+    if store is None or isinstance(store, Store):
+        return store
+    return Store(store_dir() if store == "auto" else Path(store))
+
+
+def _checked_truth(
+    truth: Mapping[str, Sequence[str]] | None, layers: Sequence[str]
+) -> dict[str, Sequence[str]]:
+    for layer in truth or ():
+        if layer not in layers:
+            raise unknown("layer of truth", layer, layers)
+    return dict(truth or {})
 
 
 def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None:
