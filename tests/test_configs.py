@@ -40,6 +40,11 @@ GIVEN = {
     ("target", "hub_dir"): ["target.folder=f", "target.entry=e"],
     ("target", "torchscript"): ["target.path=p.pt"],
     ("target", "exported"): ["target.path=p.pt2"],
+    ("experiment", "lite0_classes"): ["probe.root=x"],
+    ("experiment", "offline_tables"): [
+        "comparison.probes.imagenet_sample.root=x",
+        "comparison.probes.tiny_imagenet_val.root=y",
+    ],
     ("probe", "folder"): ["probe.root=images"],
     ("probe", "hf_datasets"): ["probe.path=data"],
     ("probe", "union"): ["probe.parts=[stamps,{name: folder, root: images}]"],
@@ -82,8 +87,7 @@ def needs_extra(option: str) -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
     needs_extra(option)
-    config = composed(f"{group}={option}", *GIVEN.get((group, option), []),
-                      *(["probe.root=x"] if option == "lite0_classes" else []))  # fmt: skip
+    config = composed(f"{group}={option}", *GIVEN.get((group, option), []))
     assert config["top"] == 5
 
 
@@ -125,8 +129,8 @@ def test_offline_profile_composes_with_every_similarity(name: str) -> None:
 )
 def test_experiments_compose_with_every_similarity(experiment: str, name: str) -> None:
     needs_extra(experiment)
-    config = composed(f"experiment={experiment}", f"similarity={name}", "probe.root=x"
-                      if experiment == "lite0_classes" else "top=5")  # fmt: skip
+    given = GIVEN.get(("experiment", experiment), [])
+    config = composed(f"experiment={experiment}", f"similarity={name}", *given)
     assert config["similarity"]["name"] == name
 
 
