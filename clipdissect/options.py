@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from clipdissect.errors import DissectError, unknown
 
 Options = Mapping[str, Callable[..., Any]]
+T = TypeVar("T")
 
 
 def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -32,3 +33,28 @@ def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) 
         if about.default is inspect.Parameter.empty and parameter not in parameters:
             raise DissectError(f"{kind} {name} needs its parameter {parameter}")
     return function(**parameters)
+
+
+def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
+    """A part of a union: an object, an option's name, or a name with parameters.
+
+    Args:
+        kind: what the parts are, such as `concept set`.
+        word: what stands for one in the error's example.
+        made: the parts' class.
+        build: the package's.
+        given: as the user gave it.
+
+    Raises:
+        DissectError: something that is none; or from `build`.
+    """
+    if isinstance(given, made):
+        return given
+    if isinstance(given, str):
+        return build(given)
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return build(**given)
+    raise DissectError(
+        f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
+        f"got {given!r}"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from clipdissect import options
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.errors import DissectError
 
@@ -39,13 +40,4 @@ def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
 def _part(part: Any) -> Concepts:
     from clipdissect.concepts import build  # which has `union` among its options
 
-    if isinstance(part, Concepts):
-        return part
-    if isinstance(part, str):
-        return build(part)
-    if isinstance(part, Mapping) and isinstance(part.get("name"), str):
-        return build(**part)
-    raise DissectError(
-        f"a part of a union is a concept set's name, or {{name: <set>, <parameter>: <value>}}; "
-        f"got {part!r}"
-    )
+    return options.part("concept set", "set", Concepts, build, part)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
+from clipdissect import options
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
@@ -100,16 +101,7 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
 def _part(part: Any) -> Probe:
     from clipdissect.probe import build  # which has `union` among its options
 
-    if isinstance(part, Probe):
-        return part
-    if isinstance(part, str):
-        return build(part)
-    if isinstance(part, Mapping) and isinstance(part.get("name"), str):
-        return build(**part)
-    raise DissectError(
-        f"a part of a union is a probe's name, or {{name: <probe>, <parameter>: <value>}}; "
-        f"got {part!r}"
-    )
+    return options.part("probe", "probe", Probe, build, part)
 
 
 def _identities(part: Probe) -> Sequence[str]:
