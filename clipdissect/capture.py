@@ -88,22 +88,20 @@ def capture(
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
             image), no readable image, a full disk.
     """
-    if probe.parts:
-        parts = [
-            capture(target, layers, encoder, part, store, settings, top_k=top_k, team=team)
-            for part in probe.parts
-        ]
-        return joined(probe, parts)
     holder = None
     if store is None:
         if team.size > 1:
             raise DissectError("several processes need a store that all of them see")
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
-    what = Capture(target, tuple(layers), encoder, probe, settings, top_k, team)
-    keys, digests = _keys(what)
-    shards, computed = _ensure(what, keys, store)
-    return replace(_assemble(what, shards, computed, digests), holder=holder)
+    networks = _of_networks(target, layers, encoder)
+    parts = []
+    for part in probe.parts or (probe,):
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        digests = {**networks, "images": part.digest}
+        shards, computed = _ensure(what, _keys(what, digests), store)
+        parts.append(_assemble(what, shards, computed, digests))
+    return replace(joined(probe, parts) if probe.parts else parts[0], holder=holder)
 
 
 def contribute(
@@ -115,9 +113,10 @@ def contribute(
     Raises:
         DissectError: as `capture`; or another process stopped.
     """
+    networks = _of_networks(target, layers, encoder)
     for part in probe.parts or (probe,):
         what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
-        _ensure(what, _keys(what)[0], store)
+        _ensure(what, _keys(what, {**networks, "images": part.digest}), store)
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
@@ -133,15 +132,19 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     find_layers(model, layers)
 
 
-def _keys(what: Capture) -> tuple[dict[str, str], dict[str, str]]:
-    check_layers(what.target.model, what.layers)
-    digests = {
-        "target": digest.of_model(what.target.model),
-        "target preprocess": digest.of_transform(what.target.preprocess),
-        "encoder images": what.encoder.image_digest,
-        "encoder preprocess": digest.of_transform(what.encoder.preprocess),
-        "images": what.probe.digest,
+def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder) -> dict[str, str]:
+    """Digests of both networks and their preprocessing, after a look at the layers."""
+    check_layers(target.model, layers)
+    return {
+        "target": digest.of_model(target.model),
+        "target preprocess": digest.of_transform(target.preprocess),
+        "encoder images": encoder.image_digest,
+        "encoder preprocess": digest.of_transform(encoder.preprocess),
     }
+
+
+def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
+    """The entries' keys, which every process of the team must agree on."""
     common = (what.probe.digest, what.settings.numeric, torch.__version__)
     summary = (what.settings.summary.kind, what.settings.summary.layout)
     of_target = (digests["target"], digests["target preprocess"])
@@ -157,7 +160,7 @@ def _keys(what: Capture) -> tuple[dict[str, str], dict[str, str]]:
             "the processes of this job don't agree on the network, its code, the images or the "
             "settings: they must see the same files (weights drawn at random need a seed)"
         )
-    return keys, digests
+    return keys
 
 
 def _ensure(

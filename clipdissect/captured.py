@@ -84,7 +84,6 @@ def joined(probe: Probe, parts: Sequence[Captured]) -> Captured:
         skipped={own[image]: why for part, own in pairs for image, why in part.skipped.items()},
         computed=tuple(dict.fromkeys(name for part in parts for name in part.computed)),
         digests={**parts[0].digests, "images": probe.digest},
-        holder=[part.holder for part in parts],
     )
 
 
