@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
-from clipdissect.hooks import Recorder, recording
+from clipdissect.hooks import Recorder, Reduce, recording
 from clipdissect.settings import Settings
 from clipdissect.target import Target
 
@@ -32,7 +32,7 @@ class Networks:
     """
 
     def __init__(
-        self, target: Target, encoder: Encoder, recorder: Recorder, settings: Settings
+        self, target: Target, encoder: Encoder | None, recorder: Recorder, settings: Settings
     ) -> None:
         self.encoder, self.recorder, self.settings = encoder, recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
@@ -88,6 +88,7 @@ class Networks:
         return {layer: taken[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
+        assert self.encoder is not None  # whoever wants embeddings gives one
         with self._autocast():
             embeds = self.encoder.embed_images(images).float()
         _check_rows(EMBEDS, embeds, len(images))
@@ -123,19 +124,21 @@ def run_network(model: Any, images: Tensor) -> None:
 
 @contextmanager
 def networks(
-    target: Target, layers: Sequence[str], encoder: Encoder, settings: Settings
-) -> Iterator[Networks]:
+    target: Target, layers: Sequence[str], encoder: Encoder | None, settings: Settings,
+    reduce: Reduce | None = None,
+) -> Iterator[Networks]:  # fmt: skip
     """The networks on the device in evaluation mode; the target as before afterwards.
 
     Args:
         target: its layers get hooks.
         layers: all that will be wanted.
-        encoder: moves itself to the device.
+        encoder: moves itself to the device; None where no embeddings will be wanted.
         settings: device, precision and summary.
+        reduce: what to keep of a layer's output; None: its summary.
     """
     with (
         _ready(target.model, settings.torch_device),
-        recording(target.model, layers, settings.summary) as recorder,
+        recording(target.model, layers, reduce or settings.summary) as recorder,
     ):
         yield Networks(target, encoder, recorder, settings)
 

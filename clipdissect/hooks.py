@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect.errors import DissectError, unknown
-from clipdissect.summary import Context, Summary, select, split_layer, summarise
+from clipdissect.summary import Context, select, split_layer
 
 # Attributes by which convolutions and their norms, which put units first, tell their width.
 CONV = ("out_channels", "num_features", "num_channels")
+Reduce = Callable[[Tensor, Context], Tensor]  # a layer's output to what is kept of it
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embed")
 
 
@@ -23,17 +24,17 @@ class Recorder:
     """The activations of one batch, by layer; filled by the hooks of `recording`.
 
     Args:
-        summary: how to sum up.
+        reduce: what to keep of an output, such as a `Summary`.
         contexts: layer to what is known of it.
     """
 
-    def __init__(self, summary: Summary, contexts: dict[str, Context]) -> None:
-        self.summary, self.contexts = summary, contexts
+    def __init__(self, reduce: Reduce, contexts: dict[str, Context]) -> None:
+        self.reduce, self.contexts = reduce, contexts
         self.input_size = (1, 1)
         self._batch: dict[str, Tensor] = {}
         self._met: set[str] = set()
 
-    def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images units"]]:
+    def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images ..."]]:
         """The batch's activations; forgets them.
 
         Raises:
@@ -68,11 +69,11 @@ class Recorder:
                 f"batch, so which axis is which can't be told. Use another capture.batch_size"
             )
         context = replace(self.contexts[layer], input_size=self.input_size)
-        self._batch[layer] = summarise(tensor, self.summary, context)
+        self._batch[layer] = self.reduce(tensor, context)
 
 
 @contextmanager
-def recording(model: nn.Module, layers: Sequence[str], summary: Summary) -> Iterator[Recorder]:
+def recording(model: nn.Module, layers: Sequence[str], reduce: Reduce) -> Iterator[Recorder]:
     """Hook the layers for the length of the block; the hooks go whatever happens in it.
 
     Raises:
@@ -81,7 +82,7 @@ def recording(model: nn.Module, layers: Sequence[str], summary: Summary) -> Iter
     modules = find_layers(model, layers)
     with_token = has_class_token(model)
     contexts = {layer: context_of(layer, module, with_token) for layer, module in modules.items()}
-    recorder = Recorder(summary, contexts)
+    recorder = Recorder(reduce, contexts)
     handles = []
     try:
         for layer, module in modules.items():

@@ -42,6 +42,10 @@ class Summary:
             if value not in valid:
                 raise DissectError(f"{what} is '{value}'; it can be {', '.join(valid)}")
 
+    def __call__(self, output: Tensor, context: Context) -> Float[Tensor, "images units"]:
+        """`summarise` with these settings."""
+        return summarise(output, self, context)
+
 
 def split_layer(layer: str) -> tuple[str, tuple[str, ...]]:
     """A layer's module name and the parts selected of its output: `attn[0]` -> `attn`, `("0",)`."""
@@ -110,7 +114,7 @@ def summarise(output: Tensor, summary: Summary, context: Context) -> Float[Tenso
                 f"layer {context.layer} returns maps {tuple(values.shape)}, which have no class "
                 f"token: use summary mean or max for it"
             )
-        layout = _layout(values, context) if summary.layout == "auto" else summary.layout
+        layout = layout_of(values, context, summary.layout)
         positions = (1, 2) if layout == "channels_last" else (2, 3)
         return values.amax(positions) if summary.kind == "max" else values.mean(positions)
     raise DissectError(
@@ -127,8 +131,19 @@ def _over_tokens(values: Tensor, kind: str, has_class_token: bool) -> Tensor:
     return values.mean(1)
 
 
-def _layout(values: Tensor, context: Context) -> str:
-    """Which axis holds the units: by the layer's own width, else by the map's proportions."""
+def layout_of(values: Tensor, context: Context, asked: str = "auto") -> str:
+    """Which axis of maps holds the units: by the layer's own width, else by their proportions.
+
+    Args:
+        values: `[images, units, h, w]` or `[images, h, w, units]`.
+        context: what is known of the layer and the network.
+        asked: one of `LAYOUTS`.
+
+    Raises:
+        DissectError: it can't be told.
+    """
+    if asked != "auto":
+        return asked
     _, first, second, third = values.shape
     has_width = first == context.features, third == context.features
     if has_width[0] != has_width[1]:

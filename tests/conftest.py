@@ -25,7 +25,7 @@ SIMILARITY = [
 CHECKED = [
     *(
         f"clipdissect.{name}"
-        for name in ("capture", "describe", "kept", "passes", "sinks", "summary", "texts")
+        for name in ("capture", "describe", "kept", "maps", "passes", "sinks", "summary", "texts")
     ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),

@@ -1,0 +1,52 @@
+"""Activation maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipdissect import probe as probes
+from clipdissect.errors import DissectError
+from clipdissect.maps import activation_maps, as_maps
+from clipdissect.settings import Settings
+from clipdissect.summary import Context
+from clipdissect.target import Target
+from tests.tiny import ColourNet, preprocess, write_colours
+
+
+def test_the_maps_of_single_colours_are_constant(tmp_path) -> None:
+    names = write_colours(tmp_path)
+    target = Target("net", ColourNet(), preprocess(), ("relu", "head"))
+    probe = probes.build("folder", root=str(tmp_path))
+    settings = Settings(device="cpu", batch_size=5)
+    found = list(activation_maps(target, target.layers, probe, settings))
+    assert torch.cat([maps.images for maps in found]).tolist() == list(range(len(names)))
+    relu = torch.cat([maps.layers["relu"] for maps in found])
+    assert relu.shape == (len(names), 4, 8, 8)
+    red = relu[names.index("red0.png")]
+    assert red[:, 3, 3].tolist() == [1.0, 0.0, 0.0, 0.5] and (red == red[:, :1, :1]).all()
+    head = torch.cat([maps.layers["head"] for maps in found])
+    assert head.shape == (len(names), 4, 1, 1)
+    torch.testing.assert_close(head[..., 0, 0], 2 * relu.mean((2, 3)))
+
+
+def test_tokens_become_a_grid_without_the_class_token() -> None:
+    tokens = torch.arange(2 * 5 * 3.0).reshape(2, 5, 3)
+    maps = as_maps(tokens, Context(has_class_token=True))
+    assert maps.shape == (2, 3, 2, 2)
+    assert torch.equal(maps[1, 2], tokens[1, 1:, 2].reshape(2, 2))
+
+
+def test_channels_last_maps_are_turned() -> None:
+    values = torch.rand(2, 4, 4, 3)
+    maps = as_maps(values, Context(), "channels_last")
+    assert torch.equal(maps, values.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3), (2, 3), (2, 1, 2, 3, 4)])
+def test_what_has_no_map_is_refused_or_one_position(shape) -> None:
+    if len(shape) == 2:
+        assert as_maps(torch.rand(shape), Context()).shape == (2, 3, 1, 1)
+        return
+    with pytest.raises(DissectError, match=r"square|no map"):
+        as_maps(torch.rand(shape), Context())
