@@ -4,9 +4,10 @@
     python scripts/benchmark_capture.py --images ~/photos --variants # what settings cost and gain
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
 
-Three measurements in one run, after a warm-up, on the same images; bare and ours take turns:
+Three measurements in one run, after a warm-up, on the same images:
 
-- bare: both networks on batches that are ready in memory. No decoding, no store.
+- bare: both networks on batches that are ready in memory. No decoding, no store. On a processor
+  each batch of a capture runs twice in turn, as part of it and bare; on a GPU whole passes do.
 - ours: `clipdissect.capture` into an empty store, everything included.
 - plain: a DataLoader and a loop for each network, every image decoded twice, defaults of torch.
 
@@ -20,8 +21,9 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -118,6 +120,43 @@ def ours(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> 
         start = time.perf_counter()
         capture(target, target.layers, encoder, probe, Store(Path(folder)), settings)
         return time.perf_counter() - start
+
+
+def paired(
+    target: Target, encoder: Encoder, probe: Probe, settings: Settings
+) -> tuple[float, float]:
+    """Seconds of a capture, and of its batches' bare forward passes, taken in turns with it.
+
+    Every batch runs twice: once as part of the capture, once with a clock around it, which of them
+    first alternates. So both see the machine at the same speed, however that drifts. For processors
+    only: a GPU would be made to wait after every batch.
+    """
+    from clipdissect import passes
+
+    bare = 0.0
+
+    @contextmanager
+    def twice(*given: Any) -> Iterator[Callable[..., Any]]:
+        turns = cycle((True, False))
+        with networks(*given) as run:
+
+            def both(*inputs: Any) -> Any:
+                nonlocal bare
+                bare_first = next(turns)
+                found = None if bare_first else run(*inputs)
+                start = time.perf_counter()
+                run(*inputs)
+                bare += time.perf_counter() - start
+                return run(*inputs) if bare_first else found
+
+            yield both
+
+    passes.networks, before = twice, passes.networks  # type: ignore[assignment]
+    try:
+        total = ours(target, encoder, probe, settings)
+    finally:
+        passes.networks = before
+    return total - bare, bare
 
 
 def plain(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> float:
@@ -258,7 +297,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--rounds", type=int, default=3, help="measure ours so many times")
+    parser.add_argument("--rounds", type=int, default=3, help="measure everything so many times")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--variants", action="store_true", help="only the table of settings")
     options = parser.parse_args()
@@ -281,30 +320,37 @@ def report(
     target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
     rounds: int, with_plain: bool,
 ) -> None:  # fmt: skip
-    """The three measurements and their ratios."""
+    """The three measurements and their ratios, round by round: a machine's speed drifts."""
     probe = repeated(folder, count)
-    size = settings.images_a_batch
-    batches = ready_batches(target, encoder, folder, size, min(count, 4 * size))
-    ours(target, encoder, repeated(folder, min(count, 2 * size)), settings)  # warm-up
-    bare = [forward_only(target, encoder, batches, count, settings)]
-    took: list[float] = []
-    shares: list[float] = []
+    on_gpu = torch.device(settings.torch_device).type == "cuda"
+    both = _one_after_the_other if on_gpu else paired
+    ours(target, encoder, repeated(folder, min(count, 64)), settings)  # warm-up
+    shares, gains = [], []
     for _ in range(rounds):
-        took.append(ours(target, encoder, probe, settings))
-        bare.append(forward_only(target, encoder, batches, count, settings))
-        # A machine's speed drifts: compare with the passes just before and after.
-        shares.append((bare[-2] + bare[-1]) / 2 / took[-1])
-    print(f"bare forward passes  {_rates(bare, count)} images/s")
-    print(f"ours, end to end     {_rates(took, count)} images/s; share of the bare forward passes "
-          f"{', '.join(f'{share:.0%}' for share in shares)}")  # fmt: skip
-    if with_plain:
-        slow = plain(target, encoder, probe, settings)
-        print(f"plain two passes     {_rates([slow], count)} images/s: ours is "
-              f"{slow / median(took):.2f} times as fast")  # fmt: skip
+        own, bare = both(target, encoder, probe, settings)
+        shares.append(bare / own)
+        print(f"ours, end to end {count / own:.1f} images/s, bare forward passes "
+              f"{count / bare:.1f}: {bare / own:.0%}", flush=True)  # fmt: skip
+        if with_plain:
+            own = ours(target, encoder, probe, settings)
+            slow = plain(target, encoder, probe, settings)
+            gains.append(slow / own)
+            print(f"ours, end to end {count / own:.1f} images/s, plain two passes "
+                  f"{count / slow:.1f}: {slow / own:.2f} times as fast", flush=True)  # fmt: skip
+    print(f"share of the bare forward passes, median of {rounds}: {median(shares):.0%}")
+    if gains:
+        print(f"times as fast as the plain loop, median of {rounds}: {median(gains):.2f}")
 
 
-def _rates(seconds: Sequence[float], count: int) -> str:
-    return ", ".join(f"{count / each:.1f}" for each in seconds)
+def _one_after_the_other(
+    target: Target, encoder: Encoder, probe: Probe, settings: Settings
+) -> tuple[float, float]:
+    """Seconds of a capture, and of bare forward passes before and after it, averaged."""
+    size = settings.images_a_batch
+    batches = ready_batches(target, encoder, probe, size, min(len(probe), 4 * size))
+    before = forward_only(target, encoder, batches, len(probe), settings)
+    own = ours(target, encoder, probe, settings)
+    return own, (before + forward_only(target, encoder, batches, len(probe), settings)) / 2
 
 
 if __name__ == "__main__":
