@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from clipdissect.summary import Summary
 
 PRECISIONS = ("auto", "fp32", "bf16")
 KEEPS = ("full", "top_k")
-BATCH = {"cpu": 32, "cuda": 256}  # on CUDA halved until it fits
+CUDA_BATCH = 256  # halved until it fits
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ class Settings:
         """The batch size meant by None."""
         if self.batch_size is not None:
             return self.batch_size
-        return BATCH.get(torch.device(self.torch_device).type, 32)
+        if torch.device(self.torch_device).type != "cpu":
+            return CUDA_BATCH
+        # Small: the C library asks the system anew for every activation of more than 32 MB, whose
+        # page faults took more time than the networks. Of the machine's cores, not the process's
+        # threads, so that processes that share a job make the same batches.
+        return min(32, max(4, 2 * (os.cpu_count() or 1)))
 
     @property
     def mode(self) -> str:

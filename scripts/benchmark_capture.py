@@ -9,7 +9,8 @@ Three measurements in one run, after a warm-up, on the same images:
 - bare: both networks on batches that are ready in memory. No decoding, no store. On a processor
   each batch of a capture runs twice in turn, as part of it and bare; on a GPU whole passes do.
 - ours: `clipdissect.capture` into an empty store, everything included.
-- plain: a DataLoader and a loop for each network, every image decoded twice, defaults of torch.
+- plain: a DataLoader and a loop for each network, every image decoded twice, in batches of
+  `--plain-batch-size`, 32 by default.
 
 `--networks paper` is ResNet-50 (five layers) and CLIP ViT-B/16 with random weights, since speed
 doesn't depend on them.
@@ -21,7 +22,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -44,7 +45,7 @@ from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.target import Target
 
-VARIANT_IMAGES = 128  # of one measurement in the table of variants
+VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
 
 
 class Repeated:
@@ -208,27 +209,50 @@ def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[
     return iter(loader)
 
 
-def variants(target: Target, encoder: Encoder, probe: Probe) -> Iterator[tuple[str, float, float]]:
-    """Name, images/s and largest relative deviation from float32 of ways to run the networks."""
-    batches = ready_batches(target, encoder, probe, 32, VARIANT_IMAGES)
+def variants(name: str, probe: Probe) -> Iterator[tuple[str, float, float, float]]:
+    """Name, images/s, times as fast as the defaults, and largest deviation from them.
+
+    The defaults and the variant take turns on the same images, since a machine's speed drifts.
+    """
     base = Settings(device="cpu")
-    exact = _outputs(target, encoder, batches, base)
+    size = base.images_a_batch
+    yield "as it is: channels-last, float32", *_against(name, probe, base)
+    yield "inputs not channels-last", *_against(name, probe, base, _Contiguous())
+    yield "bf16", *_against(name, probe, replace(base, precision="bf16"))
+    yield "torch.compile of the target", *_against(name, probe, replace(base, compile=True))
+    for other in (1, 4, 16, 32, 64):
+        settings = replace(base, batch_size=other)
+        yield f"batches of {other} instead of {size}", *_against(name, probe, settings)
+    for threads in range(1, torch.get_num_threads()):
+        yield f"{threads} threads", *_against(name, probe, base, _Threads(threads))
 
-    def measure(settings: Settings, around: Any = None, size: int = 32) -> tuple[float, float]:
-        own = batches if size == 32 else ready_batches(target, encoder, probe, size, VARIANT_IMAGES)
-        with around or nullcontext():
-            seconds = forward_only(target, encoder, own, VARIANT_IMAGES, settings)
-            found = _outputs(target, encoder, own, settings)
-        return VARIANT_IMAGES / seconds, _deviation(found, exact)
 
-    yield "as it is (channels-last, float32, batches of 32)", *measure(base)
-    yield "inputs not channels-last", *measure(base, _Contiguous())
-    yield "bf16", *measure(replace(base, precision="bf16"))
-    yield "torch.compile of the target", *measure(replace(base, compile=True))
-    for size in (1, 8, 16, 64, 128):
-        yield f"batches of {size}", *measure(base, None, size)
-    for threads in range(1, torch.get_num_threads() + 1):
-        yield f"{threads} threads", *measure(base, _Threads(threads))
+@torch.no_grad()
+def _against(
+    name: str, probe: Probe, settings: Settings, around: Any = None
+) -> tuple[float, float, float]:
+    usual = Settings(device="cpu")
+    around = around or nullcontext()
+    took: dict[bool, list[float]] = {True: [], False: []}
+    outputs = {}
+    with ExitStack() as held:
+        runs = {}
+        for is_variant, own in ((False, usual), (True, settings)):
+            target, encoder = chosen_networks(name)  # each its own, for the hooks
+            wanted = (*target.layers, EMBEDS)
+            batches = ready_batches(target, encoder, probe, own.images_a_batch, VARIANT_IMAGES)
+            run = held.enter_context(networks(target, target.layers, encoder, own))
+            runs[is_variant] = (run, wanted, batches)
+        for _ in range(VARIANT_ROUNDS + 1):  # the first warms up
+            for is_variant, (run, wanted, batches) in runs.items():
+                with around if is_variant else nullcontext():
+                    start = time.perf_counter()
+                    found = [run(wanted, *batch) for batch in batches]
+                    took[is_variant].append(time.perf_counter() - start)
+                outputs[is_variant] = {n: torch.cat([f[n].float() for f in found]) for n in wanted}
+    ratios = [a / b for a, b in zip(took[False][1:], took[True][1:], strict=True)]
+    rate = VARIANT_IMAGES / median(took[True][1:])
+    return rate, median(ratios), _deviation(outputs[True], outputs[False])
 
 
 class _Contiguous:
@@ -257,16 +281,6 @@ class _Threads:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)
-
-
-@torch.no_grad()
-def _outputs(
-    target: Target, encoder: Encoder, batches: Sequence[Any], settings: Settings
-) -> dict[str, Tensor]:
-    wanted = (*target.layers, EMBEDS)
-    with networks(target, target.layers, encoder, settings) as run:
-        found = [run(wanted, *batch) for batch in batches]
-    return {name: torch.cat([f[name].float() for f in found]) for name in wanted}
 
 
 def _deviation(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
@@ -298,6 +312,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--rounds", type=int, default=3, help="measure everything so many times")
+    parser.add_argument("--plain-batch-size", type=int, default=32)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--variants", action="store_true", help="only the table of settings")
     options = parser.parse_args()
@@ -310,15 +325,18 @@ def main() -> None:
     print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
           f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}")  # fmt: skip
     if options.variants:
-        for name, rate, deviation in variants(target, encoder, folder):
-            print(f"{name:<50} {rate:7.1f} images/s   deviation {deviation:.1e}", flush=True)
+        for name, rate, gain, deviation in variants(options.networks, folder):
+            print(f"{name:<40} {rate:7.1f} images/s, {gain:.2f} times the defaults, deviation "
+                  f"{deviation:.1e}", flush=True)  # fmt: skip
         return
-    report(target, encoder, folder, count, settings, options.rounds, not options.no_plain)
+    slow = replace(settings, batch_size=options.plain_batch_size)
+    report(target, encoder, folder, count, settings, options.rounds,
+           None if options.no_plain else slow)  # fmt: skip
 
 
 def report(
     target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
-    rounds: int, with_plain: bool,
+    rounds: int, plain_settings: Settings | None,
 ) -> None:  # fmt: skip
     """The three measurements and their ratios, round by round: a machine's speed drifts."""
     probe = repeated(folder, count)
@@ -331,9 +349,9 @@ def report(
         shares.append(bare / own)
         print(f"ours, end to end {count / own:.1f} images/s, bare forward passes "
               f"{count / bare:.1f}: {bare / own:.0%}", flush=True)  # fmt: skip
-        if with_plain:
+        if plain_settings:
             own = ours(target, encoder, probe, settings)
-            slow = plain(target, encoder, probe, settings)
+            slow = plain(target, encoder, probe, plain_settings)
             gains.append(slow / own)
             print(f"ours, end to end {count / own:.1f} images/s, plain two passes "
                   f"{count / slow:.1f}: {slow / own:.2f} times as fast", flush=True)  # fmt: skip
