@@ -11,6 +11,7 @@ comparison.png and .pdf, metrics.json and, last, run.json to
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,9 +57,12 @@ class _Job:
     """The parts, built once, and the cells they give."""
 
     def __init__(self, config: Any, sentences: Any) -> None:
+        from dataclasses import replace
+
         from clipdissect import concepts, probe, similarity
         from clipdissect.errors import DissectError, unknown
         from experiments import judging
+        from experiments.features import Features
         from experiments.parts import build_groups, parameters, settings_of, store_of
 
         own = parameters(config.comparison)
@@ -70,14 +74,14 @@ class _Job:
             if name not in similarity.OPTIONS:
                 raise unknown("similarity", name, similarity.OPTIONS)
         self.sentences, self.own = sentences, own
-        self.store, self.settings = store_of(config), settings_of(config)
         self.top_k = config.profile.get("top_k")
         self.seed, self.objective = config.objective_seed, f"{sentences.name}_cos"
         self.concepts = {name: _built(concepts.build, name) for name in own["concepts"]}
         self.probes = {n: _built(probe.build, what) for n, what in own["probes"].items()}
         built = build_groups(config, ("target", "encoder"))
-        self.target, self.encoder = built["target"], built["encoder"]
-        self.truth = judging.truth_of(config, self.target)
+        self.truth = judging.truth_of(config, built["target"])
+        target = replace(built["target"], layers=(str(self.truth.layer),))
+        self.features = Features(target, built["encoder"], settings_of(config), store_of(config))
         self.runs: list[dict[str, Any]] = []
         self.known: dict[tuple[Any, ...], Any] = {}
 
@@ -113,30 +117,24 @@ class _Job:
         return self.known[key]
 
     def _scored(self, probe: str, concepts: str, name: str, top_k: int | None) -> Any:
-        from dataclasses import replace
-
         from clipdissect import similarity
-        from clipdissect.dissection import dissect
         from clipdissect.evaluation import unit_table
         from clipdissect.evaluation.units import rows_of
         from clipdissect.evaluation.vectors import vectors
         from experiments.comparing import Cell, judged
 
         chosen = {"top_k": top_k} if _has_top_k(name) and top_k is not None else {}
-        layer = str(self.truth.layer)
-        result = dissect(
-            replace(self.target, layers=(layer,)), probe=self.probes[probe],
-            concepts=self.concepts[concepts], encoder=self.encoder,
-            similarity=similarity.build(name, **chosen), settings=self.settings, store=self.store,
-            top=1, images=1,
-        )  # fmt: skip
+        start = time.perf_counter()
+        result = self.features.describe(
+            self.probes[probe], self.concepts[concepts], similarity.build(name, **chosen)
+        )
         self.runs.append({"cell": [probe, concepts, name], **result.run})
-        rows = rows_of(result.descriptions, layer, len(self.truth.names))
+        rows = rows_of(result.descriptions, str(self.truth.layer), len(self.truth.names))
         labels = sorted({text for text in rows["description"] if text} - set(self.truth.names))
         embedded = vectors(self.sentences, [list(self.truth.names), labels], None)
         units = unit_table(rows, self.truth.names, self.concepts[concepts].texts,
                            {self.sentences.name: embedded})  # fmt: skip
-        log.info("%s, %s, %s: %.1f s", probe, concepts, name, sum(result.run["seconds"].values()))
+        log.info("%s, %s, %s: %.1f s", probe, concepts, name, time.perf_counter() - start)
         said = ", ".join(f"{k}={v}" for k, v in chosen.items())
         used = result.run["probe"]["used"]
         return Cell(probe, concepts, name, "default", said, used, judged(units))

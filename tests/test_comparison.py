@@ -37,7 +37,8 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         config = compose("config", overrides=[
             f"+comparison.probes={{one: {root}, two: {root}}}", "comparison.concepts=[google_20k]",
             "comparison.similarities=[soft_wpmi,cosine]", "comparison.top_k=[2,4]",
-            "capture.workers=0", "capture.device=cpu", "+profile.top_k=4",
+            "capture.workers=0", "capture.device=cpu", "capture.batch_size=24",
+            "+profile.top_k=4",
             "evaluation.resamples=200",
         ])  # fmt: skip
     similarity_comparison.run(config)
