@@ -244,3 +244,10 @@ def test_bf16_is_close_and_kept_apart(images: Path, tmp_path: Path) -> None:
     rough = run(images, kept, precision="bf16")
     assert len(rough.computed) == 3
     assert torch.allclose(exact.activations["head"], rough.activations["head"], atol=0.02)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 4), (2, 4), (6, 12), (64, 32), (None, 4)])
+def test_batches_on_a_processor_grow_with_its_cores(monkeypatch, cores, expected) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert Settings(device="cpu").images_a_batch == expected
+    assert Settings(device="cpu", batch_size=7).images_a_batch == 7
