@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def figure(table: pd.DataFrame, folder: Path) -> None:
-    """Dots with intervals: a panel a concept set and metric, functions by marker.
+    """Dots with intervals: a row a concept set, a column a metric, functions by marker.
 
     Args:
         table: of `comparing.table`; its first setting is drawn.
@@ -80,23 +80,19 @@ def figure(table: pd.DataFrame, folder: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = table[table["setting"] == table["setting"].iloc[0]]
-    panels = list(_panels(rows))
-    drawn = Figure((4.2 * len(panels), 3.6), layout="constrained")
-    axes = drawn.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, some) in zip(axes, panels, strict=True):
-        _panel(axis, title, some)
-    axes[0].legend(fontsize="small")
+    metrics, sets = _some(rows, "metric"), _some(rows, "concepts")
+    drawn = Figure((5.2 * len(metrics), 2.7 * len(sets) + 0.5), layout="constrained")
+    grid = drawn.subplots(len(sets), len(metrics), squeeze=False)
+    for axes, concepts in zip(grid, sets, strict=True):
+        for axis, metric in zip(axes, metrics, strict=True):
+            some = rows[(rows["concepts"] == concepts) & (rows["metric"] == metric)]
+            _panel(axis, f"{metric}, {concepts}", some)
+    drawn.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center",
+                 ncols=6, fontsize="small", frameon=False)  # fmt: skip
     for kind in ("png", "pdf"):
         with atomic(folder / f"comparison.{kind}") as temporary:
             drawn.savefig(temporary, format=kind, dpi=110,
                           metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
-
-
-def _panels(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for concepts in _some(rows, "concepts"):
-        for metric in _some(rows[rows["concepts"] == concepts], "metric"):
-            yield (f"{metric}, {concepts}",
-                   rows[(rows["concepts"] == concepts) & (rows["metric"] == metric)])  # fmt: skip
 
 
 def _panel(axis: Any, title: str, rows: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.launch import launch, results_folder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("experiments.similarity_comparison")  # also when run as __main__
 
 PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
 
