@@ -1,0 +1,27 @@
+"""The paper's studies: what is asked of descriptions once there are some.
+
+One module a study. `OPTIONS` lists their settings; the runners in `experiments` do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect import options
+from clipdissect.studies.missing_concepts import MissingConcepts
+
+OPTIONS: dict[str, Callable[..., Any]] = {
+    "missing_concepts": MissingConcepts,
+}
+
+__all__ = ["OPTIONS", "build"]
+
+
+def build(name: str, **parameters: Any) -> Any:
+    """The settings of a study.
+
+    Raises:
+        DissectError: unknown name or parameter, or a value that isn't allowed.
+    """
+    return options.call("study", OPTIONS, name, parameters)
