@@ -27,8 +27,8 @@ def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
 
     Args:
         path: WordNet's folder, the one with `index.noun`, or nltk's `wordnet.zip`; by default where
-            `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below `$CLIPDISSECT_DATA` or the
-            user cache's `data` folder.
+            `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below
+            `$CLIPDISSECT_DATA` or the user cache's `data` folder.
         phrases: also nouns of several words (more than half of them).
 
     Raises:
