@@ -12,6 +12,7 @@ RUNNERS = (
     "final_layer",
     "similarity_comparison",
     "missing_concepts",
+    "weight_similarity",
 )
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,35 @@ def settings(config: Any, method: Any = None) -> Any:
             f"{config.study.name} makes its own labels: leave out method={config.method.name}"
         )
     return of_group(studies.build, config.study)
+
+
+def job_of(config: Any, method: Any, extra: Collection[str] = ("target",)) -> Any:
+    """A method's job, with its target's own layers, and the target's classes.
+
+    Args:
+        config: the run's.
+        method: whose parts are built.
+        extra: groups that the study needs besides; `target` among them.
+
+    Returns:
+        The `Job` and the `Truth`.
+
+    Raises:
+        DissectError: a mistake in the config, or one message on all that is missing.
+    """
+    from clipdissect import similarity, tracking
+    from clipdissect.method import Job
+    from experiments import judging
+    from experiments.parts import build_groups, of_group, settings_of, store_of
+
+    of_group(tracking.build, config.tracking)  # a mistake there must not wait for the end
+    parts: dict[str, Any] = {}
+    if "similarity" in method.needs:
+        parts["similarity"] = of_group(similarity.build, config.similarity)
+    parts |= build_groups(config, {*method.needs, *extra})
+    job = Job(settings=settings_of(config), store=store_of(config), top=config.top,
+              images=config.images, **parts)  # fmt: skip
+    return job, judging.truth_of(config, job.target)
 
 
 def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: Any) -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 
 from clipdissect import options
 from clipdissect.studies.missing_concepts import MissingConcepts
+from clipdissect.studies.weight_similarity import WeightSimilarity
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "missing_concepts": MissingConcepts,
+    "weight_similarity": WeightSimilarity,
 }
 
 __all__ = ["OPTIONS", "build"]
