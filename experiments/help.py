@@ -13,6 +13,7 @@ RUNNERS = (
     "similarity_comparison",
     "missing_concepts",
     "weight_similarity",
+    "compositional_concepts",
 )
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (

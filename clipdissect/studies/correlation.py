@@ -36,8 +36,8 @@ def pearson(one: Float[np.ndarray, " pairs"], other: Float[np.ndarray, " pairs"]
     for start in range(0, len(x), _NUMBERS):  # some at a time: pairs are many
         a = x[start : start + _NUMBERS].astype(np.float64) - x0
         b = y[start : start + _NUMBERS].astype(np.float64) - y0
-        xx, yy, xy = xx + a @ a, yy + b @ b, xy + a @ b
-    return float(xy / np.sqrt(xx * yy)) if xx * yy > 0 else float("nan")
+        xx, yy, xy = xx + float(a @ a), yy + float(b @ b), xy + float(a @ b)
+    return xy / (xx * yy) ** 0.5 if xx * yy > 0 else float("nan")
 
 
 def spearman(one: Float[np.ndarray, " pairs"], other: Float[np.ndarray, " pairs"]) -> float:
@@ -114,7 +114,7 @@ def pearson_interval(one: Pairs, other: Pairs, how: Resampling) -> dict[str, Any
     """
     x0, y0 = float(one.mean()), float(other.mean())  # r stays, and nothing cancels
     drawn = []
-    for rows, columns in two_way(*one.shape, how):
+    for rows, columns in two_way(one.shape[0], one.shape[1], how):
         sums = np.zeros((5, len(rows)))
         for start in range(0, len(one), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
