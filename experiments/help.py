@@ -14,6 +14,7 @@ RUNNERS = (
     "missing_concepts",
     "weight_similarity",
     "compositional_concepts",
+    "class_from_descriptions",
 )
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (

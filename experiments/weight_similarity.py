@@ -45,7 +45,7 @@ def run(config: Any) -> None:
         sentences, how = judging.sentences_of(config), judging.resampling_of(config)
     captured = _captured(job, layer, into)
     result = chosen.describe(replace(job, target=replace(job.target, layers=(layer,))))
-    rows = _rows(result.descriptions, table, layer, into)
+    rows = rows_of_layer(result.descriptions, table, layer, into)
     with stages.stage("study"):
         weights = library.Weights.of(table, list(rows["description"]), truth.names)
         cosines = embedded(sentences, (truth.names, list(rows["description"])), job.store,
@@ -77,8 +77,18 @@ def _captured(job: Any, layer: str, into: str) -> Any:
     return features(job, list(dict.fromkeys([layer, into]))).captured
 
 
-def _rows(descriptions: Any, table: Any, layer: str, into: str) -> Any:
-    """The layer's descriptions, one row a unit."""
+def rows_of_layer(descriptions: Any, table: Any, layer: str, into: str) -> Any:
+    """The layer's descriptions, one row a unit.
+
+    Args:
+        descriptions: of a method.
+        table: the weights, `[outputs, inputs]`.
+        layer: whose descriptions.
+        into: the layer that it feeds, for the message.
+
+    Raises:
+        DissectError: there are none, or of more units than inputs.
+    """
     from clipdissect.errors import unknown
     from clipdissect.evaluation.units import rows_of
     from clipdissect.studies.weight_similarity import check_width

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from clipdissect import options
+from clipdissect.studies.class_from_descriptions import ClassFromDescriptions
 from clipdissect.studies.compositional_concepts import CompositionalConcepts
 from clipdissect.studies.missing_concepts import MissingConcepts
 from clipdissect.studies.weight_similarity import WeightSimilarity
 
 OPTIONS: dict[str, Callable[..., Any]] = {
+    "class_from_descriptions": ClassFromDescriptions,
     "compositional_concepts": CompositionalConcepts,
     "missing_concepts": MissingConcepts,
     "weight_similarity": WeightSimilarity,
