@@ -15,6 +15,7 @@ RUNNERS = (
     "weight_similarity",
     "compositional_concepts",
     "class_from_descriptions",
+    "qualitative",
 )
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (

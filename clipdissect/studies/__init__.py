@@ -12,12 +12,14 @@ from clipdissect import options
 from clipdissect.studies.class_from_descriptions import ClassFromDescriptions
 from clipdissect.studies.compositional_concepts import CompositionalConcepts
 from clipdissect.studies.missing_concepts import MissingConcepts
+from clipdissect.studies.qualitative import Qualitative
 from clipdissect.studies.weight_similarity import WeightSimilarity
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "class_from_descriptions": ClassFromDescriptions,
     "compositional_concepts": CompositionalConcepts,
     "missing_concepts": MissingConcepts,
+    "qualitative": Qualitative,
     "weight_similarity": WeightSimilarity,
 }
 
