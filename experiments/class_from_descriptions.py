@@ -122,7 +122,7 @@ def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> No
 
     if not judged:
         return
-    drawn, axes = figures.plot(3.6 * len(judged) + 1.2, 3.2, len(judged))
+    drawn, axes = figures.plot(3.2 + 3.6 * len(judged), 3.4, len(judged))
     looks = {"description": ("0.3", ""), "shuffled descriptions": ("0.85", ""),
              "best constant": ("1.0", "////")}  # fmt: skip
     for axis, (name, one) in zip(axes, judged.items(), strict=True):
