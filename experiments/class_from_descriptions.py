@@ -141,9 +141,12 @@ def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> No
 
 def _value(one: dict[str, Any], what: str, label: str) -> dict[str, Any]:
     controls = one["controls"][what]
-    return {"description": one[what],
-            "shuffled descriptions": {"value": controls["shuffled"]["mean"]},
-            "best constant": {"value": controls["best_constant"]}}[label]  # fmt: skip
+    values: dict[str, dict[str, Any]] = {
+        "description": one[what],
+        "shuffled descriptions": {"value": controls["shuffled"]["mean"]},
+        "best constant": {"value": controls["best_constant"]},
+    }
+    return values[label]
 
 
 def _panels(table: Any, found: Any, layer: str, study: Any, folder: Path) -> None:
