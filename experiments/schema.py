@@ -14,7 +14,17 @@ from typing import Any, Optional, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from clipdissect import concepts, encoder, method, probe, sentence, similarity, target, tracking
+from clipdissect import (
+    concepts,
+    encoder,
+    method,
+    probe,
+    sentence,
+    similarity,
+    studies,
+    target,
+    tracking,
+)
 from clipdissect.options import Options
 
 GROUPS: dict[str, Options] = {
@@ -25,6 +35,7 @@ GROUPS: dict[str, Options] = {
     "similarity": similarity.OPTIONS,
     "sentence": sentence.OPTIONS,
     "method": method.OPTIONS,
+    "study": studies.OPTIONS,
     "tracking": tracking.OPTIONS,
 }
 
@@ -92,6 +103,7 @@ class Root:
     similarity: Any = MISSING
     sentence: Any = MISSING
     method: Any = MISSING
+    study: Any = None  # of the studies' runners, which choose it
     tracking: Any = MISSING
     paths: Paths = field(default_factory=Paths)
     profile: dict[str, Any] = field(default_factory=dict)

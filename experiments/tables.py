@@ -47,9 +47,12 @@ def gather(results: Path) -> dict[str, list[dict[str, Any]]]:
     Args:
         results: searched at any depth for complete runs of `final_layer`.
     """
+    from experiments import study_tables
+
     runs = list(runs_below(results))
-    return {name: [_judged(wanted, runs) for wanted in _numbers(name)]
-            for name in ("table1", "table2", "table3")}  # fmt: skip
+    tables = {name: [_judged(wanted, runs) for wanted in _numbers(name)]
+              for name in ("table1", "table2", "table3")}  # fmt: skip
+    return {**tables, "studies": study_tables.rows(results)}
 
 
 def runs_below(results: Path) -> Iterator[Run]:

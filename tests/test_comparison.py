@@ -81,7 +81,7 @@ def test_tables_tell_rows_by_what_was_run(tmp_path: Path) -> None:
     assert ours["verdict"] == "agrees"
     others = [r for rows in found.values() for r in rows if not r["ours"]]
     assert all("clipdissect" in r["verdict"] and r["difference"] is None for r in others)
-    assert [len(rows) for rows in found.values()] == [20, 6, 24]
+    assert [len(rows) for rows in found.values()] == [20, 6, 24, 11]
 
 
 def test_no_number_without_the_right_run(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ GIVEN = {
     ("target", "torchscript"): ["target.path=p.pt"],
     ("target", "exported"): ["target.path=p.pt2"],
     ("experiment", "lite0_classes"): ["probe.root=x"],
+    ("experiment", "missing_concepts_offline"): ["probe.root=x"],
+    ("experiment", "class_from_descriptions_offline"): ["probe.root=x"],
     ("experiment", "offline_tables"): [
         "comparison.probes.imagenet_sample.root=x",
         "comparison.probes.tiny_imagenet_val.root=y",

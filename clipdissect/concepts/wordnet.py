@@ -10,11 +10,14 @@ from pathlib import Path
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import NO_WORDS
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.paths import data_places
+from clipdissect.paths import cache_dir, data_places
 
 INDEX = "index.noun"
+DATA = "data.noun"
 # Where Debian's wordnet-base puts its files.
 DEBIAN = Path("/usr/share/wordnet")
+# Where `clipdissect fetch wordnet` does, below the user cache.
+FETCHED = "wordnet-base/usr/share/wordnet"
 
 
 def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
@@ -24,8 +27,8 @@ def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
 
     Args:
         path: WordNet's folder, the one with `index.noun`, or nltk's `wordnet.zip`; by default where
-            Debian's `wordnet-base` or nltk puts it, or `wordnet` below `$CLIPDISSECT_DATA` or the
-            user cache's `data` folder.
+            `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below
+            `$CLIPDISSECT_DATA` or the user cache's `data` folder.
         phrases: also nouns of several words (more than half of them).
 
     Raises:
@@ -52,8 +55,25 @@ def _index(path: str | None) -> str:
     raise MissingResource(
         f"WordNet ({INDEX})",
         [str(place.absolute()) for place in places],
-        "install Debian's wordnet-base, or run python -m nltk.downloader wordnet, or set "
-        "concepts.path to WordNet's folder",
+        "clipdissect fetch wordnet, or install Debian's wordnet-base, or run python -m "
+        "nltk.downloader wordnet, or set concepts.path to WordNet's folder",
+    )
+
+
+def wordnet_folder() -> Path:
+    """Where WordNet's own files lie (`index.noun`, `data.noun`).
+
+    Raises:
+        MissingResource: in none of the usual places.
+    """
+    places = _places()
+    for place in places:
+        if (place / INDEX).is_file() and (place / DATA).is_file():
+            return place
+    raise MissingResource(
+        f"WordNet ({INDEX}, {DATA})",
+        [str(place.absolute()) for place in places],
+        "clipdissect fetch wordnet, or install Debian's wordnet-base",
     )
 
 
@@ -65,6 +85,7 @@ def _places() -> list[Path]:
     return [
         *([Path(home) / "dict"] if home else []),
         DEBIAN,
+        cache_dir() / FETCHED,
         *(place / "wordnet" for place in data_places()),
         *(top / name for top in nltk for name in ("wordnet", "wordnet.zip")),
     ]

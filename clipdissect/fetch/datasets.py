@@ -196,4 +196,18 @@ DATASETS = (
         ("usr/share/tuxpaint/stamps/animals",),
         (Path("/usr/share/tuxpaint/stamps"),),
     ),
+    Item(
+        "wordnet",
+        "WordNet 3.0: nouns as concepts, and what is a kind of what; from Debian's package",
+        6_467_132,
+        "free: Princeton University's WordNet licence, in the package",
+        _cache,
+        "wordnet-base",
+        (Debian("wordnet-base"),),
+        "install wordnet-base, or download the package from a Debian mirror "
+        "(pool/main/w/wordnet/) and give it with --from-file",
+        "clipdissect dissect concepts=wordnet_nouns",
+        ("usr/share/wordnet/data.noun", "usr/share/wordnet/index.noun"),
+        (Path("/usr/share/wordnet"),),
+    ),
 )

@@ -1,0 +1,35 @@
+"""The paper's studies: what is asked of descriptions once there are some.
+
+One module a study. `OPTIONS` lists their settings; the runners in `experiments` do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdissect import options
+from clipdissect.studies.class_from_descriptions import ClassFromDescriptions
+from clipdissect.studies.compositional_concepts import CompositionalConcepts
+from clipdissect.studies.missing_concepts import MissingConcepts
+from clipdissect.studies.qualitative import Qualitative
+from clipdissect.studies.weight_similarity import WeightSimilarity
+
+OPTIONS: dict[str, Callable[..., Any]] = {
+    "class_from_descriptions": ClassFromDescriptions,
+    "compositional_concepts": CompositionalConcepts,
+    "missing_concepts": MissingConcepts,
+    "qualitative": Qualitative,
+    "weight_similarity": WeightSimilarity,
+}
+
+__all__ = ["OPTIONS", "build"]
+
+
+def build(name: str, **parameters: Any) -> Any:
+    """The settings of a study.
+
+    Raises:
+        DissectError: unknown name or parameter, or a value that isn't allowed.
+    """
+    return options.call("study", OPTIONS, name, parameters)
