@@ -74,14 +74,17 @@ def machine() -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Commit of the repository whose top is `root`, and whether files differ from it; or None."""
+    """Commit of the repository whose top is `root`, and whether code differs from it; or None.
+
+    Results that are tracked may differ: a run that writes them again is no change of the code.
+    """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
         return None  # installed, perhaps inside somebody else's repository
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
-    status = _git(root, "status", "--porcelain", "-uno")
+    status = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)results")
     return {"commit": commit, "changed": None if status is None else bool(status)}
 
 
