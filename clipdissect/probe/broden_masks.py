@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -109,11 +109,10 @@ class Reader:
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
     def _path(self, name: str) -> Path:
-        images = self.root / "images"
-        path = images / name
-        if images.resolve() not in path.resolve().parents:
-            raise DissectError(f"{self.root / 'index.csv'} lists a mask outside of {images}")
-        return path
+        below = PurePosixPath(name)
+        if below.is_absolute() or ".." in below.parts:
+            raise DissectError(f"{self.root / 'index.csv'} lists a mask outside of images: {name}")
+        return self.root / "images" / name
 
     def _mask(self, name: str, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         path = self._path(name)
