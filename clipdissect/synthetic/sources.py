@@ -65,8 +65,7 @@ def find(photographs: bool, which_stamps: str) -> Sources:
     root = None if which_stamps == "none" else find_stamps()
     if root is None and which_stamps == "fetch":
         root = fetch_stamps()
-    files, general = _stamps(root) if root else ({}, {})
-    return Sources(scenes, files, general)
+    return Sources(scenes, *(_stamps(root) if root else ({}, {})))
 
 
 def _photographs() -> list[Path]:
@@ -80,7 +79,7 @@ def _photographs() -> list[Path]:
 
 def _stamps(root: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
     found: dict[str, list[Path]] = defaultdict(list)
-    general = {}
+    general: dict[str, str] = {}
     for path in sorted(root.rglob("*.png")):
         folders = [f for f in path.relative_to(root).parts[:-1] if f not in STYLES]
         if not folders or folders[0] == "symbols":
@@ -105,4 +104,5 @@ def cut_out(path: Path, size: int) -> Image.Image:
         picture = image.convert("RGBA")
     factor = size / max(picture.size)
     wide, high = (max(1, round(side * factor)) for side in picture.size)
-    return picture.resize((wide, high), Image.Resampling.BOX)
+    small: Image.Image = picture.resize((wide, high), Image.Resampling.BOX)
+    return small
