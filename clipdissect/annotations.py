@@ -42,7 +42,7 @@ class Annotation:
 
     size: tuple[int, int]
     whole: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    pixels: Mapping[str, Int[np.ndarray, "layers h w"]] = field(default_factory=dict)
+    pixels: Mapping[str, Int[np.ndarray, "_ h w"]] = field(default_factory=dict)
 
     @property
     def categories(self) -> frozenset[str]:

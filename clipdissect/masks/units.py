@@ -19,7 +19,7 @@ from clipdissect.settings import Settings
 from clipdissect.store import Entry
 from clipdissect.target import Target
 
-Firing = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], UInt64[np.ndarray, " n"]]
+Firing = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"], UInt64[np.ndarray, " _"]]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Masked(Method):
         categories: of the concepts; all where None.
         view: `whole` shows the network whole images, squeezed to its input size, as the published
             codes do; `target` leaves the target's own crop, which shifts maps against masks.
-        memory: gigabytes for thresholds and masks; see `masks.dense`.
+        memory: gigabytes for thresholds and masks; see `masks.firing.dense`.
 
     Raises:
         DissectError: a value that isn't allowed.
@@ -76,7 +76,7 @@ class Masked(Method):
         """The best concepts or formulas of every unit of the target's layers.
 
         Raises:
-            DissectError: see `masks.dense` and `masks.concept_masks`.
+            DissectError: see `masks.firing.dense` and `masks.concepts.concept_masks`.
         """
         parts = job.parts(self)
         stages = Stages()

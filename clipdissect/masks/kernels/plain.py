@@ -6,6 +6,7 @@ A *row* is the list of a word's entries in `ConceptMasks`. Operators are `AND`, 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
@@ -46,7 +47,8 @@ def stretch(
     above, below, down = rows
     wide = maps[:, :, left] + across * (maps[:, :, right] - maps[:, :, left])
     values = wide[:, above] + down[:, None] * (wide[:, below] - wide[:, above])
-    return packed((values > levels[:, None, None]).reshape(len(maps), -1))
+    above_level = values > levels[:, None, None]
+    return packed(above_level.reshape(len(maps), len(down) * len(across)))
 
 
 def count_together(
@@ -143,7 +145,7 @@ def count_formulas(
 
 
 def apply(
-    operator: int, one: UInt64[np.ndarray, " n"], other: UInt64[np.ndarray, " n"]
+    operator: Any, one: UInt64[np.ndarray, " n"], other: UInt64[np.ndarray, " n"]
 ) -> UInt64[np.ndarray, " n"]:
     """Two masks joined."""
     joined: UInt64[np.ndarray, " n"] = (
@@ -153,7 +155,7 @@ def apply(
 
 
 def _dense(
-    number: int, words: int, word: np.ndarray, concept: np.ndarray, bits: np.ndarray
+    number: Any, words: int, word: np.ndarray, concept: np.ndarray, bits: np.ndarray
 ) -> UInt64[np.ndarray, " words"]:
     mask = np.zeros(words, dtype=np.uint64)
     chosen = concept == number
