@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipdissect.synthetic.scene import NOISE, SHADE, Painter
 from clipdissect.synthetic.sources import Sources, find
 
 SIZE = 48
+WRITE = import_module("clipdissect.synthetic.write")  # the package has a function of that name
 
 
 @pytest.fixture
@@ -120,14 +122,14 @@ def test_it_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch, own_cache
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("clipdissect.synthetic.write._write_scene", fails)
+        broken.setattr(WRITE, "_write_scene", fails)
         with pytest.raises(DissectError, match="No space left"):
             build(4)
     base = own_cache / "synthetic_broden"
     assert [p for p in base.iterdir() if p.is_dir()] == []
     build(4)
     folder = next(p for p in base.iterdir() if p.is_dir())
-    monkeypatch.setattr("clipdissect.synthetic.write._write_scene", fails)
+    monkeypatch.setattr(WRITE, "_write_scene", fails)
     assert build(4).path(0).parents[1] == folder  # type: ignore[union-attr]
 
 
