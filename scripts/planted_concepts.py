@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Do the methods name concepts that are known to be there? Writes the table of the docs.
 
-    .venv/bin/python scripts/planted_concepts.py --out results/planted
+    .venv/bin/python scripts/planted_concepts.py --out results/offline/planted
 
 Networks whose units detect known concepts by construction (`clipdissect.testing`) are described on
 `synthetic_broden` by Network Dissection, Compositional Explanations and CLIP-Dissect. Writes
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=1000, help="other scenes, to fit probes to")
     parser.add_argument("--layer", default="blocks.2", help="of EfficientNet-Lite0, with probes")
     parser.add_argument("--top-k", type=int, default=20, help="of soft_wpmi")
-    parser.add_argument("--out", type=Path, default=Path("results/planted"))
+    parser.add_argument("--out", type=Path, default=Path("results/offline/planted"))
     given = parser.parse_args()
     settings = Settings(device="cpu")
     images = probe.build("synthetic_broden", images=given.images, seed=0)
