@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdissect.errors import DissectError
 from clipdissect.forward import networks
-from clipdissect.loader import Request, batches, default_workers
+from clipdissect.loader import Request, Skipped, batches, default_workers
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.summary import Context, layout_of
@@ -26,11 +26,14 @@ class Maps:
 
     Args:
         images: their numbers in the probe, `[images]`; unreadable ones are missing.
-        layers: layer to `[images, units, h, w]`, float32, on the device.
+        layers: layer to `[images, units, h, w]`, float32, on the device; empty where no image of
+            the batch was readable.
+        skipped: the unreadable images of the batch.
     """
 
     images: Int[Tensor, " images"]
     layers: dict[str, Float[Tensor, "images units h w"]]
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -63,8 +66,8 @@ def activation_maps(
 
     with networks(target, layers, None, settings, reduce) as run, closing(stream):
         for batch in stream:
-            if 0 in batch.inputs:
-                yield Maps(batch.indices, run(layers, batch.inputs[0], None))
+            found = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
+            yield Maps(batch.indices, found, batch.skipped)
 
 
 def as_maps(

@@ -52,6 +52,11 @@ def apply(transform: Transform, picture: Picture) -> Tensor:
     return on_tensors(picture) if on_tensors else transform(to_pil(picture))
 
 
+def steps_of(transform: Transform) -> list[tuple[str, Any]]:
+    """The steps of a transform with their names; an empty name of what isn't the libraries' own."""
+    return [(_name(step), step) for step in _flat(transform)]
+
+
 def tensor_transform(transform: Transform) -> TensorTransform | None:
     """The same as a transform of PIL images, for uint8 tensors `[3, h, w]`; None if unsure.
 

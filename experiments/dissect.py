@@ -1,4 +1,7 @@
-"""Describe the units of a network's layers.
+"""Describe the units of a network's layers, by CLIP-Dissect or another method that needs a network.
+
+method=network_dissection and method=compositional compare units with the masks of a densely
+labelled probe (probe=broden, probe=synthetic_broden) and need neither concepts nor an encoder.
 
 Writes descriptions.csv, top_images.csv, metrics.json and, last, run.json to
 <paths.results>/dissect/<date>_<time>/, and prints a table.
@@ -20,16 +23,14 @@ def run(config: Any) -> float | None:
     from experiments.parts import Parts, track
     from experiments.show import show
 
-    if config.method.name != "clip_dissect":
-        raise DissectError(
-            f"dissect is clip_dissect itself: for method={config.method.name} use final_layer"
-        )
-    folder = results_folder()
     parts = Parts.build(config)
+    folder = results_folder()
     if not parts.team.leads:
         parts.assist()
         return None
-    if config.objective:
+    if config.objective and parts.concepts is None:
+        raise DissectError(f"objective={config.objective} needs a method with concepts")
+    if config.objective and parts.concepts:
         tuning.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     stages = Stages()
@@ -37,7 +38,7 @@ def run(config: Any) -> float | None:
         metrics = evaluation.metrics(
             result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
         )
-        if config.objective:
+        if config.objective and parts.concepts:
             metrics["objective"] = tuning.objective(
                 config.objective, result.descriptions, parts.target, parts.concepts,
                 parts.sentences, parts.store, config.objective_seed,

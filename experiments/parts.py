@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from clipdissect import concepts, encoder, probe, sentence, similarity, target, tracking
-from clipdissect.dissection import Result, assist, dissect
+from clipdissect import method as methods
+from clipdissect.dissection import Result
 from clipdissect.distributed import Team, from_environment, own_device
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
@@ -38,7 +39,9 @@ class Parts:
     """Everything a dissection needs, built.
 
     Args:
-        target, probe, concepts, encoder, similarity: the groups' objects.
+        method: what describes the units.
+        target: the network.
+        probe, concepts, encoder, similarity: the groups' objects; None where the method needs none.
         sentences: the sentence encoder, why it is missing, or None where nothing is to compare.
         store: the feature store.
         settings: how to run the networks.
@@ -48,11 +51,8 @@ class Parts:
         seconds: how long building took.
     """
 
+    method: methods.Method
     target: target.Target
-    probe: probe.Probe
-    concepts: concepts.Concepts
-    encoder: encoder.Encoder
-    similarity: similarity.Similarity
     sentences: Sentences
     store: Store
     settings: Settings
@@ -60,43 +60,59 @@ class Parts:
     images: int
     team: Team
     seconds: float
+    probe: probe.Probe | None = None
+    concepts: concepts.Concepts | None = None
+    encoder: encoder.Encoder | None = None
+    similarity: similarity.Similarity | None = None
 
     @classmethod
     def build(cls, config: Any) -> Parts:
-        """Build every part, cheap ones first.
+        """Build every part that the method needs, cheap ones first.
 
         Raises:
-            DissectError: a mistake in the config, or one message on all that is missing.
+            DissectError: a method that describes no network; a mistake in the config, or one
+                message on all that is missing.
         """
         start = time.perf_counter()
         team = from_environment()
         settings = settings_of(config)
-        scorer = of_group(similarity.build, config.similarity)
+        how = of_group(methods.build, config.method)
+        if "target" not in how.needs:
+            raise DissectError(
+                f"method={config.method.name} describes no network's layers: use final_layer"
+            )
+        scorer = None
+        if "similarity" in how.needs:
+            scorer = of_group(similarity.build, config.similarity)
         of_group(tracking.build, config.tracking)
         store = store_of(config)
-        built = build_groups(config)
+        built = build_groups(config, how.needs)
         return cls(
-            **built, similarity=scorer, settings=settings, top=config.top, images=config.images,
-            sentences=_sentences(config, built["target"]),
+            **built, method=how, similarity=scorer, settings=settings, top=config.top,
+            images=config.images, sentences=_sentences(config, built["target"]),
             store=store, team=team,
             seconds=round(time.perf_counter() - start, 3),
         )  # fmt: skip
 
     def dissect(self) -> Result:
         """Run the dissection; its seconds count the building of the parts too."""
-        result = dissect(
-            self.target, probe=self.probe, concepts=self.concepts, encoder=self.encoder,
-            similarity=self.similarity, settings=self.settings, store=self.store, top=self.top,
-            images=self.images, team=self.team,
-        )  # fmt: skip
+        result = self.method.describe(self.job)
+        seconds = result.run["seconds"]
+        result.run["seconds"] = {"load": 0.0, **seconds}
         result.run["seconds"]["load"] += self.seconds
         return result
 
     def assist(self) -> None:
         """What a process that doesn't lead the team does of a dissection."""
-        assist(
-            self.target, probe=self.probe, encoder=self.encoder, similarity=self.similarity,
-            settings=self.settings, store=self.store, images=self.images, team=self.team,
+        self.method.assist(self.job)
+
+    @property
+    def job(self) -> methods.Job:
+        """The parts as a method takes them."""
+        return methods.Job(
+            target=self.target, probe=self.probe, concepts=self.concepts, encoder=self.encoder,
+            similarity=self.similarity, settings=self.settings, store=self.store, top=self.top,
+            images=self.images, team=self.team,
         )  # fmt: skip
 
 

@@ -28,6 +28,11 @@ CHECKED = [
         for name in ("capture", "describe", "kept", "maps", "passes", "sinks", "summary", "texts")
     ),
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
+    "clipdissect.annotations",
+    *(
+        f"clipdissect.masks.{name}"
+        for name in ("counts", "firing", "kernels", "layout", "levels", "search", "units")
+    ),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
 ]

@@ -17,8 +17,8 @@ from clipdissect.target import Target
 
 
 def metrics(
-    descriptions: pd.DataFrame, target: Target, concepts: Concepts, sentences: Sentences,
-    store: Store | None,
+    descriptions: pd.DataFrame, target: Target, concepts: Concepts | None,
+    sentences: Sentences, store: Store | None,
 ) -> dict[str, Any]:  # fmt: skip
     """JSON-able metrics: per layer, and of the layer whose units are classes.
 
@@ -27,7 +27,7 @@ def metrics(
     Args:
         descriptions: of `dissect`.
         target: knows its classes.
-        concepts: the set that the descriptions come from.
+        concepts: the set that the descriptions come from; None takes the descriptions themselves.
         sentences: the sentence encoder of the cosine, or why it is undefined.
         store: keeps the embeddings.
     """
@@ -43,7 +43,10 @@ def metrics(
 
 
 def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
-    """Counts of units by flag, of different descriptions, and the mean similarity and margin."""
+    """Counts of units by flag, of different descriptions, and the mean similarity and margin.
+
+    Of methods that tell detectors also their number, and of what they are detectors.
+    """
     flags = rows["flags"].value_counts()
     live = rows[rows["flags"] != DEAD]
     return {
@@ -54,11 +57,19 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
         "different_descriptions": int(live["description"].nunique()),
         **_mean("mean_similarity", live["similarity"], NOT_DESCRIBED),
         **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
+        **(_detectors(live) if "detector" in live else {}),
     }
 
 
+def _detectors(live: pd.DataFrame) -> dict[str, Any]:
+    """Network Dissection's two counts: detectors, and the different concepts they detect."""
+    detectors = live[live["detector"]]
+    return {"detectors": len(detectors),
+            "unique_detectors": int(detectors["description"].nunique())}  # fmt: skip
+
+
 def final_layer(
-    rows: pd.DataFrame, target: Target, concepts: Concepts, sentences: Sentences,
+    rows: pd.DataFrame, target: Target, concepts: Concepts | None, sentences: Sentences,
     store: Store | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Exact-label accuracy and mean sentence cosine of last-layer descriptions (Sec. 4.2).
@@ -68,13 +79,14 @@ def final_layer(
     """
     described, names = rows["description"].tolist(), target.class_names
     found: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
-    found["classes_in_concepts"] = len(set(names) & set(concepts.texts))
+    texts = tuple(filter(None, dict.fromkeys(described))) if concepts is None else concepts.texts
+    found["classes_in_concepts"] = len(set(names) & set(texts))
     cosines: dict[str, Vectors | str] = {}
     if sentences is None or isinstance(sentences, MissingResource):
         cosines["sentence"] = str(sentences or "none configured")
     else:
         cosines[sentences.name] = vectors(sentences, [names, sorted(set(described))], store)
-    return found | values(unit_table(rows, names, concepts.texts, cosines))
+    return found | values(unit_table(rows, names, texts, cosines))
 
 
 def _mean(name: str, values: pd.Series[Any], reason: str) -> dict[str, Any]:

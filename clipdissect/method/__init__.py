@@ -8,10 +8,14 @@ from typing import Any
 from clipdissect import options
 from clipdissect.method.base import Job, Method
 from clipdissect.method.clip_dissect import ClipDissect
+from clipdissect.method.compositional import Compositional
+from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
 
 OPTIONS: dict[str, Callable[..., Method]] = {
     "clip_dissect": ClipDissect,
+    "compositional": Compositional,
+    "network_dissection": NetworkDissection,
     "published": Published,
 }
 

@@ -17,6 +17,7 @@ from clipdissect.probe.imagenet import imagenet_broden, imagenet_val
 from clipdissect.probe.joined import join, union
 from clipdissect.probe.photos import photos
 from clipdissect.probe.stamps import stamps
+from clipdissect.probe.synthetic import synthetic_broden
 from clipdissect.probe.webdataset import webdataset
 
 OPTIONS: dict[str, Callable[..., Probe]] = {
@@ -31,6 +32,7 @@ OPTIONS: dict[str, Callable[..., Probe]] = {
     "imagenet_val": imagenet_val,
     "photos": photos,
     "stamps": stamps,
+    "synthetic_broden": synthetic_broden,
     "union": union,
     "webdataset": webdataset,
 }

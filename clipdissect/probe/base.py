@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clipdissect import digest
+from clipdissect.annotations import Masks
 from clipdissect.errors import DissectError
 from clipdissect.images import Picture
 
@@ -37,6 +38,8 @@ class Probe:
         file: the file of image `i`, or None where it isn't a file of its own.
         origins: the part that each image comes from; None: the probe itself.
         parts: the probes that this one is the concatenation of, in order; empty for a plain one.
+        masks: which pixels show which concepts, where that is known. The digest is of the images
+            alone; the masks have their own.
 
     Raises:
         DissectError: no images, an unknown `on_error`, or fields of another length than `images`.
@@ -53,13 +56,14 @@ class Probe:
     file: Callable[[int], Path | None] | None = None
     origins: tuple[str, ...] | None = None
     parts: tuple[Probe, ...] = ()
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
             raise DissectError(f"on_error is '{self.on_error}'; it can be {' or '.join(ON_ERROR)}")
         if not self.images:
             raise DissectError(f"probe {self.name} has no images")
-        for field in ("identities", "labels", "origins"):
+        for field in ("identities", "labels", "origins", "masks"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.images):
                 raise DissectError(
@@ -119,6 +123,7 @@ class Probe:
             file=Renumbered(self.file, chosen) if self.file else None,
             origins=_at(self.origins, chosen),
             parts=_parts_of(self.parts, chosen),
+            masks=self.masks.subset(chosen) if self.masks else None,
         )
 
 

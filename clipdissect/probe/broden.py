@@ -1,8 +1,9 @@
-"""Broden, the densely labelled image set of Network Dissection; here its images alone."""
+"""Broden, the densely labelled image set of Network Dissection."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.paths import data_places
 from clipdissect.probe.base import Probe
+from clipdissect.probe.broden_masks import masks_of
 from clipdissect.probe.choices import Choices
 from clipdissect.probe.folder import of_files
 
@@ -28,9 +30,10 @@ def broden(
     decode: str = "pil",
     on_error: str = "skip",
 ) -> Probe:
-    """The images that the release's `index.csv` lists, below its `images/`; masks are left out.
+    """The images that the release's `index.csv` lists, below its `images/`, with their masks.
 
-    Images that are labelled as a whole know their label: the scene, else the texture.
+    Images that are labelled as a whole know their label: the scene, else the texture. The masks of
+    pixels are read when a method asks for them; an index without their sizes (`sh`, `sw`) has none.
 
     Args:
         root: the unpacked release; by default `broden1_224` below `$CLIPDISSECT_DATA` or the user
@@ -45,12 +48,25 @@ def broden(
     Source:
         Bau et al., "Network Dissection", CVPR 2017.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
-    index = find(root) / "index.csv"
+    return read("broden", find(root), Choices(limit, sample, seed, identity, decode, on_error))
+
+
+def read(name: str, root: Path, choices: Choices) -> Probe:
+    """The images and masks of a folder in the release's layout.
+
+    Args:
+        name: what to call the probe.
+        root: the folder with `index.csv`.
+        choices: which images, and how to read them.
+
+    Raises:
+        DissectError: as `broden`.
+    """
+    index = root / "index.csv"
     table = pd.read_csv(index, dtype=str)
     if "image" not in table:
         raise DissectError(f"{index} has no column 'image'; it has {', '.join(table.columns)}")
-    images = index.parent / "images"
+    images = root / "images"
     files = [images / name for name in dict.fromkeys(table["image"].dropna())]
     absent = [f for f in files if not f.is_file() or images.resolve() not in f.resolve().parents]
     if absent:
@@ -58,7 +74,8 @@ def broden(
             f"{index} lists {len(absent)} images that aren't below {images}, "
             f"such as {absent[0].name}"
         )
-    return of_files("broden", images, files, choices, _labels(table, index.parent).get)
+    found = of_files(name, images, files, choices, _labels(table, root).get)
+    return replace(found, masks=masks_of(root, table, found.images, choices.identity))
 
 
 def find(root: str | None = None) -> Path:

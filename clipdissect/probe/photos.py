@@ -65,7 +65,7 @@ def photos(
         DissectError: a value that isn't allowed.
     """
     choices = Choices(limit, sample, seed, on_error=on_error)
-    every = [(file, box) for file in _files() for box in boxes(*_size(file))]
+    every = [(file, box) for file in files() for box in boxes(*_size(file))]
     crops = [every[i] for i in choices.pick(len(every))]
     names = tuple(
         f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
@@ -89,27 +89,32 @@ def boxes(width: int, height: int) -> list[Box]:
     return found
 
 
-def _files() -> list[Path]:
+def files() -> list[Path]:
+    """The packaged photographs.
+
+    Raises:
+        MissingResource: neither scikit-image nor scikit-learn is installed.
+    """
     specs = [(find_spec(package), below) for package, below in PLACES]
     roots = [
         Path(s.submodule_search_locations[0]) / below
         for s, below in specs
         if s is not None and s.submodule_search_locations
     ]
-    files = [
+    found = [
         f
         for root in roots
         if root.is_dir()
         for f in sorted(root.iterdir())
         if f.suffix in SUFFIXES and f.stem not in NOT_PHOTOS
     ]
-    if not files:
+    if not found:
         raise MissingResource(
             "packaged photographs",
             [package for package, _ in PLACES],
             "pip install 'clipdissect[offline]' (brings scikit-image and scikit-learn)",
         )
-    return files
+    return found
 
 
 def _size(file: Path) -> tuple[int, int]:

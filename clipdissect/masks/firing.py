@@ -1,0 +1,274 @@
+"""How the units of layers fire on a densely labelled probe: their levels and masks.
+
+Both are kept in the feature store, so that several methods and later runs share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from clipdissect import digest
+from clipdissect.capture import check_layers
+from clipdissect.errors import DissectError
+from clipdissect.loader import Skipped
+from clipdissect.maps import Maps, activation_maps
+from clipdissect.masks.layout import Layout
+from clipdissect.masks.levels import Exact, Histogram, collector, firing
+from clipdissect.masks.units import UnitMasks, entry_of, fire
+from clipdissect.probe import Probe
+from clipdissect.settings import Settings
+from clipdissect.store import Entry, Store
+from clipdissect.target import Target
+
+VERSION = 1  # raise it when the same activations give other levels or masks
+GROUP = 512  # units an entry of the store
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Above what the units of a layer fire.
+
+    Args:
+        levels: of each unit.
+        peaks: the largest activation of each image, float32.
+        dead: units with the same activation everywhere.
+        error: largest relative error of the levels; 0 where they are exact.
+        entry: what the store knows them by.
+    """
+
+    levels: Float[Tensor, " units"]
+    peaks: Float[Tensor, "images units"]
+    dead: Bool[Tensor, " units"]
+    error: float
+    entry: str
+
+
+@dataclass
+class Dense:
+    """How the units of layers fire on a probe; made by `dense`.
+
+    Args:
+        target, probe, settings: the network, the images and how to run.
+        layout: of the masks.
+        quantile: share of positions at which a unit fires.
+        memory: in bytes.
+        store: where levels and masks are kept.
+        digests: of the network, its preprocessing and the images.
+        computed: what was computed and didn't come from the store.
+        holder: keeps a temporary store alive.
+    """
+
+    target: Target
+    probe: Probe
+    settings: Settings
+    layout: Layout
+    quantile: float
+    memory: float
+    store: Store
+    digests: dict[str, str]
+    computed: list[str] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
+    found: dict[str, Levels] = field(default_factory=dict)
+    holder: Any = None
+
+    @property
+    def images(self) -> list[int]:
+        """Numbers of the readable images."""
+        return [i for i in range(len(self.probe)) if i not in self.skipped]
+
+    def masks(self, layer: str) -> Iterator[UnitMasks]:
+        """A layer's units, some hundred at a time, with their masks.
+
+        Raises:
+            DissectError: as `dense`.
+        """
+        for first in self._firsts(layer):
+            key = self._key(layer, first)
+            entry = self.store.get(key)
+            if entry is None:
+                self._compute(layer, first)
+                entry = self.store.get(key)
+            assert entry is not None  # it was just written
+            arrays = {name: array.numpy() for name, array in entry.arrays.items()}
+            bits = arrays["bits"].view(np.uint64)
+            yield UnitMasks(first, arrays["starts"], arrays["words"], bits)
+
+    def _firsts(self, layer: str) -> range:
+        return range(0, len(self.found[layer].levels), GROUP)
+
+    def _key(self, layer: str, first: int) -> str:
+        sizes = digest.of(self.layout.sizes)
+        return digest.of("unit masks", VERSION, self.found[layer].entry, sizes, first, GROUP)
+
+    def _plan(self, layer: str, first: int) -> dict[str, range]:
+        """Units to compute masks of in one pass: these, and what comes next and fits the memory."""
+        # A word is a number and 64 bits, and holds eight or more pixels of all but scattered masks.
+        a_unit = 2.5 * 16 * self.quantile * self.layout.pixels / 8
+        left = max(1, int(self.memory / (a_unit * GROUP)))
+        plan: dict[str, range] = {}
+        layers = list(self.found)
+        for name in layers[layers.index(layer) :]:
+            firsts = self._firsts(name)[first // GROUP if name == layer else 0 :][:left]
+            if not firsts or self.store.get(self._key(name, firsts[0])) is not None:
+                continue
+            plan[name] = range(firsts[0], min(len(self.found[name].levels), firsts[-1] + GROUP))
+            left -= len(firsts)
+        return plan
+
+    def _compute(self, layer: str, first: int) -> None:
+        plan = self._plan(layer, first)
+        keys = {(name, start): self._key(name, start)
+                for name, units in plan.items() for start in units[::GROUP]}  # fmt: skip
+        with self.store.locked(keys.values()):
+            if all(self.store.get(key) is not None for key in keys.values()):
+                return  # another process was faster
+            levels = {name: self.found[name].levels.numpy() for name in plan}
+            fired = fire(self.target, self.probe, self.settings, self.layout, levels, plan)
+            for (name, start), key in keys.items():
+                unit, words, bits = fired[name]
+                units = min(GROUP, plan[name].stop - start)
+                own = (unit >= start) & (unit < start + units)
+                about = {"layer": name, "first": start}
+                self.store.put(
+                    key, entry_of(unit[own] - start, words[own], bits[own], units, about)
+                )
+        self.computed += [f"masks of {name}" for name in plan]
+
+
+def dense(
+    target: Target, layers: Sequence[str], probe: Probe, store: Store | None, settings: Settings,
+    *, quantile: float, memory: float,
+) -> Dense:  # fmt: skip
+    """How the layers' units fire on a densely labelled probe.
+
+    Args:
+        target: its preprocessing must show the network the whole image; see `view`.
+        layers: of the target, with maps, tokens in a square grid, or vectors, whose only position
+            is the whole image.
+        probe: with masks, whose sizes the maps are brought to.
+        store: where everything is kept; None: nowhere.
+        settings: how to run the network.
+        quantile: share of all positions at which a unit fires.
+        memory: gigabytes that levels and masks may take; larger layers have their levels from a
+            histogram, and their masks in several passes.
+
+    Raises:
+        DissectError: a probe without masks, an unknown layer, an unusable output, activations that
+            aren't finite, no readable image, a full disk.
+    """
+    if probe.masks is None:
+        raise DissectError(
+            f"probe {probe.name} has no masks of pixels, which this method compares units with: "
+            f"use probe=broden or probe=synthetic_broden"
+        )
+    if memory <= 0:
+        raise DissectError(f"method.memory is {memory}; it must be above 0")
+    check_layers(target.model, layers)
+    holder = None
+    if store is None:
+        holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        store = Store(Path(holder.name))
+    digests = {
+        "target": digest.of_model(target.model),
+        "target preprocess": digest.of_transform(target.preprocess), "images": probe.digest,
+    }  # fmt: skip
+    made = Dense(
+        target, probe, settings, Layout.of(probe.masks.sizes), quantile, memory * 1e9, store,
+        digests, holder=holder,
+    )  # fmt: skip
+    _find_levels(made, layers)
+    return made
+
+
+def _find_levels(what: Dense, layers: Sequence[str]) -> None:
+    """Fill in the layers' levels, computing what the store lacks in one pass."""
+    common = (what.digests, what.settings.numeric, torch.__version__)
+    keys = {
+        layer: digest.of("levels", VERSION, layer, what.settings.summary.layout, what.quantile,
+                         what.memory, common)
+        for layer in layers
+    }  # fmt: skip
+    entries = {layer: what.store.get(key) for layer, key in keys.items()}
+    missing = [layer for layer in layers if entries[layer] is None]
+    if missing:
+        with what.store.locked([keys[layer] for layer in missing]):
+            # Another process may have been faster.
+            left = [layer for layer in missing if what.store.get(keys[layer]) is None]
+            for layer, entry in (_levels(what, left) if left else {}).items():
+                what.store.put(keys[layer], entry)
+        what.computed += [f"levels of {layer}" for layer in left]
+        entries |= {layer: what.store.get(keys[layer]) for layer in missing}
+    for layer, found in entries.items():
+        assert found is not None  # it was just written
+        arrays = found.arrays
+        what.found[layer] = Levels(arrays["levels"], arrays["peaks"], arrays["dead"],
+                                   float(found.about["error"]), keys[layer])  # fmt: skip
+        what.skipped |= {image: why for image, why, _ in found.about["skipped"]}
+
+
+@dataclass
+class _Running:
+    """What a pass gathers of one layer."""
+
+    collector: Exact | Histogram
+    positions: int = 0
+    peaks: list[Tensor] = field(default_factory=list)
+    lowest: list[Tensor] = field(default_factory=list)
+
+    def add(self, values: Float[Tensor, "images units h w"]) -> None:
+        self.peaks.append(values.amax((2, 3)).cpu())
+        self.lowest.append(values.amin((0, 2, 3)).cpu())
+        flat = values.permute(1, 0, 2, 3).flatten(1)
+        self.positions += flat.shape[1]
+        self.collector.add(flat)
+
+    def entry(self, quantile: float, about: dict[str, Any]) -> Entry:
+        peaks = torch.cat(self.peaks)
+        dead = peaks.amax(0) == torch.stack(self.lowest).amin(0)
+        levels = self.collector.levels(firing(quantile, self.positions))
+        # A histogram's level of a unit that never varies lies below its one activation.
+        levels = torch.where(dead, peaks.amax(0), levels)
+        arrays = {"levels": levels, "peaks": peaks, "dead": dead}
+        return Entry(arrays, {**about, "error": self.collector.error})
+
+
+def _levels(what: Dense, layers: Sequence[str]) -> dict[str, Entry]:
+    running: dict[str, _Running] = {}
+    skipped: list[Skipped] = []
+    for maps in activation_maps(what.target, layers, what.probe, what.settings):
+        skipped += maps.skipped
+        for layer, values in maps.layers.items():
+            _check(layer, values, maps, what.probe)
+            if layer not in running:
+                _, units, height, width = values.shape
+                positions = len(what.probe) * height * width
+                memory = what.memory / len(layers)
+                running[layer] = _Running(collector(what.quantile, units, positions, memory))
+            running[layer].add(values)
+    if not running:
+        raise DissectError(f"none of the {len(what.probe)} images of {what.probe.name} can be read")
+    listed = [(s.index, s.reason, s.passing) for s in skipped]
+    about = {"probe": what.probe.name, "of": what.target.name, "skipped": listed}
+    return {
+        layer: own.entry(what.quantile, {**about, "what": f"levels of {layer}"})
+        for layer, own in running.items()
+    }
+
+
+def _check(layer: str, values: Tensor, maps: Maps, probe: Probe) -> None:
+    if torch.isfinite(values).all():
+        return
+    row, unit = (~torch.isfinite(values)).nonzero()[0, :2].tolist()
+    raise DissectError(
+        f"layer {layer}, unit {unit}: an activation on image {probe.images[int(maps.images[row])]} "
+        f"is not a finite number"
+    )

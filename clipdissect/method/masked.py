@@ -1,0 +1,208 @@
+"""What the methods share that compare where units fire with where concepts are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from clipdissect.annotations import Masks
+from clipdissect.describe import DEAD, TIED, top_images_of_layer
+from clipdissect.dissection import Result
+from clipdissect.errors import DissectError
+from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
+from clipdissect.masks.counts import concept_iou
+from clipdissect.masks.units import UnitMasks
+from clipdissect.masks.view import CROPPED, VIEWS, whole_view
+from clipdissect.method.base import Job, Method
+from clipdissect.provenance import git_state, machine, versions
+from clipdissect.stages import Stages
+from clipdissect.target import Target
+
+NOWHERE = "no_overlap"  # the flag of a unit that shares no pixel with any concept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Method):
+    """A method that thresholds units and compares their masks with those of concepts.
+
+    Args:
+        quantile: share of all positions of the probe at which a unit fires.
+        detector: IoU from which on a unit counts as a detector of its description.
+        categories: of the concepts; all where None.
+        view: `whole` shows the network whole images, squeezed to its input size, as the published
+            codes do; `target` leaves the target's own crop, which shifts maps against masks.
+        memory: gigabytes for thresholds and masks; see `masks.firing.dense`.
+
+    Raises:
+        DissectError: a value that isn't allowed.
+    """
+
+    quantile: float = 0.005
+    detector: float = 0.04
+    categories: list[str] | None = None
+    view: str = "whole"
+    memory: float = 2.0
+    needs: ClassVar[tuple[str, ...]] = ("target", "probe")
+
+    def __post_init__(self) -> None:
+        """Check what doesn't depend on the probe."""
+        if self.view not in VIEWS:
+            raise DissectError(f"method.view is '{self.view}'; it can be {' or '.join(VIEWS)}")
+        if not 0 < self.quantile < 1:
+            raise DissectError(f"method.quantile is {self.quantile}; it must be between 0 and 1")
+        if not 0 <= self.detector <= 1:
+            raise DissectError(f"method.detector is {self.detector}; it must be between 0 and 1")
+
+    @abstractmethod
+    def table(
+        self, units: UnitMasks, counts: Tally, concepts: ConceptMasks, top: int
+    ) -> pd.DataFrame:
+        """One row a unit: `description, similarity, description_2, ..., margin`, and its own.
+
+        Args:
+            units: where they fire.
+            counts: what they share with each concept.
+            concepts: where these are.
+            top: descriptions a unit.
+        """
+
+    def describe(self, job: Job) -> Result:
+        """The best concepts or formulas of every unit of the target's layers.
+
+        Raises:
+            DissectError: see `masks.firing.dense` and `masks.concepts.concept_masks`.
+        """
+        parts = job.parts(self)
+        stages = Stages()
+        target, notes = self._seen(parts["target"])
+        with stages.stage("levels"):
+            fires = dense(target, target.layers, parts["probe"], job.store, job.settings,
+                          quantile=self.quantile, memory=self.memory)  # fmt: skip
+        with stages.stage("concepts"):
+            masks: Masks = parts["probe"].masks.of_categories(self.categories)
+            concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
+        described, shown = [], []
+        for layer in target.layers:
+            described.append(self._layer(layer, fires, concepts, job, stages))
+            names = [parts["probe"].images[i] for i in fires.images]
+            shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
+        run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
+        return Result(
+            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run
+        )
+
+    def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
+        """The target with the preprocessing of `view`, and notes on it."""
+        whole, notes = whole_view(target.preprocess)
+        if self.view == "whole":
+            return replace(target, preprocess=whole), notes
+        return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
+
+    def _layer(
+        self, layer: str, fires: Dense, concepts: ConceptMasks, job: Job, stages: Stages
+    ) -> pd.DataFrame:
+        groups = fires.masks(layer)
+        parts = []
+        while True:
+            with stages.stage("masks"):  # a group is computed or read when it is asked for
+                units = next(groups, None)
+            if units is None:
+                break
+            with stages.stage("scoring"):
+                counts = tally(units, concepts)
+                table = self.table(units, counts, concepts, job.top)
+                right = job.truth.get(layer)
+                if right is not None:
+                    own = list(right)[units.first : units.first + len(units)]
+                    table["truth_rank"] = truth_ranks(counts, concepts, own)
+            table.insert(0, "layer", layer)
+            table.insert(1, "unit", np.arange(units.first, units.first + len(units)))
+            parts.append(table)
+        found: pd.DataFrame = pd.concat(parts, ignore_index=True)
+        return self._flagged(found, fires, layer)
+
+    def _flagged(self, table: pd.DataFrame, fires: Dense, layer: str) -> pd.DataFrame:
+        """With `flags`, the unit's threshold, and whether it is a detector."""
+        levels = fires.found[layer]
+        dead = levels.dead.numpy()
+        texts = [c for c in table if str(c).startswith("description")]
+        scores = [c for c in table if str(c).startswith("similarity")]
+        table.loc[dead, texts], table.loc[dead, [*scores, "margin"]] = "", np.nan
+        nowhere = (table["description"] == "").to_numpy()
+        tied = (table["margin"] == 0).to_numpy()
+        flags = np.select([dead, nowhere, tied], [DEAD, NOWHERE, TIED], "")
+        table.insert(list(table).index("margin") + 1, "flags", flags)
+        table["detector"] = table["similarity"] > self.detector
+        table["threshold"] = levels.levels.numpy()
+        return table
+
+    def _run(
+        self, target: Target, fires: Dense, concepts: ConceptMasks, job: Job,
+        notes: tuple[str, ...],
+    ) -> dict[str, Any]:  # fmt: skip
+        probe = fires.probe
+        skipped = {probe.images[i]: why for i, why in sorted(fires.skipped.items())}
+        return {
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": versions(), "machine": machine(),
+            "git": git_state(Path(__file__).parents[2]),
+            "target": {"name": target.name, "layers": list(target.layers)},
+            "probe": {"name": probe.name, "images": len(probe), "used": len(fires.images),
+                      "skipped": skipped},
+            "concepts": {"name": f"masks of {probe.name}", "texts": len(concepts.concepts),
+                         "categories": list(concepts.categories)},
+            "method": {"name": self.name, **asdict(self)},
+            "threshold_error": {layer: own.error for layer, own in fires.found.items()},
+            "precision": job.settings.numeric,
+            "notes": [*target.notes, *probe.notes, *notes],
+            "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
+            "computed": fires.computed,
+        }  # fmt: skip
+
+
+def truth_ranks(counts: Tally, concepts: ConceptMasks, truth: list[str]) -> list[float]:
+    """Where the right text stands among the single concepts by IoU, from 1; NaN where it isn't.
+
+    Args:
+        counts: of the units.
+        concepts: the concepts; of several with one text the best counts.
+        truth: each unit's right text.
+
+    Raises:
+        DissectError: another number of texts than units.
+    """
+    scores = concept_iou(counts, concepts)
+    if len(truth) != len(scores):
+        raise DissectError(f"there are {len(scores)} units, but {len(truth)} right labels")
+    texts = np.array([concept.text for concept in concepts.concepts], dtype=object)
+    found = []
+    for row, text in zip(scores, truth, strict=True):
+        own = row[texts == text]
+        found.append(float(1 + (row > own.max()).sum()) if len(own) else float("nan"))
+    return found
+
+
+def ranked(
+    texts: list[list[str]], scores: list[list[float]], top: int
+) -> dict[str, list[str] | list[float]]:
+    """Columns `description, similarity, description_2, ..., margin` of each unit's best, in order.
+
+    Args:
+        texts, scores: of each unit, best first; there may be few or none.
+        top: descriptions a unit.
+    """
+    columns: dict[str, list[str] | list[float]] = {}
+    for rank in range(top):
+        ending = "" if rank == 0 else f"_{rank + 1}"
+        columns[f"description{ending}"] = [t[rank] if len(t) > rank else "" for t in texts]
+        columns[f"similarity{ending}"] = [
+            s[rank] if len(s) > rank else float("nan") for s in scores
+        ]
+    columns["margin"] = [s[0] - (s[1] if len(s) > 1 else 0.0) if s else np.nan for s in scores]
+    return columns

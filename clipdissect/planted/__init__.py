@@ -1,0 +1,1 @@
+"""What `clipdissect.testing` offers."""

@@ -1,0 +1,80 @@
+"""Thresholds of units: exact, and from a histogram within its stated error."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipdissect.errors import DissectError
+from clipdissect.masks.levels import Exact, Histogram, collector, firing
+
+VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+
+
+@given(st.lists(VALUES, min_size=4, max_size=80), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_exact_levels_are_those_of_sorting(values: list[float], step: int) -> None:
+    q = torch.tensor([values, [-v for v in values]])
+    count = firing(0.3, len(values))
+    exact = Exact(count + 1)
+    for start in range(0, len(values), step):
+        exact.add(q[:, start : start + step])
+    expected = q.sort(1, descending=True).values[:, count]
+    assert torch.equal(exact.levels(count), expected)
+    assert ((q > expected[:, None]).sum(1) <= count).all()
+
+
+@given(st.lists(VALUES, min_size=4, max_size=80), st.sampled_from([14, 16, 20]))
+@settings(max_examples=60, deadline=None)
+def test_histograms_keep_their_error(values: list[float], bits: int) -> None:
+    q = torch.tensor([values, [v / 1000 for v in values]])
+    count = firing(0.25, len(values))
+    histogram = Histogram(2, bits)
+    for start in range(0, len(values), 7):
+        histogram.add(q[:, start : start + 7])
+    exact = q.sort(1, descending=True).values[:, count].double()
+    found = histogram.levels(count).double()
+    assert histogram.error == 2.0 ** (9 - bits)
+    assert (found <= exact).all()
+    assert (exact - found <= histogram.error * found.abs() + 1e-37).all()
+
+
+def test_levels_do_not_depend_on_the_batches() -> None:
+    q = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    found = []
+    for sizes in ([1000], [1] * 1000, [300, 7, 693]):
+        histogram, exact = Histogram(3, 18), Exact(51)
+        for part in q.split(sizes, dim=1):
+            histogram.add(part)
+            exact.add(part)
+        found.append(torch.cat([histogram.levels(50), exact.levels(50)]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_positive_zero_and_negative_zero_are_one() -> None:
+    histogram = Histogram(1, 16)
+    histogram.add(torch.tensor([[0.0, -0.0, -0.0, 1.0]]))
+    assert histogram.levels(2).item() == 0.0
+
+
+def test_the_share_is_exact_and_at_least_one() -> None:
+    assert firing(0.005, 1000) == 5
+    assert firing(0.07, 100) == 7  # 0.07 * 100 is 7.000000000000001 in floats
+    assert firing(0.29, 100) == 29  # and 0.29 * 100 is 28.999999999999996
+    assert firing(0.005, 3) == 1 == int(max(1, Fraction("0.005") * 3))
+    for quantile, positions in ((0.0, 9), (1.0, 9), (0.5, 1)):
+        with pytest.raises(DissectError, match=r"quantile|positions"):
+            firing(quantile, positions)
+
+
+def test_the_memory_decides() -> None:
+    assert isinstance(collector(0.005, 512, 196_000, 2e9), Exact)
+    sketch = collector(0.005, 512, 3_000_000_000, 2e9)
+    assert isinstance(sketch, Histogram)
+    assert 8 * 512 * 2**sketch.bits <= 2e9 < 8 * 512 * 2 ** (sketch.bits + 1)
+    with pytest.raises(DissectError, match=r"method\.memory is too small"):
+        collector(0.005, 512, 3_000_000_000, 1e6)

@@ -1,0 +1,273 @@
+"""Network Dissection, held to the same thing done slowly in exact fractions."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from dense import LABELS, SIZES, fired, iou_of, maps_of, read_plainly, target, write_dense
+from PIL import Image
+from torch import nn
+
+from clipdissect import method, probe
+from clipdissect.errors import DissectError
+from clipdissect.masks import firing, view, whole_view
+from clipdissect.method import Job
+from clipdissect.settings import Settings
+from clipdissect.store import Store
+from clipdissect.target import Target
+from clipdissect.target.preprocess import image_transform
+
+SHARE = 0.1
+
+
+def describe(
+    root: Path, *layers: str, name: str = "network_dissection", probe_options: Any = None,
+    store: Store | None = None, batch: int = 5, own: Target | None = None, truth: Any = None,
+    **options: Any,
+) -> Any:  # fmt: skip
+    images = probe.build("broden", root=str(root), **(probe_options or {}))
+    job = Job(target=own or target(*layers), probe=images, store=store, images=3,
+              settings=Settings(device="cpu", workers=0, batch_size=batch),
+              truth=truth or {})  # fmt: skip
+    return method.build(name, **{"quantile": SHARE, **options}).describe(job)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_dense(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def sizes_of(root: Path, count: int) -> list[tuple[int, int]]:
+    return [SIZES[i % 2] for i in range(count)]
+
+
+def text(label: str) -> str:
+    return label.removesuffix("-s")
+
+
+def test_every_count_is_the_plain_ones(root: Path) -> None:
+    images, shown, annotated = read_plainly(root)
+    units = fired(maps_of(root, images), sizes_of(root, len(images)), str(SHARE))
+    table = describe(root, "pool").descriptions
+    assert list(table["unit"]) == list(range(6))
+    for unit, own in enumerate(units):
+        row = table.iloc[unit]
+        best: dict[str, tuple[Fraction, str]] = {}
+        for category, labels in LABELS.items():
+            counted = annotated[category]
+            scores = [iou_of(own, shown[category, n], counted) for n in labels]
+            value = max(scores)
+            label = labels[scores.index(value)]
+            best[category] = value, label
+            assert row[f"{category}-iou"] == float(value)  # of the same whole numbers
+            assert row[f"{category}-label"] == (label if value else "")
+            masks = shown[category, label]
+            assert row[f"{category}-truth"] == sum(int(m.sum()) for m in masks)
+            here = [m for m, c in zip(own, counted, strict=True) if c]
+            assert row[f"{category}-activation"] == sum(int(m.sum()) for m in here)
+            both = sum(int((a & b).sum()) for a, b in zip(own, masks, strict=True))
+            assert row[f"{category}-intersect"] == both
+        score = max(value for value, _ in best.values())
+        category = next(c for c in LABELS if best[c][0] == score)
+        assert (row["category"], row["label"]) == (category, best[category][1])
+        assert row["similarity"] == row["score"] == float(score)
+        assert row["description"] == text(best[category][1])
+        assert row["detector"] == (score > Fraction("0.04"))
+
+
+def test_runners_up_are_in_order(root: Path) -> None:
+    table = describe(root, "pool").descriptions
+    scores = table[["similarity", *(f"similarity_{n}" for n in range(2, 6))]].to_numpy()
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert np.allclose(table["margin"], scores[:, 0] - scores[:, 1])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_batches_make_no_difference(root: Path, batch: int) -> None:
+    one = describe(root, "pool", "conv", batch=batch)
+    other = describe(root, "pool", "conv", batch=7)
+    pd.testing.assert_frame_equal(one.descriptions, other.descriptions)
+    pd.testing.assert_frame_equal(one.top_images, other.top_images)
+
+
+def test_plain_loops_give_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = describe(root, "pool").descriptions
+    monkeypatch.setenv("CLIPDISSECT_KERNELS", "torch")
+    pd.testing.assert_frame_equal(describe(root, "pool").descriptions, compiled)
+
+
+def test_a_vector_fires_on_whole_images(tmp_path: Path) -> None:
+    write_dense(tmp_path, images=20, one_size=True)
+    images, shown, annotated = read_plainly(tmp_path)
+    maps = [m.reshape(-1, 1, 1) for m in maps_of(tmp_path, images)]
+    units = fired(maps, [SIZES[0]] * 20, str(SHARE))
+    table = describe(tmp_path, "head").descriptions
+    assert len(table) == 6 * 16
+    assert sum(int(m.sum()) for m in units[0]) == 2 * 64  # a tenth of 20 images, whole
+    for unit in range(0, 96, 13):
+        scores = {
+            (c, n): iou_of(units[unit], shown[c, n], annotated[c])
+            for c, labels in LABELS.items() for n in labels
+        }  # fmt: skip
+        assert table["similarity"][unit] == float(max(scores.values()))
+
+
+def test_the_store_serves_it_again_and_serves_the_other_method(root: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = describe(root, "pool", "conv", store=store)
+    assert first.run["computed"] == [
+        "levels of pool", "levels of conv", "masks of pool", "masks of conv",
+    ]  # fmt: skip
+    again = describe(root, "pool", "conv", store=store)
+    other = describe(root, "conv", name="compositional", store=store)
+    assert again.run["computed"] == other.run["computed"] == []
+    pd.testing.assert_frame_equal(first.descriptions, again.descriptions)
+    assert describe(root, "pool", store=store, quantile=0.2).run["computed"]
+
+
+def test_little_memory_takes_more_passes_and_gives_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = describe(root, "head").descriptions
+    monkeypatch.setattr(firing, "GROUP", 40)
+    result = describe(root, "head", memory=40 * 2.5 * 16 * SHARE * 1152 / 8 / 1e9 * 2.5)
+    assert result.run["computed"] == ["levels of head", "masks of head", "masks of head"]
+    pd.testing.assert_frame_equal(result.descriptions, whole)
+
+
+def test_a_unit_that_never_varies_is_dead(root: Path) -> None:
+    own = target("pool")
+    with torch.no_grad():
+        own.model.conv.weight[2] = 0
+    table = describe(root, own=own).descriptions
+    assert list(table["flags"][[1, 2]]) == ["", "dead"]
+    assert table["description"][2] == "" and pd.isna(table["similarity"][2])
+    assert not table["detector"][2]
+
+
+def test_unreadable_images_count_nowhere(root: Path, tmp_path: Path) -> None:
+    table = describe(root, "pool", probe_options={"limit": 11})
+    (root / "images" / "a" / "11.png").write_bytes(b"no image")
+    found = describe(root, "pool")
+    pd.testing.assert_frame_equal(found.descriptions, table.descriptions)
+    assert list(found.run["probe"]["skipped"]) == ["a/11.png"]
+    assert found.run["probe"]["used"] == 11
+    with pytest.raises(DissectError, match=r"can.t read a/11\.png"):
+        describe(root, "pool", probe_options={"on_error": "raise"})
+
+
+def test_some_categories_alone(root: Path) -> None:
+    whole, some = describe(root, "pool"), describe(root, "pool", categories=["part"])
+    assert set(some.descriptions["category"]) == {"part"}
+    assert list(some.descriptions["score"]) == list(whole.descriptions["part-iou"])
+    assert not any("color" in str(column) for column in some.descriptions)
+
+
+def test_top_images_have_the_largest_peaks(root: Path) -> None:
+    images, _, _ = read_plainly(root)
+    peaks = [m.max((1, 2)) for m in maps_of(root, images)]
+    table = describe(root, "pool").top_images
+    for unit in range(6):
+        order = sorted(range(len(images)), key=lambda i: (-peaks[i][unit], i))[:3]
+        assert list(table[table["unit"] == unit]["image"]) == [images[i] for i in order]
+
+
+def test_ranks_of_the_right_labels(root: Path) -> None:
+    truth = {"pool": ["coast", "door", "nothing", "sky", "red-c", "leg"]}
+    table = describe(root, "pool", truth=truth).descriptions
+    shown = {f"description_{n}" if n > 1 else "description" for n in range(1, 6)}
+    for unit, right in enumerate(truth["pool"]):
+        listed = table.loc[unit, sorted(shown)].tolist()
+        if right == "nothing":
+            assert pd.isna(table["truth_rank"][unit])
+        elif right in listed:
+            assert table["truth_rank"][unit] == 1 + listed.index(right)
+    with pytest.raises(DissectError, match="6 units, but 1 right"):
+        describe(root, "pool", truth={"pool": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"view": "half"}, r"method\.view is 'half'"),
+        ({"quantile": 0}, r"method\.quantile"),
+        ({"detector": 2}, r"method\.detector"),
+        ({"memory": 0}, r"method\.memory"),
+        ({"categories": ["colour"]}, r"method\.categories.*Did you mean color"),
+    ],
+)
+def test_mistakes(root: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(DissectError, match=says):
+        describe(root, "pool", **options)
+
+
+def test_it_needs_masks_and_finite_maps(root: Path) -> None:
+    images = probe.build("folder", root=str(root / "images"))
+    how = method.build("network_dissection")
+    with pytest.raises(DissectError, match=r"has no masks.*synthetic_broden"):
+        how.describe(Job(target=target("pool"), probe=images))
+    own = target("pool")
+    with torch.no_grad():
+        own.model.conv.weight[4] = torch.inf
+    with pytest.raises(DissectError, match=r"layer pool, unit 4.*a/00\.png.*finite"):
+        describe(root, own=own)
+
+
+class TestView:
+    """The whole image reaches the network."""
+
+    picture = Image.fromarray(
+        np.add.outer(np.arange(40), np.arange(64)).astype(np.uint8)[..., None].repeat(3, 2)
+    )
+
+    def test_a_crop_is_taken_out(self) -> None:
+        whole, notes = whole_view(image_transform(16))
+        assert notes == ()
+        seen = whole(self.picture)
+        assert seen.shape == (3, 16, 16)
+        cropped = image_transform(16)(self.picture)
+        assert seen[0].min() < cropped[0].min() and seen[0].max() > cropped[0].max()
+
+    def test_torchvisions_presets_too(self) -> None:
+        from torchvision.transforms._presets import ImageClassification
+
+        whole, notes = whole_view(ImageClassification(crop_size=16, resize_size=24))
+        seen = whole(self.picture)
+        assert notes == () and seen.shape == (3, 16, 16)
+        by_hand = image_transform(16, resize=[16, 16])(self.picture)
+        assert (seen - by_hand).abs().max() < 0.05
+
+    def test_what_does_not_crop_stays_and_what_is_unknown_is_noted(self) -> None:
+        from torchvision import transforms
+
+        plain = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
+        assert whole_view(plain) == (plain, ())
+        own = lambda image: image  # noqa: E731
+        assert whole_view(own) == (own, (view.UNKNOWN,))
+
+    def test_the_targets_own_view_is_noted(self, root: Path) -> None:
+        own = Target("crop", nn.Conv2d(3, 2, 1), image_transform(4), ("",))
+        how = method.build("network_dissection", view="target")
+        assert how._seen(own) == (own, (view.CROPPED,))
+        how = method.build("network_dissection")
+        seen, notes = how._seen(own)
+        assert notes == () and seen.preprocess is not own.preprocess
+
+
+def test_what_the_published_files_have(root: Path) -> None:
+    table = describe(root, "pool").descriptions
+    ours = ["layer", "unit", "description", "similarity"]
+    assert list(table.columns[:4]) == ours
+    theirs = [c for c in table if re.fullmatch(r"category|label|score|(\w+)-(\w+)", str(c))]
+    per_category = ("label", "truth", "activation", "intersect", "iou")
+    assert theirs == ["category", "label", "score", *(
+        f"{category}-{name}" for category in LABELS for name in per_category
+    )]  # fmt: skip
