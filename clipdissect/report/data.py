@@ -1,0 +1,123 @@
+"""A run's units as a page's scripts read them.
+
+Texts, scores and flags of all units are in one file, for search must see all; pictures, regions and
+histograms are in a file for every hundred units, loaded when their cards come into view. Pages opened
+from disk can't fetch JSON, so these are scripts that hand over one value each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from clipdissect.describe import DEAD, FEW, TIED
+from clipdissect.report.loading import Run
+from clipdissect.report.material import short
+from clipdissect.report.overview import low_margins
+from clipdissect.report.truths import truth_of
+
+CHUNK = 100  # units a file of details
+FLAGS = {DEAD: 1, TIED: 2, FEW: 4}
+LOW = 8
+
+
+@dataclass
+class Texts:
+    """Texts by number: each stands once in a page's data."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, text: Any) -> int:
+        """A text's number; -1 for an empty one."""
+        return self.numbers.setdefault(str(text), len(self.numbers)) if text else -1
+
+
+def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
+    """What a run says of a layer's rows: `d` descriptions, `s` scores, `m` margins, `f` flags."""
+    names = [list(rows[text]) for text, _ in run.columns]
+    scores = [list(rows[score]) for _, score in run.columns if score in rows]
+    known = [[s for s in own if not math.isnan(s)] for own in scores]
+    flat = [s for own in known for s in own]
+    flags = [FLAGS.get(flag, 0) + LOW * bool(low) for flag, low in
+             zip(rows["flags"], low_margins(rows), strict=True)]  # fmt: skip
+    return {
+        "d": [[n for n in map(texts.number, own) if n >= 0] for own in zip(*names, strict=True)],
+        "s": [[short(s) for s in own if not math.isnan(s)] for own in zip(*scores, strict=True)],
+        "m": [short(m) for m in rows["margin"]], "f": flags,
+        "low": short(min(flat, default=0.0)), "high": short(max(flat, default=1.0)),
+    }  # fmt: skip
+
+
+def truths(run: Run, layer: str, texts: Texts) -> dict[str, Any]:
+    """`t` right texts, `r` whether the label is, `k` the right one's rank; empty without truth."""
+    truth = truth_of(run, layer)
+    if truth is None:
+        return {}
+    return {
+        "t": [texts.number(name) for name in truth["truth"]],
+        "r": [int(right) for right in truth["right"]],
+        "k": [short(rank) for rank in truth["rank"]],
+    }
+
+
+def others(run: Run, layer: str, units: Sequence[int], texts: Texts) -> dict[str, Any]:
+    """`o` the labels of each other method, `a` how near all texts are to the description."""
+    facts, found = run.material.facts, {}
+    labels = facts.get("others", {})
+    if labels:
+        found["o"] = [
+            [texts.number(own.get(layer, {}).get(str(unit), "")) for unit in units]
+            for own in labels.values()
+        ]
+    agreement = facts.get("agreement", {}).get(layer)
+    if agreement and len(agreement) == len(units):
+        found["a"] = agreement
+    return found
+
+
+def details(run: Run, layer: str, units: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Chunks of `CHUNK` units: their pictures, activations there, regions, and histograms."""
+    images = _top_images(run, layer)
+    own, place = run.material.layers.get(layer, {}), {u: i for i, u in enumerate(run.rows(layer)["unit"])}
+    for start in range(0, len(units), CHUNK):
+        names: dict[str, int] = {}
+        chunk = [
+            _unit(images.get(unit, []), own, place.get(unit), names)
+            for unit in units[start : start + CHUNK]
+        ]
+        pictures = run.material.pictures
+        yield {"images": [[name, *pictures.get(name, [])] for name in names], "units": chunk}
+
+
+def _top_images(run: Run, layer: str) -> dict[int, list[tuple[str, float]]]:
+    """Each unit's best images, as many as the report shows."""
+    most = run.material.facts.get("images", 5)
+    rows = run.top_images[run.top_images["layer"] == layer]
+    rows = rows[rows["rank"].astype(float) <= most]
+    found: dict[int, list[tuple[str, float]]] = {}
+    for unit, image, activation in zip(rows["unit"], rows["image"], rows["activation"], strict=True):
+        found.setdefault(int(unit), []).append((str(image), float(activation)))
+    return found
+
+
+def _unit(
+    shown: Sequence[tuple[str, float]], own: dict[str, Any], place: int | None,
+    names: dict[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """`i` images by their number in the chunk, `v` activations, `p` paths, `h` histogram."""
+    unit: dict[str, Any] = {
+        "i": [names.setdefault(name, len(names)) for name, _ in shown],
+        "v": [short(value) for _, value in shown],
+    }
+    if place is None:
+        return unit
+    if place < len(own.get("outlines", ())):
+        unit["p"] = own["outlines"][place][: len(shown)]
+        unit["th"] = own["thresholds"][place]
+    if place < len(own.get("counts", ())):
+        unit |= {"h": own["counts"][place], "lo": own["low"][place], "hi": own["high"][place]}
+    return unit
