@@ -177,8 +177,9 @@ def _dissect(
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes
     run["seconds"] = stages.seconds
-    tables = [pd.concat(found, ignore_index=True) for found in (described, shown)]
-    return Result(*tables, run, counted)
+    tables = {"descriptions": described, "top_images": shown}
+    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    return Result(**whole, run=run, histograms=counted)
 
 
 def _target(

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from clipdissect.report.build import build
 from clipdissect.report.collect import collect
+from clipdissect.report.compare import compare
 from clipdissect.report.loading import Run, load
-from clipdissect.report.others import read_labels
+from clipdissect.report.others import read_labels, set_others
 from clipdissect.report.settings import ReportSettings
 
-__all__ = ["ReportSettings", "Run", "build", "collect", "load", "read_labels"]
+__all__ = [
+    "ReportSettings",
+    "Run",
+    "build",
+    "collect",
+    "compare",
+    "load",
+    "read_labels",
+    "set_others",
+]

@@ -40,7 +40,7 @@ def page_of(run: Run) -> page.Page:
     start = {
         "mode": "run", "chunk": CHUNK, "sides": [run.name],
         "others": list(run.material.facts.get("others", {})),
-        "by": run.material.facts.get("agreement_by"), "slots": slots(run), "regions": outlined(run),
+        "slots": [slots(run)], "regions": outlined(run),
         "layers": [_layer(run, name, texts) for name in run.layers], "texts": list(texts.numbers),
     }  # fmt: skip
     found = {
@@ -51,8 +51,8 @@ def page_of(run: Run) -> page.Page:
     target, probe = (run.run.get(key, {}) for key in ("target", "probe"))
     heading = " on ".join(part["name"] for part in (target, probe) if part.get("name"))
     values = {
-        "body": "run", "title": f"{heading or run.name} - clipdissect", "kind": "CLIP-Dissect report",
-        "heading": heading or run.name, "layers": layers,
+        "body": "run", "title": f"{heading or run.name} - clipdissect",
+        "kind": "CLIP-Dissect report", "heading": heading or run.name, "layers": layers,
         "facts": header(run, sum(layer.units for layer in layers)),
         "warnings": warnings(run, layers), "notes": notes_on_pictures(run),
         "made": f"Run {relative(run.name)}.",

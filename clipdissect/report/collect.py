@@ -23,7 +23,6 @@ from clipdissect.report.outlines import outline
 from clipdissect.report.pictures import Seen
 from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.settings import ReportSettings
-
 from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.target import Target
@@ -96,7 +95,9 @@ def _pictures(
         made = seen.file(name)
         if made is None:
             continue
-        path = folder / REPORT / THUMBNAILS / f"{digest.of(seen.folder.name, name)[:20]}{made.suffix}"
+        path = (
+            folder / REPORT / THUMBNAILS / f"{digest.of(seen.folder.name, name)[:20]}{made.suffix}"
+        )
         if not path.is_file():
             with atomic(path) as temporary:
                 shutil.copyfile(made, temporary)

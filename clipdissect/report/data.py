@@ -1,8 +1,8 @@
 """A run's units as a page's scripts read them.
 
-Texts, scores and flags of all units are in one file, for search must see all; pictures, regions and
-histograms are in a file for every hundred units, loaded when their cards come into view. Pages opened
-from disk can't fetch JSON, so these are scripts that hand over one value each.
+Texts, scores and flags of all units are in one file, for search must see all; pictures, regions
+and histograms are in a file for every hundred units, loaded when their cards come into view. Pages
+opened from disk can't fetch JSON, so these are scripts that hand over one value each.
 """
 
 from __future__ import annotations
@@ -52,11 +52,22 @@ def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def truths(run: Run, layer: str, texts: Texts) -> dict[str, Any]:
-    """`t` right texts, `r` whether the label is, `k` the right one's rank; empty without truth."""
+def truths(
+    run: Run, layer: str, texts: Texts, units: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """`t` right texts, `r` whether the label is, `k` the right one's rank; empty without truth.
+
+    Args:
+        run: the run.
+        layer: of it.
+        texts: where texts get their numbers.
+        units: some of the layer's units, in order; None for all.
+    """
     truth = truth_of(run, layer)
     if truth is None:
         return {}
+    if units is not None:
+        truth = truth.set_axis(run.rows(layer)["unit"].tolist()).loc[list(units)]
     return {
         "t": [texts.number(name) for name in truth["truth"]],
         "r": [int(right) for right in truth["right"]],
@@ -82,12 +93,11 @@ def others(run: Run, layer: str, units: Sequence[int], texts: Texts) -> dict[str
 def details(run: Run, layer: str, units: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Chunks of `CHUNK` units: their pictures, activations there, regions, and histograms."""
     images = _top_images(run, layer)
-    own, place = run.material.layers.get(layer, {}), {u: i for i, u in enumerate(run.rows(layer)["unit"])}
+    own = run.material.layers.get(layer, {})
     for start in range(0, len(units), CHUNK):
         names: dict[str, int] = {}
         chunk = [
-            _unit(images.get(unit, []), own, place.get(unit), names)
-            for unit in units[start : start + CHUNK]
+            _unit(unit, images.get(unit, []), own, names) for unit in units[start : start + CHUNK]
         ]
         pictures = run.material.pictures
         yield {"images": [[name, *pictures.get(name, [])] for name in names], "units": chunk}
@@ -99,25 +109,25 @@ def _top_images(run: Run, layer: str) -> dict[int, list[tuple[str, float]]]:
     rows = run.top_images[run.top_images["layer"] == layer]
     rows = rows[rows["rank"].astype(float) <= most]
     found: dict[int, list[tuple[str, float]]] = {}
-    for unit, image, activation in zip(rows["unit"], rows["image"], rows["activation"], strict=True):
+    for unit, image, activation in zip(
+        rows["unit"], rows["image"], rows["activation"], strict=True
+    ):
         found.setdefault(int(unit), []).append((str(image), float(activation)))
     return found
 
 
 def _unit(
-    shown: Sequence[tuple[str, float]], own: dict[str, Any], place: int | None,
-    names: dict[str, int],
-) -> dict[str, Any]:  # fmt: skip
+    number: int, shown: Sequence[tuple[str, float]], own: dict[str, Any], names: dict[str, int]
+) -> dict[str, Any]:
     """`i` images by their number in the chunk, `v` activations, `p` paths, `h` histogram."""
     unit: dict[str, Any] = {
         "i": [names.setdefault(name, len(names)) for name, _ in shown],
         "v": [short(value) for _, value in shown],
     }
-    if place is None:
-        return unit
-    if place < len(own.get("outlines", ())):
-        unit["p"] = own["outlines"][place][: len(shown)]
-        unit["th"] = own["thresholds"][place]
-    if place < len(own.get("counts", ())):
-        unit |= {"h": own["counts"][place], "lo": own["low"][place], "hi": own["high"][place]}
+    if number < len(own.get("outlines", ())):
+        unit["p"] = own["outlines"][number][: len(shown)]
+        unit["th"] = own["thresholds"][number]
+    if number < len(own.get("counts", ())):
+        counted = {"h": own["counts"], "lo": own["low"], "hi": own["high"]}
+        unit |= {name: values[number] for name, values in counted.items()}
     return unit

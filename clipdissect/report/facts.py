@@ -9,7 +9,11 @@ from clipdissect.report.loading import Run
 from clipdissect.report.overview import Layer
 
 # An absolute path of Unix or Windows; of `https://x/y` the slashes come after a colon.
-_ABSOLUTE = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;]+[/\\])+([^\s/\\'\",;]*)")
+_ABSOLUTE = re.compile(
+    r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;]+[/\\])+([^\s/\\'\",;]*)"
+)
+
+UNSHOWN = ("name", "memory_gb")  # the latter changes no number
 
 
 def relative(text: str) -> str:
@@ -30,7 +34,6 @@ def header(run: Run, units: int) -> list[tuple[str, str]]:
         ("Concepts", _of_texts(concepts)),
         ("Encoder", facts.get("encoder")),
         ("Similarity", _with_parameters(_dict(facts, "similarity"))),
-        ("Summary", _dict(facts, "summary").get("kind")),
         ("Method", _with_parameters(_dict(facts, "method"))),
         ("Date", str(facts.get("date", "")).replace("T", " ")[:16]),
         ("Took", _seconds(_dict(facts, "seconds"))),
@@ -50,7 +53,7 @@ def warnings(run: Run, layers: list[Layer]) -> list[str]:
                      f"out; run.json lists them")  # fmt: skip
     if dead:
         found.append(f"{dead} units never vary on these images (dead) and have no description")
-    if not run.material.facts:
+    if len(run.top_images) and not run.material.pictures:
         found.append("there are no pictures and no histograms: the run's part for the report is "
                      "missing (switched off, interrupted, or made by another version)")  # fmt: skip
     return [relative(text) for text in found]
@@ -66,7 +69,7 @@ def notes_on_pictures(run: Run) -> list[str]:
     images = [own["threshold_images"] for own in layers.values() if "thresholds" in own]
     if images:
         total = facts.get("probe_images")
-        of_all = f"all {total}" if images[0] == total else f"{images[0]} of the {total}, at random,"
+        of_all = f"all {total}" if images[0] == total else f"{images[0]} random ones of the {total}"
         notes.append(
             f"Bright regions are where the unit exceeds its 99.5 % quantile over positions, "
             f"estimated from {of_all} images of the probe. Maps finer than 28 x 28 positions are "
@@ -75,8 +78,8 @@ def notes_on_pictures(run: Run) -> list[str]:
         lacking = sum(path is None for own in layers.values() for slots in own.get("outlines", ())
                       for path in slots)  # fmt: skip
         if lacking:
-            notes.append(f"{lacking:,} pictures have no region: the network was shown only the "
-                         f"most frequent top images again (report.regions).")  # fmt: skip
+            notes.append(f"{lacking:,} pictures have no region: the network was shown some images "
+                         f"again, not all of these (report.regions).")  # fmt: skip
     if any(own.get("whole") is False for own in layers.values()):
         kept = next(own["images"] for own in layers.values() if own.get("whole") is False)
         notes.append(f"Activation histograms count the {kept} top images that were kept of each "
@@ -103,7 +106,7 @@ def _of_texts(concepts: dict[str, Any]) -> str:
 
 def _with_parameters(values: dict[str, Any]) -> str:
     """A name with its parameters in brackets; those that are None are left out."""
-    shown = ", ".join(f"{k} {v}" for k, v in values.items() if k != "name" and v is not None)
+    shown = ", ".join(f"{k} {v}" for k, v in values.items() if k not in UNSHOWN and v is not None)
     return f"{values.get('name', '')} ({shown})" if shown else str(values.get("name", ""))
 
 

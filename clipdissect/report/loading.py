@@ -63,8 +63,9 @@ class Run:
 
     def rows(self, layer: str) -> pd.DataFrame:
         """A layer's descriptions."""
-        rows: pd.DataFrame = self.descriptions[self.descriptions["layer"] == layer]
-        return rows.reset_index(drop=True)
+        rows = self.descriptions[self.descriptions["layer"] == layer]
+        numbered: pd.DataFrame = rows.reset_index(drop=True)
+        return numbered
 
 
 def load(path: str | Path) -> Run:
@@ -97,8 +98,11 @@ def _whole(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("layer", "unit", "description"):
         if column not in table:
             raise DissectError(f"the table of descriptions has no column {column}")
-    missing = {"similarity": float("nan"), "margin": float("nan"), "flags": ""}
-    return table.assign(**{k: v for k, v in missing.items() if k not in table})
+    missing: dict[str, Any] = {"similarity": float("nan"), "margin": float("nan"), "flags": ""}
+    for column, filler in missing.items():
+        if column not in table:
+            table = table.assign(**{column: filler})
+    return table
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -107,10 +111,11 @@ def _table(path: Path) -> pd.DataFrame:
         return _empty()
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        numbers = {c: pd.to_numeric(table[c]) for c in table if NUMBERS.fullmatch(str(c))}
+        for column in filter(NUMBERS.fullmatch, map(str, table)):
+            table[column] = pd.to_numeric(table[column])
     except (ValueError, pd.errors.ParserError) as error:
         raise DissectError(f"{path} can't be read: {error}") from error
-    return table.assign(**numbers)
+    return table
 
 
 def _empty() -> pd.DataFrame:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clipdissect import method
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
+from clipdissect.report.material import read_material
 
 Labels = dict[str, dict[str, str]]  # layer to unit's number to label
 
@@ -45,3 +47,18 @@ def read_labels(name: str, source: str | Mapping[str, Any]) -> Labels:
     ):  # fmt: skip
         labels.setdefault(str(layer), {})[str(unit)] = str(text)
     return labels
+
+
+def set_others(run: str | Path, others: Mapping[str, Labels]) -> None:
+    """Put other labels into a run's material, in place of those that are there.
+
+    Agreement with the earlier ones goes: it takes a sentence encoder to know the new.
+
+    Args:
+        run: the folder.
+        others: name to labels.
+    """
+    folder = Path(run).expanduser()
+    material = read_material(folder)
+    kept = {k: v for k, v in material.facts.items() if not k.startswith("agreement")}
+    replace(material, facts={**kept, "others": dict(others)}).write(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Float
 
@@ -27,16 +29,16 @@ def outline(values: Float[np.ndarray, "h w"], threshold: float) -> str:
     if not values.max() > threshold:
         return ""
     height, width = values.shape
-    found = contour_generator(
+    filler = contour_generator(
         _places(width), _places(height), np.pad(values, 1, mode="edge"),
         fill_type=FillType.OuterOffset,
     )  # fmt: skip
     above = float(np.nextafter(np.float64(threshold), np.inf))
-    polygons, offsets = found.filled(above, float(values.max()) + 1)
-    parts = []
-    for points, starts in zip(polygons, offsets, strict=True):
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
-            parts.append(_closed(points[start:stop]))
+    found = filler.filled(above, float(values.max()) + 1)
+    parts: list[str] = []
+    for points, starts in zip(found[0], found[1], strict=True):
+        assert points is not None and starts is not None  # of chunked contours they may be
+        parts += [_closed(points[start:stop]) for start, stop in pairwise(starts)]
     return "".join(parts)
 
 
@@ -51,9 +53,7 @@ def _closed(points: Float[np.ndarray, "points 2"]) -> str:
     whole = np.rint(points[:-1]).astype(int)
     kept = [p for p, before in zip(whole, np.roll(whole, 1, axis=0), strict=True)
             if (p != before).any()]  # fmt: skip
-    corners = [
-        p for i, p in enumerate(kept) if _turn(kept[i - 1], p, kept[(i + 1) % len(kept)])
-    ]
+    corners = [p for i, p in enumerate(kept) if _turn(kept[i - 1], p, kept[(i + 1) % len(kept)])]
     if len(corners) < 3:
         return ""
     return "M" + "L".join(f"{x} {y}" for x, y in corners) + "Z"

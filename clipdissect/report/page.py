@@ -54,7 +54,9 @@ def write(page: Page, folder: Path) -> Path:
         write_text(folder / "assets" / name, _static(name))
     clear(folder)
     for (side, layer, chunk), values in page.details.items():
-        write_text(folder / "data" / f"{side}-{layer}-{chunk}.js", _details(side, layer, chunk, values))
+        write_text(
+            folder / "data" / f"{side}-{layer}-{chunk}.js", _details(side, layer, chunk, values)
+        )
     write_text(folder / "data" / "units.js", _start(page.start))
     scripts = [*(f"assets/{name}" for name in SCRIPTS), "data/units.js"]
     html = _render(page, scripts=scripts, inline=None)

@@ -55,8 +55,7 @@ def _colours(
     order of channels needn't be known.
     """
     black, *primaries = (
-        _middle(preprocess, colour)
-        for colour in ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+        _middle(preprocess, colour) for colour in ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
     )
     if len(black) != 3:
         return None

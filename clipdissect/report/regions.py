@@ -85,8 +85,8 @@ class Gathered:
     def _count(self, maps: Float[Tensor, "batch units h w"]) -> None:
         values = maps.flatten(2)
         if values.shape[2] > FINEST**2:
-            drawn = torch.randperm(values.shape[2], generator=self.generator)[: FINEST**2]
-            values = values[:, :, drawn]
+            places = torch.randperm(values.shape[2], generator=self.generator)[: FINEST**2]
+            values = values[:, :, places]
         self.positions += values.shape[0] * values.shape[2]
         most = int(ABOVE * self.sampled * values.shape[2]) + 1
         both = torch.cat([self.largest, values.transpose(0, 1).flatten(1)], 1)
@@ -104,7 +104,7 @@ def find_regions(
         probe: the images.
         settings: how to run the network.
         top_images: `layer, unit, rank, image`, with as many ranks as are to be shown.
-        most: of the top images that the network is shown again, best ranks first; 0 for none.
+        most: images that the network is shown again, see `plan`; 0 for none.
         store: keeps the result; None keeps it nowhere.
 
     Raises:
@@ -127,33 +127,35 @@ def find_regions(
 def plan(
     top_images: pd.DataFrame, images: Sequence[str], most: int, seed: int = 0
 ) -> tuple[list[int], list[int]]:
-    """The images to run: top ones, and random ones of the whole probe.
+    """The images to run: random ones of the whole probe, and top ones.
 
     Args:
         top_images: `rank, image` of the units.
         images: the probe's names.
-        most: top images; of those of a rank the ones that most units share come first.
+        most: in all; up to 200, and half of them, are random. Of the top images the best ranks come
+            first, of a rank those that most units share.
         seed: of the random ones.
 
     Returns:
-        Numbers of the top images, and of the random ones; both sorted.
+        Numbers of all images, and of the random ones; both sorted.
     """
     places = {name: i for i, name in enumerate(images)}
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = shuffled[: min(SAMPLE, max(1, most // 2))]
     counts = top_images.groupby(["rank", "image"], sort=False).size().reset_index(name="units")
     ordered = counts.sort_values(["rank", "units"], ascending=[True, False], kind="stable")
-    names = list(dict.fromkeys(ordered["image"]))[:most]
-    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-    return sorted(places[name] for name in names), sorted(drawn.tolist())
+    numbers = dict.fromkeys([*drawn, *(places[name] for name in ordered["image"])])
+    return sorted(list(numbers)[:most]), sorted(drawn)
 
 
 def _computed(
     target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
 ) -> dict[str, Regions]:
-    top, drawn = plan(top_images, probe.images, most)
-    layers = _with_maps(target, probe, settings, list(top_images["layer"].unique()), top[0])
+    layers = _with_maps(target, probe, settings, top_images)
     if not layers:
         return {}
-    numbers, sampled = sorted({*top, *drawn}), torch.tensor(drawn)
+    numbers, drawn = plan(top_images, probe.images, most)
+    sampled = torch.tensor(drawn)
     tables = {str(layer): rows for layer, rows in top_images.groupby("layer", sort=False)}
     gathered = {layer: Gathered(_shown(tables[layer], probe), len(drawn)) for layer in layers}
     log.info("report: the target is shown %d images again for regions", len(numbers))
@@ -171,14 +173,14 @@ def _computed(
 
 
 def _with_maps(
-    target: Target, probe: Probe, settings: Settings, layers: Sequence[str], image: int
+    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame
 ) -> list[str]:
-    """The layers whose outputs have positions, found with one image."""
+    """The layers whose outputs have positions, found with one image that can be read."""
     found = []
-    one = probe.subset([image])
-    for layer in layers:
+    one = probe.subset([probe.images.index(top_images["image"].iloc[0])])
+    for layer in top_images["layer"].unique():
         try:
-            batch = next(iter(activation_maps(target, [layer], one, settings)))
+            (batch,) = activation_maps(target, [layer], one, settings)
         except DissectError as error:
             log.info("report: no regions of %s: %s", layer, error)
             continue

@@ -15,8 +15,8 @@ class ReportSettings:
 
     Args:
         images: top images a unit; as many as the run has where that is fewer.
-        regions: how many top images the network is shown again, to outline where units fire, best
-            ranks first; 0 outlines nothing.
+        regions: images at most that the network is shown again, to outline where units fire: some
+            at random, then top images, best ranks first; 0 outlines nothing.
         thumbnail: pixels a side of a picture.
         single_file: everything in `index.html`, up to `megabytes`.
         megabytes: of pictures in a single file; what is left out is told in the page.
@@ -28,7 +28,7 @@ class ReportSettings:
     """
 
     images: int = 5
-    regions: int = 500
+    regions: int = 400
     thumbnail: int = 160
     single_file: bool = False
     megabytes: float = 30.0

@@ -10,7 +10,7 @@
 
   const flag = (bit) => (item) => item.layer.sides.some((side) => side.f[item.row] & bit);
   const SHOWS = {
-    all: ["all", () => true],
+    all: ["all units", () => true],
     described: ["described", (item) => item.layer.sides.some((side) => side.d[item.row].length > 0)],
     changed: ["changed", (item) => item.layer.same && !item.layer.same[item.row]],
     same: ["same", (item) => item.layer.same && Boolean(item.layer.same[item.row])],
@@ -209,7 +209,6 @@
   function prepare(data) {
     dissect.data = data;
     dissect.title = document.title;
-    document.body.style.setProperty("--slots", Math.min(5, data.slots));
     data.hasTruth = data.layers.some((layer) => layer.t);
     data.most = Math.max(1, ...data.layers.flatMap((layer) => layer.sides.map((side) => Math.max(0, ...side.d.map((own) => own.length)))));
     data.layers.forEach((layer, number) => {

@@ -36,7 +36,7 @@
       if (score !== undefined) bar.style.width = `${Math.max(1, (100 * (score - side.low)) / span)}%`;
       const words = known ? text(side.d[row][rank]) : "";
       list.append(el("li", known ? {} : { class: "empty", "aria-hidden": "true" }, bar,
-        el("span", { title: words, text: words || " " }), el("b", { text: score === undefined ? "" : number(score) })));
+        el("span", { title: words, text: words || " " }), el("b", { text: score === undefined ? "" : dissect.score(score) })));
     }
     return list;
   }
@@ -82,41 +82,45 @@
     return el("li", {}, el("figure", {}, box, el("figcaption", {}, label, el("b", { text: activation }))));
   }
 
-  function strip(large) {
-    const slots = Array.from({ length: dissect.data.slots }, () => el("li", {}, el("div", { class: "frame" })));
-    return el("ul", { class: large ? "strip large" : "strip", "aria-label": "Top images" }, ...slots);
+  // Empty frames, filled once the unit's details are here.
+  function strip(item, place, large) {
+    const slots = dissect.data.slots[place];
+    const empty = (count) => Array.from({ length: Math.max(0, count) }, () => el("li", {}, el("div", { class: "frame" })));
+    const box = el("ul", { class: large ? "strip large" : "strip", "aria-label": "Top images" }, ...empty(slots));
+    box.style.setProperty("--slots", Math.min(5, slots));
+    const words = `unit ${item.unit}, ${descriptionOf(item.layer.sides[place], item.row)}`;
+    dissect.ask(place, item, (found, chunk) => {
+      if (!found) return;
+      const items = found.i.map((_, rank) => picture(found, chunk, rank, words, large));
+      box.replaceChildren(...items, ...(large ? [] : empty(slots - items.length)));
+    });
+    return box;
   }
 
-  function shown(found, chunk, words, large) {
-    const items = found.i.map((_, rank) => picture(found, chunk, rank, words, large));
-    while (!large && items.length < dissect.data.slots) items.push(el("li", {}, el("div", { class: "frame" })));
-    return items;
+  function line(name, value) {
+    return el("p", { class: "line" }, el("span", { text: name }), el("b", { title: value, text: value || "–" }));
   }
 
-  function line(name, value, kind) {
-    return el("p", { class: `line ${kind || ""}` }, el("span", { text: name }), el("b", { title: value, text: value || "–" }));
-  }
-
-  function knownTexts(item) {
+  // Layers without classes keep the place of the class, so that all cards are equally high.
+  function knownTexts(item, large) {
     const lines = [];
     const { layer, row } = item;
-    if (dissect.data.hasTruth) {
-      const rank = layer.k && layer.k[row] !== null && layer.k[row] > 1 ? ` (rank ${layer.k[row]})` : "";
-      lines.push(line("class", layer.t ? text(layer.t[row]) + rank : ""));
-    }
+    if (layer.t) {
+      const rank = layer.k[row] !== null && layer.k[row] > 1 ? ` (rank ${layer.k[row]})` : "";
+      lines.push(line("class", text(layer.t[row]) + rank));
+    } else if (dissect.data.hasTruth && !large) lines.push(el("p", { class: "line" }, "\u00a0"));
     (dissect.data.others || []).forEach((name, other) => lines.push(line(name, layer.o ? text(layer.o[other][row]) : "")));
     return lines;
   }
 
   function numbers(item, side) {
-    const parts = [["margin", number(side.m[item.row])]];
-    if (item.layer.a) parts.push(["agreement", number(item.layer.a[item.row])]);
-    return el("p", { class: "small" }, ...parts.flatMap(([name, value]) => [el("span", { text: `${name} ` }), el("b", { text: value })]));
+    const parts = [["margin", side.m[item.row]]];
+    if (item.layer.a) parts.push(["agreement", item.layer.a[item.row]]);
+    const shown = parts.filter(([, value]) => value !== null);
+    return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
   }
 
   function sideOf(item, side, place, large) {
-    const words = `unit ${item.unit}, ${descriptionOf(side, item.row)}`;
-    const images = strip(large);
     const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side));
     const most = large ? side.d[item.row].length : Math.min(MOST_BARS, dissect.data.most);
     const heading = el(large ? "h2" : "h3", { class: side.d[item.row].length ? "" : "none" });
@@ -126,24 +130,24 @@
     content.push(large || place ? label : el("a", { href: dissect.address(item), class: "open" }, label));
     heading.append(...content);
     const box = el("div", { class: "side" }, heading);
-    if (dissect.data.slots) box.append(images);
+    if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
     box.append(el("div", { class: "below" }, bars(side, item.row, most), plot));
-    dissect.ask(place, item, (found, chunk) => {
+    dissect.ask(place, item, (found) => {
       if (!found) return;
-      images.replaceChildren(...shown(found, chunk, words, large));
       plot.replaceChild(histogram(found), plot.firstChild);
-      box.dataset.loaded = "yes";
     });
     return box;
   }
 
   function contents(item, large) {
     const name = el("span", { class: "name" }, el("span", { text: item.layer.name, title: item.layer.name }), el("b", { text: item.unit }));
-    return [
+    const content = [
       el("div", { class: "head" }, name, badges(item)),
+      dissect.data.shared ? strip(item, 0, large) : null,
       el("div", { class: "sides" }, ...item.layer.sides.map((side, place) => sideOf(item, side, place, large))),
-      el("div", { class: "known" }, ...knownTexts(item)),
+      el("div", { class: "known" }, ...knownTexts(item, large)),
     ];
+    return content.filter(Boolean);
   }
 
   dissect.card = (item) => el("article", { class: "card", role: "listitem" }, ...contents(item, false));

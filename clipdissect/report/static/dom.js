@@ -25,6 +25,13 @@ window.dissect = { data: null, chunks: new Map(), files: {}, waiting: new Map() 
     return String(Number(value.toPrecision(size >= 100 ? 4 : 3)));
   };
 
+  // Three digits, with the zeros, for columns of numbers.
+  dissect.score = (value) => {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    return value === 0 || (size >= 0.001 && size < 1000) ? value.toPrecision(3) : dissect.number(value);
+  };
+
   dissect.text = (number) => (number === undefined || number < 0 ? "" : dissect.data.texts[number]);
   dissect.unit = (layer, row) => (Array.isArray(layer.units) ? layer.units[row] : row);
   dissect.rows = (layer) => (Array.isArray(layer.units) ? layer.units.length : layer.units);
@@ -40,7 +47,9 @@ window.dissect = { data: null, chunks: new Map(), files: {}, waiting: new Map() 
   };
 
   // The details of a unit: now if they are here, else once their file has been read.
-  dissect.ask = (side, item, call) => {
+  // Two runs that show the same top images share them, and the histograms of the same activations.
+  dissect.ask = (place, item, call) => {
+    const side = dissect.data.shared ? 0 : place;
     const chunk = Math.floor(item.row / dissect.data.chunk);
     const key = `${side}-${item.number}-${chunk}`;
     const give = (values) => call(values && values.units[item.row - chunk * dissect.data.chunk], values);
