@@ -6,6 +6,7 @@ clipdissect show results/dissect/<run> layer4/720
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,8 @@ def _print_pictures(out: Any, unit: Unit, images: int) -> None:
     for place, picture in enumerate(pictures):
         row.paste(picture, (place * (side + GAP), 0))
     width = min(out.width, IMAGE * len(pictures))
+    # Terminals that don't answer its questions are no news to the user.
+    logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     try:
         from textual_image.renderable import Image as Inline  # asks the terminal what it can
 

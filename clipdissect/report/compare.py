@@ -139,7 +139,7 @@ def _page(runs: tuple[Run, Run], pairs: list[Pair], sentences: Sentences) -> pag
     by = "" if sentences is None or isinstance(sentences, MissingResource) else sentences.name
     shared = _same_images(runs, pairs)
     start = {
-        "mode": "compare", "chunk": CHUNK, "sides": [run.name for run in runs], "others": [],
+        "mode": "compare", "chunk": CHUNK, "sides": short_names(runs), "others": [],
         "slots": [slots(run) for run in runs], "shared": shared,
         "regions": any(map(outlined, runs)),
         "layers": [_layer(runs, pair, texts) for pair in pairs], "texts": list(texts.numbers),
@@ -151,6 +151,20 @@ def _page(runs: tuple[Run, Run], pairs: list[Pair], sentences: Sentences) -> pag
         for chunk, values in enumerate(details(run, pair.name, pair.units))
     }
     return page.Page("compare.html", _values(runs, pairs, by), start, found)
+
+
+def short_names(runs: tuple[Run, Run]) -> list[str]:
+    """What tells the two from each other: the parts that differ, else the folders' names."""
+    parts = ("method", "target", "probe", "concepts", "encoder", "similarity")
+    found = [[_name(run.run.get(part)) for part in parts] for run in runs]
+    differ = [i for i in range(len(parts)) if found[0][i] != found[1][i]]
+    names = [", ".join(own[i] for i in differ if own[i]) for own in found]
+    known = [name or run.name for name, run in zip(names, runs, strict=True)]
+    return known if known[0] != known[1] else [run.name for run in runs]
+
+
+def _name(part: Any) -> str:
+    return str(part.get("name", "")) if isinstance(part, dict) else str(part or "")
 
 
 def _layer(runs: tuple[Run, Run], pair: Pair, texts: Texts) -> dict[str, Any]:
@@ -170,14 +184,15 @@ def _values(runs: tuple[Run, Run], pairs: list[Pair], by: str) -> dict[str, Any]
     known = near[np.isfinite(near)]
     compared, same = len(near), sum(sum(pair.same) for pair in pairs)
     rights = {pair.name: [_right(run, pair) for run in runs] for pair in pairs}
+    names = short_names(runs)
     heads = [
-        {"tag": tag, "name": run.name, "facts": header(run, len(run.descriptions)),
+        {"tag": tag, "name": name, "facts": [("Run", run.name), *header(run, len(run.descriptions))],
          "warnings": warnings(run, overview(run))}
-        for tag, run in zip(TAGS, runs, strict=True)
+        for tag, name, run in zip(TAGS, names, runs, strict=True)
     ]  # fmt: skip
     return {
-        "body": "compare", "title": f"{runs[0].name} and {runs[1].name} - clipdissect",
-        "kind": "CLIP-Dissect comparison", "heading": f"{runs[0].name} and {runs[1].name}",
+        "body": "compare", "title": f"{names[0]} and {names[1]} - clipdissect",
+        "kind": "CLIP-Dissect comparison", "heading": f"{names[0]} and {names[1]}",
         "sides": heads, "compared": compared, "same": same, "by": by,
         "mean": float(known.mean()) if len(known) else None,
         "histogram": histogram_of(pd.Series(known)) if len(known) else None,

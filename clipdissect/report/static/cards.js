@@ -16,7 +16,7 @@
     if (item.layer.near) {
       const near = item.layer.near[item.row];
       const same = item.layer.same[item.row];
-      list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${number(near)}` }));
+      list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${near.toFixed(2)}` }));
     }
     return el("span", { class: "badges" }, ...list);
   }
@@ -145,7 +145,7 @@
       el("div", { class: "head" }, name, badges(item)),
       dissect.data.shared ? strip(item, 0, large) : null,
       el("div", { class: "sides" }, ...item.layer.sides.map((side, place) => sideOf(item, side, place, large))),
-      el("div", { class: "known" }, ...knownTexts(item, large)),
+      el("div", { class: item.layer.t || item.layer.o ? "known" : "known blank" }, ...knownTexts(item, large)),
     ];
     return content.filter(Boolean);
   }
