@@ -312,7 +312,8 @@ def test_layers_that_have_no_map_are_left_out(tmp_path: Path, images: Path) -> N
 
     target = Target("tiny", Tokens(), preprocess(), ("tokens", "relu"))
     probe = probes.build("folder", root=str(images))
-    table = pd.DataFrame({"layer": ["tokens", "relu"], "unit": 0, "rank": 1, "image": "red0.png"})
+    layers, units = ["tokens"] * 3 + ["relu"] * 4, [*range(3), *range(4)]
+    table = pd.DataFrame({"layer": layers, "unit": units, "rank": 1, "image": "red0.png"})
     found = regions.find_regions(target, probe, SETTINGS, table, 10, None)
     assert list(found) == ["relu"]
     assert regions.find_regions(target, probe, SETTINGS, table, 0, None) == {}
