@@ -186,8 +186,8 @@ def _values(runs: tuple[Run, Run], pairs: list[Pair], by: str) -> dict[str, Any]
     rights = {pair.name: [_right(run, pair) for run in runs] for pair in pairs}
     names = short_names(runs)
     heads = [
-        {"tag": tag, "name": name, "facts": [("Run", run.name), *header(run, len(run.descriptions))],
-         "warnings": warnings(run, overview(run))}
+        {"tag": tag, "name": name, "warnings": warnings(run, overview(run)),
+         "facts": [("Run", run.name), *header(run, len(run.descriptions))]}
         for tag, name, run in zip(TAGS, names, runs, strict=True)
     ]  # fmt: skip
     return {

@@ -221,7 +221,7 @@
     if (data.cut) document.querySelector("main").prepend(el("p", { class: "warning", role: "note", text: data.cut }));
     by("regions").hidden = !data.regions;
     document.body.dataset.regions = "on";
-    document.body.dataset.view = "list";
+    document.body.dataset.view = wanted() ? "one" : "list"; // a link to one unit loads no others
     options();
     theme(false);
     listen();

@@ -150,6 +150,6 @@
     return content.filter(Boolean);
   }
 
-  dissect.card = (item) => el("article", { class: "card", role: "listitem" }, ...contents(item, false));
+  dissect.card = (item) => el("div", { class: "card", role: "listitem" }, ...contents(item, false));
   dissect.large = (item) => el("article", { class: "card one" }, ...contents(item, true));
 })();
