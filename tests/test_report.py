@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from clipdissect.report.overview import overview
 from clipdissect.report.pictures import Seen
 from clipdissect.report.unit import unit_of
 from clipdissect.target import Target
+from experiments import cli
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -292,6 +294,34 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
                           ("head/4", "no unit 4; its units are 0 to 3")):  # fmt: skip
         with pytest.raises(DissectError, match=says):
             unit_of(run, address)
+
+
+def test_commands(
+    tmp_path: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = run_of(tmp_path / "run", images)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("layer,unit,description\nhead,0,crimson\n")
+
+    def command(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["clipdissect", *map(str, arguments)])
+        cli.main()
+        return capsys.readouterr().out
+
+    assert "index.html" in command("report", folder, "--against", f"milan={labels}")
+    said = command("show", folder, "head/0")
+    for part in ("head/0  red", "red (right)", "milan", "crimson", "red0.png"):
+        assert part in said
+    page = Path(command("compare", folder, labels, "--sentence", "none").strip())
+    assert page == tmp_path / "compare" / "run" / "index.html" and page.is_file()
+    for arguments in (("show", folder, "haed/0"), ("report", tmp_path), ("compare", folder, "no")):
+        with pytest.raises(SystemExit) as stopped:
+            command(*arguments)
+        assert stopped.value.code == 2
+        assert "error: " in capsys.readouterr().err
 
 
 def test_settings_are_checked() -> None:

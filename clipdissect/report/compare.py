@@ -18,7 +18,7 @@ from clipdissect.files import atomic
 from clipdissect.report import page
 from clipdissect.report.build import outlined, slots
 from clipdissect.report.data import CHUNK, Texts, details, side, truths
-from clipdissect.report.facts import header, relative, warnings
+from clipdissect.report.facts import header, notes_on_pictures, relative, warnings
 from clipdissect.report.loading import Run, load
 from clipdissect.report.material import REPORT, THUMBNAILS, short
 from clipdissect.report.overview import histogram_of, overview
@@ -196,7 +196,7 @@ def _values(runs: tuple[Run, Run], pairs: list[Pair], by: str) -> dict[str, Any]
         "sides": heads, "compared": compared, "same": same, "by": by,
         "mean": float(known.mean()) if len(known) else None,
         "histogram": histogram_of(pd.Series(known)) if len(known) else None,
-        "pairing": _pairing(runs, pairs), "notes": [], "made": "",
+        "pairing": _pairing(runs, pairs), "notes": notes_on_pictures(runs[0]), "made": "",
         "layers": [{"name": pair.name, "units": len(pair.units), "same": sum(pair.same),
                     "mean": pair.mean, "right": rights[pair.name]} for pair in pairs],
         "any_truth": any(right is not None for both in rights.values() for right in both),
