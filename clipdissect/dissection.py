@@ -24,6 +24,7 @@ from clipdissect.digest import Transform
 from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
+from clipdissect.histograms import Histograms, histograms
 from clipdissect.paths import store_dir
 from clipdissect.provenance import provenance
 from clipdissect.results import write_result
@@ -48,11 +49,14 @@ class Result:
             truth known, `truth_rank`: where the right concept stands among all, from 1.
         top_images: `layer, unit, rank, image, activation`.
         run: what the numbers depend on, and how long they took.
+        histograms: layer to the histograms of its units' activations, for reports; empty of
+            methods that see none.
     """
 
     descriptions: pd.DataFrame
     top_images: pd.DataFrame
     run: dict[str, Any] = field(default_factory=dict)
+    histograms: dict[str, Histograms] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:
         """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
@@ -161,18 +165,21 @@ def _dissect(
     _check_counts(scorer, len(captured.images), top, images)
     with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
-        described, shown = [], []
+        described, shown, counted = [], [], {}
         for layer, q in captured.activations.items():  # read one layer at a time
             right = truth.get(layer)
             described.append(
                 describe_layer(layer, q, activations, concepts.texts, scorer, top, right)
             )
             shown.append(top_images_of_layer(layer, q, captured.images, images))
+            counted[layer] = histograms(q)
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes
     run["seconds"] = stages.seconds
-    return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
+    tables = {"descriptions": described, "top_images": shown}
+    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    return Result(**whole, run=run, histograms=counted)
 
 
 def _target(

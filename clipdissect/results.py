@@ -19,10 +19,15 @@ def write_result(
 ) -> Path:
     """Write the tables, then `run.json`, which marks the folder as complete; returns the folder."""
     begin(folder)
-    write_table(folder / "descriptions.csv", descriptions)
-    write_table(folder / "top_images.csv", top_images)
+    write_tables(folder, descriptions, top_images)
     write_json(folder / "run.json", run)
     return folder
+
+
+def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
+    """Write `descriptions.csv` and `top_images.csv`, which a report can be made of already."""
+    write_table(folder / "descriptions.csv", descriptions)
+    write_table(folder / "top_images.csv", top_images)
 
 
 def begin(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from experiments.help import COMMANDS, RUNNERS, usage
+from experiments.help import COMMANDS, MODULES, RUNNERS, usage
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         print(f"error: {unknown('runner or command', name, known)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"clipdissect {name}", *rest]
-    import_module(f"experiments.{name}").main()
+    import_module(f"experiments.{MODULES.get(name, name)}").main()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ method=network_dissection and method=compositional compare units with the masks 
 labelled probe (probe=broden, probe=synthetic_broden) and need neither concepts nor an encoder.
 
 Writes descriptions.csv, top_images.csv, metrics.json and, last, run.json to
-<paths.results>/dissect/<date>_<time>/, and prints a table.
+<paths.results>/dissect/<date>_<time>/, prints a table, and makes report/index.html there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ def run(config: Any) -> float | None:
     """One dissection as configured; gives the objective of the tuning half, if one is set."""
     from clipdissect import evaluation, tuning
     from clipdissect.errors import DissectError
-    from clipdissect.results import begin, write_json
+    from clipdissect.results import begin, write_json, write_tables
     from clipdissect.stages import Stages
     from experiments.parts import Parts, track
+    from experiments.reporting import Reporter, truth_of
     from experiments.show import show
 
+    reporter = Reporter.of(config)
     parts = Parts.build(config)
     folder = results_folder()
     if not parts.team.leads:
@@ -33,6 +35,8 @@ def run(config: Any) -> float | None:
     if config.objective and parts.concepts:
         tuning.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
+    begin(folder)
+    write_tables(folder, result.descriptions, result.top_images)
     stages = Stages()
     with stages.stage("metrics"):
         metrics = evaluation.metrics(
@@ -44,11 +48,14 @@ def run(config: Any) -> float | None:
                 parts.sentences, parts.store, config.objective_seed,
             )  # fmt: skip
     result.run["seconds"] |= stages.seconds
-    begin(folder)
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     show(result, metrics, folder, units=config.show)
     track(config, folder, metrics, parts.probe)
+    reporter.write(
+        folder, result, parts.target, parts.probe, parts.settings, parts.store,
+        truth_of(parts.target), reporter.sentences(config, parts.sentences),
+    )  # fmt: skip
     return metrics["objective"]["tuning"] if config.objective else None
 
 

@@ -4,7 +4,8 @@ method=clip_dissect describes the layer itself; method=published_milan method.pa
 like, read labels from a file and need neither weights nor images. Writes descriptions.csv,
 units.csv (label, truth, rank and cosines of every unit), metrics.json (metrics, bootstrap
 intervals, and two controls: the best constant label and random ones), top_images.csv where there
-are images, and, last, run.json to <paths.results>/final_layer/<date>_<time>/, and prints a table.
+are images, and, last, run.json to <paths.results>/final_layer/<date>_<time>/, prints a table, and
+makes report/index.html there.
 
 evaluation.against=[FOLDER] adds paired intervals of the difference to an earlier run.
 """
@@ -23,10 +24,12 @@ def run(config: Any) -> None:
     from clipdissect.stages import Stages
     from experiments import judging
     from experiments.parts import of_group, track
+    from experiments.reporting import Reporter
     from experiments.show_final import show
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
+        reporter = Reporter.of(config)
         method = of_group(methods.build, config.method)
         job, truth = judging.job_and_truth(config, method)
         if not job.team.leads:
@@ -47,6 +50,10 @@ def run(config: Any) -> None:
     _write(folder, result, found)
     show(found, result.run, folder, units=config.show)
     track(config, folder, found.metrics, job.probe)
+    reporter.write(
+        folder, result, job.target, job.probe, job.settings, job.store,
+        {str(found.rows["layer"].iloc[0]): truth.names}, next(iter(sentences.values()), None),
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -20,12 +20,17 @@ RUNNERS = (
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
     "check_published",
+    "compare",
     "concepts",
     "fetch",
     "layers",
+    "report",
+    "show",
     "store",
     "tables",
 )  # fmt: skip
+# Commands whose module has another name.
+MODULES = {"show": "show_unit"}
 
 # Folders of `conf/` that are no config groups: `wandb` is for `wandb sweep`.
 NO_GROUPS = ("wandb",)
@@ -98,5 +103,5 @@ def runner_help(name: str) -> str:
 
 def docstring(name: str) -> str:
     """A runner's or command's module docstring, read without importing it."""
-    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parent / f"{MODULES.get(name, name)}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or name

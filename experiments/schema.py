@@ -93,6 +93,21 @@ class Comparison:
 
 
 @dataclass
+class Report:
+    """What a run's report shows; see `clipdissect.report.ReportSettings`."""
+
+    enabled: bool = True
+    images: int = 5  # top images a unit
+    regions: int = 400  # images that the target is shown again to outline regions; 0: no regions
+    thumbnail: int = 160  # pixels a side
+    single_file: bool = False
+    megabytes: float = 30.0  # of pictures in a single file
+    paths: str = "relative"  # or absolute, which links to the images' own files
+    # Labels of other methods by name: a run's folder, a CSV file, or {name: published, path: FILE}.
+    against: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Root:
     """The config of a run: one entry a group, and what belongs to no group."""
 
@@ -110,6 +125,7 @@ class Root:
     capture: Capture = field(default_factory=Capture)
     evaluation: Evaluation = field(default_factory=Evaluation)
     comparison: Comparison = field(default_factory=Comparison)
+    report: Report = field(default_factory=Report)
     top: int = 5  # descriptions a unit
     images: int = 10  # top images a unit
     show: int = 5  # units a layer in the printed table; 0 prints none

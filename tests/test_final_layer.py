@@ -16,7 +16,7 @@ from test_cli import run as run_command
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 from torch.nn import functional as F
 
-from clipdissect import sentence
+from clipdissect import report, sentence
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.target import Target
 from experiments import check_published, dissect, final_layer, paper, parts
@@ -86,8 +86,10 @@ def facts(folder: Path, name: str = "metrics") -> Any:
 def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runner("target.layers=[conv]")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "descriptions.csv", "metrics.json", "run.json", "top_images.csv", "units.csv",
+        "descriptions.csv", "metrics.json", "report", "run.json", "top_images.csv", "units.csv",
     ]  # fmt: skip
+    page = (folder / "report" / "index.html").read_text()
+    assert "<b>2</b> of 4 labels are the class's name" in page
     found = facts(folder)
     final = found["final_layer"]
     # Units are red, green, blue and dead; classes red, green, yellow, white. Yellow and white are
@@ -111,6 +113,21 @@ def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "best constant" in said
     assert "undefined: clip_vit_b16_cos: missing: weights of clip_vit_b16" in said
+
+
+def test_a_failing_report_is_a_warning(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no pictures today")
+
+    monkeypatch.setattr(report, "collect", fail)
+    folder = runner()
+    assert (folder / "run.json").is_file() and not (folder / "report").exists()
+    assert "the report failed (RuntimeError: no pictures today)" in caplog.text
+    assert not (runner("report.enabled=false") / "report").exists()
+    with pytest.raises(DissectError, match=r"report\.images is 0"):
+        runner("report.images=0")
 
 
 def test_two_functions_are_compared_in_pairs(

@@ -18,8 +18,8 @@ from tiny import write_colours
 
 from clipdissect import probe, tracking
 from clipdissect.errors import DissectError
+from clipdissect.thumbnails import Thumbnails
 from clipdissect.tracking import Finished, wandb_run
-from clipdissect.tracking.thumbnails import Thumbnails
 
 METRICS = {
     "layers": {"fc": {"units": 3, "dead": 0}},

@@ -10,7 +10,7 @@ from typing import Any
 
 from clipdissect.files import atomic
 from clipdissect.probe import Probe
-from clipdissect.tracking.thumbnails import Thumbnails
+from clipdissect.thumbnails import Thumbnails
 
 SIDE = 160  # pixels of an image in a panel
 DPI = 150

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect.thumbnails import Thumbnails
 from clipdissect.tracking.base import Finished
-from clipdissect.tracking.thumbnails import Thumbnails
 
 PICTURES = (".jpg", ".png")
 FACTS = ("date", "versions", "machine", "git", "digests", "notes")

@@ -1,0 +1,154 @@
+"""Pages: templates, scripts and data written into a folder, or into one file."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from clipdissect import __version__
+from clipdissect.files import write_text
+from clipdissect.report.material import THUMBNAILS, compact
+
+SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
+STYLE = "report.css"
+TYPES = {".webp": "image/webp", ".jpg": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page is made of.
+
+    Args:
+        template: its file's name.
+        values: of the template.
+        start: the data of all units.
+        details: (side, layer's number, chunk's number) to the chunk.
+    """
+
+    template: str
+    values: Mapping[str, Any]
+    start: Mapping[str, Any]
+    details: Mapping[tuple[int, int, int], Mapping[str, Any]]
+
+
+def write(page: Page, folder: Path) -> Path:
+    """Write a page as a folder that opens from disk; `index.html` is written last.
+
+    Args:
+        page: what to write.
+        folder: thumbnails lie in `thumbnails` below it.
+
+    Returns:
+        The path of `index.html`.
+    """
+    for name in (*SCRIPTS, STYLE):
+        write_text(folder / "assets" / name, _static(name))
+    clear(folder)
+    for (side, layer, chunk), values in page.details.items():
+        write_text(
+            folder / "data" / f"{side}-{layer}-{chunk}.js", _details(side, layer, chunk, values)
+        )
+    write_text(folder / "data" / "units.js", _start(page.start))
+    scripts = [*(f"assets/{name}" for name in SCRIPTS), "data/units.js"]
+    html = _render(page, scripts=scripts, inline=None)
+    write_text(folder / "index.html", html)
+    return folder / "index.html"
+
+
+def write_single(page: Page, folder: Path, megabytes: float) -> Path:
+    """Write a page as one file; pictures beyond the limit are left out, and the page says so.
+
+    Args:
+        page: what to write.
+        folder: where thumbnails lie, and where `index.html` goes.
+        megabytes: of pictures, as they stand in the file.
+
+    Returns:
+        The path of `index.html`.
+    """
+    clear(folder)
+    pictures, wanted = _embedded(page, folder / THUMBNAILS, megabytes * 1e6)
+    start = {**page.start, "single": True}
+    if len(pictures) < wanted:
+        start["cut"] = (
+            f"This single file holds {len(pictures):,} of {wanted:,} pictures, the best-ranked "
+            f"first: its limit is {megabytes:g} MB (report.megabytes). The folder holds all."
+        )
+    texts = [_static(name) for name in SCRIPTS]
+    texts.append(f"dissect.pictures({compact(pictures)});")
+    texts += [_details(*key, values) for key, values in page.details.items()]
+    texts.append(_start(start))
+    inline = {"css": Markup(_static(STYLE)), "scripts": [Markup(text) for text in texts]}
+    write_text(folder / "index.html", _render(page, scripts=[], inline=inline))
+    return folder / "index.html"
+
+
+def clear(folder: Path) -> None:
+    """Take away an earlier page and its data; material and thumbnails stay."""
+    (folder / "index.html").unlink(missing_ok=True)
+    shutil.rmtree(folder / "data", ignore_errors=True)
+
+
+def _embedded(page: Page, thumbnails: Path, limit: float) -> tuple[dict[str, str], int]:
+    """Files as data URLs, best ranks first, up to a limit; and how many there were."""
+    found: dict[str, str] = {}
+    size, full = 0, False
+    names = _by_rank(page)
+    for name in names:
+        path = thumbnails / name
+        if full or not path.is_file():
+            continue
+        text = base64.b64encode(path.read_bytes()).decode()
+        size += len(text)
+        full = size > limit
+        if not full:
+            found[name] = f"data:{TYPES[path.suffix]};base64,{text}"
+    return found, len(names)
+
+
+def _by_rank(page: Page) -> list[str]:
+    """Thumbnails' files, those that are a unit's best image first."""
+    ranked: list[tuple[int, str]] = []
+    for chunk in page.details.values():
+        for unit in chunk["units"]:
+            for rank, number in enumerate(unit["i"]):
+                image = chunk["images"][number]
+                if len(image) > 1:
+                    ranked.append((rank, image[1]))
+    return list(dict.fromkeys(name for _, name in sorted(ranked, key=lambda pair: pair[0])))
+
+
+def _details(side: int, layer: int, chunk: int, values: Mapping[str, Any]) -> str:
+    return f"dissect.details({side},{layer},{chunk},{compact(values)});\n"
+
+
+def _start(values: Mapping[str, Any]) -> str:
+    return f"dissect.start({compact(values)});\n"
+
+
+def _render(page: Page, scripts: Sequence[str], inline: Mapping[str, Any] | None) -> str:
+    template = _environment().get_template(page.template)
+    return template.render(**page.values, version=__version__, scripts=scripts, inline=inline)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("clipdissect.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+@cache
+def _static(name: str) -> str:
+    """One of the package's own files; none holds `</script>`."""
+    return (files("clipdissect.report") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,232 @@
+"use strict";
+// Search, filters, order, links, keys, theme and printing.
+(() => {
+  const by = (id) => document.getElementById(id);
+  const { el } = dissect;
+  const MOST_PRINTED = 200;
+  let items = [];
+  let scrolled = 0;
+  const choice = { query: "", layer: "", show: null, sort: null, turned: false };
+
+  const flag = (bit) => (item) => item.layer.sides.some((side) => side.f[item.row] & bit);
+  const SHOWS = {
+    all: ["all units", () => true],
+    described: ["described", (item) => item.layer.sides.some((side) => side.d[item.row].length > 0)],
+    changed: ["changed", (item) => item.layer.same && !item.layer.same[item.row]],
+    same: ["same", (item) => item.layer.same && Boolean(item.layer.same[item.row])],
+    right: ["right", (item) => item.layer.r && item.layer.r[item.row] === 1],
+    wrong: ["wrong", (item) => item.layer.r && item.layer.r[item.row] === 0],
+    low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], dead: ["dead", flag(1)],
+  };
+  const value = (found) => (found === undefined ? null : found);
+  const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);
+  const SORTS = {
+    near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : value(item.layer.near[item.row])), false],
+    score: ["score", score(0), true],
+    scoreB: ["score of B", score(1), true],
+    margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true],
+    agreement: ["agreement", (item) => (item.layer.a ? item.layer.a[item.row] : null), true],
+    unit: ["unit", (item) => item.place, false],
+    description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
+  };
+
+  function offered() {
+    const layers = dissect.data.layers;
+    const compares = dissect.data.sides.length > 1;
+    const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((own) => own.length));
+    const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((own) => own !== null)),
+      agreement: layers.some((layer) => layer.a), unit: true, description: true };
+    return Object.keys(SORTS).filter((name) => has[name]);
+  }
+
+  function options() {
+    for (const [name, [label, test]] of Object.entries(SHOWS)) {
+      const count = items.filter(test).length;
+      const whole = count === items.length && name !== "all" && name !== "wrong" && name !== "changed";
+      if (count && !whole) by("show").append(el("option", { value: name, text: name === "all" ? label : `${label} (${count.toLocaleString("en")})` }));
+    }
+    for (const name of offered()) by("sort").append(el("option", { value: name, text: SORTS[name][0] }));
+  }
+
+  function read() {
+    choice.query = by("search").value;
+    choice.layer = by("layer").value;
+    choice.show = { test: SHOWS[by("show").value][1] };
+    const [, key, down] = SORTS[by("sort").value];
+    choice.sort = { key, down };
+  }
+
+  function update() {
+    read();
+    const listed = dissect.choose(items, choice);
+    const some = listed.length === items.length ? "" : ` of ${items.length.toLocaleString("en")}`;
+    by("count").textContent = `${listed.length.toLocaleString("en")}${some} units`;
+    by("none").hidden = listed.length > 0;
+    const down = choice.sort.down !== choice.turned;
+    by("order").textContent = down ? "↓" : "↑";
+    by("order").title = `${down ? "Largest" : "Smallest"} first; turn round (o)`;
+  }
+
+  function changed() {
+    update();
+    const toolbar = document.querySelector(".toolbar");
+    if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
+  }
+
+  // Links: #layer/unit is one unit, everything else the list.
+  function wanted() {
+    let address = location.hash.slice(1);
+    try { address = decodeURIComponent(address); } catch { return null; }
+    const cut = address.lastIndexOf("/");
+    if (cut < 0) return null;
+    return items.find((item) => item.layer.name === address.slice(0, cut) && String(item.unit) === address.slice(cut + 1)) || null;
+  }
+
+  function route() {
+    const item = wanted();
+    const before = document.body.dataset.view;
+    if (item) {
+      if (before === "list") scrolled = scrollY;
+      document.body.dataset.view = "one";
+      one(item);
+      scrollTo(0, 0);
+    } else {
+      document.body.dataset.view = "list";
+      by("one").hidden = true;
+      dissect.redraw();
+      if (before === "one") back();
+    }
+  }
+
+  function back() {
+    scrollTo(0, scrolled);
+    const index = dissect.listed().indexOf(dissect.opened);
+    if (index >= 0) dissect.focusOn(index);
+  }
+
+  function around(item) {
+    const listed = dissect.listed();
+    const all = listed.includes(item) ? listed : items;
+    const index = all.indexOf(item);
+    return { previous: all[index - 1], next: all[index + 1], words: `${(index + 1).toLocaleString("en")} of ${all.length.toLocaleString("en")}` };
+  }
+
+  function one(item) {
+    dissect.opened = item;
+    const { previous, next, words } = around(item);
+    const step = (to, name, label, key) => el("a", to ? { class: "button", id: name, href: dissect.address(to), title: `${label} (${key})`, text: label } : { class: "button off", text: label });
+    const bar = el("nav", { "aria-label": "Units" }, el("a", { class: "button", id: "all", href: "#units", title: "Back to the list (Esc)", text: "← All units" }),
+      step(previous, "previous", "Previous", "k"), el("span", { text: words }), step(next, "next", "Next", "j"));
+    by("one").replaceChildren(bar, dissect.large(item));
+    by("one").hidden = false;
+    document.title = `${item.layer.name}/${item.unit} - ${dissect.title}`;
+  }
+
+  function move(step) {
+    if (document.body.dataset.view === "one") {
+      const link = by(step > 0 ? "next" : "previous");
+      if (link) location.replace(link.getAttribute("href"));
+      return;
+    }
+    const listed = dissect.listed();
+    if (!listed.length) return;
+    const now = dissect.focused();
+    dissect.focusOn(now === null ? dissect.firstVisible() : Math.min(listed.length - 1, Math.max(0, now + step)));
+  }
+
+  const THEMES = ["auto", "light", "dark"];
+  function theme(next) {
+    const root = document.documentElement;
+    if (next) {
+      root.dataset.theme = THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length];
+      try { localStorage.setItem("clipdissect-theme", root.dataset.theme); } catch { /* a private window */ }
+    }
+    by("theme").textContent = { auto: "Theme: system", light: "Theme: light", dark: "Theme: dark" }[root.dataset.theme];
+  }
+
+  function regions() {
+    const off = document.body.dataset.regions === "off";
+    document.body.dataset.regions = off ? "on" : "off";
+    by("regions").setAttribute("aria-pressed", String(off));
+  }
+
+  function print() {
+    const listed = dissect.listed().slice(0, MOST_PRINTED);
+    const wait = listed.flatMap((item) => item.layer.sides.map((_, side) => new Promise((done) => { dissect.ask(side, item, done); })));
+    const limit = new Promise((done) => { setTimeout(done, 5000); });
+    Promise.race([Promise.all(wait), limit]).then(() => window.print());
+  }
+
+  const KEYS = {
+    "/": () => { if (document.body.dataset.view === "one") location.hash = "units"; by("search").focus(); by("search").select(); },
+    j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
+    ArrowRight: () => move(1), ArrowLeft: () => move(-1),
+    Escape: () => { if (document.body.dataset.view === "one") location.hash = "units"; },
+    o: () => by("order").click(), r: () => { if (!by("regions").hidden) regions(); }, t: () => theme(true), p: print,
+    "?": () => by("help").showModal(),
+  };
+
+  function key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || by("help").open) return;
+    const field = event.target.closest && event.target.closest("input, select");
+    if (field) {
+      if (event.key === "Escape") { field.blur(); return; }
+      if (event.key === "Enter" && field.id === "search") { field.blur(); dissect.focusOn(0); event.preventDefault(); }
+      return;
+    }
+    const arrows = event.key.startsWith("Arrow");
+    if (arrows && document.body.dataset.view === "list" && dissect.focused() === null) return; // they scroll
+    const act = KEYS[event.key];
+    if (act) { event.preventDefault(); act(); }
+  }
+
+  function listen() {
+    let timer;
+    by("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(changed, 80); });
+    for (const id of ["layer", "show"]) by(id).addEventListener("change", changed);
+    by("sort").addEventListener("change", () => { choice.turned = false; changed(); });
+    by("order").addEventListener("click", () => { choice.turned = !choice.turned; changed(); });
+    by("regions").addEventListener("click", regions);
+    by("theme").addEventListener("click", () => theme(true));
+    by("print").addEventListener("click", print);
+    by("help-open").addEventListener("click", () => by("help").showModal());
+    by("reset").addEventListener("click", () => { by("search").value = ""; by("layer").value = ""; by("show").value = "all"; changed(); });
+    for (const chip of document.querySelectorAll("[data-search]")) {
+      chip.addEventListener("click", () => {
+        by("search").value = `"${chip.dataset.search}"`;
+        by("layer").value = chip.dataset.layer;
+        by("show").value = "all";
+        update();
+        by("units").scrollIntoView();
+      });
+    }
+    addEventListener("keydown", key);
+    addEventListener("hashchange", route);
+    addEventListener("beforeprint", () => { if (document.body.dataset.view === "list") dissect.lay(MOST_PRINTED); });
+    addEventListener("afterprint", () => { if (document.body.dataset.printing) dissect.unlay(); });
+  }
+
+  function prepare(data) {
+    dissect.data = data;
+    dissect.title = document.title;
+    data.hasTruth = data.layers.some((layer) => layer.t);
+    data.most = Math.max(1, ...data.layers.flatMap((layer) => layer.sides.map((side) => Math.max(0, ...side.d.map((own) => own.length)))));
+    data.layers.forEach((layer, number) => {
+      for (let row = 0; row < dissect.rows(layer); row += 1) items.push({ layer, number, row, unit: dissect.unit(layer, row), place: items.length });
+    });
+  }
+
+  dissect.start = (data) => {
+    prepare(data);
+    if (data.cut) document.querySelector("main").prepend(el("p", { class: "warning", role: "note", text: data.cut }));
+    by("regions").hidden = !data.regions;
+    document.body.dataset.regions = "on";
+    document.body.dataset.view = wanted() ? "one" : "list"; // a link to one unit loads no others
+    options();
+    theme(false);
+    listen();
+    update();
+    route();
+    document.body.dataset.ready = "yes";
+  };
+})();

@@ -1,0 +1,155 @@
+"use strict";
+// One unit: as a card in the list, and large on its own.
+(() => {
+  const { el, svg, number, text } = dissect;
+  const FLAGS = [[1, "dead", "the same activation on every image"], [2, "tied", "the two best scores are equal"],
+    [4, "few distinct", "few different activations"], [8, "low margin", "the runner-up fits as well"]];
+  const MOST_BARS = 5;
+
+  function badges(item) {
+    const flags = item.layer.sides.reduce((all, side) => all | side.f[item.row], 0);
+    const list = FLAGS.filter(([bit]) => flags & bit).map(([, name, why]) => el("span", { class: "badge", title: why, text: name }));
+    if (item.layer.r) {
+      const right = item.layer.r[item.row];
+      list.push(el("span", { class: right ? "badge right" : "badge wrong", text: right ? "✓ right" : "✗ wrong" }));
+    }
+    if (item.layer.near) {
+      const near = item.layer.near[item.row];
+      const same = item.layer.same[item.row];
+      list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${near.toFixed(2)}` }));
+    }
+    return el("span", { class: "badges" }, ...list);
+  }
+
+  function descriptionOf(side, row) {
+    const first = side.d[row][0];
+    return first === undefined ? "no description" : text(first);
+  }
+
+  function bars(side, row, most) {
+    const span = side.high - side.low || 1;
+    const list = el("ol", { class: "bars", "aria-label": "Descriptions and scores" });
+    for (let rank = 0; rank < most; rank += 1) {
+      const known = side.d[row][rank] !== undefined;
+      const score = known ? side.s[row][rank] : undefined;
+      const bar = el("i", { "aria-hidden": "true" });
+      if (score !== undefined) bar.style.width = `${Math.max(1, (100 * (score - side.low)) / span)}%`;
+      const words = known ? text(side.d[row][rank]) : "";
+      list.append(el("li", known ? {} : { class: "empty", "aria-hidden": "true" }, bar,
+        el("span", { title: words, text: words || " " }), el("b", { text: score === undefined ? "" : dissect.score(score) })));
+    }
+    return list;
+  }
+
+  function histogram(found) {
+    const box = el("figure", { class: "histogram" });
+    if (!found || !found.h) return box;
+    const most = Math.max(...found.h);
+    const total = found.h.reduce((sum, count) => sum + count, 0);
+    const label = `Activations of ${total} images, from ${number(found.lo)} to ${number(found.hi)}`;
+    const root = svg("svg", { viewBox: `0 0 ${found.h.length * 10} 64`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+    // Roots of the counts: a few large activations among thousands must still be seen.
+    found.h.forEach((count, bin) => {
+      const height = 64 * Math.sqrt(count / most);
+      if (count) root.append(svg("rect", { x: bin * 10 + 0.5, y: 64 - height, width: 9, height }));
+    });
+    box.append(root, el("figcaption", {}, el("span", { text: number(found.lo) }), el("span", { text: "activation" }), el("span", { text: number(found.hi) })));
+    return box;
+  }
+
+  function overlay(path) {
+    const root = svg("svg", { class: "region", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
+    root.append(svg("path", { class: "dim", d: `M0 0H100V100H0Z${path}` }), svg("path", { class: "edge", d: path }));
+    return root;
+  }
+
+  function missing(name) { return el("span", { class: "missing", text: name || "no picture" }); }
+
+  function picture(found, chunk, rank, words, large) {
+    const [name, file, own] = chunk.images[found.i[rank]];
+    const activation = number(found.v[rank]);
+    const box = el("div", { class: "frame" });
+    const source = file && (dissect.files[file] || (dissect.data.single ? null : `thumbnails/${file}`));
+    if (source) {
+      const image = el("img", { src: source, alt: `Top image ${rank + 1} of ${words}: ${name}, activation ${activation}`,
+        loading: large ? "eager" : "lazy", decoding: "async", title: `${name}\nactivation ${activation}` });
+      image.onerror = () => box.replaceChildren(missing(name));
+      box.append(image);
+      if (found.p && found.p[rank]) box.append(overlay(found.p[rank]));
+    } else box.append(missing(name));
+    if (!large) return el("li", {}, box);
+    const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
+    return el("li", {}, el("figure", {}, box, el("figcaption", {}, label, el("b", { text: activation }))));
+  }
+
+  // Empty frames, filled once the unit's details are here.
+  function strip(item, place, large) {
+    const slots = dissect.data.slots[place];
+    const empty = (count) => Array.from({ length: Math.max(0, count) }, () => el("li", {}, el("div", { class: "frame" })));
+    const box = el("ul", { class: large ? "strip large" : "strip", "aria-label": "Top images" }, ...empty(slots));
+    box.style.setProperty("--slots", Math.min(5, slots));
+    const words = `unit ${item.unit}, ${descriptionOf(item.layer.sides[place], item.row)}`;
+    dissect.ask(place, item, (found, chunk) => {
+      if (!found) return;
+      const items = found.i.map((_, rank) => picture(found, chunk, rank, words, large));
+      box.replaceChildren(...items, ...(large ? [] : empty(slots - items.length)));
+    });
+    return box;
+  }
+
+  function line(name, value) {
+    return el("p", { class: "line" }, el("span", { text: name }), el("b", { title: value, text: value || "–" }));
+  }
+
+  // Layers without classes keep the place of the class, so that all cards are equally high.
+  function knownTexts(item, large) {
+    const lines = [];
+    const { layer, row } = item;
+    if (layer.t) {
+      const rank = layer.k[row] !== null && layer.k[row] > 1 ? ` (rank ${layer.k[row]})` : "";
+      lines.push(line("class", text(layer.t[row]) + rank));
+    } else if (dissect.data.hasTruth && !large) lines.push(el("p", { class: "line" }, "\u00a0"));
+    (dissect.data.others || []).forEach((name, other) => lines.push(line(name, layer.o ? text(layer.o[other][row]) : "")));
+    return lines;
+  }
+
+  function numbers(item, side) {
+    const parts = [["margin", side.m[item.row]]];
+    if (item.layer.a) parts.push(["agreement", item.layer.a[item.row]]);
+    const shown = parts.filter(([, value]) => value !== null);
+    return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
+  }
+
+  function sideOf(item, side, place, large) {
+    const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side));
+    const most = large ? side.d[item.row].length : Math.min(MOST_BARS, dissect.data.most);
+    const heading = el(large ? "h2" : "h3", { class: side.d[item.row].length ? "" : "none" });
+    const content = [];
+    if (dissect.data.sides.length > 1) content.push(el("span", { class: "tag", text: "AB"[place], title: dissect.data.sides[place] }));
+    const label = el("span", { text: descriptionOf(side, item.row), title: descriptionOf(side, item.row) });
+    content.push(large || place ? label : el("a", { href: dissect.address(item), class: "open" }, label));
+    heading.append(...content);
+    const box = el("div", { class: "side" }, heading);
+    if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
+    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot));
+    dissect.ask(place, item, (found) => {
+      if (!found) return;
+      plot.replaceChild(histogram(found), plot.firstChild);
+    });
+    return box;
+  }
+
+  function contents(item, large) {
+    const name = el("span", { class: "name" }, el("span", { text: item.layer.name, title: item.layer.name }), el("b", { text: item.unit }));
+    const content = [
+      el("div", { class: "head" }, name, badges(item)),
+      dissect.data.shared ? strip(item, 0, large) : null,
+      el("div", { class: "sides" }, ...item.layer.sides.map((side, place) => sideOf(item, side, place, large))),
+      el("div", { class: item.layer.t || item.layer.o ? "known" : "known blank" }, ...knownTexts(item, large)),
+    ];
+    return content.filter(Boolean);
+  }
+
+  dissect.card = (item) => el("div", { class: "card", role: "listitem" }, ...contents(item, false));
+  dissect.large = (item) => el("article", { class: "card one" }, ...contents(item, true));
+})();

