@@ -51,11 +51,11 @@ def run(config: Any) -> float | None:
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     show(result, metrics, folder, units=config.show)
-    track(config, folder, metrics, parts.probe)
     reporter.write(
         folder, result, parts.target, parts.probe, parts.settings, parts.store,
         truth_of(parts.target), reporter.sentences(config, parts.sentences),
     )  # fmt: skip
+    track(config, folder, metrics, parts.probe)  # with the report
     return metrics["objective"]["tuning"] if config.objective else None
 
 

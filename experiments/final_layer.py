@@ -49,11 +49,11 @@ def run(config: Any) -> None:
     }
     _write(folder, result, found)
     show(found, result.run, folder, units=config.show)
-    track(config, folder, found.metrics, job.probe)
     reporter.write(
         folder, result, job.target, job.probe, job.settings, job.store,
         {str(found.rows["layer"].iloc[0]): truth.names}, next(iter(sentences.values()), None),
     )  # fmt: skip
+    track(config, folder, found.metrics, job.probe)  # with the report
 
 
 def main() -> None:
