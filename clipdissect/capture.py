@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from clipdissect.passes import Job, run_jobs
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.sinks import Full, Sink, Top, kept_of
+from clipdissect.stages import Stages
 from clipdissect.store import Shard, Store
 from clipdissect.store.entries import Rows
 from clipdissect.target import Target
@@ -51,6 +52,7 @@ class Capture:
         settings: how to run, what to keep.
         top_k: images a unit to keep where `settings.keep` is `top_k`; at least 100 are.
         team: the processes that share the work.
+        stages: gets the seconds spent.
     """
 
     target: Target
@@ -60,6 +62,7 @@ class Capture:
     settings: Settings
     top_k: int = 0
     team: Team = ALONE
+    stages: Stages = field(default_factory=Stages)
 
     @property
     def grid(self) -> list[Rows]:
@@ -94,14 +97,17 @@ def capture(
             raise DissectError("several processes need a store that all of them see")
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
-    networks = _of_networks(target, layers, encoder)
+    stages = Stages()
+    with stages.stage("digests"):
+        networks = _of_networks(target, layers, encoder)
     parts = []
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, stages)
         digests = {**networks, "images": part.digest}
         shards, computed = _ensure(what, _keys(what, digests), store)
         parts.append(_assemble(what, shards, computed, digests))
-    return replace(joined(probe, parts) if probe.parts else parts[0], holder=holder)
+    found = joined(probe, parts) if probe.parts else parts[0]
+    return replace(found, holder=holder, seconds=stages.seconds)
 
 
 def contribute(
@@ -191,7 +197,8 @@ def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
     done = len(what.grid) - len(jobs)
     if done and jobs and what.team.leads:
         log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
-    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings)
+    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings,
+             what.stages)  # fmt: skip
     what.team.wait()
     found = {}
     if what.team.leads:

@@ -48,6 +48,7 @@ class Captured:
         computed: which arrays were computed now (the others came from the store).
         digests: of the target, the encoder and the images.
         holder: keeps a temporary store alive.
+        seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
     """
 
     images: tuple[str, ...]
@@ -57,6 +58,7 @@ class Captured:
     computed: tuple[str, ...]
     digests: dict[str, str]
     holder: Any = field(default=None, repr=False)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:

@@ -172,6 +172,7 @@ def _dissect(
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes
     run["seconds"] = stages.seconds
+    run["seconds_of_images"] = captured.seconds
     return Result(pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run)
 
 

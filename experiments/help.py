@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # With options as Hydra takes them.
-RUNNERS = ("dissect", "final_layer", "similarity_comparison")
+RUNNERS = ("dissect", "final_layer", "similarity_comparison", "runtime")
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (
     "check_published",
