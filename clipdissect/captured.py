@@ -43,7 +43,7 @@ class Captured:
     Args:
         images: names of the readable images, in order.
         activations: layer to `q [images, units]`, float32, or to its running top images.
-        read_embeds: reads the image embeddings from the store.
+        read_embeds: reads the image embeddings from the store, where there are any.
         skipped: names of unreadable images, with the reason.
         computed: which arrays were computed now (the others came from the store).
         digests: of the target, the encoder and the images.

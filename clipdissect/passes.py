@@ -54,13 +54,13 @@ class Job:
 # Not inference mode: moving a network to a device in it would spoil its parameters for training.
 @torch.no_grad()
 def run_jobs(
-    target: Target, encoder: Encoder, probe: Probe, jobs: Sequence[Job], sinks: Mapping[str, Sink],
-    settings: Settings, stages: Stages | None = None,
+    target: Target, encoder: Encoder | None, probe: Probe, jobs: Sequence[Job],
+    sinks: Mapping[str, Sink], settings: Settings, stages: Stages | None = None,
 ) -> None:  # fmt: skip
     """Compute the jobs' arrays and put them into their sinks, shard by shard.
 
     Args:
-        target, encoder: the networks.
+        target, encoder: the networks; None where no embeddings are wanted.
         probe: the images; each is decoded once.
         jobs: what to compute, in order.
         sinks: layer or `EMBEDS` to where it goes.
@@ -78,7 +78,7 @@ def run_jobs(
     if workers is None:
         workers = default_workers(settings.torch_device)
     requests = [job.requests(settings.images_a_batch) for job in jobs]
-    transforms = (target.preprocess, encoder.preprocess)
+    transforms = (target.preprocess, *([encoder.preprocess] if encoder else []))
     stream = batches(probe, transforms, [r for job in requests for r in job], workers)
     with (
         networks(target, layers, encoder, settings) as run,

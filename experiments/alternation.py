@@ -1,8 +1,9 @@
 """Processes that take turns, each paused while another runs, so that they see the same machine.
 
 A machine's speed drifts within minutes, by more than what is to be measured, and a job in a library
-call can't be asked to wait. So every side of a comparison is a process that is stopped and continued
-by signals, in slices of about a second; a clock that both processes see stands still meanwhile.
+call can't be asked to wait. So every side of a comparison is a process that is stopped and
+continued by signals, in slices of about a second; a clock that both processes see stands still
+meanwhile.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class Plain:
             tables = [
                 self._described(layer, P, activations[layer].to(device)) for layer in activations
             ]
-        return pd.concat(tables, ignore_index=True)
+        joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
+        return joined
 
     @torch.no_grad()
     def features(self) -> tuple[Mapping[str, Tensor], Float[Tensor, "images dims"]]:
@@ -93,8 +94,11 @@ class Plain:
         own = {k: v for k, v in self.similarity.parameters.items() if k in PARAMETERS}
         best = soft_wpmi(P, q, **own).max(1)
         words = [self.concepts[i] for i in best.indices.tolist()]
-        return pd.DataFrame({"layer": layer, "unit": range(len(words)), "description": words,
-                             "similarity": best.values.tolist()})  # fmt: skip
+        table: pd.DataFrame = pd.DataFrame({
+            "layer": layer, "unit": range(len(words)), "description": words,
+            "similarity": best.values.tolist(),
+        })  # fmt: skip
+        return table
 
     def _texts(self) -> Tensor:
         return self.encoder.embed_texts(list(self.concepts), self.settings.torch_device)
@@ -110,9 +114,7 @@ class Plain:
 
         with ExitStack() as hooks:
             for layer in self.target.layers:
-                hooks.enter_context(
-                    model.get_submodule(layer).register_forward_hook(hook(layer))
-                )
+                hooks.enter_context(model.get_submodule(layer).register_forward_hook(hook(layer)))
             for images in self._images(self.target.preprocess):
                 with self.stages.stage("forward"), self._autocast():
                     model(images.to(device))
@@ -145,9 +147,7 @@ class Plain:
         kind = torch.device(self.settings.torch_device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
 
-    def _kept(
-        self, name: str, make: Callable[[], Mapping[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
+    def _kept(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Features from the file of a name, made and written first where there is none."""
         path = self.folder / f"{name.replace('/', '_')}.safetensors"
         if not path.exists():

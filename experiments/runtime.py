@@ -5,8 +5,8 @@ Every method of `runtime.methods` describes all units of the target's layers, wi
 plain implementation of the published pipeline take turns of a second, because a machine's speed
 drifts; so do short pieces at several sizes, for how the time grows. Weights may be random
 (target.weights=random encoder=open_clip encoder.pretrained=random): speed doesn't depend on them.
-Writes runtime.csv, pieces.csv, runtime.md, runtime.png and .pdf, metrics.json and, last, run.json to
-<paths.results>/runtime/<date>_<time>/, and prints the tables.
+Writes runtime.csv, pieces.csv, runtime.md, runtime.png and .pdf, metrics.json and, last, run.json
+to <paths.results>/runtime/<date>_<time>/, and prints the tables.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.launch import launch, results_folder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("experiments.runtime")  # also where it runs as __main__
 
 OURS, PLAIN = "clip_dissect", "plain"
 
@@ -31,12 +31,12 @@ def run(config: Any) -> None:
     from experiments.parts import track
     from experiments.runtime_figure import figure
 
-    folder = results_folder()
+    folder, facts = results_folder(), manifest(config)
     with TemporaryDirectory(prefix="clipdissect-runtime-") as scratch:
         found = _Measured(config, Path(scratch))
         pieces = measured_pieces(config)
     rounds = found.table()
-    facts = {**manifest(config), "sides": found.facts, "not_run": found.failed}
+    facts |= {"sides": found.facts, "not_run": found.failed}
     metrics = report.metrics(rounds, pieces, facts, found.agreement)
     begin(folder)
     write_table(folder / "runtime.csv", rounds)
@@ -81,26 +81,31 @@ class _Measured:
 
     def _measure(self, group: dict[str, str]) -> None:
         """The rounds of sides that take turns: name to the worker's side."""
+        from shutil import rmtree
+
         from experiments.alternation import Side, alternate
 
-        sides = []
+        sides: list[Side] = []
         try:
-            for name, number in group.items():
+            for name, side in group.items():
                 clock = self.scratch / f"{name}.clock"
                 sides.append(Side(name, "experiments.runtime_worker",
-                                  [str(self.scratch / "config.yaml"), number], clock))  # fmt: skip
-                self.facts[name] = sides[-1].turn(None)
+                                  [str(self.scratch / "config.yaml"), side], clock))  # fmt: skip
+                self.facts[name] = sides[-1].turn(None)  # it is loaded
                 sides[-1].pause()
             for store, number in rounds_of(self.config.runtime.rounds):
                 log.info("%s, store %s, round %d", " and ".join(group), store, number)
-                folders = [self._folder(side, store, number) for side in group]
+                folders = [self._folder(name, store, number) for name in group]
                 answers = alternate(
                     sides, [{"folder": str(f)} for f in folders], self.config.runtime.slice
                 )
                 self._keep(list(group), store, number, answers, folders)
+                if store == "cold":
+                    for folder in folders:
+                        rmtree(folder)
         finally:
-            for side in sides:
-                side.close()
+            for each in sides:
+                each.close()
 
     def _folder(self, side: str, store: str, number: int) -> Path:
         """Of a side's features: one for the warm-up and the warm rounds, others for cold ones."""
@@ -148,11 +153,12 @@ def rounds_of(count: int) -> list[tuple[str, int]]:
 
 
 def agreement(folders: list[Path]) -> float:
-    """The share of units to which two sides give the same description."""
+    """The share of units to which two sides give the same description, of those that have one."""
     import pandas as pd
 
     tables = [pd.read_csv(folder / "descriptions.csv", keep_default_na=False) for folder in folders]
     one, other = (t.set_index(["layer", "unit"])["description"].astype(str) for t in tables)
+    one = one[one != ""]  # we don't describe dead units
     return float((one == other.reindex(one.index)).mean())
 
 

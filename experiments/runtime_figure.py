@@ -11,6 +11,7 @@ import pandas as pd
 
 from clipdissect.files import atomic
 from experiments.runtime_pieces import OURS, PLAIN
+from experiments.runtime_report import stages_of
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
@@ -49,9 +50,8 @@ def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> No
 
 def _bars(axis: Any, methods: Mapping[str, Any]) -> None:
     runs = [(f"{name}, {store}", one) for name, by in methods.items() for store, one in by.items()]
-    stages = list(dict.fromkeys(s for _, one in runs for s in one["stages"] if s != "other"))
     start = np.zeros(len(runs))
-    for number, stage in enumerate([*stages, "other"]):
+    for number, stage in enumerate(stages_of([one for _, one in runs])):
         values = np.array([max(one["stages"].get(stage, 0.0), 0.0) for _, one in runs])
         axis.barh(range(len(runs)), values, left=start, height=0.7, label=stage,
                   color=GREYS[number % len(GREYS)], hatch=HATCHES[number % len(HATCHES)],

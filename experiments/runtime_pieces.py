@@ -56,7 +56,7 @@ def scoring(
         write the plain loop.
     """
     points = [(axis, {**base, axis: size}) for axis in AXES for size in sizes.get(axis, ())]
-    jobs = []
+    jobs: list[tuple[str, dict[str, int], dict[str, dict[str, str]]]] = []
     for axis, point in points:
         jobs.append((axis, point, {OURS: {}, PLAIN: {}} if plain else {OURS: {}}))
     if plain:
@@ -67,7 +67,7 @@ def scoring(
         works = {side: partial(_scored, similarity, factors, q, side, how)
                  for side, how in sides.items()}  # fmt: skip
         rows += [{"axis": axis, **point, **one} for one in in_turn(works, repeats)]
-    return pd.DataFrame(rows)
+    return _frame(rows)
 
 
 def passes(job: Job, sizes: Sequence[int], repeats: int, plain: bool) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def passes(job: Job, sizes: Sequence[int], repeats: int, plain: bool) -> pd.Data
         if plain:
             works[PLAIN] = partial(_passed, part)
         rows += [{"axis": "pass", "images": size, **one} for one in in_turn(works, repeats)]
-    return pd.DataFrame(rows)
+    return _frame(rows)
 
 
 def in_turn(works: Mapping[str, Work], repeats: int) -> Iterator[dict[str, Any]]:
@@ -133,7 +133,9 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
         times our seconds the side took (median over repeats).
     """
     rows = []
-    for (axis, side), own in table[table["axis"] != "variants"].groupby(["axis", "side"], sort=False):
+    for (axis, side), own in table[table["axis"] != "variants"].groupby(
+        ["axis", "side"], sort=False
+    ):
         size = "images" if axis == "pass" else str(axis)
         medians = own.groupby(size)["seconds"].median()
         slope = np.nan
@@ -141,7 +143,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
             slope = np.polyfit(np.log(medians.index), np.log(medians), 1)[0]
         rows.append({"axis": axis, "side": side, "from": int(medians.index[0]),
                      "to": int(medians.index[-1]), "exponent": float(slope)})  # fmt: skip
-    return pd.DataFrame(rows)
+    return _frame(rows)
 
 
 def ratios(rows: pd.DataFrame, side: str, by: str = "repeat") -> list[float]:
@@ -173,8 +175,13 @@ def model(table: pd.DataFrame, side: str) -> tuple[float, float, float]:
     return float(a), float(b), float(c)
 
 
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
 def _scored(
-    similarity: Similarity, factors: ConceptActivations, q: Tensor, side: str, how: dict[str, str]
+    similarity: Similarity, factors: ConceptActivations, q: Tensor, side: str, how: dict[str, Any]
 ) -> float:
     start = stages.clock()
     if side == OURS:

@@ -14,6 +14,8 @@ from experiments.runtime_pieces import OURS, PLAIN, exponents, model, ratios
 # Units of the paper's five layers of ResNet-50, and the images a unit that SoftWPMI looks at.
 PAPER_LAYERS = (64, 256, 512, 1024, 2048)
 PASS = ("decode", "forward")
+RATES = {"images_per_s": "images/s", "units_per_s": "units/s", "ram_gb": "RAM GB",
+         "gpu_gb": "GPU GB"}  # fmt: skip
 
 
 def metrics(
@@ -73,13 +75,24 @@ def extrapolated(
         "scoring": job["concepts"] * (product * images + gather * job["units"])
         + fixed * len(PAPER_LAYERS),
     }  # fmt: skip
-    return {name: round(float(value), 1) for name, value in {**each, "total": sum(each.values())}.items()}
+    return {
+        name: round(float(value), 1)
+        for name, value in {**each, "total": sum(each.values())}.items()
+    }
+
+
+def stages_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all stages of some of `metrics`' entries in order, what belongs to none last."""
+    found = dict.fromkeys(stage for one in runs for stage in one["stages"] if stage != "other")
+    return [*found, "other"]
 
 
 def _methods(rounds: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {}
     stages = [c for c in rounds if str(c).startswith("stage_")]
-    for (name, store), own in rounds.groupby(["method", "store"], sort=False) if len(rounds) else ():
+    for (name, store), own in (
+        rounds.groupby(["method", "store"], sort=False) if len(rounds) else ()
+    ):
         seconds = own["seconds"].median()
         images = own["images"].iloc[0]
         spent = own[stages].median().dropna()
@@ -121,8 +134,9 @@ def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts = [_head(facts), _table(metrics)]
     if metrics["ratios"]:
         same = metrics["same_descriptions"]
-        parts.append(f"## Plain over ours\n\nBoth take turns of {facts['runtime']['slice']} s. They "
-                     f"give {100 * same:.2f} % of the units the same description.\n\n"
+        turn = facts["runtime"]["slice"]
+        parts.append(f"## Plain over ours\n\nBoth take turns of {turn} s. They give "
+                     f"{100 * same:.2f} % of the units the same description.\n\n"
                      + _ratio_table(metrics["ratios"]))  # fmt: skip
     if "pieces" in metrics:
         base = ", ".join(f"{n} {axis}" for axis, n in facts["runtime"]["base"].items())
@@ -136,7 +150,8 @@ def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 
 def _head(facts: Mapping[str, Any]) -> str:
-    side = next(iter(facts["sides"].values()), {"names": {}, "notes": [], "layers": []})
+    nothing: dict[str, Any] = {"names": {}, "notes": [], "layers": []}
+    side: dict[str, Any] = next(iter(facts["sides"].values()), nothing)
     names = ", ".join(f"{kind} {name}" for kind, name in side["names"].items())
     machine = facts["machine"]
     cards = ", ".join(machine["gpus"]) or "no GPU"
@@ -153,15 +168,13 @@ def _head(facts: Mapping[str, Any]) -> str:
 
 def _table(metrics: Mapping[str, Any]) -> str:
     methods = metrics["methods"]
-    runs = [one for stores in methods.values() for one in stores.values()]
-    stages = list(dict.fromkeys(stage for one in runs for stage in one["stages"] if stage != "other"))
-    heads = ["method", "store", "seconds", *stages, "other", "images/s", "units/s", "RAM GB", "GPU GB"]
+    stages = stages_of([one for stores in methods.values() for one in stores.values()])
+    heads = ["method", "store", "seconds", *stages, *RATES.values()]
     lines = []
     for name, stores in methods.items():
         for store, one in stores.items():
-            spent = [_number(one["stages"].get(stage)) for stage in (*stages, "other")]
-            rest = [_number(one[key]) for key in ("images_per_s", "units_per_s", "ram_gb", "gpu_gb")]
-            lines.append([name, store, _spread(one["seconds"]), *spent, *rest])
+            cells = [*(one["stages"].get(stage) for stage in stages), *(one[key] for key in RATES)]
+            lines.append([name, store, _spread(one["seconds"]), *map(_number, cells)])
     return _grid(heads, lines)
 
 

@@ -117,9 +117,10 @@ def timed(do: Do, folder: Path) -> dict[str, Any]:
 def described(method: Method, job: Job, folder: Path) -> dict[str, Any]:
     """Descriptions by a method, with a store in the folder."""
     result = method.describe(replace(job, store=Store(folder)))
-    inner = result.run.get("seconds_of_images", {})
-    outer = {k: v for k, v in result.run.get("seconds", {}).items() if not (inner and k == "images")}
-    return {"stages": {**outer, **inner}, "units": len(result.descriptions),
+    spent, inner = dict(result.run.get("seconds", {})), result.run.get("seconds_of_images", {})
+    if inner:
+        spent.pop("images", None)  # which it is made of
+    return {"stages": {**spent, **inner}, "units": len(result.descriptions),
             "table": result.descriptions}  # fmt: skip
 
 

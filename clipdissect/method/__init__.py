@@ -7,10 +7,12 @@ from typing import Any
 
 from clipdissect import options
 from clipdissect.method.base import Job, Method
+from clipdissect.method.captioner import Captioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.published import Published
 
 OPTIONS: dict[str, Callable[..., Method]] = {
+    "captioner": Captioner,
     "clip_dissect": ClipDissect,
     "published": Published,
 }
