@@ -63,7 +63,9 @@ class _Measured:
         self.facts: dict[str, Any] = {}
         self.failed: dict[str, str] = {}
         self.agreement: float | None = None
-        plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        plain = OmegaConf.create(
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        )
         OmegaConf.save(plain, scratch / "config.yaml")
         for group in groups_of(config.runtime):
             try:

@@ -166,7 +166,7 @@ class _Captions:
         found = [self._of_image(i, picture) for i, picture in zip(images, pictures, strict=True)]
         votes = Counter(text for texts in found for text in dict.fromkeys(texts))
         if self.how.mean and hasattr(self.model, "captions_of_mean"):
-            votes.update(dict.fromkeys(self.model.captions_of_mean(pictures, self.how.candidates)))
+            votes.update(self.model.captions_of_mean(pictures, self.how.candidates))
         texts = [text for text, _ in votes.most_common(self.how.rerank) if text]
         if not texts:
             return []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ class HFCaptions:
         tokenizer: its tokenizer.
         beams, max_tokens: of the beam search.
         device: where it runs.
+        digest: changes with weights, code, configuration and tokenizer.
     """
 
     name: str
@@ -56,11 +57,7 @@ class HFCaptions:
     beams: int
     max_tokens: int
     device: str
-
-    @cached_property
-    def digest(self) -> str:
-        """Changes with weights, code, configuration and tokenizer."""
-        return digest.of(digest.of_model(self.model), tokens.digest_of_hf(self.tokenizer, 0))
+    digest: str
 
     @torch.no_grad()
     def captions(self, images: Sequence[Image.Image], count: int) -> list[list[str]]:
@@ -169,7 +166,8 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     if not folder.is_dir():
         raise MissingResource("the captioning model", [str(folder.absolute())], INSTALL)
     try:
-        network, processor, tokenizer = _parts(folder)
+        with _quiet():
+            network, processor, tokenizer = _parts(folder)
     except DissectError:
         raise
     except Exception as error:  # transformers raises anything
@@ -177,8 +175,11 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
         raise DissectError(f"{folder} holds no usable captioning model: {reason}") from error
     network.name_or_path = ""  # the digest is of what it computes, wherever it lies
     kind = EncoderDecoder if network.config.model_type == "vision-encoder-decoder" else HFCaptions
-    found = kind(folder.name, network.float().eval().to(device), processor, tokenizer, beams,
-                 max_tokens, device)  # fmt: skip
+    network = network.float().eval()
+    # Before its first use, which leaves traces in its configuration.
+    mark = digest.of(digest.of_model(network), tokens.digest_of_hf(tokenizer, 0))
+    found = kind(folder.name, network.to(device), processor, tokenizer, beams, max_tokens, device,
+                 mark)  # fmt: skip
     if isinstance(found, EncoderDecoder):
         _ends(network, tokenizer)
     return found
@@ -205,6 +206,21 @@ def _parts(folder: Path) -> tuple[Any, Any, Any]:
         raise DissectError(f"the weights in {folder} lack {', '.join(absent[:3])}")
     return (network, AutoImageProcessor.from_pretrained(folder, **safe),
             AutoTokenizer.from_pretrained(folder, **safe))  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' warnings and progress bars: what is wrong is raised."""
+    from transformers.utils import logging as messages
+
+    level = messages.get_verbosity()
+    messages.set_verbosity(messages.CRITICAL)
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
+        messages.enable_progress_bar()
 
 
 def _ends(model: Any, tokenizer: Any) -> tuple[int, int]:
