@@ -17,7 +17,7 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
 LINES = {OURS: ("o-", "black", "black"), PLAIN: ("s--", "0.45", "white")}
 TITLES = {"images": "scoring", "units": "scoring", "concepts": "scoring",
-          "pass": "decoding and both networks"}  # fmt: skip
+          "pass": "pass over the images"}  # fmt: skip
 
 
 def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> None:
@@ -67,6 +67,8 @@ def _bars(axis: Any, methods: Mapping[str, Any]) -> None:
 
 
 def _growth(axis: Any, name: str, rows: pd.DataFrame) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     size = "images" if name == "pass" else name
     for side, own in rows.groupby("side", sort=False):
         line, colour, face = LINES[str(side)]
@@ -78,8 +80,11 @@ def _growth(axis: Any, name: str, rows: pd.DataFrame) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     sizes = sorted(set(rows[size]))
-    axis.set_xticks(sizes, [str(n) for n in sizes], fontsize="small")
+    axis.set_xticks(sizes, [f"{n:.0f}" for n in sizes], fontsize="small")
     axis.set_xticks([], minor=True)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(size)
     axis.set_title(TITLES[name], fontsize="medium")
     axis.grid(color="0.9")

@@ -83,7 +83,8 @@ def extrapolated(
 
 def stages_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of all stages of some of `metrics`' entries in order, what belongs to none last."""
-    found = dict.fromkeys(stage for one in runs for stage in one["stages"] if stage != "other")
+    spent = [item for one in runs for item in one["stages"].items()]
+    found = dict.fromkeys(name for name, seconds in spent if name != "other" and seconds)
     return [*found, "other"]
 
 

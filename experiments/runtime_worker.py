@@ -117,10 +117,11 @@ def timed(do: Do, folder: Path) -> dict[str, Any]:
 def described(method: Method, job: Job, folder: Path) -> dict[str, Any]:
     """Descriptions by a method, with a store in the folder."""
     result = method.describe(replace(job, store=Store(folder)))
-    spent, inner = dict(result.run.get("seconds", {})), result.run.get("seconds_of_images", {})
-    if inner:
-        spent.pop("images", None)  # which it is made of
-    return {"stages": {**spent, **inner}, "units": len(result.descriptions),
+    inner = result.run.get("seconds_of_images", {})
+    spent: dict[str, float] = {}
+    for name, seconds in result.run.get("seconds", {}).items():
+        spent |= inner if inner and name == "images" else {name: seconds}
+    return {"stages": spent, "units": len(result.descriptions),
             "table": result.descriptions}  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdissect import digest, tokens
+from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
 
 ENCODED = 256  # images whose features are kept
@@ -47,7 +47,7 @@ class HFCaptions:
         tokenizer: its tokenizer.
         beams, max_tokens: of the beam search.
         device: where it runs.
-        digest: changes with weights, code, configuration and tokenizer.
+        digest: of the folder's files.
     """
 
     name: str
@@ -176,8 +176,8 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     network.name_or_path = ""  # the digest is of what it computes, wherever it lies
     kind = EncoderDecoder if network.config.model_type == "vision-encoder-decoder" else HFCaptions
     network = network.float().eval()
-    # Before its first use, which leaves traces in its configuration.
-    mark = digest.of(digest.of_model(network), tokens.digest_of_hf(tokenizer, 0))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    mark = digest.of("captioner 1", [[path.name, digest.of_file(path)] for path in files])
     found = kind(folder.name, network.to(device), processor, tokenizer, beams, max_tokens, device,
                  mark)  # fmt: skip
     if isinstance(found, EncoderDecoder):
