@@ -14,6 +14,7 @@ from experiments.runtime_pieces import OURS, PLAIN, exponents, model, ratios
 # Units of the paper's five layers of ResNet-50, and the images a unit that SoftWPMI looks at.
 PAPER_LAYERS = (64, 256, 512, 1024, 2048)
 PASS = ("decode", "forward")
+ORDER = ("load", "texts", "digests", *PASS)
 RATES = {"images_per_s": "images/s", "units_per_s": "units/s", "ram_gb": "RAM GB",
          "gpu_gb": "GPU GB"}  # fmt: skip
 
@@ -82,10 +83,11 @@ def extrapolated(
 
 
 def stages_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all stages of some of `metrics`' entries in order, what belongs to none last."""
+    """All stages of some of `metrics`' entries as they follow each other, and `other` last."""
     spent = [item for one in runs for item in one["stages"].items()]
     found = dict.fromkeys(name for name, seconds in spent if name != "other" and seconds)
-    return [*found, "other"]
+    known = [name for name in ORDER if name in found]
+    return [*known, *(name for name in found if name not in known), "other"]
 
 
 def _methods(rounds: pd.DataFrame) -> dict[str, Any]:
