@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from clipdissect.passes import Job, run_jobs
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.sinks import Full, Sink, Top, kept_of
+from clipdissect.stages import Stages
 from clipdissect.store import Shard, Store
 from clipdissect.store.entries import Rows
 from clipdissect.target import Target
@@ -46,20 +47,22 @@ class Capture:
     Args:
         target: the network, with its preprocessing.
         layers: of the target.
-        encoder: embeds the images.
+        encoder: embeds the images; None where only activations are wanted.
         probe: the images.
         settings: how to run, what to keep.
         top_k: images a unit to keep where `settings.keep` is `top_k`; at least 100 are.
         team: the processes that share the work.
+        stages: gets the seconds spent.
     """
 
     target: Target
     layers: tuple[str, ...]
-    encoder: Encoder
+    encoder: Encoder | None
     probe: Probe
     settings: Settings
     top_k: int = 0
     team: Team = ALONE
+    stages: Stages = field(default_factory=Stages)
 
     @property
     def grid(self) -> list[Rows]:
@@ -74,10 +77,10 @@ class Capture:
 
 
 def capture(
-    target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, store: Store | None,
-    settings: Settings, *, top_k: int = 0, team: Team = ALONE,
+    target: Target, layers: Sequence[str], encoder: Encoder | None, probe: Probe,
+    store: Store | None, settings: Settings, *, top_k: int = 0, team: Team = ALONE,
 ) -> Captured:  # fmt: skip
-    """Activations and image embeddings, from the store where it has them.
+    """Activations and, with an encoder, image embeddings, from the store where it has them.
 
     Each image is decoded once for both networks, and only networks with something missing run. An
     interrupted capture goes on after its last whole shard; processes that want the same arrays
@@ -94,14 +97,17 @@ def capture(
             raise DissectError("several processes need a store that all of them see")
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
-    networks = _of_networks(target, layers, encoder)
+    stages = Stages()
+    with stages.stage("digests"):
+        networks = _of_networks(target, layers, encoder)
     parts = []
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, stages)
         digests = {**networks, "images": part.digest}
         shards, computed = _ensure(what, _keys(what, digests), store)
         parts.append(_assemble(what, shards, computed, digests))
-    return replace(joined(probe, parts) if probe.parts else parts[0], holder=holder)
+    found = joined(probe, parts) if probe.parts else parts[0]
+    return replace(found, holder=holder, seconds=stages.seconds)
 
 
 def contribute(
@@ -132,12 +138,16 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     find_layers(model, layers)
 
 
-def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder) -> dict[str, str]:
-    """Digests of both networks and their preprocessing, after a look at the layers."""
+def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder | None) -> dict[str, str]:
+    """Digests of the networks and their preprocessing, after a look at the layers."""
     check_layers(target.model, layers)
-    return {
+    found = {
         "target": digest.of_model(target.model),
         "target preprocess": digest.of_transform(target.preprocess),
+    }
+    if encoder is None:
+        return found
+    return found | {
         "encoder images": encoder.image_digest,
         "encoder preprocess": digest.of_transform(encoder.preprocess),
     }
@@ -148,13 +158,14 @@ def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
     common = (what.probe.digest, what.settings.numeric, torch.__version__)
     summary = (what.settings.summary.kind, what.settings.summary.layout)
     of_target = (digests["target"], digests["target preprocess"])
-    of_encoder = (digests["encoder images"], digests["encoder preprocess"])
     kind = ("activations",) if what.keeps is None else ("top activations", what.keeps)
     keys = {
         layer: digest.of(*kind, ACTIVATIONS_VERSION, of_target, layer, summary, common)
         for layer in what.layers
     }
-    keys[EMBEDS] = digest.of("image embeds", EMBEDS_VERSION, of_encoder, common)
+    if what.encoder is not None:
+        of_encoder = (digests["encoder images"], digests["encoder preprocess"])
+        keys[EMBEDS] = digest.of("image embeds", EMBEDS_VERSION, of_encoder, common)
     if not what.team.all_equal(digest.of(keys)):
         raise DissectError(
             "the processes of this job don't agree on the network, its code, the images or the "
@@ -191,7 +202,8 @@ def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
     done = len(what.grid) - len(jobs)
     if done and jobs and what.team.leads:
         log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
-    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings)
+    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings,
+             what.stages)  # fmt: skip
     what.team.wait()
     found = {}
     if what.team.leads:
@@ -216,7 +228,7 @@ def _complete(sinks: Mapping[str, Sink]) -> dict[str, list[Shard]]:
 
 def _sink(what: Capture, name: str, series: Any) -> Sink:
     about = {"what": name, "probe": what.probe.name, "images": len(what.probe),
-             "of": what.encoder.name if name == EMBEDS else what.target.name,
+             "of": what.encoder.name if what.encoder and name == EMBEDS else what.target.name,
              "precision": what.settings.numeric}  # fmt: skip
     if name == EMBEDS or what.keeps is None:
         return Full(series, about, what.team.rank)

@@ -43,11 +43,12 @@ class Captured:
     Args:
         images: names of the readable images, in order.
         activations: layer to `q [images, units]`, float32, or to its running top images.
-        read_embeds: reads the image embeddings from the store.
+        read_embeds: reads the image embeddings from the store, where there are any.
         skipped: names of unreadable images, with the reason.
         computed: which arrays were computed now (the others came from the store).
         digests: of the target, the encoder and the images.
         holder: keeps a temporary store alive.
+        seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
     """
 
     images: tuple[str, ...]
@@ -57,6 +58,7 @@ class Captured:
     computed: tuple[str, ...]
     digests: dict[str, str]
     holder: Any = field(default=None, repr=False)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:

@@ -177,6 +177,7 @@ def _dissect(
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes
     run["seconds"] = stages.seconds
+    run["seconds_of_images"] = captured.seconds
     tables = {"descriptions": described, "top_images": shown}
     whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     return Result(**whole, run=run, histograms=counted)

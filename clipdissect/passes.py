@@ -19,6 +19,7 @@ from clipdissect.loader import Batch, Request, Skipped, batches, default_workers
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.sinks import Piece, Sink
+from clipdissect.stages import Stages
 from clipdissect.store.entries import Rows
 from clipdissect.target import Target
 
@@ -53,21 +54,23 @@ class Job:
 # Not inference mode: moving a network to a device in it would spoil its parameters for training.
 @torch.no_grad()
 def run_jobs(
-    target: Target, encoder: Encoder, probe: Probe, jobs: Sequence[Job], sinks: Mapping[str, Sink],
-    settings: Settings,
+    target: Target, encoder: Encoder | None, probe: Probe, jobs: Sequence[Job],
+    sinks: Mapping[str, Sink], settings: Settings, stages: Stages | None = None,
 ) -> None:  # fmt: skip
     """Compute the jobs' arrays and put them into their sinks, shard by shard.
 
     Args:
-        target, encoder: the networks.
+        target, encoder: the networks; None where no embeddings are wanted.
         probe: the images; each is decoded once.
         jobs: what to compute, in order.
         sinks: layer or `EMBEDS` to where it goes.
         settings: how to run.
+        stages: gets the seconds of waiting for images (`decode`) and of all else (`forward`).
 
     Raises:
         DissectError: see `capture.capture`.
     """
+    stages = stages or Stages()
     if not jobs:
         return
     layers = [n for n in sinks if n != EMBEDS and any(n in job.names for job in jobs)]
@@ -75,7 +78,7 @@ def run_jobs(
     if workers is None:
         workers = default_workers(settings.torch_device)
     requests = [job.requests(settings.images_a_batch) for job in jobs]
-    transforms = (target.preprocess, encoder.preprocess)
+    transforms = (target.preprocess, *([encoder.preprocess] if encoder else []))
     stream = batches(probe, transforms, [r for job in requests for r in job], workers)
     with (
         networks(target, layers, encoder, settings) as run,
@@ -83,10 +86,11 @@ def run_jobs(
         _Writer() as writer,
     ):
         for job, own in zip(jobs, requests, strict=True):
-            shard = _run_job(job, len(own), stream, run)
-            for name in job.names:
-                values = _checked(name, shard.values(name), shard, probe)
-                writer.put(sinks[name], shard.piece(values))
+            shard = _run_job(job, len(own), stream, run, stages)
+            with stages.stage("forward"):  # a GPU's work ends where its results are asked for
+                for name in job.names:
+                    values = _checked(name, shard.values(name), shard, probe)
+                    writer.put(sinks[name], shard.piece(values))
         next(stream, None)  # lets it report its last batch
 
 
@@ -114,12 +118,16 @@ class _Shard:
         return Piece(self.rows, torch.cat(self.images), values.cpu(), skipped)
 
 
-def _run_job(job: Job, count: int, stream: Iterator[Batch], run: Networks) -> _Shard:
+def _run_job(
+    job: Job, count: int, stream: Iterator[Batch], run: Networks, stages: Stages
+) -> _Shard:
     shard = _Shard(job.rows)
     for _ in range(count):
-        batch = next(stream)
-        found = run(job.names, batch.inputs.get(TARGET), batch.inputs.get(ENCODER))
-        shard.add(batch, found)
+        with stages.stage("decode"):
+            batch = next(stream)
+        with stages.stage("forward"):
+            found = run(job.names, batch.inputs.get(TARGET), batch.inputs.get(ENCODER))
+            shard.add(batch, found)
     return shard
 
 

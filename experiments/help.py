@@ -16,6 +16,7 @@ RUNNERS = (
     "compositional_concepts",
     "class_from_descriptions",
     "qualitative",
+    "runtime",
 )
 # Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
 COMMANDS = (

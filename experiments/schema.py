@@ -108,6 +108,25 @@ class Report:
 
 
 @dataclass
+class Runtime:
+    """What `experiments.runtime` measures; the paper's Table 4."""
+
+    methods: list[Any] = field(default_factory=lambda: ["clip_dissect"])  # names or {name: ...}
+    baseline: bool = True  # the published pipeline, plainly, in turn with clip_dissect
+    rounds: int = 3  # cold and as many warm ones, after a warm-up
+    slice: float = 1.0  # seconds of a turn
+    # Pieces in turn: scoring at sizes along each axis, the others being at their base.
+    repeats: int = 5  # 0: no pieces
+    images: list[int] = field(default_factory=lambda: [500, 1000, 2000, 4000])
+    units: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    concepts: list[int] = field(default_factory=lambda: [2500, 5000, 10_000, 20_000])
+    base: dict[str, int] = field(
+        default_factory=lambda: {"images": 1000, "units": 256, "concepts": 20_000}
+    )
+    pass_images: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # of the passes
+
+
+@dataclass
 class Root:
     """The config of a run: one entry a group, and what belongs to no group."""
 
@@ -126,6 +145,7 @@ class Root:
     evaluation: Evaluation = field(default_factory=Evaluation)
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
+    runtime: Runtime = field(default_factory=Runtime)
     top: int = 5  # descriptions a unit
     images: int = 10  # top images a unit
     show: int = 5  # units a layer in the printed table; 0 prints none

@@ -56,6 +56,7 @@ GIVEN = {
     ("concepts", "union"): ["concepts.parts=[imagenet,{name: file, path: words.txt}]"],
     ("encoder", "hf"): ["encoder.model=folder"],
     ("sentence", "local"): ["sentence.path=model"],
+    ("method", "captioner"): ["method.model=folder"],
     **{
         ("method", name): ["method.path=labels.csv"]
         for name in (

@@ -104,6 +104,18 @@ def test_embeddings_are_the_networks_own(checkpoint: Path) -> None:
     assert not found.embed_texts(["cat"]).requires_grad
 
 
+def test_random_weights_are_always_the_same_and_are_told(small: None) -> None:
+    before = torch.get_rng_state()
+    found, again = (encoder.build("open_clip", pretrained="random") for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.image_digest == again.image_digest
+    assert found.name == f"{QUICK}/random"
+    assert "random" in found.notes[0]
+    assert steps(found)["mean"] == CLIP_MEAN
+    with pytest.raises(DissectError, match="unknown open_clip model"):
+        encoder.build("open_clip", model="ViT-B-61", pretrained="random")
+
+
 def test_a_folder_with_the_checkpoint_and_a_fetched_one(checkpoint: Path, own_cache: Path) -> None:
     by_file = encoder.build("clip_vit_b16", checkpoint=str(checkpoint))
     by_folder = encoder.build("clip_vit_b16", checkpoint=str(checkpoint.parent))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +23,8 @@ from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
+RANDOM = "random"
+RANDOM_NOTE = "the encoder's weights are random (seed 0): good for timing and trials alone"
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def open_clip(
 
     Args:
         model: such as `ViT-B-16-quickgelu`, `local-dir:<folder>`, or `hf-hub:<repository>`.
-        pretrained: the weights' tag; or a local checkpoint file that no tag describes. Ignored
-            with `local-dir:` and `hf-hub:`.
+        pretrained: the weights' tag; or a local checkpoint file that no tag describes; or `random`
+            (seed 0, noted), for timing. Ignored with `local-dir:` and `hf-hub:`.
         checkpoint: a local file instead of the download, or a folder with it. Where the folder has
             a `tokenizer.json` and the model uses one of the hub's tokenizers, it is used.
         cache: folder of downloaded weights; the hub's own by default.
@@ -105,6 +108,8 @@ def open_clip(
             checkpoint that doesn't fit, or wrong templates.
     """
     prompting = checked(templates, long_texts)
+    if pretrained == RANDOM and checkpoint is None:
+        return Prompted(_random(model, cache), *prompting)
     chosen = _source(model, pretrained, checkpoint)
     path = _weights(chosen, cache)
     network, preprocess = _build(chosen, cache)
@@ -114,6 +119,17 @@ def open_clip(
         chosen.notes,
     )  # fmt: skip
     return Prompted(encoder, *prompting)
+
+
+def _random(model: str, cache: str | None) -> OpenClip:
+    """The network as open_clip initialises it."""
+    weights.check_names(model, None)
+    source = _Source(model, RANDOM, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network, preprocess = _build(replace(source, tag=None), cache)
+    tokenizer = _tokenizer(source, Path(), cache)
+    return OpenClip(source.name, network.eval(), preprocess, tokenizer, (RANDOM_NOTE,))
 
 
 @dataclass(frozen=True)

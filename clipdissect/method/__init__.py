@@ -7,12 +7,14 @@ from typing import Any
 
 from clipdissect import options
 from clipdissect.method.base import Job, Method
+from clipdissect.method.captioner import Captioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
 
 OPTIONS: dict[str, Callable[..., Method]] = {
+    "captioner": Captioner,
     "clip_dissect": ClipDissect,
     "compositional": Compositional,
     "network_dissection": NetworkDissection,
