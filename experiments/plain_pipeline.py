@@ -2,8 +2,9 @@
 
 What a reader of the paper would write with torch: a pass over the images for each of the two
 networks, so that every image is decoded twice; features kept in files under the networks' names;
-the whole matrix of concept activations; SoftWPMI one unit after another. Batches, decoding
-processes and precision are those of our own pipeline, and text embeddings are made once.
+the whole matrix of concept activations; SoftWPMI one unit after another. Decoding
+processes and precision are those of our own pipeline, its batches too unless
+`runtime.baseline_batch` says otherwise, and text embeddings are made once.
 """
 
 from __future__ import annotations

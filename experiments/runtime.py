@@ -169,7 +169,7 @@ def measured_pieces(config: Any) -> Any:
     import pandas as pd
 
     from experiments import runtime_pieces as pieces
-    from experiments.runtime_worker import PLAIN_NEEDS, job_of
+    from experiments.runtime_worker import PLAIN_NEEDS, job_of, with_baseline_batch
 
     own = config.runtime
     if not own.repeats:
@@ -182,7 +182,8 @@ def measured_pieces(config: Any) -> Any:
     log.info("pieces: scoring")
     scoring = pieces.scoring(job.similarity, sizes, dict(own.base), dims, own.repeats, own.baseline)
     log.info("pieces: passes over images")
-    passes = pieces.passes(job, list(own.pass_images), own.repeats, own.baseline)
+    plain = with_baseline_batch(config, job) if own.baseline else None
+    passes = pieces.passes(job, list(own.pass_images), own.repeats, plain)
     return pd.concat([scoring, passes], ignore_index=True)
 
 
@@ -202,7 +203,9 @@ def manifest(config: Any) -> dict[str, Any]:
         "versions": versions(), "machine": {**machine(), "processor": processor()},
         "git": git_state(Path(__file__).parents[1]),
         "device": settings.torch_device, "precision": settings.numeric,
-        "batch_size": settings.images_a_batch, "runtime": chosen["runtime"],
+        "batch_size": settings.images_a_batch,
+        "baseline_batch": config.runtime.baseline_batch or settings.images_a_batch,
+        "runtime": chosen["runtime"],
         "similarity": chosen["similarity"],
         "target": chosen["target"]["name"], "encoder": chosen["encoder"]["name"],
     }  # fmt: skip

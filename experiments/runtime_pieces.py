@@ -70,13 +70,14 @@ def scoring(
     return _frame(rows)
 
 
-def passes(job: Job, sizes: Sequence[int], repeats: int, plain: bool) -> pd.DataFrame:
+def passes(job: Job, sizes: Sequence[int], repeats: int, plain: Job | None) -> pd.DataFrame:
     """Seconds of the pass over so many of the probe's images: decoding and both networks.
 
     Args:
         job: with all parts of a dissection.
         sizes: numbers of images; those beyond the probe's are left out.
-        repeats, plain: as of `scoring`.
+        repeats: as of `scoring`.
+        plain: the plain pipeline's job, which may have other batches; None leaves it out.
 
     Returns:
         `axis` (`pass`), `images`, `repeat`, `side`, `seconds`.
@@ -86,8 +87,8 @@ def passes(job: Job, sizes: Sequence[int], repeats: int, plain: bool) -> pd.Data
     for size in (n for n in sizes if n <= len(job.probe)):
         part = replace(job, probe=job.probe.subset(range(size)))
         works: dict[str, Work] = {OURS: partial(_captured, part)}
-        if plain:
-            works[PLAIN] = partial(_passed, part)
+        if plain is not None:
+            works[PLAIN] = partial(_passed, replace(plain, probe=part.probe))
         rows += [{"axis": "pass", "images": size, **one} for one in in_turn(works, repeats)]
     return _frame(rows)
 

@@ -163,7 +163,8 @@ def _head(facts: Mapping[str, Any]) -> str:
         f"# Runtime\n\n{names}; layers {', '.join(side['layers'])}; {side.get('images')} images, "
         f"{side.get('concepts')} concepts.\n{machine['processor']}, {machine['cores']} cores, "
         f"{machine['threads']} threads, {cards}; device {facts['device']}, precision "
-        f"{facts['precision']}, batches of {facts['batch_size']}; {facts['date'][:10]}.\nMedians "
+        f"{facts['precision']}, batches of {facts['batch_size']} "
+        f"(the plain pipeline's: {facts['baseline_batch']}); {facts['date'][:10]}.\nMedians "
         f"over {facts['runtime']['rounds']} rounds after a warm-up; in brackets the least and the "
         f"most.\n{notes}\n"
     )

@@ -69,7 +69,7 @@ def built(config: Any, side: str) -> tuple[Do, dict[str, Any]]:
         DissectError: a mistake in the config, or something isn't there.
     """
     if side == PLAIN:
-        job = job_of(config, PLAIN_NEEDS)
+        job = with_baseline_batch(config, job_of(config, PLAIN_NEEDS))
         return lambda folder: plain(job, folder), facts_of(job)
     method = method_of(config.runtime.methods[int(side)])
     job = job_of(config, method.needs)
@@ -89,6 +89,12 @@ def job_of(config: Any, needs: tuple[str, ...]) -> Job:
     if "similarity" in needs:
         parts["similarity"] = of_group(similarity.build, config.similarity)
     return Job(**parts, settings=settings_of(config), top=config.top, images=config.images)
+
+
+def with_baseline_batch(config: Any, job: Job) -> Job:
+    """The job with the plain pipeline's batches: `runtime.baseline_batch`, or ours where None."""
+    batch = config.runtime.baseline_batch or job.settings.batch_size
+    return replace(job, settings=replace(job.settings, batch_size=batch))
 
 
 def facts_of(job: Job) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class Runtime:
 
     methods: list[Any] = field(default_factory=lambda: ["clip_dissect"])  # names or {name: ...}
     baseline: bool = True  # the published pipeline, plainly, in turn with clip_dissect
+    # Images a batch of it; None: as ours.
+    baseline_batch: Optional[int] = None  # noqa: UP045
     rounds: int = 3  # cold and as many warm ones, after a warm-up
     slice: float = 1.0  # seconds of a turn
     # Pieces in turn: scoring at sizes along each axis, the others being at their base.

@@ -192,7 +192,7 @@ def facts() -> dict[str, Any]:
     return {
         "sides": {"clip_dissect": side, "plain": side}, "not_run": {"captioner": "no checkpoint"},
         "machine": {"processor": "p", "cores": 2, "threads": 2, "gpus": []}, "device": "cpu",
-        "precision": "fp32-cpu", "batch_size": 32, "date": "2026-01-01T00:00",
+        "precision": "fp32-cpu", "batch_size": 32, "baseline_batch": 64, "date": "2026-01-01T00:00",
         "similarity": {"top_k": 100},
         "runtime": {"rounds": 3, "slice": 1.0, "base": {"images": 1000}},
     }  # fmt: skip
