@@ -70,19 +70,10 @@ def chosen_networks(name: str) -> tuple[Target, Encoder]:
 
     if name == "offline":
         return target.build("efficientnet_lite0"), encoder.build("conse")
-    import open_clip
-    import torchvision
-
-    from clipdissect.encoder.open_clip import OpenClip
-
-    torch.manual_seed(0)
-    weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
-    layers = ("conv1", "layer1", "layer2", "layer3", "layer4")
-    clip, _, preprocess = open_clip.create_model_and_transforms("ViT-B-16-quickgelu")
-    tokenizer = open_clip.get_tokenizer("ViT-B-16-quickgelu")
+    layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
     return (
-        Target("resnet50 (random)", torchvision.models.resnet50(), weights.transforms(), layers),
-        OpenClip("ViT-B-16 (random)", clip.eval(), preprocess, tokenizer),
+        target.build("resnet50", weights="random", layers=layers),
+        encoder.build("open_clip", model="ViT-B-16-quickgelu", pretrained="random"),
     )
 
 
