@@ -19,6 +19,7 @@ from clipdissect.digest import Transform
 from clipdissect.errors import DissectError
 from clipdissect.images import UnreadableImage
 from clipdissect.probe import Probe
+from clipdissect.settings import Settings
 from clipdissect.transforms import apply
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,13 @@ def batches(
             done = len(batch.indices) + len(batch.skipped)
             bar.update(done)
             report.update(done)
+
+
+def workers_for(settings: Settings) -> int:
+    """Decoding processes: as asked for, or by default `default_workers`."""
+    if settings.workers is not None:
+        return settings.workers
+    return default_workers(settings.torch_device)
 
 
 def default_workers(device: str) -> int:

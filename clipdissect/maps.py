@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdissect.errors import DissectError
 from clipdissect.forward import networks
-from clipdissect.loader import Request, Skipped, batches, default_workers
+from clipdissect.loader import Request, Skipped, batches, workers_for
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.summary import Context, layout_of
@@ -56,9 +56,7 @@ def activation_maps(
         Request(range(start, min(start + step, len(probe))), (0,))
         for start in range(0, len(probe), step)
     ]
-    workers = settings.workers
-    if workers is None:
-        workers = default_workers(settings.torch_device)
+    workers = workers_for(settings)
     stream = batches(probe, (target.preprocess,), requests, workers)
 
     def reduce(output: Tensor, context: Context) -> Tensor:

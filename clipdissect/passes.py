@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.forward import EMBEDS, Networks, networks
-from clipdissect.loader import Batch, Request, Skipped, batches, default_workers
+from clipdissect.loader import Batch, Request, Skipped, batches, workers_for
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.sinks import Piece, Sink
@@ -74,9 +74,7 @@ def run_jobs(
     if not jobs:
         return
     layers = [n for n in sinks if n != EMBEDS and any(n in job.names for job in jobs)]
-    workers = settings.workers
-    if workers is None:
-        workers = default_workers(settings.torch_device)
+    workers = workers_for(settings)
     requests = [job.requests(settings.images_a_batch) for job in jobs]
     transforms = (target.preprocess, *([encoder.preprocess] if encoder else []))
     stream = batches(probe, transforms, [r for job in requests for r in job], workers)

@@ -27,7 +27,7 @@ from clipdissect.digest import Transform
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.images import to_pil
-from clipdissect.loader import default_workers
+from clipdissect.loader import workers_for
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.similarity import Similarity
@@ -132,10 +132,9 @@ class Plain:
             return torch.cat(parts).float().cpu()
 
     def _images(self, transform: Transform) -> Iterator[Tensor]:
-        device, workers = self.settings.torch_device, self.settings.workers
         loader = DataLoader(
             _Images(self.probe, transform), batch_size=self.settings.images_a_batch,
-            num_workers=default_workers(device) if workers is None else workers,
+            num_workers=workers_for(self.settings),
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
         batches = iter(loader)

@@ -39,7 +39,7 @@ from clipdissect import probe as probes
 from clipdissect.capture import capture
 from clipdissect.encoder import Encoder
 from clipdissect.forward import EMBEDS, networks
-from clipdissect.loader import default_workers
+from clipdissect.loader import workers_for
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.store import Store
@@ -193,8 +193,7 @@ class _PlainImages(Dataset[Tensor]):
 def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[Tensor]:
     loader = DataLoader(
         _PlainImages(probe, transform), batch_size=settings.images_a_batch,
-        num_workers=default_workers(settings.torch_device) if settings.workers is None
-        else settings.workers,
+        num_workers=workers_for(settings),
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     return iter(loader)

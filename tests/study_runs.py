@@ -11,16 +11,28 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from test_final_layer import no_clip
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdissect import sentence
+from clipdissect import probe, sentence
+from clipdissect.probe import Probe
 from clipdissect.target import Target
 from experiments import parts
 from experiments.help import conf_folder
 from experiments.schema import register
+
+
+def class_folders(root: Path, folders: Mapping[str, tuple[int, int, int]]) -> Probe:
+    """Two images a class, in its folder and two shades of its colour."""
+    for folder, rgb in folders.items():
+        for shade in (10, 9):
+            path = root / folder / f"{shade}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9), tuple(c * shade // 10 for c in rgb)).save(path)
+    return probe.build("folder", root=str(root), labels="folders")
 
 
 @dataclass

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from study_runs import Study, facts, tiny_target
+from study_runs import Study, class_folders, facts, tiny_target
 from study_runs import study as study  # the fixture
 
-from clipdissect import probe
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
@@ -50,12 +48,7 @@ def test_agreement_and_controls_by_hand() -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Probe:
-    for folder, rgb in FOLDERS.items():
-        for shade in (10, 9):
-            path = tmp_path / "images" / folder / f"{shade}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (9, 9), tuple(c * shade // 10 for c in rgb)).save(path)
-    return probe.build("folder", root=str(tmp_path / "images"), labels="folders")
+    return class_folders(tmp_path / "images", FOLDERS)
 
 
 def run(study: Study, images: Probe, *overrides: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from study_runs import Study, facts, tiny_target
+from study_runs import Study, class_folders, facts, tiny_target
 from study_runs import study as study  # the fixture
 
 from clipdissect import probe
@@ -35,12 +35,7 @@ FOLDERS = {"n02085620": (255, 0, 0), "n01440764": (0, 255, 0), "n02123597": (0, 
 @pytest.fixture
 def images(tmp_path: Path) -> Probe:
     """Two images a class: a dog, a fish, a cat and an orange, in their colours."""
-    for folder, rgb in FOLDERS.items():
-        for shade in (10, 9):
-            path = tmp_path / "images" / folder / f"{shade}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (9, 9), tuple(c * shade // 10 for c in rgb)).save(path)
-    return probe.build("folder", root=str(tmp_path / "images"), labels="folders")
+    return class_folders(tmp_path / "images", FOLDERS)
 
 
 def run(study: Study, images: Probe, *overrides: str) -> Path:

@@ -6,41 +6,12 @@ releases the interpreter lock, so plain threads run them side by side.
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
-from numba.extending import intrinsic
 
-_LOG = logging.getLogger(__name__)
+from clipdissect.compiling import compiled, ones
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use, from the cache on disk where that can be written.
-
-    Without fast maths: interpolated values must be the same to the last bit as NumPy's.
-    """
-    function = inspect.unwrap(function)
-    try:
-        return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError as error:  # no folder for the cache can be written
-        _LOG.warning("%s; compiling once for every process instead", error)
-        return numba.njit(function, nogil=True)
-
-
-def _ones_in(typing_context: Any, value: Any) -> Any:
-    """How many bits of a uint64 are set."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return numba.uint64(numba.uint64), generate
-
-
-_ones: Any = intrinsic(_ones_in)
+# Without fast maths: interpolated values must be the same to the last bit as NumPy's.
+_compiled = compiled()
 
 
 @_compiled
@@ -77,7 +48,7 @@ def count_together(starts, words, masks, rows, concept, bits, out, start, stop):
             for entry in range(rows[word], rows[word + 1]):
                 own, which = bits[entry], concept[entry]
                 for beam in range(beams):
-                    out[unit, beam, which] += np.int64(_ones(masks[beam, place] & own))
+                    out[unit, beam, which] += np.int64(ones(masks[beam, place] & own))
 
 
 @_compiled
@@ -124,8 +95,8 @@ def count_formulas(rows, concept, bits, operands, operators, shared, sizes, star
             for n in range(1, length):
                 mask = _joined(operators[formula, n], mask, here[operands[formula, n]])
             if mask:
-                sizes[formula] += np.int64(_ones(mask))
+                sizes[formula] += np.int64(ones(mask))
                 for entry in range(first, last):
-                    shared[formula, concept[entry]] += np.int64(_ones(mask & bits[entry]))
+                    shared[formula, concept[entry]] += np.int64(ones(mask & bits[entry]))
         for entry in range(first, last):
             here[concept[entry]] = np.uint64(0)

@@ -7,31 +7,20 @@ isn't used, which keeps compilation short and forked processes safe.
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import intrinsic
 
-_LOG = logging.getLogger(__name__)
+from clipdissect.compiling import compiled
+
 # Sums and products may be regrouped and fused; NaN and infinities keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 # Concepts worked on together: enough to hide the cost of a loop, few enough to stay in cache.
 _LANES = 128
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use, from the cache on disk where that can be written."""
-    # Checkers of types at run time wrap every function of a module, which can't be compiled.
-    function = inspect.unwrap(function)
-    try:
-        return numba.njit(function, nogil=True, cache=True, fastmath=_FAST)
-    except RuntimeError as error:  # no folder for the cache can be written
-        _LOG.warning("%s; compiling once for every process instead", error)
-        return numba.njit(function, nogil=True, fastmath=_FAST)
+_compiled = compiled(_FAST)
 
 
 def _bits_of(typing_context: Any, value: Any) -> Any:

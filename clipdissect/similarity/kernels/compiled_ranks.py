@@ -10,28 +10,13 @@ than images, and only then are its places sorted, with the order of activations 
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
-from numba.extending import intrinsic
 
+from clipdissect.compiling import ones
 from clipdissect.similarity.kernels.compiled import _compiled
 
 _RADIX_BITS = 11
 _RADIX = 1 << _RADIX_BITS
-
-
-def _ones_in(typing_context: Any, value: Any) -> Any:
-    """How many bits of a uint64 are set."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return numba.uint64(numba.uint64), generate
-
-
-_ones: Any = intrinsic(_ones_in)
 
 
 @_compiled
@@ -83,13 +68,13 @@ def _ranks(own, bits, below, words, ranks):  # type: ignore[no-untyped-def]
     total = np.uint64(0)
     for word in range(words):
         below[word] = total
-        total += _ones(bits[word])
+        total += ones(bits[word])
     if total != np.uint64(len(own)):
         return False
     for j in range(len(own)):
         lower = (np.uint64(1) << np.uint64(own[j] & 63)) - np.uint64(1)
         word = own[j] >> 6
-        ranks[j] = below[word] + _ones(bits[word] & lower)
+        ranks[j] = below[word] + ones(bits[word] & lower)
     return True
 
 
