@@ -1,8 +1,9 @@
-"""Tables of descriptions and top images for one layer."""
+"""Tables of descriptions and top images, layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,116 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.kept import Activations, dead_units, few_distinct, for_scoring, top_of, units_of
 from clipdissect.similarity import Similarity, ranks
-from clipdissect.similarity.inputs import Best, ConceptActivations
+from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
+from clipdissect.similarity.ranking import beside
 
 DEAD = "dead"
 FEW = "few_distinct"
 TIED = "tied"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is kept of a layer until all are described.
+
+    Args:
+        name: dotted module name.
+        live: units that vary, `[units]`.
+        few: units with fewer than `top_k` distinct activations, `[units]`.
+        ranks: where each unit's right concept stands, `[units]`; None where none is known.
+    """
+
+    name: str
+    live: Bool[np.ndarray, " units"]
+    few: Bool[np.ndarray, " units"]
+    ranks: Float[np.ndarray, " units"] | None
+
+
+class Describer:
+    """Describes layers that are handed to it one by one, so that one at a time is in memory.
+
+    Similarity functions that look at the top images only are computed for all layers at once, in
+    `tables`: concept activations and their softmax are then worked out once, and they cost as much
+    as the scores of a layer. A layer with known truth is scored when it is added, since
+    `truth_rank` must go by the very scores that the description goes by.
+
+    Args:
+        concept_activations: of the layers' images.
+        texts: the concepts.
+        similarity: from `similarity.build`.
+        top: concepts per unit.
+    """
+
+    def __init__(
+        self, concept_activations: ConceptActivations, texts: Sequence[str],
+        similarity: Similarity, top: int,
+    ) -> None:  # fmt: skip
+        self._concept_activations, self._texts = concept_activations, texts
+        self._similarity, self._top = similarity, top
+        self._layers: list[_Layer] = []
+        self._best: dict[str, Best] = {}
+        self._waiting: dict[str, TopActivations] = {}
+
+    def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
+        """Take in a layer; its activations aren't held.
+
+        Args:
+            layer: its name.
+            activations: `q [images, units]`, or its running top images.
+            truth: the right concept of each unit.
+
+        Raises:
+            DissectError: another number of right concepts than units; as `Similarity.top`.
+        """
+        units = units_of(activations)
+        if truth is not None and len(truth) != units:
+            raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
+        live, top_k = ~dead_units(activations), self._similarity.parameters.get("top_k")
+        top = None if top_k is None else top_of(activations, top_k)
+        few = few_distinct(activations, top)
+        right = None if truth is None else self._truth_ranks(activations, truth, live)
+        self._layers.append(_Layer(layer, live.numpy(), few.numpy(), right))
+        if not live.any():
+            self._best[layer] = _none_best(min(self._top, len(self._texts)))
+        elif top is None or self._similarity.needs_all or truth is not None:
+            self._best[layer] = self._scored(for_scoring(activations, live))
+        else:
+            self._waiting[layer] = top.select(live)
+
+    def tables(self) -> list[pd.DataFrame]:
+        """A table as of `describe_layer` for each layer, in the order they were added."""
+        if self._waiting:
+            together = beside(list(self._waiting.values()))
+            parts = _split(self._scored(together), together.layers)
+            self._best |= zip(self._waiting, parts, strict=True)
+            self._waiting = {}
+        return [self._table(layer, self._best[layer.name]) for layer in self._layers]
+
+    def _scored(self, q: Tensor | TopActivations) -> Best:
+        return self._similarity.top(self._concept_activations, q, self._top)
+
+    def _table(self, layer: _Layer, best: Best) -> pd.DataFrame:
+        units = len(layer.live)
+        table: dict[str, Any] = {"layer": [layer.name] * units, "unit": np.arange(units)}
+        table |= _columns(best, self._texts, layer.live)
+        tied = np.asarray(table["margin"]) == 0
+        table["flags"] = np.select([~layer.live, tied, layer.few], [DEAD, TIED, FEW], "")
+        if layer.ranks is not None:
+            table["truth_rank"] = layer.ranks
+        return _frame(table)
+
+    def _truth_ranks(
+        self, activations: Activations, truth: Sequence[str], live: Bool[Tensor, " units"]
+    ) -> Float[np.ndarray, " units"]:
+        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
+        number = {text: i for i, text in enumerate(self._texts)}
+        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
+        out = np.full(len(live), np.nan)
+        if (wanted >= 0).any():
+            q = for_scoring(activations, live)
+            found = ranks(self._similarity, self._concept_activations, q, wanted)
+            out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
+        return out
 
 
 def describe_layer(
@@ -50,26 +156,11 @@ def describe_layer(
         truth: the right concept of each unit.
 
     Raises:
-        DissectError: another number of right concepts than units.
+        DissectError: another number of right concepts than units; as `Similarity.top`.
     """
-    units = units_of(activations)
-    if truth is not None and len(truth) != units:
-        raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
-    dead = dead_units(activations)
-    table: dict[str, Any] = {"layer": [layer] * units, "unit": np.arange(units)}
-    if dead.all():
-        best = _none_best(min(top, len(texts)))
-    else:
-        best = similarity.top(concept_activations, for_scoring(activations, ~dead), top)
-    table |= _columns(best, texts, (~dead).numpy())
-    few = few_distinct(activations, similarity.parameters.get("top_k"))
-    tied = np.asarray(table["margin"]) == 0
-    table["flags"] = np.select([dead.numpy(), tied, few.numpy()], [DEAD, TIED, FEW], "")
-    if truth is not None:
-        table["truth_rank"] = _truth_ranks(
-            activations, concept_activations, texts, similarity, truth, ~dead
-        )
-    return _frame(table)
+    describer = Describer(concept_activations, texts, similarity, top)
+    describer.add(layer, activations, truth)
+    return describer.tables()[0]
 
 
 def top_images_of_layer(
@@ -94,22 +185,15 @@ def top_images_of_layer(
     })  # fmt: skip
 
 
-def _truth_ranks(
-    activations: Activations, concept_activations: ConceptActivations, texts: Sequence[str],
-    similarity: Similarity, truth: Sequence[str], live: Bool[Tensor, " units"],
-) -> Float[np.ndarray, " units"]:  # fmt: skip
-    """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
-    number = {text: i for i, text in enumerate(texts)}
-    wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
-    out = np.full(len(live), np.nan)
-    if (wanted >= 0).any():
-        found = ranks(similarity, concept_activations, for_scoring(activations, live), wanted)
-        out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
-    return out
-
-
 def _none_best(n: int) -> Best:
     return Best(torch.zeros(0, n, dtype=torch.long), torch.zeros(0, n), torch.zeros(0))
+
+
+def _split(best: Best, units: Sequence[int]) -> list[Best]:
+    """The best concepts of each layer, of several described together."""
+    tensors = (best.concepts, best.scores, best.margin)
+    parts = (torch.split(tensor, list(units)) for tensor in tensors)
+    return [Best(*part) for part in zip(*parts, strict=True)]
 
 
 def _frame(columns: dict[str, Any]) -> pd.DataFrame:

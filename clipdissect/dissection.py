@@ -19,7 +19,7 @@ from clipdissect import target as targets
 from clipdissect.capture import capture, check_layers, contribute
 from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
-from clipdissect.describe import describe_layer, top_images_of_layer
+from clipdissect.describe import Describer, top_images_of_layer
 from clipdissect.digest import Transform
 from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
@@ -165,14 +165,12 @@ def _dissect(
     _check_counts(scorer, len(captured.images), top, images)
     with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
-        described, shown, counted = [], [], {}
+        describer, shown, counted = Describer(activations, concepts.texts, scorer, top), [], {}
         for layer, q in captured.activations.items():  # read one layer at a time
-            right = truth.get(layer)
-            described.append(
-                describe_layer(layer, q, activations, concepts.texts, scorer, top, right)
-            )
+            describer.add(layer, q, truth.get(layer))
             shown.append(top_images_of_layer(layer, q, captured.images, images))
             counted[layer] = histograms(q)
+        described = describer.tables()
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes

@@ -66,8 +66,7 @@ class KeptTop:
 
     def select(self, units: Tensor) -> KeptTop:
         """Some of the units, by mask or number."""
-        top = TopActivations(self.top.values[:, units], self.top.indices[:, units], self.top.images)
-        return KeptTop(top, self.distinct[:, units])
+        return KeptTop(self.top.select(units), self.distinct[:, units])
 
     def renumbered(self, positions: Int[Tensor, " images"], images: int) -> KeptTop:
         """With other image numbers: `positions[i]` for image i, of `images` in all."""
@@ -106,19 +105,24 @@ def dead_units(activations: Activations) -> Bool[Tensor, " units"]:
     return activations.amax(0) == activations.amin(0)
 
 
-def few_distinct(activations: Activations, top_k: int | None) -> Bool[Tensor, " units"]:
-    """Which units have fewer than `top_k` distinct activations; none where `top_k` is None."""
-    if top_k is None:
+def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[Tensor, " units"]:
+    """Which units have fewer distinct activations than images among their top ones.
+
+    Args:
+        activations: of a layer's units.
+        top: their top images, as of `top_of`; None for functions that look at no top images, where
+            no unit has too few.
+    """
+    if top is None:
         return torch.zeros(units_of(activations), dtype=torch.bool)
     if isinstance(activations, KeptTop):
-        return activations.count < top_k
+        return activations.count < len(top.values)
     # Most units have distinct top activations, which settles it; only the others are sorted whole.
-    values = top_images(activations, top_k).values
-    suspects = (values[1:] == values[:-1]).any(0).nonzero()[:, 0]
+    suspects = (top.values[1:] == top.values[:-1]).any(0).nonzero()[:, 0]
     ordered = activations[:, suspects].sort(0).values
     distinct = 1 + (ordered[1:] != ordered[:-1]).sum(0)
     few = torch.zeros(activations.shape[1], dtype=torch.bool)
-    few[suspects] = distinct < top_k
+    few[suspects] = distinct < len(top.values)
     return few
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,9 +16,12 @@ from torch import nn
 
 import clipdissect
 from clipdissect import similarity
-from clipdissect.describe import few_distinct
+from clipdissect.describe import Describer, describe_layer
 from clipdissect.errors import DissectError
+from clipdissect.kept import KeptTop, few_distinct, top_of
 from clipdissect.settings import Settings
+from clipdissect.similarity import ConceptActivations, soft_wpmi
+from clipdissect.similarity.sources import Source
 
 SETTINGS = Settings(device="cpu", workers=0)
 
@@ -230,11 +234,52 @@ def test_few_distinct_activations_are_flagged(images: Path) -> None:
     q[:, 0] = torch.arange(10.0)
     q[:3, 1] = torch.tensor([3.0, 2.0, 1.0])
     q[:, 2] = torch.tensor([9.0, 9.0, *range(8)])
-    assert few_distinct(q, 5).tolist() == [False, True, False]
-    assert few_distinct(q, 4).tolist() == [False, False, False]
+    assert few_distinct(q, top_of(q, 5)).tolist() == [False, True, False]
+    assert few_distinct(q, top_of(q, 4)).tolist() == [False, False, False]
     assert few_distinct(q, None).tolist() == [False, False, False]
     table = dissect(images, similarity=similarity.build("soft_wpmi", top_k=9)).descriptions
     assert list(table["flags"]) == ["few_distinct"] * 3 + ["dead"]
+
+
+@pytest.mark.parametrize("name", ["soft_wpmi", "wpmi", "cosine_cubed", "rank_reorder"])
+def test_layers_together_are_described_as_each_alone(name: str) -> None:
+    torch.manual_seed(0)
+    factors = ConceptActivations(torch.randn(60, 5), torch.randn(30, 5))
+    layers = {f"layer{units}": torch.randn(60, units) for units in (1, 7, 4, 3)}
+    layers["layer4"][:, 2] = 1.0
+    layers["dead"] = torch.zeros(60, 2)
+    words = [f"word {i}" for i in range(30)]
+    extra = {"top_k": 10} if "wpmi" in name else {}
+    scorer = similarity.build(name, **extra)
+    truth = {"layer3": ["word 4", "none of them", "word 29"]}
+    describer = Describer(factors, words, scorer, 3)
+    for layer, q in layers.items():
+        describer.add(layer, q, truth.get(layer))
+    for layer, table in zip(layers, describer.tables(), strict=True):
+        alone = describe_layer(layer, layers[layer], factors, words, scorer, 3, truth.get(layer))
+        pd.testing.assert_frame_equal(table, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_together_take_one_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, usual = [], soft_wpmi.Exponentials
+
+    def exponentials(source: Source, *rest: Any) -> soft_wpmi.Exponentials:
+        taken.append(source.images)
+        return usual(source, *rest)
+
+    monkeypatch.setattr(soft_wpmi, "Exponentials", exponentials)
+    torch.manual_seed(0)
+    factors = ConceptActivations(torch.randn(20, 5), torch.randn(9, 5))
+    describer = Describer(factors, list("abcdefghi"), similarity.build("soft_wpmi", top_k=3), 1)
+    kept = KeptTop.of(torch.randn(20, 40), torch.arange(20), 5)
+    for layer, q in {"all": torch.randn(20, 40), "top": kept}.items():
+        describer.add(layer, q)
+    assert taken == []
+    first = describer.tables()
+    assert taken == [20]
+    for table, again in zip(first, describer.tables(), strict=True):
+        pd.testing.assert_frame_equal(table, again)
+    assert taken == [20]
 
 
 def test_permuted_images_give_the_same_descriptions(images: Path) -> None:

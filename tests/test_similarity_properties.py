@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipdissect import similarity
 from clipdissect.similarity import ConceptActivations, Similarity, top_images
+from clipdissect.similarity.ranking import beside
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Dense, Factors
 
 ALL = list(similarity.OPTIONS)
@@ -167,6 +168,23 @@ def test_top_activations_are_enough(
     from_top = function.top(factors, top_images(q, len(q)), 3)
     assert torch.equal(from_all.concepts, from_top.concepts)
     assert torch.equal(from_all.scores, from_top.scores)
+
+
+@pytest.mark.parametrize("name", ["soft_wpmi", "wpmi"])
+@QUICK
+@given(problem=problems(), data=st.data())
+def test_layers_side_by_side_are_scored_as_each_alone(
+    name: str, problem: tuple[Tensor, Tensor, Tensor], data: st.DataObject
+) -> None:
+    images, texts, q = problem
+    function: Similarity = similarity.build(name, **drawn(data, name, len(q)))
+    factors = ConceptActivations(images, texts)
+    parts = q.split(data.draw(st.integers(1, q.shape[1])), dim=1)
+    k: int = function.parameters["top_k"]
+    best = function.top(factors, beside([top_images(part, k) for part in parts]), len(texts))
+    together = torch.empty(q.shape[1], len(texts)).scatter_(1, best.concepts, best.scores)
+    wanted = torch.cat([function(images @ texts.T, part) for part in parts])
+    torch.testing.assert_close(together, wanted, atol=5e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

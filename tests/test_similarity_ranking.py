@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clipdissect.errors import DissectError
 from clipdissect.similarity import TopActivations, merge, top_images
 from clipdissect.similarity.keys import pack, unpack
-from clipdissect.similarity.ranking import as_top
+from clipdissect.similarity.ranking import as_top, beside
 
 # Few distinct values: most draws hold ties.
 tied = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
@@ -122,6 +122,18 @@ def test_errors_of_kept_activations() -> None:
         as_top(beyond, 5, 20, "top_k")
     with pytest.raises(DissectError, match="the first part holds 3 units, the second holds 2"):
         merge(kept, top_images(torch.randn(20, 2), 5))
+
+
+def test_layers_side_by_side() -> None:
+    first, second = (top_images(torch.randn(20, units), 5) for units in (3, 2))
+    both = beside([first, second])
+    assert (both.images, both.layers) == (20, (3, 2))
+    assert torch.equal(both.indices[:, 3:], second.indices)
+    assert as_top(both, 4, 20, "top_k").layers == (3, 2)
+    with pytest.raises(DissectError, match="the first holds 20 images, a layer holds 21"):
+        beside([first, top_images(torch.randn(21, 2), 5)])
+    with pytest.raises(DissectError, match="the first holds 5 images kept, a layer holds 4"):
+        beside([first, top_images(torch.randn(20, 2), 4)])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

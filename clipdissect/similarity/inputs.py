@@ -33,11 +33,18 @@ class TopActivations:
         values: activations, `[k, units]`.
         indices: image numbers, `[k, units]`.
         images: how many images they were taken from.
+        layers: units of each layer where those of several stand side by side, as of
+            `ranking.beside`: a marginal over units is over each layer's own. Empty for one layer.
     """
 
     values: Float[Tensor, "k units"]
     indices: Int[Tensor, "k units"]
     images: int
+    layers: tuple[int, ...] = ()
+
+    def select(self, units: Tensor) -> TopActivations:
+        """Some of one layer's units, by mask or number."""
+        return TopActivations(self.values[:, units], self.indices[:, units], self.images)
 
 
 @dataclass(frozen=True)

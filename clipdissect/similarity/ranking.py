@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -86,6 +89,26 @@ def merge(a: TopActivations, b: TopActivations, k: int | None = None) -> TopActi
     )
 
 
+def beside(parts: Sequence[TopActivations]) -> TopActivations:
+    """The top images of several layers' units, side by side, to be scored together.
+
+    Args:
+        parts: one a layer, from the same images, as many images a unit in each.
+
+    Raises:
+        DissectError: the parts disagree in the images kept or in the images of the probe.
+    """
+    for part in parts[1:]:
+        checks.same("images", parts[0].images, "the first", part.images, "a layer")
+        checks.same("images kept", len(parts[0].values), "the first", len(part.values), "a layer")
+    return TopActivations(
+        values=torch.cat([part.values.float() for part in parts], dim=1),
+        indices=torch.cat([part.indices for part in parts], dim=1),
+        images=parts[0].images,
+        layers=tuple(part.values.shape[1] for part in parts),
+    )
+
+
 def as_top(
     q: Float[Tensor, "images units"] | TopActivations, k: int, images: int, name: str
 ) -> TopActivations:
@@ -116,4 +139,4 @@ def as_top(
         )
     if int(q.indices.min()) < 0 or int(q.indices.max()) >= images:
         raise DissectError(f"q numbers images beyond the probe: {images} images")
-    return TopActivations(values=q.values[:k].float(), indices=q.indices[:k], images=images)
+    return replace(q, values=q.values[:k].float(), indices=q.indices[:k])

@@ -24,7 +24,7 @@ class SoftWpmi(Similarity):
 
     `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(1 - p_i + p_i * s_im + eps)` over the
     unit's `top_k` images, `s = softmax_m(a * P)` over all concepts, `p_i` the membership of the
-    i-th image, and `p(t_m) = mean_k exp(L_km)` over all units passed.
+    i-th image, and `p(t_m) = mean_k exp(L_km)` over the layer's units.
 
     Args:
         a: the softmax's inverse temperature.
@@ -70,7 +70,7 @@ class SoftWpmi(Similarity):
         rows, index = union(top.indices, source.images)
         weight = membership(self.membership, top.values, self.p_start, self.p_end)
         base = (1.0 - weight + self.eps).float()
-        weight, units = weight.float(), len(index)
+        weight, units, layers = weight.float(), len(index), top.layers
         group = safe_group(1.0 - self.p_start + self.eps)
         del top
         # In flight: P, its exponentials, and the scores.
@@ -82,6 +82,6 @@ class SoftWpmi(Similarity):
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             block = exponentials.take(start, stop)
             joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
-            return kernels.less_marginal(joint, self.lam)
+            return kernels.less_marginal(joint, self.lam, layers)
 
         return Plan(units, blocks, scores)

@@ -23,9 +23,9 @@ class Wpmi(Similarity):
     """Weighted pointwise mutual information.
 
     `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(s_im + eps)` over the unit's `top_k`
-    images, `s = softmax_m(a * P)` over all concepts and `p(t_m) = mean_k exp(L_km)` over all units
-    passed. With `eps=0`, the paper's equation, `L_km = a * (sum_i I_i) . T_m - sum_i lse_i`: one
-    small matrix product in place of the logarithms.
+    images, `s = softmax_m(a * P)` over all concepts and `p(t_m) = mean_k exp(L_km)` over the
+    layer's units. With `eps=0`, the paper's equation, `L_km = a * (sum_i I_i) . T_m - sum_i lse_i`:
+    one small matrix product in place of the logarithms.
 
     Args:
         a: the softmax's inverse temperature.
@@ -58,9 +58,10 @@ class Wpmi(Similarity):
         top = as_top(q, self.top_k, source.images, "top_k")
         rows, index = union(top.indices, source.images)
         some = source.take(rows)
-        return self._linear(some, index) if self.eps == 0 else self._elementwise(some, index)
+        plan = self._linear if self.eps == 0 else self._elementwise
+        return plan(some, index, top.layers)
 
-    def _linear(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
+    def _linear(self, some: Source, index: Int[Tensor, "units k"], layers: tuple[int, ...]) -> Plan:
         units = len(index)
         # In flight: a part of P, then the scores and one copy of them.
         floats = max(2 * ROWS_AT_ONCE, 3 * units)
@@ -71,11 +72,13 @@ class Wpmi(Similarity):
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             joint = sums.block(start, stop).mul_(self.a).sub_(constant)
-            return kernels.less_marginal(joint, self.lam)
+            return kernels.less_marginal(joint, self.lam, layers)
 
         return Plan(units, blocks, scores)
 
-    def _elementwise(self, some: Source, index: Int[Tensor, "units k"]) -> Plan:
+    def _elementwise(
+        self, some: Source, index: Int[Tensor, "units k"], layers: tuple[int, ...]
+    ) -> Plan:
         units = len(index)
         # In flight: P, its exponentials, and the scores.
         floats = some.images + 2 * ROWS_AT_ONCE + 2 * units
@@ -87,6 +90,6 @@ class Wpmi(Similarity):
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             block = exponentials.take(start, stop)
             joint = kernels.log_product_sums(block, index, inverse, base, ones, group)
-            return kernels.less_marginal(joint, self.lam)
+            return kernels.less_marginal(joint, self.lam, layers)
 
         return Plan(units, blocks, scores)

@@ -6,7 +6,7 @@ import importlib
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -51,10 +51,19 @@ def log_product_sums(
     return plain.log_product_sums(*arguments)
 
 
-def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> Float[Tensor, "units block"]:
-    """As `plain.less_marginal`; returns its argument."""
-    if lam and not _ran("compiled", "less_marginal", joint.shape[1], _STEP, joint, float(lam)):
-        plain.less_marginal(joint, lam)
+def less_marginal(
+    joint: Float[Tensor, "units block"], lam: float, layers: Sequence[int] = ()
+) -> Float[Tensor, "units block"]:
+    """As `plain.less_marginal`, for the units of each layer; returns its argument.
+
+    Args:
+        joint: `L`, for the units of one or several layers.
+        lam: weight of the marginal.
+        layers: units of each layer; empty for one.
+    """
+    for own in torch.split(joint, list(layers) or len(joint)) if lam else ():
+        if not _ran("compiled", "less_marginal", own.shape[1], _STEP, own, float(lam)):
+            plain.less_marginal(own, lam)
     return joint
 
 
