@@ -5,6 +5,7 @@ The store's keys are made of these, so that changed weights, images or settings 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -105,6 +107,12 @@ def _random_states() -> list[Any]:
 
 
 def _pattern(width: int, height: int) -> Image.Image:
-    y, x = np.mgrid[0:height, 0:width]
+    """A made-up image, the caller's to change."""
+    return Image.fromarray(_pixels(width, height).copy(), "RGB")
+
+
+@functools.cache  # they take longer to make than most transforms take
+def _pixels(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+    x, y = np.arange(width, dtype=np.uint32), np.arange(height, dtype=np.uint32)[:, None]
     waves = [x * 3 + y, x * y // 7, (x // 5 + y // 3) * 17]
-    return Image.fromarray(np.stack([w % 256 for w in waves], axis=-1).astype(np.uint8), "RGB")
+    return np.stack([(wave % 256).astype(np.uint8) for wave in waves], axis=-1)

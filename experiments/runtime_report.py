@@ -54,8 +54,8 @@ def extrapolated(
 ) -> dict[str, float] | None:
     """Seconds of the paper's job by stage, on this machine with these networks; None if not run.
 
-    Texts and passes grow in proportion. Scoring follows `runtime_pieces.model`: for ours each of
-    the five layers needs P of its units' top images, for the plain pipeline P is made once.
+    Texts and passes grow in proportion. Scoring follows `runtime_pieces.model`, for all layers'
+    units at once: P is made once, for ours of the images that are among any unit's top ones.
 
     Args:
         rounds, pieces, facts: as of `metrics`.
@@ -67,8 +67,7 @@ def extrapolated(
     job, run = paper.values()["table4"], facts["sides"][side]
     product, gather, fixed = model(pieces, side)
     top_k = int(facts["similarity"]["top_k"])
-    rows = [min(job["images"], units * top_k) for units in PAPER_LAYERS]
-    images = sum(rows) if side == OURS else job["images"]
+    images = min(job["images"], job["units"] * top_k) if side == OURS else job["images"]
     each = {
         "texts": own["stage_texts"].median() / run["concepts"] * job["concepts"],
         "passes": own[[f"stage_{s}" for s in PASS]].sum(axis=1).median()
