@@ -11,8 +11,8 @@ import pandas as pd
 from experiments import paper
 from experiments.runtime_pieces import OURS, PLAIN, exponents, model, ratios
 
-# Units of the paper's five layers of ResNet-50, and the images a unit that SoftWPMI looks at.
-PAPER_LAYERS = (64, 256, 512, 1024, 2048)
+# The paper's layers of ResNet-50.
+PAPER_LAYERS = 5
 PASS = ("decode", "forward")
 ORDER = ("load", "texts", "digests", *PASS)
 RATES = {"images_per_s": "images/s", "units_per_s": "units/s", "ram_gb": "RAM GB",
@@ -54,8 +54,9 @@ def extrapolated(
 ) -> dict[str, float] | None:
     """Seconds of the paper's job by stage, on this machine with these networks; None if not run.
 
-    Texts and passes grow in proportion. Scoring follows `runtime_pieces.model`, for all layers'
-    units at once: P is made once, for ours of the images that are among any unit's top ones.
+    Texts and passes grow in proportion. Scoring follows `runtime_pieces.model`. P is made once
+    for all layers, for ours of the images that are among any unit's top ones; ours also scores all
+    layers at once.
 
     Args:
         rounds, pieces, facts: as of `metrics`.
@@ -67,13 +68,14 @@ def extrapolated(
     job, run = paper.values()["table4"], facts["sides"][side]
     product, gather, fixed = model(pieces, side)
     top_k = int(facts["similarity"]["top_k"])
-    images = min(job["images"], job["units"] * top_k) if side == OURS else job["images"]
+    ours = side == OURS
+    images = min(job["images"], job["units"] * top_k) if ours else job["images"]
     each = {
         "texts": own["stage_texts"].median() / run["concepts"] * job["concepts"],
         "passes": own[[f"stage_{s}" for s in PASS]].sum(axis=1).median()
         / run["images"] * job["images"],
         "scoring": job["concepts"] * (product * images + gather * job["units"])
-        + fixed * len(PAPER_LAYERS),
+        + fixed * (1 if ours else PAPER_LAYERS),
     }  # fmt: skip
     return {
         name: round(float(value), 1)

@@ -207,10 +207,9 @@ def test_report_of_rounds_and_the_papers_job() -> None:
     assert metrics["ratios"]["cold"]["each"] == [4.0, 4.0, 4.0]  # the drift is in both
     assert metrics["ratios"]["scoring (cold)"]["median"] == 4.0
     job = metrics["extrapolated"]["clip_dissect"]
-    rows = 6400 + 25600 + 50000 * 3  # each layer's top images, 100 a unit
     assert job["texts"] == pytest.approx(20.0)
     assert job["passes"] == pytest.approx((1.0 + 1.5) / 100 * 50_000)
-    assert job["scoring"] == pytest.approx(20_000 * (2e-7 * rows + 3e-7 * 3904) + 2.5, abs=0.1)
+    assert job["scoring"] == pytest.approx(20_000 * (2e-7 * 50_000 + 3e-7 * 3904) + 0.5, abs=0.1)
     text = runtime_report.markdown(metrics, facts())
     for said in ("Extrapolated, not measured", "15.0 [10.0, 20.0]", "Not run here: captioner",
                  "- random", "Tesla P100"):  # fmt: skip
