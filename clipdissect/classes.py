@@ -30,9 +30,15 @@ def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
 
     Raises:
         MissingResource: no such file.
-        DissectError: another number of names than units, or a file that isn't text.
+        DissectError: another number of names than units; as `names_of_file`.
     """
-    names = imagenet_names() if source == "imagenet" else _of_file(Path(source).expanduser())
+    if source == "imagenet":
+        names = imagenet_names()
+    else:
+        names = names_of_file(
+            Path(source).expanduser(),
+            "set target.classes to a file with one name a line, or to imagenet",
+        )
     if units is not None and len(names) != units:
         raise DissectError(
             f"target.classes ({source}) has {len(names)} names, but the layer of classes has "
@@ -41,15 +47,28 @@ def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
     return names
 
 
-def _of_file(path: Path) -> tuple[str, ...]:
+def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
+    """The names in a UTF-8 file, one a line: a name's number is its line's.
+
+    Args:
+        path: the file.
+        remedy: what to do where there is none.
+
+    Raises:
+        MissingResource: no such file.
+        DissectError: a file that isn't text, or an empty line before the last name, which would
+            shift the numbers.
+    """
     if not path.is_file():
-        raise MissingResource(
-            "the class names",
-            [str(path.absolute())],
-            "set target.classes to a file with one name a line, or to imagenet",
-        )
+        raise MissingResource("the class names", [str(path.absolute())], remedy)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DissectError(f"{path} is not UTF-8: save it as UTF-8") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+    if "" in names:
+        raise DissectError(
+            f"{path}: line {names.index('') + 1} is empty; a class's number is its line's, so "
+            f"write every name on the line of its number"
+        )
+    return names

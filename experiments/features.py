@@ -24,7 +24,7 @@ from clipdissect.texts import text_embeds
 
 
 @dataclass
-class Features:
+class SharedFeatures:
     """One layer's features; `describe` scores them with any probe, concepts and similarity.
 
     Args:

@@ -62,7 +62,7 @@ class _Job:
         from clipdissect import concepts, probe, similarity
         from clipdissect.errors import DissectError, unknown
         from experiments import judging
-        from experiments.features import Features
+        from experiments.features import SharedFeatures
         from experiments.parts import build_groups, parameters, settings_of, store_of
 
         own = parameters(config.comparison)
@@ -81,7 +81,9 @@ class _Job:
         built = build_groups(config, ("target", "encoder"))
         self.truth = judging.truth_of(config, built["target"])
         target = replace(built["target"], layers=(str(self.truth.layer),))
-        self.features = Features(target, built["encoder"], settings_of(config), store_of(config))
+        self.features = SharedFeatures(
+            target, built["encoder"], settings_of(config), store_of(config)
+        )
         self.runs: list[dict[str, Any]] = []
         self.known: dict[tuple[Any, ...], Any] = {}
 

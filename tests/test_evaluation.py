@@ -193,13 +193,19 @@ def test_which_layer_must_be_clear() -> None:
 
 
 def test_truths(tmp_path: Path) -> None:
-    (tmp_path / "pets.txt").write_text("cat\n\ndog\n")
+    (tmp_path / "pets.txt").write_text("\ufeffcat\ndog\n\n", encoding="utf-8")
     found = of_source(str(tmp_path / "pets.txt"), "fc")
     assert (found.name, found.names, found.layer) == ("pets", ("cat", "dog"), "fc")
     assert len(of_source("imagenet").names) == 1000
     assert of_target(TARGET).names == ("cat", "dog", "wolf")
     with pytest.raises(MissingResource, match=r"evaluation\.truth"):
         of_source(str(tmp_path / "none.txt"))
+    (tmp_path / "gap.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(DissectError, match="line 2 is empty"):
+        of_source(str(tmp_path / "gap.txt"))
+    (tmp_path / "latin.txt").write_bytes("cané".encode("latin-1"))
+    with pytest.raises(DissectError, match="not UTF-8"):
+        of_source(str(tmp_path / "latin.txt"))
     with pytest.raises(DissectError, match=r"set evaluation\.layer"):
         of_target(Target("net", ColourNet(), preprocess(), ("fc",)))
 

@@ -67,6 +67,8 @@ def test_names_of_label_numbers(root: Path, tmp_path: Path) -> None:
     assert found.labels == ("goldfish", "a tench", None)
     known = probe.build("webdataset", shards=one, classes="imagenet")
     assert (known.labels or ())[0] == "goldfish, Carassius auratus"
+    with pytest.raises(MissingResource, match=r"probe\.classes"):
+        probe.build("webdataset", shards=one, classes=str(tmp_path / "none.txt"))
     (tmp_path / "names.txt").write_text("tench\n")
     with pytest.raises(DissectError, match=r"probe\.classes has 1 names, but a label is 1"):
         probe.build("webdataset", shards=one, classes=str(tmp_path / "names.txt"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdissect.classes import imagenet_names
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.classes import imagenet_names, names_of_file
+from clipdissect.errors import DissectError
 from clipdissect.places import places365_names
 from clipdissect.target import Target
 
@@ -50,13 +50,15 @@ def of_source(
 
     Raises:
         MissingResource: no such file.
-        DissectError: a file that isn't text.
+        DissectError: as `classes.names_of_file`.
     """
     if source == "imagenet":
         return Truth(source, imagenet_names(), layer)
     if source == "places365":
         return Truth(source, places365_names(categories), layer)
-    return Truth(Path(source).stem, _of_file(Path(source).expanduser()), layer)
+    path = Path(source).expanduser()
+    remedy = "set evaluation.truth to imagenet, places365, or a file with one name a line"
+    return Truth(path.stem, names_of_file(path, remedy), layer)
 
 
 def of_target(target: Target, layer: str | None = None) -> Truth:
@@ -76,17 +78,3 @@ def of_target(target: Target, layer: str | None = None) -> Truth:
             f"evaluation.truth (imagenet, places365, or a file with one name a line)"
         )
     return Truth(target.name, target.class_names, layer)
-
-
-def _of_file(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise MissingResource(
-            "the class names",
-            [str(path.absolute())],
-            "set evaluation.truth to imagenet, places365, or a file with one name a line",
-        )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DissectError(f"{path} is not UTF-8: save it as UTF-8") from error
-    return tuple(line.strip() for line in lines if line.strip())

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import digest
-from clipdissect.classes import imagenet_names
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.classes import imagenet_names, names_of_file
+from clipdissect.errors import DissectError
 from clipdissect.images import Picture, UnreadableImage, decode_picture
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
@@ -112,17 +112,16 @@ def _titles(shards: Sequence[Shard]) -> list[str]:
 def _labels(images: Sequence[Member], classes: str | None) -> tuple[str | None, ...] | None:
     labels = [member.label for member in images]
     if classes is not None:
-        names = imagenet_names() if classes == "imagenet" else _lines(Path(classes).expanduser())
+        names = _class_names(classes)
         labels = [label and _named(label, names) for label in labels]
     return tuple(labels) if any(labels) else None
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise MissingResource(
-            "the class names", [str(path.absolute())], "set probe.classes to a file, or to imagenet"
-        )
-    return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+def _class_names(classes: str) -> tuple[str, ...]:
+    if classes == "imagenet":
+        return imagenet_names()
+    remedy = "set probe.classes to a file with one name a line, or to imagenet"
+    return names_of_file(Path(classes).expanduser(), remedy)
 
 
 def _named(label: str, names: Sequence[str]) -> str:
