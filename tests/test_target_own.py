@@ -118,11 +118,14 @@ def test_mistakes_are_told(folder: Path, parameters: dict[str, Any], says: str) 
 
 
 def test_class_names_of_a_file(folder: Path) -> None:
-    (folder / "names.txt").write_text("cat\nwheel\n\nsky, air\n")
+    (folder / "names.txt").write_text("cat\nwheel\nsky, air\n\n")
     found = module(classes="names.txt")
     assert (found.class_layer, found.class_names) == ("head", ("cat", "wheel", "sky, air"))
     with pytest.raises(MissingResource, match="one name a line"):
         module(classes="gone.txt")
+    (folder / "names.txt").write_text("cat\n\nwheel\nsky, air\n")
+    with pytest.raises(DissectError, match="line 2 is empty"):
+        module(classes="names.txt")
 
 
 def test_preprocess_resizes_crops_and_normalises() -> None:
