@@ -61,7 +61,7 @@ def run(config: Any) -> float | None:
 
 def main() -> None:
     """Entry point of `python -m experiments.dissect` and `clipdissect dissect`."""
-    launch(run, "dissect")
+    launch(run, "dissect", unused={})
 
 
 if __name__ == "__main__":

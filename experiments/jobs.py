@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Failure:
         print(f"{self.job} error: {self.message}".lstrip(), file=sys.stderr)
 
 
-def guard(run: Run, arguments: Sequence[str], config: Any) -> Any:
+def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config: Any) -> Any:
     """Do one job; gives what it returns, or a text on its failure, which no sweeper takes for a
     number.
 
@@ -66,6 +66,7 @@ def guard(run: Run, arguments: Sequence[str], config: Any) -> Any:
     Args:
         run: does one job.
         arguments: of the command line.
+        unused: keys that the runner doesn't read, and what to do instead.
         config: the job's.
     """
     set_up_logging(logging.INFO)  # of a process that the launcher started
@@ -78,6 +79,7 @@ def guard(run: Run, arguments: Sequence[str], config: Any) -> Any:
     if unfinished.job:
         print(unfinished.job, flush=True)
     try:
+        refuse(unused, overrides)
         result = run(config)
     except Exception as error:
         failure = of_error(error, number, unfinished.overrides)
@@ -85,6 +87,22 @@ def guard(run: Run, arguments: Sequence[str], config: Any) -> Any:
         return f"failed: {failure.message}"
     path.unlink(missing_ok=True)
     return result
+
+
+def refuse(unused: Mapping[str, str], overrides: Iterable[str]) -> None:
+    """Raise a DissectError where an override sets what the runner doesn't read.
+
+    Args:
+        unused: keys, of which all that is below them counts too, and what to do instead.
+        overrides: of the command line, as in `probe.limit=10`.
+    """
+    from clipdissect.errors import DissectError
+
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        for name, instead in unused.items():
+            if key == name or key.startswith(f"{name}."):
+                raise DissectError(f"{override} does nothing in {job_name()}: {instead}")
 
 
 def of_error(

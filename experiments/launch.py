@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from experiments.help import conf_folder, runner_help
 from experiments.jobs import Run, failures, guard, of_error, results_folder, set_up_logging
@@ -19,7 +19,11 @@ __all__ = ["launch", "launch_without_folder", "results_folder"]
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
 
-def launch(run: Run, name: str) -> None:
+# What the runners don't read, apart from the one that does.
+NO_OBJECTIVE = {"objective": "only dissect has one"}
+
+
+def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> None:
     """Compose the config from the command line and call `run` with it; exits on an error.
 
     In a multirun a failed job doesn't stop the others, in whatever processes they run; all failures
@@ -29,6 +33,8 @@ def launch(run: Run, name: str) -> None:
     Args:
         run: does one job; its config is checked against the schemas.
         name: the runner's, as in `experiments.<name>`.
+        unused: keys of the config that it doesn't read, which the command line mustn't set, and
+            what to do instead.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(runner_help(name))
@@ -42,7 +48,7 @@ def launch(run: Run, name: str) -> None:
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
     # Not a function of this place: it is pickled where jobs run in other processes.
-    job = functools.wraps(run)(functools.partial(guard, run, tuple(sys.argv)))
+    job = functools.wraps(run)(functools.partial(guard, run, tuple(sys.argv), unused))
     stopped = []
     try:
         _hydra_main(job)()

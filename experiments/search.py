@@ -15,10 +15,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from clipdissect.errors import DissectError
+from experiments.help import RUNNERS
 
 # What a trial's value depends on, besides what is searched.
 SETTING = ("target", "probe", "concepts", "encoder", "similarity", "sentence", "objective",
            "objective_seed", "capture.summary", "capture.layout", "capture.precision")  # fmt: skip
+SEARCHED = "dissect"  # the runner that returns an objective
 SQLITE = "sqlite:///"
 
 
@@ -54,6 +56,10 @@ def prepare(config: Any) -> None:
         DissectError: nothing to search for or by, or the study is of another setting.
     """
     sweeper = config.hydra.sweeper
+    if config.hydra.job.name in RUNNERS and config.hydra.job.name != SEARCHED:
+        raise DissectError(
+            f"{config.hydra.job.name} has no objective to search by: use clipdissect {SEARCHED}"
+        )
     if not config.objective:
         raise DissectError(
             "a search needs an objective: set objective=top1 or objective=<sentence encoder>_cos"

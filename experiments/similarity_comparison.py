@@ -15,11 +15,20 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.launch import launch, results_folder
+from experiments.launch import NO_OBJECTIVE, launch, results_folder
 
 log = logging.getLogger("experiments.similarity_comparison")  # also when run as __main__
 
 PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
+# What this runner doesn't read, and what to set instead.
+UNUSED = {
+    **NO_OBJECTIVE,
+    "probe": "set comparison.probes={name: {name: folder, root: /path}, ...}",
+    "concepts": "set comparison.concepts=[google_20k, imagenet, ...]",
+    "method": "it compares similarity functions of clip_dissect",
+    "evaluation.against": "use final_layer, or clipdissect compare",
+    "evaluation.sentences": "set sentence=NAME, the one that it judges by",
+}
 
 
 def run(config: Any) -> None:
@@ -59,7 +68,7 @@ class _Job:
     def __init__(self, config: Any, sentences: Any) -> None:
         from dataclasses import replace
 
-        from clipdissect import concepts, probe, similarity
+        from clipdissect import probe, similarity
         from clipdissect.errors import DissectError, unknown
         from experiments import judging
         from experiments.features import SharedFeatures
@@ -74,9 +83,10 @@ class _Job:
             if name not in similarity.OPTIONS:
                 raise unknown("similarity", name, similarity.OPTIONS)
         self.sentences, self.own = sentences, own
+        self.chosen = parameters(config.similarity)  # with what the command line says of it
         self.top_k = config.profile.get("top_k")
         self.seed, self.objective = config.objective_seed, f"{sentences.name}_cos"
-        self.concepts = {name: _built(concepts.build, name) for name in own["concepts"]}
+        self.concepts = dict(_concept_set(what) for what in own["concepts"])
         self.probes = {n: _built(probe.build, what) for n, what in own["probes"].items()}
         built = build_groups(config, ("target", "encoder"))
         self.truth = judging.truth_of(config, built["target"])
@@ -94,7 +104,9 @@ class _Job:
         for probe in self.probes:
             for concepts in self.concepts:
                 for name in self.own["similarities"]:
-                    default = self._cell(probe, concepts, name, self.top_k)
+                    own = name == self.chosen["name"]
+                    top_k = self.chosen.get("top_k") if own else self.top_k
+                    default = self._cell(probe, concepts, name, top_k)
                     yield default
                     if self.own["top_k"]:
                         yield self._best(default, tuning, report)
@@ -126,9 +138,10 @@ class _Job:
         from experiments.comparing import Cell, judged
 
         chosen = {"top_k": top_k} if _has_top_k(name) and top_k is not None else {}
+        given = self.chosen if name == self.chosen["name"] else {"name": name}
         start = time.perf_counter()
         result = self.features.describe(
-            self.probes[probe], self.concepts[concepts], similarity.build(name, **chosen)
+            self.probes[probe], self.concepts[concepts], similarity.build(**{**given, **chosen})
         )
         self.runs.append({"cell": [probe, concepts, name], **result.run})
         rows = rows_of(result.descriptions, str(self.truth.layer), len(self.truth.names))
@@ -162,11 +175,26 @@ class _Job:
 
 def main() -> None:
     """Entry point of `python -m experiments.similarity_comparison`."""
-    launch(run, "similarity_comparison")
+    launch(run, "similarity_comparison", UNUSED)
 
 
 def _built(build: Any, what: Any) -> Any:
     return build(what) if isinstance(what, str) else build(**what)
+
+
+def _concept_set(what: Any) -> tuple[str, Any]:
+    """A concept set and its name in the tables, from its config's name or its parameters."""
+    from omegaconf import OmegaConf
+
+    from clipdissect import concepts
+    from experiments.help import conf_folder
+
+    preset = conf_folder() / "concepts" / f"{what}.yaml"
+    if isinstance(what, str) and what not in concepts.OPTIONS and preset.is_file():
+        values: Any = OmegaConf.to_container(OmegaConf.load(preset))
+        return what, concepts.build(**{k: v for k, v in values.items() if k != "defaults"})
+    built = _built(concepts.build, what)
+    return what if isinstance(what, str) else built.name, built
 
 
 def _has_top_k(name: str) -> bool:

@@ -40,4 +40,4 @@ def run(config: Any) -> float:
 
 
 if __name__ == "__main__":
-    launch(run, "standin")
+    launch(run, "standin", unused={})

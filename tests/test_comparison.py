@@ -14,6 +14,7 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import concepts, sentence
 from clipdissect.concepts import of_list
+from clipdissect.errors import DissectError
 from clipdissect.target import Target
 from experiments import parts, similarity_comparison, tables
 from experiments.help import conf_folder
@@ -35,7 +36,9 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     root = f"{{name: folder, root: {tmp_path}/images}}"
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", overrides=[
-            f"+comparison.probes={{one: {root}, two: {root}}}", "comparison.concepts=[google_20k]",
+            f"+comparison.probes={{one: {root}, two: {root}}}",
+            "comparison.concepts=[google_20k,{name: list, texts: [red, cyan]}]", "similarity.a=3",
+
             "comparison.similarities=[soft_wpmi,cosine]", "comparison.top_k=[2,4]",
             "capture.workers=0", "capture.device=cpu", "capture.batch_size=24",
             "+profile.top_k=4",
@@ -45,6 +48,8 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "run"
     assert network.calls == 1  # features are shared: one batch
     table = pd.read_csv(folder / "comparison.csv")
+    assert set(table["concepts"]) == {"google_20k", "list"}
+    table = table[table["concepts"] == "google_20k"]
     whole = table[(table["setting"] == "default") & (table["metric"] == "top1")]
     assert set(whole["probe"]) == {"one", "two", "average"}
     # Red and green of the four classes are concepts; see test_final_layer.
@@ -54,7 +59,18 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "soft_wpmi" in (folder / "comparison.md").read_text()
     for name in ("comparison.png", "comparison.pdf"):
         assert (folder / name).stat().st_size > 1000
-    assert json.loads((folder / "run.json").read_text())["top_k_tried"] == [2, 4]
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["top_k_tried"] == [2, 4]
+    used = {one["name"]: one for one in facts["similarities"]}
+    assert used["soft_wpmi"]["a"] == 3.0
+
+
+def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wordfreq", reason="needs the extra `offline`")
+    name, found = similarity_comparison._concept_set("wordfreq_3k")
+    assert name == "wordfreq_3k" and 2000 < len(found.texts) <= 3000
+    with pytest.raises(DissectError, match="unknown concepts 'wordfrek'"):
+        similarity_comparison._concept_set("wordfrek")
 
 
 def write_run(folder: Path, encoder: str = "clip_vit_b16", **other: Any) -> None:

@@ -98,3 +98,10 @@ def test_metrics_of_a_trial_are_in_its_folder(run: Run) -> None:
     search(run, "hydra.sweeper.n_trials=1")
     metrics = json.loads(next((run[0] / "results").rglob("0/metrics.json")).read_text())
     assert metrics["objective"]["report_units"] == 3
+
+
+def test_runner_without_an_objective_is_not_searched(run: Run) -> None:
+    folder, monkeypatch, capsys = run
+    assert launched(monkeypatch, folder, *SEARCH, runner="final_layer") == 2
+    assert "final_layer has no objective to search by" in capsys.readouterr().err
+    assert not list(folder.rglob("seen.json"))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from experiments.jobs import FAILURE, UNFINISHED
 from experiments.launch import launch
 
 
-def launched(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+def launched(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, runner: str = "standin",
+    unused: Mapping[str, str] | None = None,
+) -> int:  # fmt: skip
     """Exit code of the stand-in runner, run in this process and in `folder`."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["standin", *arguments])
@@ -27,7 +31,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> 
     for name in ("HYDRA_MAIN_MODULE", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")  # put back what `launch` sets
     try:
-        launch(standin.run, "standin")
+        launch(standin.run, runner, unused or {})
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -133,3 +137,13 @@ def test_submitit(tmp_path: Path) -> None:
     assert "job 0 (top=3) error: three is too many" in done.stderr
     assert f"multirun: {Path('results')}" in done.stdout
     assert [job["top"] for job in seen(tmp_path)] == [2]
+
+
+def test_settings_that_a_runner_does_not_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = {"probe": "set comparison.probes"}
+    for given in ("probe=stamps", "probe.limit=5", "+probe.more=1"):
+        assert launched(monkeypatch, tmp_path, given, unused=unused) == 2
+        assert f"{given} does nothing in standin: set comparison.probes" in capsys.readouterr().err
+    assert launched(monkeypatch, tmp_path, "top=2", unused=unused) == 0
