@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from clipdissect.allocator import memory_is_kept
 from clipdissect.errors import DissectError
 from clipdissect.summary import Summary
 
@@ -75,10 +76,11 @@ class Settings:
             return self.batch_size
         if torch.device(self.torch_device).type != "cpu":
             return CUDA_BATCH
-        # Small: the C library asks the system anew for every activation of more than 32 MB, whose
-        # page faults took more time than the networks. Of the machine's cores, not the process's
-        # threads, so that processes that share a job make the same batches.
-        return min(32, max(4, 2 * (os.cpu_count() or 1)))
+        # Small where the C library asks the system anew for every activation of more than 32 MB:
+        # page faults then take more time than the networks. Of the machine's cores, not the
+        # process's threads, so that processes that share a job make the same batches.
+        each = 8 if memory_is_kept() else 2
+        return min(32, max(4, each * (os.cpu_count() or 1)))
 
     @property
     def mode(self) -> str:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipdissect.allocator import keep_memory
+
 FAILURE = "failure.json"
 FAULT, MISTAKE = 1, 2  # exit codes
 UNFINISHED = (
@@ -70,6 +72,7 @@ def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config:
         config: the job's.
     """
     set_up_logging(logging.INFO)  # of a process that the launcher started
+    keep_memory()
     path = results_folder() / FAILURE
     number, overrides = identity()
     unfinished = Failure(

@@ -37,10 +37,10 @@ def run(config: Any) -> None:
         pieces = measured_pieces(config)
     rounds = found.table()
     facts |= {"sides": found.facts, "not_run": found.failed}
-    metrics = report.metrics(rounds, pieces, facts, found.agreement)
     begin(folder)
     write_table(folder / "runtime.csv", rounds)
     write_table(folder / "pieces.csv", pieces)
+    metrics = report.metrics(rounds, pieces, facts, found.agreement)
     text = report.markdown(metrics, facts)
     write_text(folder / "runtime.md", text)
     figure(metrics, pieces, folder)
@@ -203,8 +203,6 @@ def manifest(config: Any) -> dict[str, Any]:
         "versions": versions(), "machine": {**machine(), "processor": processor()},
         "git": git_state(Path(__file__).parents[1]),
         "device": settings.torch_device, "precision": settings.numeric,
-        "batch_size": settings.images_a_batch,
-        "baseline_batch": config.runtime.baseline_batch or settings.images_a_batch,
         "runtime": chosen["runtime"],
         "similarity": chosen["similarity"],
         "target": chosen["target"]["name"], "encoder": chosen["encoder"]["name"],

@@ -67,9 +67,8 @@ def extrapolated(
         return None
     job, run = paper.values()["table4"], facts["sides"][side]
     product, gather, fixed = model(pieces, side)
-    top_k = int(facts["similarity"]["top_k"])
-    ours = side == OURS
-    images = min(job["images"], job["units"] * top_k) if ours else job["images"]
+    ours, top_k = side == OURS, facts["similarity"].get("top_k")
+    images = min(job["images"], job["units"] * top_k) if ours and top_k else job["images"]
     each = {
         "texts": own["stage_texts"].median() / run["concepts"] * job["concepts"],
         "passes": own[[f"stage_{s}" for s in PASS]].sum(axis=1).median()
@@ -164,10 +163,18 @@ def _head(facts: Mapping[str, Any]) -> str:
         f"# Runtime\n\n{names}; layers {', '.join(side['layers'])}; {side.get('images')} images, "
         f"{side.get('concepts')} concepts.\n{machine['processor']}, {machine['cores']} cores, "
         f"{machine['threads']} threads, {cards}; device {facts['device']}, precision "
-        f"{facts['precision']}, batches of {facts['batch_size']} "
-        f"(the plain pipeline's: {facts['baseline_batch']}); {facts['date'][:10]}.\nMedians "
+        f"{facts['precision']}; {_batches(facts['sides'])}; {facts['date'][:10]}.\nMedians "
         f"over {facts['runtime']['rounds']} rounds after a warm-up; in brackets the least and the "
         f"most.\n{notes}\n"
+    )
+
+
+def _batches(sides: Mapping[str, Any]) -> str:
+    """Each side's batches, and whether its process keeps the memory that it frees."""
+    said = {name: f"batches of {one['batch_size']}" for name, one in sides.items()}
+    return ", ".join(
+        f"{name}: {text}{', freed memory kept' if sides[name]['memory_kept'] else ''}"
+        for name, text in said.items()
     )
 
 

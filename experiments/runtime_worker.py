@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from clipdissect import method as methods
 from clipdissect import similarity, stages
+from clipdissect.allocator import keep_memory, memory_is_kept
 from clipdissect.errors import DissectError
 from clipdissect.method import Job, Method
 from clipdissect.results import write_table
@@ -49,8 +50,10 @@ def main() -> None:
         answers.flush()
 
     try:
-        start = stages.clock()
-        do, facts = built(OmegaConf.load(config), side)
+        start, given = stages.clock(), OmegaConf.load(config)
+        if side != PLAIN or given.runtime.baseline_keeps_memory:
+            keep_memory()  # as the command line does
+        do, facts = built(given, side)
         tell({**facts, "seconds": stages.clock() - start})
         for line in sys.stdin:
             tell(timed(do, Path(json.loads(line)["folder"])))
@@ -92,7 +95,8 @@ def job_of(config: Any, needs: tuple[str, ...]) -> Job:
 
 
 def with_baseline_batch(config: Any, job: Job) -> Job:
-    """The job with the plain pipeline's batches: `runtime.baseline_batch`, or ours where None."""
+    """The job with the plain pipeline's batches: `runtime.baseline_batch`; where that is None,
+    `capture.batch_size`, or what suits the process."""
     batch = config.runtime.baseline_batch or job.settings.batch_size
     return replace(job, settings=replace(job.settings, batch_size=batch))
 
@@ -106,6 +110,8 @@ def facts_of(job: Job) -> dict[str, Any]:
         "layers": list(job.target.layers) if job.target else [],
         "images": len(job.probe) if job.probe else None,
         "concepts": len(job.concepts) if job.concepts else None,
+        "batch_size": job.settings.images_a_batch,
+        "memory_kept": memory_is_kept(),
         "notes": list(dict.fromkeys(notes)),
     }
 

@@ -113,8 +113,9 @@ class Runtime:
 
     methods: list[Any] = field(default_factory=lambda: ["clip_dissect"])  # names or {name: ...}
     baseline: bool = True  # the published pipeline, plainly, in turn with clip_dissect
-    # Images a batch of it; None: as ours.
+    # Images a batch of it; None: capture.batch_size, or what suits a process like it.
     baseline_batch: Optional[int] = None  # noqa: UP045
+    baseline_keeps_memory: bool = False  # as the command line does; see docs/capture.md
     rounds: int = 3  # cold and as many warm ones, after a warm-up
     slice: float = 1.0  # seconds of a turn
     # Pieces in turn: scoring at sizes along each axis, the others being at their base.

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from clipdissect import probe as probes
+from clipdissect.allocator import keep_memory, memory_is_kept
 from clipdissect.capture import capture
 from clipdissect.encoder import Encoder
 from clipdissect.forward import EMBEDS, networks
@@ -304,8 +305,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measure everything so many times")
     parser.add_argument("--plain-batch-size", type=int, default=32)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--give-memory-back", action="store_true",
+                        help="as in a program that doesn't call allocator.keep_memory")  # fmt: skip
     parser.add_argument("--variants", action="store_true", help="only the table of settings")
     options = parser.parse_args()
+    if not options.give_memory_back:
+        keep_memory()
     settings = Settings(
         device=options.device, batch_size=options.batch_size, workers=options.workers
     )
@@ -313,7 +318,8 @@ def main() -> None:
     folder = probes.build("folder", root=options.images)
     count = min(options.limit or len(folder), len(folder)) * options.repeat
     print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
-          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}")  # fmt: skip
+          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}, batches of "
+          f"{settings.images_a_batch}, freed memory kept: {memory_is_kept()}")  # fmt: skip
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
             print(f"{name:<40} {rate:7.1f} images/s, {gain:.2f} times the defaults, deviation "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -251,3 +254,32 @@ def test_batches_on_a_processor_grow_with_its_cores(monkeypatch, cores, expected
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert Settings(device="cpu").images_a_batch == expected
     assert Settings(device="cpu", batch_size=7).images_a_batch == 7
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_kept_memory_is_not_asked_for_again() -> None:
+    program = """
+import os, resource
+os.cpu_count = lambda: 2
+import numpy as np
+from clipdissect.allocator import keep_memory, memory_is_kept
+from clipdissect.settings import Settings
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(10_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert not memory_is_kept() and Settings(device="cpu").images_a_batch == 4
+given_back = pages()
+assert keep_memory() and memory_is_kept() and Settings(device="cpu").images_a_batch == 16
+pages()
+kept = pages()
+assert kept < given_back / 10, (kept, given_back)
+"""
+    program = program.replace("import resource", "import os, resource\nos.cpu_count = lambda: 2", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

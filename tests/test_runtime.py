@@ -188,11 +188,12 @@ def made_rounds() -> pd.DataFrame:
 
 def facts() -> dict[str, Any]:
     side = {"names": {"target": "t"}, "layers": ["a"], "notes": ["random"], "images": 100,
-            "concepts": 1000}  # fmt: skip
+            "concepts": 1000, "batch_size": 32, "memory_kept": True}  # fmt: skip
     return {
-        "sides": {"clip_dissect": side, "plain": side}, "not_run": {"captioner": "no checkpoint"},
+        "sides": {"clip_dissect": side, "plain": side | {"memory_kept": False}},
+        "not_run": {"captioner": "no checkpoint"},
         "machine": {"processor": "p", "cores": 2, "threads": 2, "gpus": []}, "device": "cpu",
-        "precision": "fp32-cpu", "batch_size": 32, "baseline_batch": 64, "date": "2026-01-01T00:00",
+        "precision": "fp32-cpu", "date": "2026-01-01T00:00",
         "similarity": {"top_k": 100},
         "runtime": {"rounds": 3, "slice": 1.0, "base": {"images": 1000}},
     }  # fmt: skip
@@ -210,8 +211,13 @@ def test_report_of_rounds_and_the_papers_job() -> None:
     assert job["texts"] == pytest.approx(20.0)
     assert job["passes"] == pytest.approx((1.0 + 1.5) / 100 * 50_000)
     assert job["scoring"] == pytest.approx(20_000 * (2e-7 * 50_000 + 3e-7 * 3904) + 0.5, abs=0.1)
+    cosine = runtime_report.metrics(
+        made_rounds(), made_pieces(1.0, 10.0), facts() | {"similarity": {"name": "cosine"}}, 1.0
+    )["extrapolated"]
+    assert cosine["clip_dissect"] == job  # every image counts there too
     text = runtime_report.markdown(metrics, facts())
-    for said in ("Extrapolated, not measured", "15.0 [10.0, 20.0]", "Not run here: captioner",
+    for said in ("clip_dissect: batches of 32, freed memory kept, plain: batches of 32;",
+                 "Extrapolated, not measured", "15.0 [10.0, 20.0]", "Not run here: captioner",
                  "- random", "Tesla P100"):  # fmt: skip
         assert said in text
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
