@@ -15,9 +15,9 @@ def keep_memory() -> bool:
     """Let this process keep the memory that it frees, and take large pages for tensors.
 
     glibc asks the system for every array of more than 32 MB anew and gives it back when it is
-    freed, so that each batch touches fresh pages. The networks then wait for page faults, a third of
-    the time and more on CPUs (docs/capture.md). Here freed memory stays with the process, which thus
-    holds the most that it ever needed, to its end.
+    freed, so that each batch touches fresh pages. The networks then wait for page faults, a third
+    of the time and more on CPUs (docs/capture.md). Here freed memory stays with the process, which
+    thus holds the most that it ever needed, to its end.
 
     For programs of one's own, such as the command line, which calls this; a library mustn't decide
     it for others. Call it before torch makes its first tensor, or large pages aren't taken.
