@@ -17,7 +17,6 @@ from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
 from clipdissect.capture import capture, check_layers, contribute
-from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.describe import Describer, top_images_of_layer
 from clipdissect.digest import Transform
@@ -161,7 +160,7 @@ def _dissect(
             target, target.layers, encoder, probe, store, settings,
             top_k=_kept_images(scorer, images), team=team,
         )  # fmt: skip
-    _warn_of_skipped(captured, len(probe))
+    warn_of_skipped(captured.skipped, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
     with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
@@ -246,13 +245,19 @@ def _kept_images(scorer: Similarity, shown: int) -> int:
     return max(scorer.parameters.get("top_k") or 0, shown)
 
 
-def _warn_of_skipped(captured: Captured, images: int) -> None:
-    if captured.skipped:
-        first, reason = next(iter(captured.skipped.items()))
+def warn_of_skipped(skipped: Mapping[str, str], images: int) -> None:
+    """Log that some of so many images were left out, if any were.
+
+    Args:
+        skipped: their names, with the reason.
+        images: how many there are in all.
+    """
+    if skipped:
+        first, reason = next(iter(skipped.items()))
         log.warning(
             "%d of %d images can't be read and are left out, such as %s (%s); all are "
             "listed in run.json",
-            len(captured.skipped),
+            len(skipped),
             images,
             first,
             reason,
