@@ -89,7 +89,8 @@ def capture(
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
-            image), no readable image, a full disk.
+            image), no readable image, with `keep=top_k` one that can't be read any more, a full
+            disk.
     """
     holder = None
     if store is None:
@@ -278,6 +279,10 @@ def _assemble(
             f"none of the {len(probe)} images of probe {probe.name} can be read; "
             f"the first: {every[0]}"
         )
+    if what.keeps is not None:
+        # Rows can be left out later, top images can't: another one would be among them.
+        lacking = {layer: skipped[layer] for layer in what.layers}
+        check_still_readable(probe.images, lacking, every)
     keep = {name: _mask(len(probe), own, every) for name, own in skipped.items()}
     readers = {name: _reader(what, shards[name], keep[name], readable) for name in what.layers}
     return Captured(
