@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
@@ -50,12 +51,17 @@ class Result:
         run: what the numbers depend on, and how long they took.
         histograms: layer to the histograms of its units' activations, for reports; empty of
             methods that see none.
+        target: the network as the method showed it the images, for reports; None: as it was given.
+        thresholds: layer to the activations above which its units fire, for reports; empty of
+            methods that have none.
     """
 
     descriptions: pd.DataFrame
     top_images: pd.DataFrame
     run: dict[str, Any] = field(default_factory=dict)
     histograms: dict[str, Histograms] = field(default_factory=dict)
+    target: Target | None = None
+    thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:
         """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
@@ -175,9 +181,9 @@ def _dissect(
     run["notes"] += notes
     run["seconds"] = stages.seconds
     run["seconds_of_images"] = captured.seconds
-    tables = {"descriptions": described, "top_images": shown}
-    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    return Result(**whole, run=run, histograms=counted)
+    return Result(
+        pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run, counted
+    )
 
 
 def _target(

@@ -95,8 +95,9 @@ class Masked(Method):
             shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
         run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
         return Result(
-            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run
-        )
+            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run,
+            target=target, thresholds={name: own.levels for name, own in fires.found.items()},
+        )  # fmt: skip
 
     def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         """The target with the preprocessing of `view`, and notes on it."""
