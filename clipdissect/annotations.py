@@ -71,7 +71,8 @@ class Masks:
         concepts: all concepts, category by category.
         sizes: height and width of each image's masks.
         read: the labels of image `i`.
-        identify: a text that changes whenever the labels of image `i` do.
+        identify: a text that changes whenever the labels of image `i` do: its masks, or which
+            concept a number in them stands for.
 
     Raises:
         DissectError: no concepts.
@@ -102,7 +103,7 @@ class Masks:
     def digest(self) -> str:
         """Changes with the concepts, the sizes and every image's labels; looks at every file."""
         concepts = [(c.category, c.label, c.text) for c in self.concepts]
-        return digest.of("masks 1", concepts, self.sizes, [*map(self.identify, range(len(self)))])
+        return digest.of("masks 2", concepts, self.sizes, [*map(self.identify, range(len(self)))])
 
     def subset(self, numbers: Sequence[int]) -> Masks:
         """Those of some images, in the given order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +89,8 @@ def capture(
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
-            image), no readable image, a full disk.
+            image), no readable image, with `keep=top_k` one that can't be read any more, a full
+            disk.
     """
     holder = None
     if store is None:
@@ -136,6 +137,25 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     if len(set(layers)) < len(layers):
         raise DissectError(f"a layer is listed twice: {', '.join(layers)}")
     find_layers(model, layers)
+
+
+def check_still_readable(
+    images: Sequence[str], lacking: Mapping[str, Collection[int]], unreadable: Mapping[int, str]
+) -> None:
+    """Raise a DissectError where a layer's numbers come from an image that can't be read now.
+
+    Args:
+        images: names of the probe's images.
+        lacking: layer to the images that it is without.
+        unreadable: images that can't be read, with the reason.
+    """
+    for layer, absent in lacking.items():
+        for lost in sorted(unreadable.keys() - set(absent)):
+            raise DissectError(
+                f"{images[lost]} can't be read now ({unreadable[lost]}), but it could when layer "
+                f"{layer} was captured, and what is kept of that layer can't be used without it. "
+                f"Mend the image, or leave it out of the probe, and run again"
+            )
 
 
 def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder | None) -> dict[str, str]:
@@ -259,6 +279,10 @@ def _assemble(
             f"none of the {len(probe)} images of probe {probe.name} can be read; "
             f"the first: {every[0]}"
         )
+    if what.keeps is not None:
+        # Rows can be left out later, top images can't: another one would be among them.
+        lacking = {layer: skipped[layer] for layer in what.layers}
+        check_still_readable(probe.images, lacking, every)
     keep = {name: _mask(len(probe), own, every) for name, own in skipped.items()}
     readers = {name: _reader(what, shards[name], keep[name], readable) for name in what.layers}
     return Captured(

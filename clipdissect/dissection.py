@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
@@ -17,7 +18,6 @@ from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
 from clipdissect.capture import capture, check_layers, contribute
-from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.describe import Describer, top_images_of_layer
 from clipdissect.digest import Transform
@@ -51,12 +51,17 @@ class Result:
         run: what the numbers depend on, and how long they took.
         histograms: layer to the histograms of its units' activations, for reports; empty of
             methods that see none.
+        target: the network as the method showed it the images, for reports; None: as it was given.
+        thresholds: layer to the activations above which its units fire, for reports; empty of
+            methods that have none.
     """
 
     descriptions: pd.DataFrame
     top_images: pd.DataFrame
     run: dict[str, Any] = field(default_factory=dict)
     histograms: dict[str, Histograms] = field(default_factory=dict)
+    target: Target | None = None
+    thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:
         """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
@@ -161,7 +166,7 @@ def _dissect(
             target, target.layers, encoder, probe, store, settings,
             top_k=_kept_images(scorer, images), team=team,
         )  # fmt: skip
-    _warn_of_skipped(captured, len(probe))
+    warn_of_skipped(captured.skipped, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
     with stages.stage("similarity"), all_cores(team):
         activations = ConceptActivations(captured.image_embeds, embeds)
@@ -176,9 +181,9 @@ def _dissect(
     run["notes"] += notes
     run["seconds"] = stages.seconds
     run["seconds_of_images"] = captured.seconds
-    tables = {"descriptions": described, "top_images": shown}
-    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    return Result(**whole, run=run, histograms=counted)
+    return Result(
+        pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run, counted
+    )
 
 
 def _target(
@@ -246,13 +251,19 @@ def _kept_images(scorer: Similarity, shown: int) -> int:
     return max(scorer.parameters.get("top_k") or 0, shown)
 
 
-def _warn_of_skipped(captured: Captured, images: int) -> None:
-    if captured.skipped:
-        first, reason = next(iter(captured.skipped.items()))
+def warn_of_skipped(skipped: Mapping[str, str], images: int) -> None:
+    """Log that some of so many images were left out, if any were.
+
+    Args:
+        skipped: their names, with the reason.
+        images: how many there are in all.
+    """
+    if skipped:
+        first, reason = next(iter(skipped.items()))
         log.warning(
             "%d of %d images can't be read and are left out, such as %s (%s); all are "
             "listed in run.json",
-            len(captured.skipped),
+            len(skipped),
             images,
             first,
             reason,

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from dense import LABELS, read_plainly, write_dense
 from PIL import Image
@@ -13,7 +14,9 @@ from PIL import Image
 from clipdissect import probe
 from clipdissect.annotations import Concept
 from clipdissect.errors import DissectError
+from clipdissect.masks import concept_masks
 from clipdissect.probe.broden_masks import label_numbers
+from clipdissect.store import Store
 
 
 def broden(root: Path, **options: object) -> probe.Probe:
@@ -85,6 +88,30 @@ def test_the_digest_notices_a_changed_mask(tmp_path: Path, identity: str) -> Non
     if identity == "content":
         moved = broden(copy, identity=identity).masks
         assert moved is not None and moved.digest() == second.masks.digest()
+
+
+@pytest.mark.parametrize(
+    ("file", "category", "labels"),
+    [("c_object.csv", "object", ("cat", "sky")), ("label.csv", "part", ("door", "leg"))],
+)
+def test_swapped_numbers_are_not_served_from_the_store(
+    tmp_path: Path, file: str, category: str, labels: tuple[str, str]
+) -> None:
+    root, store = tmp_path / "set", Store(tmp_path / "store")
+    write_dense(root)
+
+    def pixels() -> list[int]:
+        found = concept_masks(broden(root).masks, store)  # type: ignore[arg-type]
+        places = [(c.category, c.label) for c in found.concepts]
+        return [int(found.pixels[places.index((category, label))]) for label in labels]
+
+    before = pixels()
+    assert before == pixels() and before[0] != before[1]
+    table = pd.read_csv(root / file)
+    rows = [table.index[table["name"] == label][0] for label in labels]
+    table.loc[rows, "number"] = table.loc[rows[::-1], "number"].to_numpy()
+    table.to_csv(root / file, index=False)
+    assert pixels() == before[::-1]
 
 
 def test_numbers_are_red_plus_256_green_and_greys_as_they_are() -> None:

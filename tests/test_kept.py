@@ -12,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
-from clipdissect import dissect, similarity
+from clipdissect import dissect, probe, similarity
+from clipdissect.capture import capture
+from clipdissect.captured import Captured
 from clipdissect.errors import DissectError
 from clipdissect.kept import KeptTop, dead_units, few_distinct, for_scoring, top_of, units_of
 from clipdissect.settings import Settings
+from clipdissect.store import Store
+from clipdissect.target import Target
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,6 +81,37 @@ def test_descriptions_are_the_same(tmp_path: Path, name: str) -> None:
 
     for full, kept in zip(run("full"), run("top_k"), strict=True):
         pd.testing.assert_frame_equal(full, kept)
+
+
+@pytest.mark.parametrize("added", ["layer", "encoder"])
+def test_an_image_that_was_there_for_an_earlier_layer_is_named(tmp_path: Path, added: str) -> None:
+    names = write_colours(tmp_path / "images")
+    file = tmp_path / "images" / names[7]
+    found, store = probe.build("folder", root=str(tmp_path / "images")), Store(tmp_path / "store")
+    layers = ["head", "conv"] if added == "layer" else ["head"]
+    encoder = ColourEncoder(version="2" if added == "encoder" else "1")
+
+    def run(layers: list[str], encoder: ColourEncoder, keep: str = "top_k") -> Captured:
+        target = Target("net", ColourNet(), preprocess())
+        settings = Settings(device="cpu", workers=0, keep=keep, shard=5)
+        where = store if keep == "top_k" else Store(tmp_path / keep)
+        return capture(target, layers, encoder, found, where, settings)
+
+    for keep in ("top_k", "full"):
+        run(["head"], ColourEncoder(), keep)
+    file.rename(tmp_path / "away.png")
+    says = rf"{names[7]} can't be read now .* could when layer head was captured.* run again"
+    with pytest.raises(DissectError, match=says):
+        run(layers, encoder)
+    assert list(run(layers, encoder, "full").skipped) == [names[7]]
+    (tmp_path / "away.png").rename(file)
+    kept, full = run(layers, encoder), run(layers, encoder, "full")
+    assert kept.images == full.images == tuple(names)
+    assert kept.image_embeds.equal(full.image_embeds)
+    for layer in layers:
+        assert top_of(kept.activations[layer], 3).indices.equal(
+            top_of(full.activations[layer], 3).indices
+        )
 
 
 def test_functions_that_need_everything_say_so_first(tmp_path: Path) -> None:

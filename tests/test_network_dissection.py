@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,9 @@ SHARE = 0.1
 def describe(
     root: Path, *layers: str, name: str = "network_dissection", probe_options: Any = None,
     store: Store | None = None, batch: int = 5, own: Target | None = None, truth: Any = None,
-    **options: Any,
+    images: Any = None, **options: Any,
 ) -> Any:  # fmt: skip
-    images = probe.build("broden", root=str(root), **(probe_options or {}))
+    images = images or probe.build("broden", root=str(root), **(probe_options or {}))
     job = Job(target=own or target(*layers), probe=images, store=store, images=3,
               settings=Settings(device="cpu", workers=0, batch_size=batch),
               truth=truth or {})  # fmt: skip
@@ -162,6 +164,49 @@ def test_unreadable_images_count_nowhere(root: Path, tmp_path: Path) -> None:
     assert found.run["probe"]["used"] == 11
     with pytest.raises(DissectError, match=r"can.t read a/11\.png"):
         describe(root, "pool", probe_options={"on_error": "raise"})
+
+
+@pytest.mark.parametrize("name", ["network_dissection", "compositional"])
+def test_an_image_that_fails_in_passing_is_missing_in_this_run_alone(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    whole = describe(root, "pool", name=name)
+    some = describe(root, "pool", name=name, probe_options={"limit": 11})
+    images, store = probe.build("broden", root=str(root)), Store(tmp_path / "store")
+    file = root / "images" / "a" / "11.png"
+    file.rename(tmp_path / "away.png")
+    for _ in range(2):
+        caplog.clear()
+        found = describe(root, "pool", name=name, images=images, store=store)
+        pd.testing.assert_frame_equal(found.descriptions, some.descriptions)
+        pd.testing.assert_frame_equal(found.top_images, some.top_images)
+        assert list(found.run["probe"]["skipped"]) == ["a/11.png"]
+        assert "1 of 12 images can't be read and are left out, such as a/11.png" in caplog.text
+    (tmp_path / "away.png").rename(file)
+    again = describe(root, "pool", name=name, images=images, store=store)
+    pd.testing.assert_frame_equal(again.descriptions, whole.descriptions)
+    assert again.run["computed"] == ["levels of pool", "masks of pool"]
+
+
+def test_an_image_that_was_there_for_earlier_levels_is_named(root: Path, tmp_path: Path) -> None:
+    images, store = probe.build("broden", root=str(root)), Store(tmp_path / "store")
+    describe(root, "pool", images=images, store=store)
+    (root / "images" / "a" / "11.png").rename(tmp_path / "away.png")
+    with pytest.raises(DissectError, match=r"a/11\.png can't be read now .* when layer pool was"):
+        describe(root, "pool", "conv", images=images, store=store)
+    for folder in (store.root / key[:2] / key for key in _keys_of(store, "unit masks of pool")):
+        shutil.rmtree(folder)
+    with pytest.raises(DissectError, match=r"a/11\.png can't be read now .* when layer pool was"):
+        describe(root, "pool", images=images, store=store)
+    (tmp_path / "away.png").rename(root / "images" / "a" / "11.png")
+    both = describe(root, "pool", "conv", images=images, store=store)
+    pd.testing.assert_frame_equal(both.descriptions, describe(root, "pool", "conv").descriptions)
+
+
+def _keys_of(store: Store, what: str) -> list[str]:
+    abouts = {path.parent.name: json.loads(path.read_text())["what"]
+              for path in store.root.rglob("about.json")}  # fmt: skip
+    return [key for key, own in abouts.items() if own == what]
 
 
 def test_some_categories_alone(root: Path) -> None:

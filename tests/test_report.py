@@ -11,17 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dense import write_dense
 from PIL import Image
 from test_dissect import SETTINGS, dissect
 from tiny import COLOURS, ColourNet, preprocess, write_colours
 from torch import nn
 from torchvision import transforms
 
+from clipdissect import method, report
 from clipdissect import probe as probes
-from clipdissect import report
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.histograms import histograms
 from clipdissect.kept import KeptTop
+from clipdissect.masks import whole_view
+from clipdissect.method import Job
 from clipdissect.report import ReportSettings, regions
 from clipdissect.report.facts import relative
 from clipdissect.report.material import compact, read_material
@@ -30,6 +33,7 @@ from clipdissect.report.overview import overview
 from clipdissect.report.pictures import Seen
 from clipdissect.report.unit import unit_of
 from clipdissect.target import Target
+from clipdissect.target.preprocess import image_transform
 from experiments import cli
 
 EVIL = "</script><script>alert(1)</script>"
@@ -162,6 +166,38 @@ def test_a_run_leaves_what_its_page_needs(tmp_path: Path, images: Path) -> None:
     found = overview(report.load(folder))
     assert [(layer.dead, layer.right) for layer in found] == [(1, None), (1, 2)]
     assert found[1].coverage == 3 / 6
+
+
+@pytest.mark.parametrize("view", ["whole", "target"])
+def test_pictures_and_regions_are_of_the_view_that_the_method_used(
+    tmp_path: Path, view: str
+) -> None:
+    write_dense(tmp_path / "set")
+    probe = probes.build("broden", root=str(tmp_path / "set"))
+    torch.manual_seed(0)
+    target = Target("crop", nn.Sequential(nn.Conv2d(3, 2, 1)), image_transform(8), ("0",))
+    job = Job(target=target, probe=probe, images=2, settings=SETTINGS)
+    result = method.build("network_dissection", view=view, quantile=0.1).describe(job)
+    result.save(tmp_path / "run")
+    report.collect(tmp_path / "run", result, target, probe, SETTINGS)
+    material = read_material(tmp_path / "run")
+    seen = Seen(probe, whole_view(target.preprocess)[0] if view == "whole" else target.preprocess,
+                ReportSettings().thumbnail)  # fmt: skip
+    for name, (file, _) in material.pictures.items():
+        made = seen.file(name)
+        assert made is not None and file is not None
+        shown = tmp_path / "run" / "report" / "thumbnails" / file
+        assert shown.read_bytes() == made.read_bytes()
+    layer = material.layers["0"]
+    assert layer["thresholds"] == pytest.approx(result.descriptions["threshold"], rel=1e-3)
+    for row in result.top_images.itertuples():
+        picture = Image.open(tmp_path / "set" / "images" / row.image)
+        with torch.no_grad():
+            maps = target.model(seen.preprocess(picture)[None])[0, row.unit].double().numpy()
+        threshold = float(result.thresholds["0"][row.unit])
+        assert layer["outlines"][row.unit][row.rank - 1] == outline(maps, threshold) != ""
+    page = report.build(tmp_path / "run").read_text()
+    assert "(column threshold)" in page and "99.5 % quantile" not in page
 
 
 def test_second_report_runs_no_network(tmp_path: Path, images: Path, own_cache: Path) -> None:

@@ -5,7 +5,7 @@ Both are kept in the feature store, so that several methods and later runs share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clipdissect import digest
-from clipdissect.capture import check_layers
+from clipdissect.capture import check_layers, check_still_readable
 from clipdissect.errors import DissectError
 from clipdissect.loader import Skipped
 from clipdissect.maps import Maps, activation_maps
@@ -64,6 +64,8 @@ class Dense:
         store: where levels and masks are kept.
         digests: of the network, its preprocessing and the images.
         computed: what was computed and didn't come from the store.
+        skipped: numbers of the unreadable images, with the reason; of all layers the same ones.
+        found: layer to its levels.
         holder: keeps a temporary store alive.
     """
 
@@ -84,6 +86,11 @@ class Dense:
     def images(self) -> list[int]:
         """Numbers of the readable images."""
         return [i for i in range(len(self.probe)) if i not in self.skipped]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Names of the unreadable images, with the reason."""
+        return {self.probe.images[i]: why for i, why in sorted(self.skipped.items())}
 
     def masks(self, layer: str) -> Iterator[UnitMasks]:
         """A layer's units, some hundred at a time, with their masks.
@@ -106,8 +113,9 @@ class Dense:
         return range(0, len(self.found[layer].levels), GROUP)
 
     def _key(self, layer: str, first: int) -> str:
-        sizes = digest.of(self.layout.sizes)
-        return digest.of("unit masks", VERSION, self.found[layer].entry, sizes, first, GROUP)
+        # An image may be missing in this run alone: its levels then aren't those of the next one.
+        own = (self.found[layer].entry, sorted(self.skipped), digest.of(self.layout.sizes))
+        return digest.of("unit masks", VERSION, own, first, GROUP)
 
     def _plan(self, layer: str, first: int) -> dict[str, range]:
         """Units to compute masks of in one pass: these, and what comes next and fits the memory."""
@@ -132,7 +140,8 @@ class Dense:
             if all(self.store.get(key) is not None for key in keys.values()):
                 return  # another process was faster
             levels = {name: self.found[name].levels.numpy() for name in plan}
-            fired = fire(self.target, self.probe, self.settings, self.layout, levels, plan)
+            fired = fire(self.target, self.probe, self.settings, self.layout, levels, plan,
+                         self.skipped)  # fmt: skip
             for (name, start), key in keys.items():
                 unit, words, bits = fired[name]
                 units = min(GROUP, plan[name].stop - start)
@@ -163,7 +172,7 @@ def dense(
 
     Raises:
         DissectError: a probe without masks, an unknown layer, an unusable output, activations that
-            aren't finite, no readable image, a full disk.
+            aren't finite, no readable image, one that can't be read any more, a full disk.
     """
     if probe.masks is None:
         raise DissectError(
@@ -197,22 +206,31 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
                          what.memory, common)
         for layer in layers
     }  # fmt: skip
-    entries = {layer: what.store.get(key) for layer, key in keys.items()}
-    missing = [layer for layer in layers if entries[layer] is None]
+    entries = _kept(what.store, keys)
+    missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:
-        with what.store.locked([keys[layer] for layer in missing]):
-            # Another process may have been faster.
-            left = [layer for layer in missing if what.store.get(keys[layer]) is None]
+        with what.store.locked(missing.values()):
+            entries |= _kept(what.store, missing)  # another process may have been faster
+            left = [layer for layer in missing if layer not in entries]
             for layer, entry in (_levels(what, left) if left else {}).items():
-                what.store.put(keys[layer], entry)
+                entries[layer] = what.store.put(keys[layer], entry)
         what.computed += [f"levels of {layer}" for layer in left]
-        entries |= {layer: what.store.get(keys[layer]) for layer in missing}
-    for layer, found in entries.items():
-        assert found is not None  # it was just written
-        arrays = found.arrays
+    skipped = {layer: _skipped(entry) for layer, entry in entries.items()}
+    what.skipped = {image: why for own in skipped.values() for image, why in own.items()}
+    check_still_readable(what.probe.images, skipped, what.skipped)
+    for layer in layers:
+        arrays, about = entries[layer].arrays, entries[layer].about
         what.found[layer] = Levels(arrays["levels"], arrays["peaks"], arrays["dead"],
-                                   float(found.about["error"]), keys[layer])  # fmt: skip
-        what.skipped |= {image: why for image, why, _ in found.about["skipped"]}
+                                   float(about["error"]), keys[layer])  # fmt: skip
+
+
+def _kept(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:
+    found = {layer: store.get(key) for layer, key in keys.items()}
+    return {layer: entry for layer, entry in found.items() if entry is not None}
+
+
+def _skipped(entry: Entry) -> dict[int, str]:
+    return {image: why for image, why, _ in entry.about["skipped"]}
 
 
 @dataclass

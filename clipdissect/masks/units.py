@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt64
 
+from clipdissect.capture import check_still_readable
 from clipdissect.maps import activation_maps
 from clipdissect.masks.kernels import stretch
 from clipdissect.masks.layout import Layout
@@ -45,6 +46,7 @@ class UnitMasks:
 def fire(
     target: Target, probe: Probe, settings: Settings, layout: Layout,
     levels: Mapping[str, Float[np.ndarray, " units"]], wanted: Mapping[str, range],
+    skipped: Collection[int] = (),
 ) -> dict[str, Firing]:  # fmt: skip
     """Where units of some layers fire: unit, word and bits of every word with a bit set.
 
@@ -53,12 +55,18 @@ def fire(
         layout: of the masks.
         levels: of all units of the layers.
         wanted: layer to its units of interest.
+        skipped: images that couldn't be read for the levels.
 
     Returns:
         Of each layer, in the images' order.
+
+    Raises:
+        DissectError: another image can't be read.
     """
     parts: dict[str, list[Firing]] = {layer: [] for layer in wanted}
     for maps in activation_maps(target, list(wanted), probe, settings):
+        unreadable = {image.index: image.reason for image in maps.skipped}
+        check_still_readable(probe.images, dict.fromkeys(wanted, skipped), unreadable)
         for layer, values in maps.layers.items():
             units = slice(wanted[layer].start, wanted[layer].stop)
             own = values[:, units].cpu().numpy()

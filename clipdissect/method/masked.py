@@ -13,7 +13,7 @@ import pandas as pd
 
 from clipdissect.annotations import Masks
 from clipdissect.describe import DEAD, TIED, top_images_of_layer
-from clipdissect.dissection import Result
+from clipdissect.dissection import Result, warn_of_skipped
 from clipdissect.errors import DissectError
 from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
@@ -84,6 +84,7 @@ class Masked(Method):
         with stages.stage("levels"):
             fires = dense(target, target.layers, parts["probe"], job.store, job.settings,
                           quantile=self.quantile, memory=self.memory)  # fmt: skip
+        warn_of_skipped(fires.left_out, len(fires.probe))
         with stages.stage("concepts"):
             masks: Masks = parts["probe"].masks.of_categories(self.categories)
             concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
@@ -94,8 +95,9 @@ class Masked(Method):
             shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
         run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
         return Result(
-            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run
-        )
+            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run,
+            target=target, thresholds={name: own.levels for name, own in fires.found.items()},
+        )  # fmt: skip
 
     def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         """The target with the preprocessing of `view`, and notes on it."""
@@ -147,14 +149,13 @@ class Masked(Method):
         notes: tuple[str, ...],
     ) -> dict[str, Any]:  # fmt: skip
         probe = fires.probe
-        skipped = {probe.images[i]: why for i, why in sorted(fires.skipped.items())}
         return {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(), "machine": machine(),
             "git": git_state(Path(__file__).parents[2]),
             "target": {"name": target.name, "layers": list(target.layers)},
             "probe": {"name": probe.name, "images": len(probe), "used": len(fires.images),
-                      "skipped": skipped},
+                      "skipped": fires.left_out},
             "concepts": {"name": f"masks of {probe.name}", "texts": len(concepts.concepts),
                          "categories": list(concepts.categories)},
             "method": {"name": self.name, **asdict(self)},

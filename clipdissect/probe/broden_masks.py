@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,10 +94,21 @@ class Reader:
         return Annotation(row.size, whole, pixels)
 
     def identify(self, index: int) -> str:
-        """The image's cells, and of each mask file name, size and time, or its bytes' digest."""
+        """The image's cells, and of each mask file name, size and time, or its bytes' digest; and
+        what the numbers in them mean."""
         cells = self.rows[index].cells
         files = {cell for each in cells.values() for cell in each if not cell.isdecimal()}
-        return repr((sorted(cells.items()), [self._identity(f) for f in sorted(files)]))
+        identities = [self._identity(f) for f in sorted(files)]
+        return repr((sorted(cells.items()), identities, self._meaning))
+
+    @cached_property
+    def _meaning(self) -> str:
+        """Changes with the concept of any label number: swapped names leave files and concepts."""
+        pairs = {}
+        for category, table in self.numbers.items():
+            labels = np.flatnonzero(table != UNLABELLED)
+            pairs[category] = list(zip(labels.tolist(), table[labels].tolist(), strict=True))
+        return digest.of(pairs)
 
     def _identity(self, name: str) -> str:
         path = self._path(name)

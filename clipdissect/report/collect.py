@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def collect(
     Args:
         folder: of the run.
         result: of a method.
-        target: the network, for regions and for what it saw of the images; may be missing.
+        target: the network, for regions and for what it saw of the images; may be missing. Where
+            the method showed it the images in another way, that is the way taken.
         probe: the images, for thumbnails; may be missing.
         settings: how to run the network.
         store: keeps regions and embeddings.
@@ -63,10 +65,13 @@ def collect(
     pictures: dict[str, list[str | None]] = {}
     found: dict[str, Regions] = {}
     if target is not None and probe is not None and len(shown):
+        target = result.target or target
         pictures = _pictures(folder, Seen(probe, target.preprocess, look.thumbnail), shown, look)
         found = find_regions(
             target, probe, settings or Settings(), shown, look.regions, store
         )  # fmt: skip
+        for layer in found.keys() & result.thresholds.keys():
+            found[layer] = replace(found[layer], thresholds=result.thresholds[layer], images=0)
     texts = {"truth": {k: list(v) for k, v in (truth or {}).items()}, "others": dict(others or {})}
     facts = {
         "images": look.images, "paths": look.paths,

@@ -68,12 +68,10 @@ def notes_on_pictures(run: Run) -> list[str]:
                      "cropping.")  # fmt: skip
     images = [own["threshold_images"] for own in layers.values() if "thresholds" in own]
     if images:
-        total = facts.get("probe_images")
-        of_all = f"all {total}" if images[0] == total else f"{images[0]} random ones of the {total}"
+        threshold = _threshold(images[0], facts.get("probe_images"))
         notes.append(
-            f"Bright regions are where the unit exceeds its 99.5 % quantile over positions, "
-            f"estimated from {of_all} images of the probe. Maps finer than 28 x 28 positions are "
-            f"shown by the largest value of each cell."
+            f"Bright regions are where the unit exceeds {threshold}. Maps finer than 28 x 28 "
+            f"positions are shown by the largest value of each cell."
         )
         lacking = sum(path is None for own in layers.values() for slots in own.get("outlines", ())
                       for path in slots)  # fmt: skip
@@ -85,6 +83,13 @@ def notes_on_pictures(run: Run) -> list[str]:
         notes.append(f"Activation histograms count the {kept} top images that were kept of each "
                      f"unit, not all.")  # fmt: skip
     return notes
+
+
+def _threshold(images: int, total: int | None) -> str:
+    if not images:
+        return "the threshold that the method compared it with (column threshold)"
+    of_all = f"all {total}" if images == total else f"{images} random ones of the {total}"
+    return f"its 99.5 % quantile over positions, estimated from {of_all} images of the probe"
 
 
 def _dict(facts: dict[str, Any], key: str) -> dict[str, Any]:

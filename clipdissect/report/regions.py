@@ -41,7 +41,7 @@ class Regions:
         maps: `[units, slots, h, w]`, at most 28 x 28 positions, of a finer map the largest value of
             each cell; NaN for an image that the network wasn't shown again.
         thresholds: `[units]`.
-        images: how many random images the thresholds are from.
+        images: how many random images the thresholds are from; 0 where they are the method's own.
     """
 
     maps: Float[Tensor, "units slots h w"]

@@ -64,8 +64,12 @@ class Store:
         series.used()
         return Entry(found[0].arrays(), found[0].about)
 
-    def put(self, key: str, entry: Entry) -> None:
+    def put(self, key: str, entry: Entry) -> Entry:
         """Write an entry, replacing any older one under the key; its lock should be held.
+
+        Returns:
+            The entry as it was written, memory-mapped. `get` may not give it: where an image failed
+            for a reason that may pass, it is of use to this run alone.
 
         Raises:
             DissectError: the disk is full or can't be written; no entry is then under the key.
@@ -73,7 +77,8 @@ class Store:
         series = self.series(key)
         series.begin(entry.about)
         series.write((0, 1), entry.arrays, entry.about)
-        series.finish([(0, 1)])
+        (written,) = series.finish([(0, 1)])
+        return Entry(written.arrays(), written.about)
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Hold the locks of entries that are about to be written."""
