@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.launch import results_folder
-from experiments.show_final import with_interval
+from experiments.show_final import number, with_interval
 from experiments.studying import launch_study
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _show(group: str, metrics: dict[str, Any]) -> None:
             exact = f"{one.get('top1_right', 0)} ({right})"
             print(f"  {name}: exact name {exact}, any of the group {inside}")
     controls = metrics["controls"]
-    said = ", ".join(f"{n.replace('_', ' ')} {c.get('top1')}" for n, c in controls.items())
+    said = ", ".join(f"{n.replace('_', ' ')} {number(c['top1'])}" for n, c in controls.items())
     print(f"  controls, exact name: {said}")
 
 
@@ -163,8 +163,8 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
     for axis, what in zip(axes, ("exact", "group"), strict=True):
         bars = [(g, label, value) for g, m in groups.items() for label, value in _bars(m, what)]
         names = list(dict.fromkeys(label for _, label, _ in bars))
-        for number, label in enumerate(names):
-            at = [list(groups).index(g) + 0.8 * ((number + 0.5) / len(names) - 0.5)
+        for place, label in enumerate(names):
+            at = [list(groups).index(g) + 0.8 * ((place + 0.5) / len(names) - 0.5)
                   for g, own, _ in bars if own == label]  # fmt: skip
             found = [value for _, own, value in bars if own == label]
             axis.bar(at, [v["value"] or 0 for v in found], 0.8 / len(names), label=label,

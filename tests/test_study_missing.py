@@ -64,6 +64,22 @@ def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
     assert facts(folder, "run")["study"]["groups"] == ["dog.n.01"]
 
 
+def test_group_whose_names_are_no_concepts(study: Study, images: Probe) -> None:
+    folder = study(
+        runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "+profile.top_k=2",
+        "study.exclude_from_probe=true", colours=COLOURS, probe=images,
+        concepts=of_list([*NAMES[1:3], "orange, one"]),
+    )  # fmt: skip
+    found = facts(folder)["missing_concepts"]["dog.n.01"]
+    controls = found["controls"]
+    for one in (found["missing"], found["present"], *controls.values()):
+        assert one["top1"] is None
+        assert one["top1_reason"] == "no class name is among the concepts"
+    assert "top1" not in controls["best_constant"]["labels"]
+    assert found["missing"]["mpnet_cos"] is not None
+    assert "right" not in pd.read_csv(folder / "missing_concepts.csv")
+
+
 def test_probe_that_shows_the_group_is_refused(study: Study, images: Probe) -> None:
     with pytest.raises(DissectError, match=r"2 images of probe images show dog.n.01"):
         run(study, images)

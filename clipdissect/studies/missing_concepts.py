@@ -13,6 +13,7 @@ from clipdissect.concepts import Concepts
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, Units, difference, unit_table
 from clipdissect.evaluation.controls import best_constant, random_labels
+from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.hypernyms import Hypernyms
 from clipdissect.probe import Probe
@@ -152,6 +153,9 @@ def labels_of_group(
 ) -> GroupLabels:  # fmt: skip
     """The group's part of a layer's descriptions, beside the truth.
 
+    What is undefined is decided for the group alone: its accuracy is, where no name of the group is
+    among the concepts, whatever the other classes.
+
     Args:
         described: of the layer, one row a unit.
         numbers: the group's units.
@@ -159,10 +163,10 @@ def labels_of_group(
         concepts: what labels were chosen from.
         cosines: sentence encoder's name to embeddings of labels and classes, or why it has none.
     """
-    units = unit_table(described, truth.names, concepts.texts, cosines).take(numbers)
-    names = {truth.names[i] for i in numbers}
-    inside = np.array([text in names for text in units.table["description"]], dtype=float)
-    return GroupLabels(units, inside, described.iloc[list(numbers)].reset_index(drop=True))
+    rows = described.iloc[list(numbers)].reset_index(drop=True)
+    names = [truth.names[i] for i in numbers]
+    inside = rows["description"].isin(names).to_numpy(dtype=float)
+    return GroupLabels(unit_table(rows, names, concepts.texts, cosines), inside, rows)
 
 
 def group_metrics(
@@ -189,14 +193,16 @@ def group_metrics(
     drawn = random_labels(missing.units, concepts.texts, ready, how.seed)
     members = len(set(missing.units.table["truth"]) & set(concepts.texts))
     # A unit with a name among them is hit once in so many draws, the others never.
-    chance = 1 / len(missing.units.table) if members else 0.0
+    chance: dict[str, Any] = {"top1": None, "top1_reason": NO_CLASS}
+    if members:
+        chance = {"top1": 1 / len(missing.units.table)}
     found: dict[str, Any] = {
         "units": len(missing.units.table),
         "missing": _with_share(missing, how),
         "controls": {
             "best_constant": judged(constant, how) | {"labels": labels},
             "random": judged(drawn, how),
-            "random_in_group": {"top1": chance},
+            "random_in_group": chance,
         },
         "minus_best_constant": difference(missing.units, constant, how),
     }
