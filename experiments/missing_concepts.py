@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 SETTINGS = ("missing", "present")
 LABELS = {"missing": "no image of the group", "present": "with its images",
-          "constant": "best constant label"}  # fmt: skip
-SHADES = dict(zip(LABELS.values(), ("0.3", "0.85", "1.0"), strict=True))
-HATCHES = dict(zip(LABELS.values(), ("", "", "////"), strict=True))
+          "best_constant": "best constant label", "random": "random label"}  # fmt: skip
+SHADES = dict(zip(LABELS.values(), ("0.3", "0.85", "1.0", "0.6"), strict=True))
+HATCHES = dict(zip(LABELS.values(), ("", "", "////", "...."), strict=True))
 
 
 def run(config: Any) -> None:
@@ -151,8 +151,11 @@ def _show(group: str, metrics: dict[str, Any]) -> None:
             exact = f"{one.get('top1_right', 0)} ({right})"
             print(f"  {name}: exact name {exact}, any of the group {inside}")
     controls = metrics["controls"]
-    said = ", ".join(f"{n.replace('_', ' ')} {number(c['top1'])}" for n, c in controls.items())
-    print(f"  controls, exact name: {said}")
+    exact_names = {name: one["top1"] for name, one in controls.items()}
+    any_names = {name: one["in_group"]["value"] for name, one in controls.items()}
+    for what, values in (("exact name", exact_names), ("any of the group", any_names)):
+        said = ", ".join(f"{name.replace('_', ' ')} {number(v)}" for name, v in values.items())
+        print(f"  controls, {what}: {said}")
 
 
 def _figure(groups: dict[str, Any], folder: Path) -> None:
@@ -180,17 +183,18 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
 
 
 def _bars(metrics: dict[str, Any], what: str) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for name in SETTINGS:
-        if name in metrics:
-            one = metrics[name]
-            exact = {"value": one["top1"], **(one["intervals"].get("top1") or {})}
-            found.append((LABELS[name], exact if what == "exact" else one["in_group"]))
-    if what == "exact":
-        constant = metrics["controls"]["best_constant"]
-        span = constant["intervals"].get("top1") or {}
-        found.append((LABELS["constant"], {"value": constant["top1"], **span}))
+    found = [(LABELS[name], _bar(metrics[name], what)) for name in SETTINGS if name in metrics]
+    # A constant label of the group is in the group for every unit, which says nothing.
+    for name in ("best_constant", "random") if what == "exact" else ("random",):
+        found.append((LABELS[name], _bar(metrics["controls"][name], what)))
     return found
+
+
+def _bar(one: dict[str, Any], what: str) -> dict[str, Any]:
+    if what == "group":
+        inside: dict[str, Any] = one["in_group"]
+        return inside
+    return {"value": one["top1"], **(one["intervals"].get("top1") or {})}
 
 
 def _panels(group: str, one: dict[str, Any], study: Any, probe: Any, folder: Path) -> None:

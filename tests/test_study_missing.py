@@ -54,7 +54,11 @@ def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
     assert found["missing"]["top1"] == 0.0
     assert found["present"]["top1"] == 1.0
     assert found["minus_present"]["top1"] == {"value": -1.0, "low": -1.0, "high": -1.0}
-    assert found["controls"]["best_constant"]["top1"] == 1.0
+    controls = found["controls"]
+    assert controls["best_constant"]["top1"] == 1.0
+    assert controls["best_constant"]["labels"]["in_group"] == "Chihuahua"
+    inside = {name: one["in_group"]["value"] for name, one in controls.items()}
+    assert inside == {"best_constant": 1.0, "random": 0.25, "random_in_group": 1.0}
     table = pd.read_csv(folder / "missing_concepts.csv", keep_default_na=False)
     assert list(table["description"]) == ["orange, one", "Chihuahua"]
     assert list(table["setting"]) == ["missing", "present"]
@@ -75,7 +79,8 @@ def test_group_whose_names_are_no_concepts(study: Study, images: Probe) -> None:
     for one in (found["missing"], found["present"], *controls.values()):
         assert one["top1"] is None
         assert one["top1_reason"] == "no class name is among the concepts"
-    assert "top1" not in controls["best_constant"]["labels"]
+        assert one["in_group"]["value"] == 0.0
+    assert controls["best_constant"]["labels"].keys() == {"mpnet_cos"}
     assert found["missing"]["mpnet_cos"] is not None
     assert "right" not in pd.read_csv(folder / "missing_concepts.csv")
 

@@ -186,30 +186,40 @@ def group_metrics(
         `units`, `missing` (metrics, `intervals`, `in_group`: the share of labels that name some
         member of the group), `present` and `minus_present` where there is one, `controls`
         (`best_constant`, `random`, `random_in_group`: the expectation of a random name of the
-        group), `minus_best_constant`.
+        group; `in_group` of each, which for `random` is the group's share of the concepts),
+        `minus_best_constant`.
     """
     ready = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
     constant, labels = best_constant(missing.units, concepts.texts, ready)
-    drawn = random_labels(missing.units, concepts.texts, ready, how.seed)
-    members = len(set(missing.units.table["truth"]) & set(concepts.texts))
-    # A unit with a name among them is hit once in so many draws, the others never.
-    chance: dict[str, Any] = {"top1": None, "top1_reason": NO_CLASS}
-    if members:
-        chance = {"top1": 1 / len(missing.units.table)}
     found: dict[str, Any] = {
         "units": len(missing.units.table),
         "missing": _with_share(missing, how),
-        "controls": {
-            "best_constant": judged(constant, how) | {"labels": labels},
-            "random": judged(drawn, how),
-            "random_in_group": chance,
-        },
+        "controls": _controls(missing.units, (constant, labels), concepts.texts, ready, how),
         "minus_best_constant": difference(missing.units, constant, how),
     }
     if present is not None:
         found["present"] = _with_share(present, how)
         found["minus_present"] = difference(missing.units, present.units, how)
     return found
+
+
+def _controls(
+    units: Units, constant: tuple[Units, dict[str, str]], texts: Sequence[str],
+    cosines: dict[str, Vectors], how: Resampling,
+) -> dict[str, Any]:  # fmt: skip
+    """JSON-able metrics of labels that know nothing of the network."""
+    names = set(units.table["truth"])
+    members = [text for text in texts if text in names]
+    # A unit with a name among them is hit once in so many draws, the others never.
+    own = {"top1": 1 / len(units.table)} if members else {"top1": None, "top1_reason": NO_CLASS}
+    labels = constant[1] | ({"in_group": members[0]} if members else {})
+    return {
+        "best_constant": judged(constant[0], how)
+        | {"labels": labels, "in_group": {"value": float(bool(members))}},
+        "random": judged(random_labels(units, texts, cosines, how.seed), how)
+        | {"in_group": {"value": len(members) / len(texts)}},
+        "random_in_group": {**own, "in_group": {"value": float(bool(members))}},
+    }
 
 
 def _with_share(labels: GroupLabels, how: Resampling) -> dict[str, Any]:
