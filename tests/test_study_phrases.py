@@ -70,6 +70,41 @@ def test_large_temperature_keeps_its_shift() -> None:
     assert torch.allclose(found, sharp(activations.dense(), q), atol=1e-3)
 
 
+def in_float64(own: Any, activations: ConceptActivations, q: Tensor, texts: Tensor) -> Tensor:
+    """Scores of texts by the equations."""
+    images = activations.image_embeds.double()
+    sums = (own.a * images @ activations.text_embeds.double().T).logsumexp(1, keepdim=True)
+    p = (own.a * images @ texts.double().T - sums)[q.topk(own.top_k, dim=0).indices.T].exp()
+    if own.name == "soft_wpmi":
+        steps = torch.arange(own.top_k).double()[:, None] / own.top_k
+        weight = own.p_start - steps * (own.p_start - own.p_end)
+        p = 1 - weight + weight * p
+    joint = (p + own.eps).log().sum(1)
+    return joint - own.lam * (joint.logsumexp(0) - np.log(len(joint)))
+
+
+@pytest.mark.parametrize("kernels", ["", "torch"])
+@pytest.mark.parametrize(("name", "settings"), [("soft_wpmi", {}), ("wpmi", {}),
+                                                ("wpmi", {"eps": 0.0})])  # fmt: skip
+@pytest.mark.parametrize("a", [10.0, 20.0, 30.0, 60.0, 300.0])
+def test_phrases_beyond_all_concepts_score_right(
+    a: float, name: str, settings: dict[str, float], kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPDISSECT_KERNELS", kernels)
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(1, 16, generator=generator)
+    images = F.normalize(mean + 0.3 * torch.randn(60, 16, generator=generator), dim=1)
+    words = F.normalize(torch.randn(9, 16, generator=generator) - 0.3 * mean, dim=1)
+    # One phrase is nearer to all images than any word is, one far from them.
+    phrases = F.normalize(torch.cat([mean, images[:1], -mean]), dim=1)
+    q = torch.randn(60, 7, generator=generator)
+    own = similarity.build(name, top_k=20, a=a, **settings)
+    activations = ConceptActivations(images, words)
+    found = scorer(own, activations, q)(phrases).double()
+    right = in_float64(own, activations, q, phrases)
+    assert torch.allclose(found, right, rtol=1e-3, atol=1e-3 + 2e-5 * a)
+
+
 @pytest.mark.parametrize("templates", [["{} {}"], ["{} and {}", "{} {}"]])
 @pytest.mark.parametrize("length", [2, 3])
 def test_search_is_the_slow_one(templates: list[str], length: int) -> None:
