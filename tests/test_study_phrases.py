@@ -150,6 +150,29 @@ def test_released_normaliser_takes_each_units_phrases_alone() -> None:
     assert found.scores[1] == pytest.approx(scores[order[:2]].tolist(), abs=1e-4)
 
 
+CITIES = ["york", "new york", "city", "york city", "new"]
+
+
+@pytest.mark.parametrize("words", [4, 5])
+@pytest.mark.parametrize("settings", [{}, {"normaliser": "candidates"}, {"length": 3, "beam": 20}])
+def test_phrase_of_two_pairs_is_listed_once(settings: dict[str, Any], words: int) -> None:
+    activations, q = inputs()
+    activations = ConceptActivations(activations.image_embeds, vectors(CITIES))
+    own = function("soft_wpmi")
+    study = build("compositional_concepts", templates=["{} {}"], words=words, **settings)
+    best = own.top(activations, q, words)
+    found = search(study, own, activations, q, best, CITIES, vectors, 200)
+    counts = set()
+    for numbers, texts in zip(best.concepts.tolist(), found.texts, strict=True):
+        tried = [CITIES[i] for i in numbers]
+        pairs = {f"{a} {b}" for a, b in permutations(tried, 2)}
+        counts.add(len(pairs))  # "new york city" is two of them, where a unit has its words
+        longer = {f"{a} {b}" for a in pairs for b in tried} if "length" in settings else set()
+        assert len(texts) == len(set(texts))
+        assert set(texts) == pairs | longer
+    assert counts == ({19} if words == 5 else {11, 12})
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [({"templates": ["{}"]}, "needs two"), ({"templates": []}, "needs two"),
@@ -188,3 +211,28 @@ def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
     assert np.isclose(float(table["phrase_mpnet_cos"][3]), 1.0)
     for name in ("panels_conv", "panels_head", "compositional_concepts_mpnet"):
         assert (folder / f"{name}.png").stat().st_size > 1000
+
+
+def test_scores_of_candidates_are_not_compared_with_words(study: Study, tmp_path: Path) -> None:
+    write_colours(tmp_path / "images")
+    folder = study(
+        runner, tiny_target(("red", "green", "blue", "x"), ["head"]),
+        "study.normaliser=candidates", "similarity.top_k=4", "target.layers=[head]",
+        "study.panels=1", probe=probe.build("folder", root=str(tmp_path / "images")),
+        concepts=of_list(["red", "green", "blue"]),
+    )  # fmt: skip
+    found = facts(folder)["compositional_concepts"]["head"]
+    assert found["phrase_scores_higher"] is None
+    assert found["judged"]["mpnet"].keys() == {
+        "words", "phrases", "joined", "random",
+        "phrases_minus_words", "joined_minus_words", "random_minus_words",
+    }  # fmt: skip
+    table = pd.read_csv(folder / "compositional_concepts.csv", keep_default_na=False)
+    assert not [column for column in table if column.startswith("either")]
+
+
+@pytest.mark.parametrize(("comparable", "first"), [(True, "a"), (False, "b")])
+def test_panels_rank_by_what_can_be_compared(comparable: bool, first: str) -> None:
+    table = pd.DataFrame({"phrase": ["a", "b"], "word_score": [0.0, 5.0],
+                          "phrase_score": [1.0, 2.0]})  # fmt: skip
+    assert runner.ranked(table, comparable)["phrase"].tolist()[0] == first
