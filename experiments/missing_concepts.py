@@ -45,6 +45,7 @@ def run(config: Any) -> None:
         job, truth = judging.job_and_truth(config, chosen)
         sentences, how = judging.sentences_of(config), judging.resampling_of(config)
         kinds = hypernyms.installed() or hypernyms.packaged()
+        _check(study, job, truth, kinds)
     with stages.stage("images"):
         found = features(job, [str(truth.layer)])
     groups = _Groups(study, found, truth, kinds, sentences, how)
@@ -61,6 +62,17 @@ def run(config: Any) -> None:
         _show(group, one)
     run = studying.manifest(found, config, sentences, stages.seconds)
     studying.save(config, folder, {"missing_concepts": table}, metrics, run, job.probe)
+
+
+def _check(study: Any, job: Any, truth: Any, kinds: Any) -> None:
+    """Raise a DissectError where a group can't be studied; no image is read."""
+    from clipdissect.studies import missing_concepts as library
+    from clipdissect.studies.features import check_images, check_keep
+
+    check_keep(job)
+    for group in study.groups:
+        left = library.check_group(group, study, job.probe, truth, kinds)
+        check_images(job.similarity, left)
 
 
 class _Groups:
@@ -106,19 +118,6 @@ class _Groups:
 
     def _rows(self, absence: Any, images: int) -> list[int]:
         """Numbers of the images without the group."""
-        from clipdissect.errors import DissectError
-
-        probe = self.features.job.probe
-        if self.study.exclude_from_probe and probe.labels is None:
-            raise DissectError(
-                f"study.exclude_from_probe needs a labelled probe, and {probe.name} has no labels "
-                f"(probe=folder takes them from folders with probe.labels=folders)"
-            )
-        if absence.images and not self.study.exclude_from_probe:
-            raise DissectError(
-                f"{len(absence.images)} images of probe {probe.name} show {absence.group} by their "
-                f"labels: take them out with study.exclude_from_probe=true"
-            )
         if not absence.is_shown:
             log.warning("that the probe has no image of %s is %s", absence.group, absence.verdict)
         out = set(absence.images)

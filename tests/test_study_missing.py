@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
-from study_runs import Study, class_folders, facts, tiny_target
+from study_runs import Study, class_folders, facts, no_images, tiny_target
 from study_runs import study as study  # the fixture
 
 from clipdissect import probe
@@ -126,3 +127,23 @@ def test_labels_of_unknown_meaning_are_told() -> None:
     some = Probe.of("p", ["a", "b", "c"], lambda i: picture, "abc", labels=("wolf", "quux", None))
     found = absence(some, some.images, "dog.n.01", packaged())
     assert found.verdict == "not shown: 1 images have no label; 1 labels aren't known (quux)"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(["study.groups=[dgo.n.01]"], r"unknown synset 'dgo\.n\.01'.*dog\.n\.01"),
+     (["study.groups=[fungus.n.01]"], "none of the 4 classes"), ([], "2 images of probe images"),
+     (["study.exclude_from_probe=true", "probe=plain"], "needs a labelled probe"),
+     (["study.exclude_from_probe=true", "similarity.top_k=7"], "but 6 images are left"),
+     (["study.exclude_from_probe=true", "capture.keep=top_k"], "use capture.keep=full")],
+)  # fmt: skip
+def test_mistakes_are_told_before_any_image(
+    overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    plain = "probe=plain" in overrides
+    with pytest.raises(DissectError, match=says):
+        study(runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "similarity.top_k=2",
+              *(text for text in overrides if text != "probe=plain"),
+              colours=COLOURS, probe=replace(images, labels=None) if plain else images,
+              concepts=of_list(NAMES[:3]))  # fmt: skip

@@ -132,6 +132,40 @@ def units_of_group(truth: Truth, group: str, hypernyms: Hypernyms) -> list[int]:
     return found
 
 
+def check_group(
+    group: str, study: MissingConcepts, probe: Probe, truth: Truth, hypernyms: Hypernyms
+) -> int:
+    """Whether a group can be studied on a probe; before any image is read.
+
+    Args:
+        group: a synset's name or id.
+        study: the settings.
+        probe: the probe.
+        truth: the classes.
+        hypernyms: what is a kind of what.
+
+    Returns:
+        How many of the probe's images are left without the group.
+
+    Raises:
+        DissectError: no such synset, or no class is one; images of the group that may not be taken
+            out; a probe without labels that something is to be taken out of.
+    """
+    units_of_group(truth, group, hypernyms)
+    if study.exclude_from_probe and probe.labels is None:
+        raise DissectError(
+            f"study.exclude_from_probe needs a labelled probe, and {probe.name} has no labels "
+            f"(probe=folder takes them from folders with probe.labels=folders)"
+        )
+    out = absence(probe, probe.images, group, hypernyms).images
+    if out and not study.exclude_from_probe:
+        raise DissectError(
+            f"{len(out)} images of probe {probe.name} show {group} by their labels: take them out "
+            f"with study.exclude_from_probe=true"
+        )
+    return len(probe) - len(out)
+
+
 @dataclass(frozen=True, eq=False)
 class GroupLabels:
     """A group's units under one probe.
