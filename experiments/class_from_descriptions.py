@@ -44,6 +44,7 @@ def run(config: Any) -> None:
         into = study.into or str(truth.layer)
         layer = weighing.feeding_layer(job.target, into, study.layer)
         weights = weighing.linear_weights(job.target.model, into)
+        _check(job, weights, into, truth.names)
         sentences, how = judging.sentences_of(config), judging.resampling_of(config)
     with stages.stage("images"):
         found = features(job, list(dict.fromkeys([layer, into])))
@@ -76,6 +77,18 @@ def run(config: Any) -> None:
     studying.save(config, folder, tables, {"class_from_descriptions": metrics}, run, job.probe)
 
 
+def _check(job: Any, weights: Any, into: str, names: Any) -> None:
+    """Raise a DissectError where no image can be judged; none is read."""
+    from clipdissect.errors import DissectError
+    from clipdissect.studies.class_from_descriptions import label_numbers
+    from clipdissect.studies.features import check_keep
+
+    check_keep(job)
+    if len(names) != len(weights):
+        raise DissectError(f"{into} has {len(weights)} units, but {len(names)} class names")
+    label_numbers(job.probe, job.probe.images, names)
+
+
 class _Images:
     """The labelled images: names, true and predicted classes, and the unit behind each."""
 
@@ -87,8 +100,6 @@ class _Images:
         from clipdissect.errors import DissectError
         from clipdissect.studies import class_from_descriptions as library
 
-        if len(names) != len(weights):
-            raise DissectError(f"{into} has {len(weights)} units, but {len(names)} class names")
         images = found.captured.images
         truth = library.label_numbers(found.job.probe, images, names)
         known = (truth >= 0).nonzero()[0]

@@ -89,14 +89,16 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     phrases = library.search(study, similarity, concepts, q, best, job.concepts.texts, embed,
                              job.top)  # fmt: skip
     units = live.nonzero()[:, 0][: len(phrases.texts)].tolist()
-    table = _table(layer, units, best, phrases, job.concepts.texts, how.seed)
     comparable = study.normaliser == "concepts"
-    gain = (table["phrase_score"] - table["word_score"]).to_numpy(dtype=float)
+    table = _table(layer, units, best, phrases, job.concepts.texts, how.seed)
+    higher = (table["phrase_score"] > table["word_score"]).to_numpy()
+    if comparable:
+        table.insert(6, "either", table["phrase"].where(higher, table["word"]))
     return table, {
         "units": len(units), "distinct_phrases": phrases.tried, "scored": phrases.pairs,
         "phrases_per_second": phrases.rate, "seconds": phrases.seconds,
         "normaliser": study.normaliser,
-        "phrase_scores_higher": mean_interval((gain > 0) * 1.0, how) if comparable else None,
+        "phrase_scores_higher": mean_interval(higher * 1.0, how) if comparable else None,
     }  # fmt: skip
 
 
@@ -111,11 +113,9 @@ def _table(
     drawn = [" ".join(texts[i] for i in generator.permutation(row)[:2]) for row in own]
     word, phrase = [texts[i] for i in own[:, 0]], [some[0] for some in phrases.texts]
     scores = best.scores[: len(units), 0].cpu().numpy()
-    higher = phrases.scores[:, 0] > scores
     columns = {
         "layer": layer, "unit": units, "word": word, "word_score": scores,
         "phrase": phrase, "phrase_score": phrases.scores[:, 0],
-        "either": [p if h else w for p, w, h in zip(phrase, word, higher, strict=True)],
         "joined": [" ".join(texts[i] for i in row[:2]) for row in own], "random": drawn,
     }  # fmt: skip
     for n in range(1, min(map(len, phrases.texts))):
@@ -132,7 +132,7 @@ def _judge(table: Any, truth: Any, sentences: Any, job: Any, how: Any) -> dict[s
 
     names = [truth.names[unit] for unit in table["unit"]]
     table.insert(2, "truth", names)
-    columns = {"words": "word", **TRIES}
+    columns = {"words": "word", **{n: column for n, column in TRIES.items() if column in table}}
     labels = [text for column in columns.values() for text in table[column]]
     cosines = embedded(sentences, (truth.names, labels), job.store, job.settings.torch_device)
     found: dict[str, Any] = {}
@@ -184,22 +184,34 @@ def _figure(judged: dict[str, Any], folder: Path) -> None:
 
 
 def _panels(table: Any, layer: str, study: Any, found: Any, folder: Path) -> None:
-    """Units whose phrase gains most over their word."""
+    """Units whose phrase is best by its score, or gains most over their word."""
     from clipdissect.describe import top_images_of_layer
     from clipdissect.studies import figures
 
-    gain = (table["phrase_score"] - table["word_score"]).to_numpy(dtype=float)
-    chosen = table.iloc[(-gain).argsort(kind="stable")[: study.panels]]
+    comparable = study.normaliser == "concepts"
+    chosen = ranked(table, comparable).head(study.panels)
     top = top_images_of_layer(layer, found.captured.activations[layer], found.captured.images,
                               study.panel_images)  # fmt: skip
     units = []
     for _, row in chosen.iterrows():
         head = f"{layer}, unit {row['unit']}" + (f": {row['truth']}" if "truth" in row else "")
-        lines = ((head, False), (f"word: {row['word']} ({row['word_score']:.2f})", False),
+        score = f" ({row['word_score']:.2f})" if comparable else ""
+        lines = ((head, False), (f"word: {row['word']}{score}", False),
                  (f"phrase: {row['phrase']} ({row['phrase_score']:.2f})", True))  # fmt: skip
         units.append(figures.Panel(lines, tuple(top[top["unit"] == row["unit"]]["image"])))
     figures.save(figures.panels(units, found.job.probe, title="best words and best phrases"),
                  folder, f"panels_{layer}")  # fmt: skip
+
+
+def ranked(table: Any, comparable: bool) -> Any:
+    """A layer's units, best first: by what the phrase gains over the word, or by its score alone.
+
+    Args:
+        table: one row a unit.
+        comparable: whether words and phrases are scored against the same set.
+    """
+    gain = table["phrase_score"] - (table["word_score"] if comparable else 0.0)
+    return table.iloc[(-gain.to_numpy(dtype=float)).argsort(kind="stable")]
 
 
 def main() -> None:

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.launch import results_folder
-from experiments.show_final import with_interval
+from experiments.show_final import number, with_interval
 from experiments.studying import launch_study
 
 log = logging.getLogger(__name__)
 
 SETTINGS = ("missing", "present")
 LABELS = {"missing": "no image of the group", "present": "with its images",
-          "constant": "best constant label"}  # fmt: skip
-SHADES = dict(zip(LABELS.values(), ("0.3", "0.85", "1.0"), strict=True))
-HATCHES = dict(zip(LABELS.values(), ("", "", "////"), strict=True))
+          "best_constant": "best constant label", "random": "random label"}  # fmt: skip
+SHADES = dict(zip(LABELS.values(), ("0.3", "0.85", "1.0", "0.6"), strict=True))
+HATCHES = dict(zip(LABELS.values(), ("", "", "////", "...."), strict=True))
 
 
 def run(config: Any) -> None:
@@ -45,6 +45,7 @@ def run(config: Any) -> None:
         job, truth = judging.job_and_truth(config, chosen)
         sentences, how = judging.sentences_of(config), judging.resampling_of(config)
         kinds = hypernyms.installed() or hypernyms.packaged()
+        _check(study, job, truth, kinds)
     with stages.stage("images"):
         found = features(job, [str(truth.layer)])
     groups = _Groups(study, found, truth, kinds, sentences, how)
@@ -61,6 +62,17 @@ def run(config: Any) -> None:
         _show(group, one)
     run = studying.manifest(found, config, sentences, stages.seconds)
     studying.save(config, folder, {"missing_concepts": table}, metrics, run, job.probe)
+
+
+def _check(study: Any, job: Any, truth: Any, kinds: Any) -> None:
+    """Raise a DissectError where a group can't be studied; no image is read."""
+    from clipdissect.studies import missing_concepts as library
+    from clipdissect.studies.features import check_images, check_keep
+
+    check_keep(job)
+    for group in study.groups:
+        left = library.check_group(group, study, job.probe, truth, kinds)
+        check_images(job.similarity, left)
 
 
 class _Groups:
@@ -106,19 +118,6 @@ class _Groups:
 
     def _rows(self, absence: Any, images: int) -> list[int]:
         """Numbers of the images without the group."""
-        from clipdissect.errors import DissectError
-
-        probe = self.features.job.probe
-        if self.study.exclude_from_probe and probe.labels is None:
-            raise DissectError(
-                f"study.exclude_from_probe needs a labelled probe, and {probe.name} has no labels "
-                f"(probe=folder takes them from folders with probe.labels=folders)"
-            )
-        if absence.images and not self.study.exclude_from_probe:
-            raise DissectError(
-                f"{len(absence.images)} images of probe {probe.name} show {absence.group} by their "
-                f"labels: take them out with study.exclude_from_probe=true"
-            )
         if not absence.is_shown:
             log.warning("that the probe has no image of %s is %s", absence.group, absence.verdict)
         out = set(absence.images)
@@ -151,8 +150,11 @@ def _show(group: str, metrics: dict[str, Any]) -> None:
             exact = f"{one.get('top1_right', 0)} ({right})"
             print(f"  {name}: exact name {exact}, any of the group {inside}")
     controls = metrics["controls"]
-    said = ", ".join(f"{n.replace('_', ' ')} {c.get('top1')}" for n, c in controls.items())
-    print(f"  controls, exact name: {said}")
+    exact_names = {name: one["top1"] for name, one in controls.items()}
+    any_names = {name: one["in_group"]["value"] for name, one in controls.items()}
+    for what, values in (("exact name", exact_names), ("any of the group", any_names)):
+        said = ", ".join(f"{name.replace('_', ' ')} {number(v)}" for name, v in values.items())
+        print(f"  controls, {what}: {said}")
 
 
 def _figure(groups: dict[str, Any], folder: Path) -> None:
@@ -163,8 +165,8 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
     for axis, what in zip(axes, ("exact", "group"), strict=True):
         bars = [(g, label, value) for g, m in groups.items() for label, value in _bars(m, what)]
         names = list(dict.fromkeys(label for _, label, _ in bars))
-        for number, label in enumerate(names):
-            at = [list(groups).index(g) + 0.8 * ((number + 0.5) / len(names) - 0.5)
+        for place, label in enumerate(names):
+            at = [list(groups).index(g) + 0.8 * ((place + 0.5) / len(names) - 0.5)
                   for g, own, _ in bars if own == label]  # fmt: skip
             found = [value for _, own, value in bars if own == label]
             axis.bar(at, [v["value"] or 0 for v in found], 0.8 / len(names), label=label,
@@ -180,17 +182,18 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
 
 
 def _bars(metrics: dict[str, Any], what: str) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for name in SETTINGS:
-        if name in metrics:
-            one = metrics[name]
-            exact = {"value": one["top1"], **(one["intervals"].get("top1") or {})}
-            found.append((LABELS[name], exact if what == "exact" else one["in_group"]))
-    if what == "exact":
-        constant = metrics["controls"]["best_constant"]
-        span = constant["intervals"].get("top1") or {}
-        found.append((LABELS["constant"], {"value": constant["top1"], **span}))
+    found = [(LABELS[name], _bar(metrics[name], what)) for name in SETTINGS if name in metrics]
+    # A constant label of the group is in the group for every unit, which says nothing.
+    for name in ("best_constant", "random") if what == "exact" else ("random",):
+        found.append((LABELS[name], _bar(metrics["controls"][name], what)))
     return found
+
+
+def _bar(one: dict[str, Any], what: str) -> dict[str, Any]:
+    if what == "group":
+        inside: dict[str, Any] = one["in_group"]
+        return inside
+    return {"value": one["top1"], **(one["intervals"].get("top1") or {})}
 
 
 def _panels(group: str, one: dict[str, Any], study: Any, probe: Any, folder: Path) -> None:

@@ -24,6 +24,7 @@ def run(config: Any) -> None:
     from clipdissect.stages import Stages
     from clipdissect.studies import figures
     from clipdissect.studies.features import features
+    from clipdissect.studies.qualitative import check
     from experiments import judging, studying
     from experiments.parts import of_group
 
@@ -34,8 +35,11 @@ def run(config: Any) -> None:
         job, truth = studying.job_of(config, chosen)
         others = {name: method.build("published", **values).describe(job)
                   for name, values in (study.labels or {}).items()}  # fmt: skip
+        known = others[study.rank_by].descriptions if study.rank_by in others else None
+        asked = job.target.layers
+        check(study, asked, (str(truth.layer), len(truth.names)), known)
         sentences = judging.sentences_of(config) if study.unit_table is not None else {}
-    layers = list(job.target.layers)
+    layers = list(asked)
     if study.unit_table is not None and truth.layer not in layers:
         layers.append(str(truth.layer))
     with stages.stage("images"):
@@ -43,7 +47,7 @@ def run(config: Any) -> None:
     job = replace(job, target=replace(job.target, layers=tuple(layers)))
     results = {"ours": chosen.describe(job), **others}
     with stages.stage("study"):
-        units = _units(study, job.target.layers, found, results)
+        units = _units(study, asked, found, results)
         table = _table(units, results)
         top = _tops(found, {layer for layer, _ in units}, study.panel_images)
     begin(folder)
@@ -66,7 +70,7 @@ def _units(study: Any, layers: Any, found: Any, results: dict[str, Any]) -> list
     from clipdissect.kept import units_of
     from clipdissect.studies.qualitative import choose
 
-    counts = {layer: units_of(found.captured.activations[layer]) for layer in layers}
+    counts = {layer: units_of(q) for layer, q in found.captured.activations.items()}
     return choose(study, layers, counts, results[study.rank_by].descriptions)
 
 
@@ -124,13 +128,9 @@ def _judged(
     """Fig. 3's table: each method's label of one unit, and its cosines to the class name."""
     import pandas as pd
 
-    from clipdissect.errors import DissectError
     from clipdissect.evaluation.vectors import Vectors
     from clipdissect.studies.numbers import embedded
 
-    if not 0 <= study.unit_table < len(truth.names):
-        raise DissectError(f"study.unit_table is {study.unit_table}; {truth.layer} has units 0 to "
-                           f"{len(truth.names) - 1}")  # fmt: skip
     name = truth.names[study.unit_table]
     labels = {}
     for method, result in results.items():

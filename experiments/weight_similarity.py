@@ -118,7 +118,7 @@ def _curves(found: dict[str, Any]) -> Any:
     import pandas as pd
 
     rows = [{"sentence": name, **row} for name, one in found.items() for row in one["by_top_k"]]
-    return pd.DataFrame(rows, columns=["sentence", "k", "value", "low", "high", "undefined_sets"])
+    return pd.DataFrame(rows, columns=["sentence", "k", "value", "low", "high"])
 
 
 def _show(about: dict[str, Any], found: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipdissect import concepts, evaluation
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Resampling, Truth, evaluate, places365
+from clipdissect.evaluation.controls import best_constant
 from clipdissect.evaluation.truth import of_source, of_target
 from clipdissect.evaluation.units import rows_of
 from clipdissect.target import Target
@@ -141,6 +142,13 @@ def test_random_labels_are_right_as_often_as_chance_has_it() -> None:
     assert control["top5"] == pytest.approx(5 / 8, abs=0.03)
     assert control["mean_rank"] == pytest.approx(4.5, abs=0.15)
     assert few.metrics["controls"]["best_constant"]["top1"] == 1.0
+
+
+def test_no_constant_is_right_where_the_units_names_are_no_concepts() -> None:
+    units = judged(["cat", "wolf", "dog"], ["cat", "dog"]).units.take([2])  # the wolf
+    control, labels = best_constant(units, ["cat", "dog"], {})
+    assert labels == {}
+    assert control.table["right"].tolist() == [0.0]
 
 
 def test_labels_without_rank_or_concepts() -> None:

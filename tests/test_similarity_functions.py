@@ -191,6 +191,14 @@ def test_safe_group_does_not_underflow() -> None:
         assert smallest**group > 2**-126 or group == 1
 
 
+def test_safe_group_does_not_overflow() -> None:
+    for largest in (0.5, 1.0, 1.1, 700.0, 1e20, 5.6e34):
+        for smallest in (1e-7, 0.002, 1.5):
+            group = safe_group(smallest, largest)
+            assert 1 <= group <= safe_group(smallest)
+            assert largest**group < 2.0**127
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_constant_units_are_defined(name: str) -> None:
     P = torch.rand(8, 5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from study_runs import Study, class_folders, facts, tiny_target
+from study_runs import Study, class_folders, facts, no_images, tiny_target
 from study_runs import study as study  # the fixture
 
 from clipdissect.concepts import of_list
@@ -87,3 +88,21 @@ def test_labels_must_be_classes(images: Probe) -> None:
     assert label_numbers(images, images.images, NAMES).tolist() == [1, 1, 2, 2, -1, -1, 0, 0]
     with pytest.raises(DissectError, match="no image of probe images has a label"):
         label_numbers(images, images.images, ("purple",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [([], "no image of probe images has a label"),
+     (["capture.keep=top_k"], "use capture.keep=full"),
+     (["study.shuffles=1"], "head has 4 units, but 5 class names")],
+)  # fmt: skip
+def test_mistakes_are_told_before_any_image(
+    overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    names = (*NAMES, "y") if "class names" in says else NAMES
+    plain = replace(images, labels=None)
+    with pytest.raises(DissectError, match=says):
+        study(runner, tiny_target(names, ["relu"]), "study.layer=relu", "study.into=head",
+              "similarity.top_k=2", *overrides, probe=images if overrides else plain,
+              concepts=of_list(["red", "green"]))  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
-from study_runs import Study, class_folders, facts, tiny_target
+from study_runs import Study, class_folders, facts, no_images, tiny_target
 from study_runs import study as study  # the fixture
 
 from clipdissect import probe
@@ -54,7 +55,11 @@ def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
     assert found["missing"]["top1"] == 0.0
     assert found["present"]["top1"] == 1.0
     assert found["minus_present"]["top1"] == {"value": -1.0, "low": -1.0, "high": -1.0}
-    assert found["controls"]["best_constant"]["top1"] == 1.0
+    controls = found["controls"]
+    assert controls["best_constant"]["top1"] == 1.0
+    assert controls["best_constant"]["labels"]["in_group"] == "Chihuahua"
+    inside = {name: one["in_group"]["value"] for name, one in controls.items()}
+    assert inside == {"best_constant": 1.0, "random": 0.25, "random_in_group": 1.0}
     table = pd.read_csv(folder / "missing_concepts.csv", keep_default_na=False)
     assert list(table["description"]) == ["orange, one", "Chihuahua"]
     assert list(table["setting"]) == ["missing", "present"]
@@ -62,6 +67,23 @@ def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
         for ending in ("png", "pdf"):
             assert (folder / f"{name}.{ending}").stat().st_size > 1000
     assert facts(folder, "run")["study"]["groups"] == ["dog.n.01"]
+
+
+def test_group_whose_names_are_no_concepts(study: Study, images: Probe) -> None:
+    folder = study(
+        runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "+profile.top_k=2",
+        "study.exclude_from_probe=true", colours=COLOURS, probe=images,
+        concepts=of_list([*NAMES[1:3], "orange, one"]),
+    )  # fmt: skip
+    found = facts(folder)["missing_concepts"]["dog.n.01"]
+    controls = found["controls"]
+    for one in (found["missing"], found["present"], *controls.values()):
+        assert one["top1"] is None
+        assert one["top1_reason"] == "no class name is among the concepts"
+        assert one["in_group"]["value"] == 0.0
+    assert controls["best_constant"]["labels"].keys() == {"mpnet_cos"}
+    assert found["missing"]["mpnet_cos"] is not None
+    assert "right" not in pd.read_csv(folder / "missing_concepts.csv")
 
 
 def test_probe_that_shows_the_group_is_refused(study: Study, images: Probe) -> None:
@@ -105,3 +127,23 @@ def test_labels_of_unknown_meaning_are_told() -> None:
     some = Probe.of("p", ["a", "b", "c"], lambda i: picture, "abc", labels=("wolf", "quux", None))
     found = absence(some, some.images, "dog.n.01", packaged())
     assert found.verdict == "not shown: 1 images have no label; 1 labels aren't known (quux)"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(["study.groups=[dgo.n.01]"], r"unknown synset 'dgo\.n\.01'.*dog\.n\.01"),
+     (["study.groups=[fungus.n.01]"], "none of the 4 classes"), ([], "2 images of probe images"),
+     (["study.exclude_from_probe=true", "probe=plain"], "needs a labelled probe"),
+     (["study.exclude_from_probe=true", "similarity.top_k=7"], "but 6 images are left"),
+     (["study.exclude_from_probe=true", "capture.keep=top_k"], "use capture.keep=full")],
+)  # fmt: skip
+def test_mistakes_are_told_before_any_image(
+    overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    plain = "probe=plain" in overrides
+    with pytest.raises(DissectError, match=says):
+        study(runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "similarity.top_k=2",
+              *(text for text in overrides if text != "probe=plain"),
+              colours=COLOURS, probe=replace(images, labels=None) if plain else images,
+              concepts=of_list(NAMES[:3]))  # fmt: skip

@@ -70,6 +70,41 @@ def test_large_temperature_keeps_its_shift() -> None:
     assert torch.allclose(found, sharp(activations.dense(), q), atol=1e-3)
 
 
+def in_float64(own: Any, activations: ConceptActivations, q: Tensor, texts: Tensor) -> Tensor:
+    """Scores of texts by the equations."""
+    images = activations.image_embeds.double()
+    sums = (own.a * images @ activations.text_embeds.double().T).logsumexp(1, keepdim=True)
+    p = (own.a * images @ texts.double().T - sums)[q.topk(own.top_k, dim=0).indices.T].exp()
+    if own.name == "soft_wpmi":
+        steps = torch.arange(own.top_k).double()[:, None] / own.top_k
+        weight = own.p_start - steps * (own.p_start - own.p_end)
+        p = 1 - weight + weight * p
+    joint = (p + own.eps).log().sum(1)
+    return joint - own.lam * (joint.logsumexp(0) - np.log(len(joint)))
+
+
+@pytest.mark.parametrize("kernels", ["", "torch"])
+@pytest.mark.parametrize(("name", "settings"), [("soft_wpmi", {}), ("wpmi", {}),
+                                                ("wpmi", {"eps": 0.0})])  # fmt: skip
+@pytest.mark.parametrize("a", [10.0, 20.0, 30.0, 60.0, 300.0])
+def test_phrases_beyond_all_concepts_score_right(
+    a: float, name: str, settings: dict[str, float], kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPDISSECT_KERNELS", kernels)
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(1, 16, generator=generator)
+    images = F.normalize(mean + 0.3 * torch.randn(60, 16, generator=generator), dim=1)
+    words = F.normalize(torch.randn(9, 16, generator=generator) - 0.3 * mean, dim=1)
+    # One phrase is nearer to all images than any word is, one far from them.
+    phrases = F.normalize(torch.cat([mean, images[:1], -mean]), dim=1)
+    q = torch.randn(60, 7, generator=generator)
+    own = similarity.build(name, top_k=20, a=a, **settings)
+    activations = ConceptActivations(images, words)
+    found = scorer(own, activations, q)(phrases).double()
+    right = in_float64(own, activations, q, phrases)
+    assert torch.allclose(found, right, rtol=1e-3, atol=1e-3 + 2e-5 * a)
+
+
 @pytest.mark.parametrize("templates", [["{} {}"], ["{} and {}", "{} {}"]])
 @pytest.mark.parametrize("length", [2, 3])
 def test_search_is_the_slow_one(templates: list[str], length: int) -> None:
@@ -115,6 +150,29 @@ def test_released_normaliser_takes_each_units_phrases_alone() -> None:
     assert found.scores[1] == pytest.approx(scores[order[:2]].tolist(), abs=1e-4)
 
 
+CITIES = ["york", "new york", "city", "york city", "new"]
+
+
+@pytest.mark.parametrize("words", [4, 5])
+@pytest.mark.parametrize("settings", [{}, {"normaliser": "candidates"}, {"length": 3, "beam": 20}])
+def test_phrase_of_two_pairs_is_listed_once(settings: dict[str, Any], words: int) -> None:
+    activations, q = inputs()
+    activations = ConceptActivations(activations.image_embeds, vectors(CITIES))
+    own = function("soft_wpmi")
+    study = build("compositional_concepts", templates=["{} {}"], words=words, **settings)
+    best = own.top(activations, q, words)
+    found = search(study, own, activations, q, best, CITIES, vectors, 200)
+    counts = set()
+    for numbers, texts in zip(best.concepts.tolist(), found.texts, strict=True):
+        tried = [CITIES[i] for i in numbers]
+        pairs = {f"{a} {b}" for a, b in permutations(tried, 2)}
+        counts.add(len(pairs))  # "new york city" is two of them, where a unit has its words
+        longer = {f"{a} {b}" for a in pairs for b in tried} if "length" in settings else set()
+        assert len(texts) == len(set(texts))
+        assert set(texts) == pairs | longer
+    assert counts == ({19} if words == 5 else {11, 12})
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [({"templates": ["{}"]}, "needs two"), ({"templates": []}, "needs two"),
@@ -153,3 +211,28 @@ def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
     assert np.isclose(float(table["phrase_mpnet_cos"][3]), 1.0)
     for name in ("panels_conv", "panels_head", "compositional_concepts_mpnet"):
         assert (folder / f"{name}.png").stat().st_size > 1000
+
+
+def test_scores_of_candidates_are_not_compared_with_words(study: Study, tmp_path: Path) -> None:
+    write_colours(tmp_path / "images")
+    folder = study(
+        runner, tiny_target(("red", "green", "blue", "x"), ["head"]),
+        "study.normaliser=candidates", "similarity.top_k=4", "target.layers=[head]",
+        "study.panels=1", probe=probe.build("folder", root=str(tmp_path / "images")),
+        concepts=of_list(["red", "green", "blue"]),
+    )  # fmt: skip
+    found = facts(folder)["compositional_concepts"]["head"]
+    assert found["phrase_scores_higher"] is None
+    assert found["judged"]["mpnet"].keys() == {
+        "words", "phrases", "joined", "random",
+        "phrases_minus_words", "joined_minus_words", "random_minus_words",
+    }  # fmt: skip
+    table = pd.read_csv(folder / "compositional_concepts.csv", keep_default_na=False)
+    assert not [column for column in table if column.startswith("either")]
+
+
+@pytest.mark.parametrize(("comparable", "first"), [(True, "a"), (False, "b")])
+def test_panels_rank_by_what_can_be_compared(comparable: bool, first: str) -> None:
+    table = pd.DataFrame({"phrase": ["a", "b"], "word_score": [0.0, 5.0],
+                          "phrase_score": [1.0, 2.0]})  # fmt: skip
+    assert runner.ranked(table, comparable)["phrase"].tolist()[0] == first

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from study_runs import Study, facts, tiny_target
+from study_runs import Study, facts, no_images, tiny_target
 from study_runs import study as study  # the fixture
 from tiny import write_colours
 
@@ -75,5 +75,28 @@ def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
                f"study.labels={{other: {{path: {path}, similarity_column: iou}}}}",
                "study.rank_by=other")  # fmt: skip
     assert pd.read_csv(best / "qualitative.csv")["unit"][0] == 1
-    with pytest.raises(DissectError, match="units 0 to 3"):
-        run(study, tmp_path, "study.unit_table=7")
+
+
+def test_units_of_other_layers_arent_shown_unless_listed(study: Study, tmp_path: Path) -> None:
+    folder = run(study, tmp_path)
+    assert set(pd.read_csv(folder / "qualitative.csv")["layer"]) == {"conv"}  # the table is head's
+    folder = run(study, tmp_path, "study.select=listed", "study.units=['head:1']")
+    assert list(pd.read_csv(folder / "qualitative.csv")["layer"]) == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(["study.unit_table=7"], "units 0 to 3"), (["study.unit_table=-1"], "units 0 to 3"),
+     (["study.select=listed", "study.units=['relu:0']"], "unknown layer"),
+     (["study.select=listed", "study.units=['head:4']"], "no unit 4"),
+     (["study.select=interpretable", "study.labels={other: {path: LABELS}}",
+       "study.rank_by=other"], "no scores of layer conv")],
+)  # fmt: skip
+def test_mistakes_are_told_before_any_image(
+    overrides: list[str], says: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("layer,unit,description\nconv,1,dots\n")
+    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    with pytest.raises(DissectError, match=says):
+        run(study, tmp_path, *(text.replace("LABELS", str(path)) for text in overrides))

@@ -42,7 +42,7 @@ def best_constant(
     place = {name: i + 1.0 for i, name in enumerate(order)}
     ranks = np.array([place.get(name, np.nan) for name in truth])
     _add(table, units, ranks)
-    if "right" in table:
+    if "right" in table and order:
         chosen["top1"] = order[0]
     return Units(table, _reasons(units)), chosen
 

@@ -120,8 +120,11 @@ class Exponentials:
         return out.mul_(self._a)
 
 
-def safe_group(smallest: float) -> int:
-    """How many factors of at least `smallest` can be multiplied in float32 without underflow."""
-    if smallest >= 1.0:
-        return _LARGEST_GROUP
-    return max(1, min(_LARGEST_GROUP, int(_SAFE_PRODUCT / -math.log(smallest))))
+def safe_group(smallest: float, largest: float = 1.0) -> int:
+    """How many factors can be multiplied in float32 without underflow or overflow.
+
+    Args:
+        smallest, largest: bounds of the factors.
+    """
+    size = max(-math.log(smallest), math.log(largest))
+    return max(1, min(_LARGEST_GROUP, int(_SAFE_PRODUCT / size))) if size > 0 else _LARGEST_GROUP

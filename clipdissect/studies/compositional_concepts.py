@@ -89,7 +89,8 @@ class Phrases:
     Args:
         texts: `[units][n]`.
         scores: `[units, n]`, float32.
-        tried: distinct phrases that were embedded.
+        tried: phrases that were embedded, one for each template and ordered pair of texts, however
+            many units try it.
         pairs: units' phrases that were scored, a phrase counted for each unit that tries it.
         seconds: embedding and scoring.
     """
@@ -180,8 +181,10 @@ class _Candidates:
         beams = [phrases[: study.beam] for phrases in found.texts]
         first = list(dict.fromkeys(text for beam in beams for text in beam))
         number = {text: i for i, text in enumerate(first)}
-        width = min(map(len, beams))
-        places = np.array([[number[text] for text in beam[:width]] for beam in beams])
+        width = max(map(len, beams))
+        # A unit with fewer phrases has its last one more often, which changes nothing.
+        full = ([*beam, *beam[-1:] * (width - len(beam))] for beam in beams)
+        places = np.array([[number[text] for text in beam] for beam in full])
         left = np.repeat(places, own.shape[1], axis=1)
         return cls._of(left, np.tile(own, (1, width)), first, texts, study.templates)
 
@@ -239,20 +242,24 @@ def _merge(
     found: Phrases, texts: Sequence[str], units: np.ndarray, places: np.ndarray,
     scores: np.ndarray, keep: int,
 ) -> None:  # fmt: skip
-    """Equal scores stay in the order in which they came; a phrase is listed once."""
+    """Equal scores stay in the order in which they came; a phrase is listed once.
+
+    Different pairs can be the same phrase: "new york" and "city", "new" and "york city".
+    """
     order = np.lexsort((-scores, units))
     units, places, scores = units[order], places[order], scores[order]
     bounds = np.searchsorted(units, np.arange(len(found.texts) + 1))
     best = np.full((len(found.texts), keep), -np.inf, np.float32)
     for unit, (start, stop) in enumerate(pairwise(bounds)):
-        stop = min(stop, start + keep)
-        some = zip(scores[start:stop].tolist(), places[start:stop], strict=True)
-        new = [(score, texts[place]) for score, place in some]
-        old = list(zip(found.scores[unit].tolist(), found.texts[unit], strict=False))
-        known = {text for _, text in old}
-        both = sorted([*old, *(n for n in new if n[1] not in known)], key=lambda pair: -pair[0])
-        found.texts[unit] = [text for _, text in both[:keep]]
-        best[unit, : len(both[:keep])] = [s for s, _ in both[:keep]]
+        listed = dict(zip(found.texts[unit], found.scores[unit].tolist(), strict=False))
+        most = len(listed) + keep
+        for i in range(start, stop):
+            if len(listed) == most:
+                break
+            listed.setdefault(texts[places[i]], float(scores[i]))
+        both = sorted(listed.items(), key=lambda pair: -pair[1])[:keep]
+        found.texts[unit] = [text for text, _ in both]
+        best[unit, : len(both)] = [score for _, score in both]
     found.scores = best
 
 
@@ -265,6 +272,7 @@ def _each_alone(
     for texts, units, places in candidates.chunks(CHUNK):
         for unit, place in zip(units, places, strict=True):
             each[unit].append(texts[place])
+    each = [list(dict.fromkeys(texts)) for texts in each]
     found.scores = np.full((len(each), top), -np.inf, np.float32)
     for unit, texts in enumerate(tqdm(each, "units", disable=None, leave=False)):
         start = time.perf_counter()

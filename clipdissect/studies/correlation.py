@@ -155,36 +155,43 @@ def running_means(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Means of the first so many of ordered pairs, with two-way bootstrap intervals.
 
+    Which pairs are the first is found in every resampled set anew: a pair that isn't drawn gives
+    way to the next one, and one that is drawn twice counts twice.
+
     Args:
-        values: of the pairs, in order.
-        ends: how many pairs each mean is of, increasing.
-        at, shape, how: as for `chosen_interval`.
+        values: of all pairs, in order.
+        ends: how many pairs each mean is of.
+        at: each pair's output and input.
+        shape: how many outputs and inputs there are.
+        how: resampling.
 
     Returns:
         JSON-able, one an end: `k`, `value`, `low`, `high`.
     """
-    last = int(ends[-1])
-    edges = np.concatenate([[0], ends[:-1]])
-    first, second, values = at[0][:last], at[1][:last], values[:last].astype(np.float64)
-    drawn = []
-    for rows, columns in two_way(*shape, how):
-        for row, column in zip(rows, columns, strict=True):
-            weights = row[first] * column[second]
-            sums = np.add.reduceat(weights * values, edges).cumsum()
-            with np.errstate(invalid="ignore"):  # a set may have none of the first pairs
-                drawn.append(sums / np.add.reduceat(weights, edges).cumsum())
-    means = np.add.reduceat(values, edges).cumsum() / ends
-    spread = np.stack(drawn)
+    values = values.astype(np.float64)
+    drawn = [
+        _first_means(row[at[0]] * column[at[1]], values, ends)
+        for rows, columns in two_way(*shape, how)
+        for row, column in zip(rows, columns, strict=True)
+    ]
+    means, spread = _first_means(np.ones(len(values)), values, ends), np.stack(drawn)
     return [
-        {"k": int(k), "value": float(mean), **_of_defined(spread[:, i], how)}
+        {"k": int(k), "value": float(mean), **interval(spread[:, i], how.confidence)}
         for i, (k, mean) in enumerate(zip(ends, means, strict=True))
     ]
 
 
-def _of_defined(drawn: Distribution, how: Resampling) -> dict[str, Any]:
-    """An interval of the sets in which the mean is defined: those that hold some of the pairs."""
-    known = drawn[~np.isnan(drawn)]
-    return {**interval(known, how.confidence), "undefined_sets": int(np.isnan(drawn).sum())}
+def _first_means(
+    counts: Float[np.ndarray, " pairs"], values: Float[np.ndarray, " pairs"],
+    ends: Int[np.ndarray, " ends"],
+) -> Float[np.ndarray, " ends"]:  # fmt: skip
+    """Means of the first so many of ordered values, each there so many times."""
+    upto = counts.cumsum()
+    last = np.searchsorted(upto, ends)
+    sums = (counts * values).cumsum()[last]
+    beyond = upto[last] - ends  # of the last value, times that are too many
+    means: Float[np.ndarray, " ends"] = (sums - beyond * values[last]) / ends
+    return means
 
 
 def _r_of_sums(sums: Float[np.ndarray, "5 sets"], weight: Distribution) -> Distribution:

@@ -41,8 +41,8 @@ class Features:
             DissectError: only the top images were kept.
         """
         q = self.captured.activations[layer]
-        if not isinstance(q, Tensor):
-            raise DissectError("this study needs every activation: use capture.keep=full")
+        check_keep(self.job)
+        assert isinstance(q, Tensor)
         return q
 
     def describe(
@@ -65,7 +65,7 @@ class Features:
             q, images = q[chosen], images[chosen]
         similarity, concepts = similarity_of(self.job), self.job.concepts
         assert concepts is not None  # `features` has seen to it
-        _check_images(similarity, len(q))
+        check_images(similarity, len(q))
         activations = ConceptActivations(images, self.texts)
         return describe_layer(
             layer, q, activations, concepts.texts, similarity, self.job.top, truth
@@ -104,7 +104,14 @@ def similarity_of(job: Job) -> Similarity:
     return job.similarity
 
 
-def _check_images(similarity: Similarity, images: int) -> None:
+def check_keep(job: Job) -> None:
+    """Raise a DissectError unless every activation is kept."""
+    if job.settings.keep != "full":
+        raise DissectError("this study needs every activation: use capture.keep=full")
+
+
+def check_images(similarity: Similarity, images: int) -> None:
+    """Raise a DissectError where a similarity function's `top_k` is more than the images."""
     top_k = similarity.parameters.get("top_k")
     if top_k is not None and top_k > images:
         raise DissectError(

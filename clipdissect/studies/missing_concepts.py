@@ -13,6 +13,7 @@ from clipdissect.concepts import Concepts
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, Units, difference, unit_table
 from clipdissect.evaluation.controls import best_constant, random_labels
+from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.hypernyms import Hypernyms
 from clipdissect.probe import Probe
@@ -131,6 +132,40 @@ def units_of_group(truth: Truth, group: str, hypernyms: Hypernyms) -> list[int]:
     return found
 
 
+def check_group(
+    group: str, study: MissingConcepts, probe: Probe, truth: Truth, hypernyms: Hypernyms
+) -> int:
+    """Whether a group can be studied on a probe; before any image is read.
+
+    Args:
+        group: a synset's name or id.
+        study: the settings.
+        probe: the probe.
+        truth: the classes.
+        hypernyms: what is a kind of what.
+
+    Returns:
+        How many of the probe's images are left without the group.
+
+    Raises:
+        DissectError: no such synset, or no class is one; images of the group that may not be taken
+            out; a probe without labels that something is to be taken out of.
+    """
+    units_of_group(truth, group, hypernyms)
+    if study.exclude_from_probe and probe.labels is None:
+        raise DissectError(
+            f"study.exclude_from_probe needs a labelled probe, and {probe.name} has no labels "
+            f"(probe=folder takes them from folders with probe.labels=folders)"
+        )
+    out = absence(probe, probe.images, group, hypernyms).images
+    if out and not study.exclude_from_probe:
+        raise DissectError(
+            f"{len(out)} images of probe {probe.name} show {group} by their labels: take them out "
+            f"with study.exclude_from_probe=true"
+        )
+    return len(probe) - len(out)
+
+
 @dataclass(frozen=True, eq=False)
 class GroupLabels:
     """A group's units under one probe.
@@ -152,6 +187,9 @@ def labels_of_group(
 ) -> GroupLabels:  # fmt: skip
     """The group's part of a layer's descriptions, beside the truth.
 
+    What is undefined is decided for the group alone: its accuracy is, where no name of the group is
+    among the concepts, whatever the other classes.
+
     Args:
         described: of the layer, one row a unit.
         numbers: the group's units.
@@ -159,10 +197,10 @@ def labels_of_group(
         concepts: what labels were chosen from.
         cosines: sentence encoder's name to embeddings of labels and classes, or why it has none.
     """
-    units = unit_table(described, truth.names, concepts.texts, cosines).take(numbers)
-    names = {truth.names[i] for i in numbers}
-    inside = np.array([text in names for text in units.table["description"]], dtype=float)
-    return GroupLabels(units, inside, described.iloc[list(numbers)].reset_index(drop=True))
+    rows = described.iloc[list(numbers)].reset_index(drop=True)
+    names = [truth.names[i] for i in numbers]
+    inside = rows["description"].isin(names).to_numpy(dtype=float)
+    return GroupLabels(unit_table(rows, names, concepts.texts, cosines), inside, rows)
 
 
 def group_metrics(
@@ -182,28 +220,40 @@ def group_metrics(
         `units`, `missing` (metrics, `intervals`, `in_group`: the share of labels that name some
         member of the group), `present` and `minus_present` where there is one, `controls`
         (`best_constant`, `random`, `random_in_group`: the expectation of a random name of the
-        group), `minus_best_constant`.
+        group; `in_group` of each, which for `random` is the group's share of the concepts),
+        `minus_best_constant`.
     """
     ready = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
     constant, labels = best_constant(missing.units, concepts.texts, ready)
-    drawn = random_labels(missing.units, concepts.texts, ready, how.seed)
-    members = len(set(missing.units.table["truth"]) & set(concepts.texts))
-    # A unit with a name among them is hit once in so many draws, the others never.
-    chance = 1 / len(missing.units.table) if members else 0.0
     found: dict[str, Any] = {
         "units": len(missing.units.table),
         "missing": _with_share(missing, how),
-        "controls": {
-            "best_constant": judged(constant, how) | {"labels": labels},
-            "random": judged(drawn, how),
-            "random_in_group": {"top1": chance},
-        },
+        "controls": _controls(missing.units, (constant, labels), concepts.texts, ready, how),
         "minus_best_constant": difference(missing.units, constant, how),
     }
     if present is not None:
         found["present"] = _with_share(present, how)
         found["minus_present"] = difference(missing.units, present.units, how)
     return found
+
+
+def _controls(
+    units: Units, constant: tuple[Units, dict[str, str]], texts: Sequence[str],
+    cosines: dict[str, Vectors], how: Resampling,
+) -> dict[str, Any]:  # fmt: skip
+    """JSON-able metrics of labels that know nothing of the network."""
+    names = set(units.table["truth"])
+    members = [text for text in texts if text in names]
+    # A unit with a name among them is hit once in so many draws, the others never.
+    own = {"top1": 1 / len(units.table)} if members else {"top1": None, "top1_reason": NO_CLASS}
+    labels = constant[1] | ({"in_group": members[0]} if members else {})
+    return {
+        "best_constant": judged(constant[0], how)
+        | {"labels": labels, "in_group": {"value": float(bool(members))}},
+        "random": judged(random_labels(units, texts, cosines, how.seed), how)
+        | {"in_group": {"value": len(members) / len(texts)}},
+        "random_in_group": {**own, "in_group": {"value": float(bool(members))}},
+    }
 
 
 def _with_share(labels: GroupLabels, how: Resampling) -> dict[str, Any]:

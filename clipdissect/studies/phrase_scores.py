@@ -11,11 +11,13 @@ whole set, which makes their scores comparable with each other alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from clipdissect.similarity import Similarity, kernels
 from clipdissect.similarity.base import Activations
@@ -28,7 +30,13 @@ from clipdissect.similarity.softmax import Exponentials, safe_group, union
 from clipdissect.similarity.sources import Factors
 from clipdissect.similarity.wpmi import Wpmi
 
+# Beyond it the constant term of a factor is nothing beside the rest; exp(80) is a normal float32.
+_LARGEST_EXPONENT = 80.0
+
 Scorer = Callable[[Float[Tensor, "texts dims"]], Float[Tensor, "units texts"]]
+LogJoint = Callable[
+    [Float[Tensor, "images texts"], Int[Tensor, "units k"]], Float[Tensor, "units texts"]
+]
 
 
 def scorer(similarity: Similarity, concepts: ConceptActivations, q: Activations) -> Scorer:
@@ -70,20 +78,19 @@ def _of_probabilities(
     images, words = concepts.image_embeds.float(), concepts.text_embeds.float()
     top = as_top(q, similarity.top_k, len(images), "top_k")
     rows, index = union(top.indices, len(images))
-    base, weight, group = _factors(similarity, top.values)
+    log_joint = _log_joint(similarity, top.values)
     source = Factors(images, words).take(rows)
     blocks = concept_blocks(len(words), 3 * len(rows), similarity.memory_gb, images.device)
     with torch.no_grad():
         log_sums = Exponentials(source, blocks, similarity.a, 0.5, keep=False).log_normaliser
-        chosen, ones = images[rows], torch.ones(len(rows), device=images.device)
+        chosen = images[rows]
 
     def block(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
         exponents = similarity.a * (chosen @ texts.T) - log_sums.float()[:, None]
-        joint = kernels.log_product_sums(exponents.exp_(), index, ones, base, weight, group)
-        return kernels.less_marginal(joint, similarity.lam)
+        return kernels.less_marginal(log_joint(exponents, index), similarity.lam)
 
     def scores(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
-        floats = 2 * len(rows) + 2 * len(index)
+        floats = 3 * len(rows) + 2 * len(index)
         parts = concept_blocks(len(texts), floats, similarity.memory_gb, images.device)
         with torch.no_grad():
             return torch.cat([block(texts[start:stop].float()) for start, stop in parts], dim=1)
@@ -91,14 +98,30 @@ def _of_probabilities(
     return scores
 
 
-def _factors(
-    similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]
-) -> tuple[Tensor, Tensor, int]:
-    """What is added to and multiplied with a probability, and how many factors may be multiplied
-    before a logarithm is taken; see the functions themselves."""
+def _log_joint(similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]) -> LogJoint:
+    """What makes the joint terms `L` of logarithms of probabilities; see the functions themselves.
+
+    A phrase's "probability" has no bound, so a factor of it hasn't either.
+    """
     if isinstance(similarity, Wpmi):
-        ones = torch.ones(1, len(values), device=values.device)
-        return ones * similarity.eps, ones, safe_group(similarity.eps) if similarity.eps else 1
-    weight = membership(similarity.membership, values, similarity.p_start, similarity.p_end)
-    base = (1.0 - weight + similarity.eps).float()
-    return base, weight.float(), safe_group(1.0 - similarity.p_start + similarity.eps)
+        if similarity.eps == 0:
+            return lambda exponents, index: embedding_bag(index, exponents, mode="sum")
+        weight, smallest = torch.ones(1, len(values), device=values.device), similarity.eps
+        base = weight * similarity.eps
+    else:
+        weight = membership(similarity.membership, values, similarity.p_start, similarity.p_end)
+        base = (1.0 - weight + similarity.eps).float()
+        weight, smallest = weight.float(), 1.0 - similarity.p_start + similarity.eps
+
+    def log_joint(
+        exponents: Float[Tensor, "images texts"], index: Int[Tensor, "units k"]
+    ) -> Float[Tensor, "units texts"]:
+        most = min(float(exponents.max()), _LARGEST_EXPONENT)
+        beyond = (exponents - _LARGEST_EXPONENT).relu_() if most == _LARGEST_EXPONENT else None
+        largest = float(base.max()) + float(weight.max()) * math.exp(most)
+        x = exponents.clamp_(max=_LARGEST_EXPONENT).exp_()
+        ones, group = torch.ones(len(x), device=x.device), safe_group(smallest, largest)
+        joint = kernels.log_product_sums(x, index, ones, base, weight, group)
+        return joint if beyond is None else joint.add_(embedding_bag(index, beyond, mode="sum"))
+
+    return log_joint

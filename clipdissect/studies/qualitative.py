@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,6 +62,33 @@ class Qualitative:
         check_least(self.name, count=(self.count, 1), panel_images=(self.panel_images, 1))
 
 
+def check(
+    study: Qualitative, layers: Sequence[str], classes: tuple[str, int], ranks: pd.DataFrame | None
+) -> None:
+    """Raise a DissectError for what doesn't suit the target; before any image is read.
+
+    Args:
+        study: the settings.
+        layers: as for `choose`.
+        classes: the layer of classes, and how many there are.
+        ranks: as for `choose`, where they are known already.
+    """
+    layer, most = classes
+    # How many units other layers have is known after the first images only.
+    units = dict.fromkeys(layers, sys.maxsize)
+    if layer in units or study.unit_table is not None:
+        units[layer] = most
+    for text in study.units or ():
+        _listed(text, units)
+    if study.unit_table is not None and not 0 <= study.unit_table < most:
+        raise DissectError(
+            f"study.unit_table is {study.unit_table}; {layer} has units 0 to {most - 1}"
+        )
+    if study.select == "interpretable" and ranks is not None:
+        for name in layers:
+            _ranked(ranks, name, study.rank_by)
+
+
 def choose(
     study: Qualitative, layers: Sequence[str], units: Mapping[str, int], ranks: pd.DataFrame
 ) -> list[tuple[str, int]]:
@@ -68,8 +96,8 @@ def choose(
 
     Args:
         study: the settings.
-        layers: in order.
-        units: layer to how many units it has.
+        layers: that random or interpretable units are of, in order.
+        units: layer to how many units it has, of all that listed ones can be of.
         ranks: descriptions of the method that `rank_by` names.
 
     Raises:
@@ -84,12 +112,18 @@ def choose(
         if study.select == "random":
             chosen = np.sort(generator.choice(units[layer], count, replace=False))
         else:
-            own = ranks[(ranks["layer"] == layer) & ranks["similarity"].notna()]
-            if not len(own):
-                raise DissectError(f"{study.rank_by} has no scores of layer {layer} to rank by")
+            own = _ranked(ranks, layer, study.rank_by)
             chosen = own.sort_values("similarity", ascending=False, kind="stable")["unit"][:count]
         found += [(layer, int(unit)) for unit in chosen]
     return found
+
+
+def _ranked(ranks: pd.DataFrame, layer: str, rank_by: str) -> pd.DataFrame:
+    """A layer's units with a score."""
+    own: pd.DataFrame = ranks[(ranks["layer"] == layer) & ranks["similarity"].notna()]
+    if not len(own):
+        raise DissectError(f"{rank_by} has no scores of layer {layer} to rank by")
+    return own
 
 
 def _listed(text: str, units: Mapping[str, int]) -> tuple[str, int]:
