@@ -283,6 +283,45 @@ def test_compare_puts_two_runs_side_by_side(tmp_path: Path, images: Path) -> Non
         report.compare(first, alone, tmp_path / "none")
 
 
+def labels_of(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(["layer,unit,description", *rows]) + "\n")
+    return path
+
+
+def test_a_page_takes_away_only_what_a_report_wrote(tmp_path: Path) -> None:
+    one = labels_of(tmp_path / "one.csv", "fc,0,cat")
+    many = labels_of(tmp_path / "many.csv", *(f"fc,{unit},cat" for unit in range(101)))
+    out = tmp_path / "out"
+    kept = [out / "data" / name for name in ("words/mine.txt", "2024-01-02.js", "units.json")]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    report.compare(many, many, out)
+    assert (out / "data" / "0-0-1.js").is_file()
+    report.compare(one, one, out)
+    assert all(path.read_text() == "mine" for path in kept)
+    assert not (out / "data" / "0-0-1.js").exists()
+    for path in kept:
+        path.unlink()
+    (out / "data" / "words").rmdir()
+    report.compare(one, one, out, single_file=True)
+    assert not (out / "data").exists()
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_page_of_something_else_is_kept(tmp_path: Path, single: bool) -> None:
+    labels = labels_of(tmp_path / "labels.csv", "fc,0,cat")
+    index = tmp_path / "site" / "index.html"
+    index.parent.mkdir()
+    index.write_text("<p>made by clipdissect's friends")
+    with pytest.raises(DissectError, match="isn't a report"):
+        report.compare(labels, labels, index.parent, single_file=single)
+    assert [path.name for path in index.parent.iterdir()] == ["index.html"]
+    assert index.read_text().endswith("friends")
+    with pytest.raises(DissectError, match="is a file"):
+        report.compare(labels, labels, labels)
+
+
 def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     run = report.load(run_of(tmp_path / "run", images))
     unit = unit_of(run, "head/1")

@@ -75,9 +75,12 @@ def compare(
 
     Raises:
         MissingResource: a run has no descriptions.
-        DissectError: the runs have no unit in common.
+        DissectError: the runs have no unit in common, or `out` has an `index.html` of something
+            else.
     """
-    runs, folder = (load(first), load(second)), Path(out)
+    folder = Path(out).expanduser()
+    page.check(folder)  # before what takes time
+    runs = (load(first), load(second))
     pairs = paired(runs, sentences, store)
     made = _page(runs, pairs, sentences)
     for run in runs:
