@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from test_cli import JOB, run
 from tiny import write_colours
@@ -249,6 +250,34 @@ def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_p
     tags = page.locator("#list .card").first.locator(".tag").all_inner_texts()
     assert tags == ["A", "B"]
     assert page.locator("h1").inner_text() == f"{runs[0].name} and turned"
+
+
+class FewSentences:
+    """Texts of one length point the same way."""
+
+    name = digest = "few"
+
+    def embed(self, texts: list[str], device: str = "cpu") -> torch.Tensor:
+        return torch.eye(16)[[len(text) for text in texts]]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "order"), [(None, [0, 1, 3, 4, 2]), (FewSentences(), [1, 3, 0, 4, 2])]
+)
+def test_changed_units_are_first_without_similarities(
+    tmp_path: Path, open_page: Any, sentences: Any, order: list[int]
+) -> None:
+    """Unit 2 is the same; 1 and 3 have one description; 0's two are at right angles, 4's near."""
+    sides = [["a", "", "same", "c", "de"], ["bcd", "x", "same", "", "fg"]]
+    for name, texts in zip("AB", sides, strict=True):
+        table = pd.DataFrame({"layer": "fc", "unit": range(5), "description": texts})
+        (tmp_path / name).mkdir()
+        table.to_csv(tmp_path / name / "descriptions.csv", index=False)
+    made = report.compare(tmp_path / "A", tmp_path / "B", tmp_path / "out", sentences=sentences)
+    page = open_page(made)
+    assert page.locator("#sort option").first.inner_text() == "changed first"
+    assert page.evaluate("dissect.listed().map((item) => item.unit)") == order
+    assert shown(page)[:2] == [f"fc {unit}" for unit in order[:2]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

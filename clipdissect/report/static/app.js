@@ -21,7 +21,8 @@
   const value = (found) => (found === undefined ? null : found);
   const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);
   const SORTS = {
-    near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : value(item.layer.near[item.row])), false],
+    // Outside the cosines' range: equal texts last, changed ones without a similarity first.
+    near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : item.layer.near[item.row] ?? -2), false],
     score: ["score", score(0), true],
     scoreB: ["score of B", score(1), true],
     margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true],
