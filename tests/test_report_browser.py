@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -327,3 +328,21 @@ def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> N
     last = np.argmin(scores[:, 0])
     page.wait_for_selector("#list .card[data-index='9999']")
     assert shown(page)[-1] == f"layer4 {last}"
+
+
+def test_a_layer_of_very_many_units_opens(tmp_path: Path, open_page: Any) -> None:
+    """More units than a function takes arguments, such as a sparse autoencoder's latents."""
+    few, times = 100, 1500
+    table = {"layer": "sae", "unit": range(few), "description": "x", "similarity": 1.0}
+    pd.DataFrame(table).to_csv(tmp_path / "descriptions.csv", index=False)
+    made = report.build(tmp_path)
+    data = made.parent / "data" / "units.js"
+    start = json.loads(data.read_text()[len("dissect.start(") : -len(");\n")])
+    (layer,) = start["layers"]
+    layer["units"] *= times
+    side = layer["sides"][0]
+    layer["sides"] = [side | {name: side[name] * times for name in "dsmf"}]
+    data.write_text(f"dissect.start({json.dumps(start)});\n")
+    page = open_page(made)
+    assert count(page) == few * times
+    assert shown(page)[:2] == ["sae 0", "sae 1"]

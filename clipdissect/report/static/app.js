@@ -211,7 +211,8 @@
     dissect.data = data;
     dissect.title = document.title;
     data.hasTruth = data.layers.some((layer) => layer.t);
-    data.most = Math.max(1, ...data.layers.flatMap((layer) => layer.sides.map((side) => Math.max(0, ...side.d.map((own) => own.length)))));
+    data.most = 1; // descriptions of a unit
+    for (const layer of data.layers) for (const side of layer.sides) for (const own of side.d) data.most = Math.max(data.most, own.length);
     data.layers.forEach((layer, number) => {
       for (let row = 0; row < dissect.rows(layer); row += 1) items.push({ layer, number, row, unit: dissect.unit(layer, row), place: items.length });
     });
