@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -335,32 +337,55 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
             unit_of(run, address)
 
 
-def test_commands(
-    tmp_path: Path,
-    images: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = run_of(tmp_path / "run", images)
-    labels = tmp_path / "labels.csv"
-    labels.write_text("layer,unit,description\nhead,0,crimson\n")
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `clipdissect` with arguments; returns what it printed."""
 
-    def command(*arguments: str) -> str:
+    def run(*arguments: Any) -> str:
         monkeypatch.setattr(sys, "argv", ["clipdissect", *map(str, arguments)])
         cli.main()
         return capsys.readouterr().out
 
+    return run
+
+
+def test_commands(tmp_path: Path, images: Path, command: Any) -> None:
+    folder = run_of(tmp_path / "run", images)
+    labels = labels_of(tmp_path / "labels.csv", "head,0,crimson")
     assert "index.html" in command("report", folder, "--against", f"milan={labels}")
     said = command("show", folder, "head/0")
     for part in ("head/0  red", "red (right)", "milan", "crimson", "red0.png"):
         assert part in said
+    assert "crimson" in command("show", folder, "head/00")
     page = Path(command("compare", folder, labels, "--sentence", "none").strip())
     assert page == tmp_path / "compare" / "run" / "index.html" and page.is_file()
-    for arguments in (("show", folder, "haed/0"), ("report", tmp_path), ("compare", folder, "no")):
+
+
+def test_mistakes_are_told_without_a_traceback(
+    tmp_path: Path, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, blocked = tmp_path / "run", tmp_path / "run" / "report" / "assets"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("")
+    labels = labels_of(tmp_path / "labels.csv", "head,0,crimson")
+    shutil.copy(labels, folder / "descriptions.csv")
+    others, none = ("--against", f"x={labels}"), ("--sentence", "none")
+    for says, *arguments in (
+        ("Did you mean head", "show", folder, "haed/0"),
+        ("is no unit", "show", folder, "head/²"),
+        ("missing: a run's descriptions", "report", tmp_path),
+        ("missing: a run's descriptions", "report", tmp_path / "no", *others),
+        ("missing: a run's descriptions", "compare", folder, "no", *none),
+        ("labels.csv is a file", "report", labels),
+        ("labels.csv is a file", "report", labels, *others),
+        (f"{blocked}: ", "report", folder),
+        (f"{labels}/page", "compare", labels, labels, "--out", labels / "page", *none),
+    ):
         with pytest.raises(SystemExit) as stopped:
             command(*arguments)
         assert stopped.value.code == 2
-        assert "error: " in capsys.readouterr().err
+        assert re.match(f"error: .*{says}", capsys.readouterr().err)
+    assert not (tmp_path / "no").exists()
 
 
 def test_settings_are_checked() -> None:

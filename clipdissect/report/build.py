@@ -8,7 +8,7 @@ from typing import Any
 from clipdissect.report import page
 from clipdissect.report.data import CHUNK, Texts, details, others, side, truths
 from clipdissect.report.facts import header, notes_on_pictures, relative, warnings
-from clipdissect.report.loading import Run, load
+from clipdissect.report.loading import Run, load, run_folder
 from clipdissect.report.material import REPORT
 from clipdissect.report.overview import overview
 
@@ -26,9 +26,9 @@ def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 3
 
     Raises:
         MissingResource: the folder has no descriptions.
-        DissectError: a table can't be read.
+        DissectError: a table can't be read, or the folder is a file.
     """
-    run = load(folder)
+    run = load(run_folder(folder))
     made = page_of(run)
     out = run.folder / REPORT
     return page.write_single(made, out, megabytes) if single_file else page.write(made, out)
