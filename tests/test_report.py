@@ -324,6 +324,15 @@ def test_a_page_of_something_else_is_kept(tmp_path: Path, single: bool) -> None:
         report.compare(labels, labels, labels)
 
 
+def test_units_that_are_not_compared_are_counted(tmp_path: Path) -> None:
+    one = [*(f"fc,{unit},cat" for unit in range(10)), "conv,0,cat", "conv,1,"]
+    other = [*(f"fc,{unit},cat" for unit in range(5, 15)), "conv,0,cat", "conv,1,", "conv,2,dog"]
+    files = [labels_of(tmp_path / f"{i}.csv", *rows) for i, rows in enumerate([one, other])]
+    page = report.compare(*files, tmp_path / "out").read_text()
+    # fc: 0 to 4 and 10 to 14; conv: 1, that neither describes, and 2.
+    assert "<p>12 units that only one has" in page.replace(' class="muted"', "")
+
+
 def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     run = report.load(run_of(tmp_path / "run", images))
     unit = unit_of(run, "head/1")

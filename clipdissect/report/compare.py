@@ -225,8 +225,10 @@ def _pairing(runs: tuple[Run, Run], pairs: list[Pair]) -> list[str]:
         alone = [layer for layer in run.layers if layer not in names]
         if alone:
             notes.append(f"Only in {tag}, and not compared: {relative(', '.join(alone))}.")
-    lost = max(len(run.descriptions[run.descriptions["layer"].isin(names)]) for run in runs)
-    lost -= sum(len(pair.units) for pair in pairs)
+    lost = 0
+    for pair in pairs:
+        units = [set(run.rows(pair.name)["unit"]) for run in runs]
+        lost += len(set.union(*units)) - len(pair.units)
     if lost:
         notes.append(f"{lost:,} units that only one has, or that neither describes, are left out.")
     return notes
