@@ -25,12 +25,13 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.histograms import histograms
 from clipdissect.kept import KeptTop
 from clipdissect.report import ReportSettings, regions
-from clipdissect.report.facts import relative
 from clipdissect.report.material import compact, read_material
 from clipdissect.report.outlines import outline
 from clipdissect.report.overview import overview
 from clipdissect.report.pictures import Seen
+from clipdissect.report.relative import relative
 from clipdissect.report.unit import unit_of
+from clipdissect.results import write_json
 from clipdissect.target import Target
 from experiments import cli
 
@@ -214,10 +215,44 @@ def test_no_absolute_path_in_a_report(tmp_path: Path, images: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "cut"),
     [("/home/me/a.pth is old", "…/a.pth is old"), ("see https://a.org/b/c", "see https://a.org/b/c"),
-     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'")],
+     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'"),
+     ("/home/john doe/images/a b.csv", "…/a b.csv"), ("file:///home/me/x/y.csv", "…/y.csv"),
+     ("file:///C:/Users/john doe/y.csv", "…/y.csv"), (r"\\server\me\x", "…/x"),
+     ("//server/me/x", "…/x"), (r"C:\Users\john doe\x.csv", "…/x.csv"), ("D:/x/y.csv", "…/y.csv"),
+     (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"), ("~me/x/y.csv", "…/y.csv"),
+     ("in:/a/b.csv", "in:…/b.csv"), ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
+     ("/a//b.csv", "…/b.csv")],
 )  # fmt: skip
 def test_absolute_paths_are_cut(text: str, cut: str) -> None:
     assert relative(text) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"), ("/mnt/big disk", "…"),
+     ("file:///mnt/big disk/a b.csv", "…/a b.csv"), ("/mnt/big disks/a", "…/big disks/a"),
+     (r"D:\my data\a b.csv", "…/a b.csv"), (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
+     ("D:/my data/a b.csv", "…/a b.csv"), ("x/mnt/big disk/a", "x/mnt/big disk/a"),
+     ("C:/a, ~ 5", "C:/a, ~ 5")],
+)  # fmt: skip
+def test_known_folders_are_cut_literally(text: str, cut: str) -> None:
+    assert relative(text, ["/mnt/big disk", "D:\\my data", "/", "C:\\", "~"]) == cut
+
+
+def test_folders_around_a_run_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a home", "a job", "some runs/run"):
+        (tmp_path / name).mkdir(parents=True)
+    folder = tmp_path / "some runs" / "run"
+    labels_of(folder / "descriptions.csv", "fc,0,cat")
+    monkeypatch.setenv("HOME", str(tmp_path / "a home"))
+    monkeypatch.chdir(tmp_path / "a job")
+    method = {"name": "published", "path": "/mnt/big disk/all labels.csv"}
+    known = [tmp_path / "a home", tmp_path / "a job", tmp_path / "some runs", "/mnt/big disk"]
+    notes = ["/a sentence/that is no path", *(f"see {place}/b c.txt" for place in known)]
+    write_json(folder / "run.json", {"method": method, "notes": notes})
+    page = report.build(folder).read_text()
+    assert page.count("see …/b c.txt") == 4 and "published (path …/all labels.csv" in page
+    assert "big disk" not in page and str(tmp_path) not in page
 
 
 def test_interrupted_runs_can_be_looked_at(tmp_path: Path, images: Path) -> None:
