@@ -28,8 +28,10 @@ def main() -> None:
             sentences=_sentences(options.sentence), store=Store(store_dir()),
             single_file=options.single_file, megabytes=options.mb,
         )  # fmt: skip
-    except DissectError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DissectError, OSError) as error:
+        from experiments.wording import explain
+
+        print(f"error: {explain(error) or error}", file=sys.stderr)
         sys.exit(2)
     print(page)
 

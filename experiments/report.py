@@ -22,8 +22,10 @@ def main() -> None:
             others = {name: report.read_labels(name, path) for name, path in options.against}
             report.set_others(options.run, others)
         print(report.build(options.run, single_file=options.single_file, megabytes=options.mb))
-    except DissectError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DissectError, OSError) as error:
+        from experiments.wording import explain
+
+        print(f"error: {explain(error) or error}", file=sys.stderr)
         sys.exit(2)
 
 

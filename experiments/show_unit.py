@@ -30,8 +30,10 @@ def main() -> None:
     try:
         run = load(options.run)
         unit = unit_of(run, options.unit)
-    except DissectError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DissectError, OSError) as error:
+        from experiments.wording import explain
+
+        print(f"error: {explain(error) or error}", file=sys.stderr)
         sys.exit(2)
     out = console()
     for part in parts(unit, options.images):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,13 @@ from clipdissect.kept import KeptTop
 from clipdissect.masks import whole_view
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings, regions
-from clipdissect.report.facts import relative
 from clipdissect.report.material import compact, read_material
 from clipdissect.report.outlines import outline
 from clipdissect.report.overview import overview
 from clipdissect.report.pictures import Seen
+from clipdissect.report.relative import relative
 from clipdissect.report.unit import unit_of
+from clipdissect.results import write_json
 from clipdissect.target import Target
 from clipdissect.target.preprocess import image_transform
 from experiments import cli
@@ -248,10 +251,44 @@ def test_no_absolute_path_in_a_report(tmp_path: Path, images: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "cut"),
     [("/home/me/a.pth is old", "…/a.pth is old"), ("see https://a.org/b/c", "see https://a.org/b/c"),
-     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'")],
+     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'"),
+     ("/home/john doe/images/a b.csv", "…/a b.csv"), ("file:///home/me/x/y.csv", "…/y.csv"),
+     ("file:///C:/Users/john doe/y.csv", "…/y.csv"), (r"\\server\me\x", "…/x"),
+     ("//server/me/x", "…/x"), (r"C:\Users\john doe\x.csv", "…/x.csv"), ("D:/x/y.csv", "…/y.csv"),
+     (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"), ("~me/x/y.csv", "…/y.csv"),
+     ("in:/a/b.csv", "in:…/b.csv"), ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
+     ("/a//b.csv", "…/b.csv")],
 )  # fmt: skip
 def test_absolute_paths_are_cut(text: str, cut: str) -> None:
     assert relative(text) == cut
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"), ("/mnt/big disk", "…"),
+     ("file:///mnt/big disk/a b.csv", "…/a b.csv"), ("/mnt/big disks/a", "…/big disks/a"),
+     (r"D:\my data\a b.csv", "…/a b.csv"), (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
+     ("D:/my data/a b.csv", "…/a b.csv"), ("x/mnt/big disk/a", "x/mnt/big disk/a"),
+     ("C:/a, ~ 5", "C:/a, ~ 5")],
+)  # fmt: skip
+def test_known_folders_are_cut_literally(text: str, cut: str) -> None:
+    assert relative(text, ["/mnt/big disk", "D:\\my data", "/", "C:\\", "~"]) == cut
+
+
+def test_folders_around_a_run_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a home", "a job", "some runs/run"):
+        (tmp_path / name).mkdir(parents=True)
+    folder = tmp_path / "some runs" / "run"
+    labels_of(folder / "descriptions.csv", "fc,0,cat")
+    monkeypatch.setenv("HOME", str(tmp_path / "a home"))
+    monkeypatch.chdir(tmp_path / "a job")
+    method = {"name": "published", "path": "/mnt/big disk/all labels.csv"}
+    known = [tmp_path / "a home", tmp_path / "a job", tmp_path / "some runs", "/mnt/big disk"]
+    notes = ["/a sentence/that is no path", *(f"see {place}/b c.txt" for place in known)]
+    write_json(folder / "run.json", {"method": method, "notes": notes})
+    page = report.build(folder).read_text()
+    assert page.count("see …/b c.txt") == 4 and "published (path …/all labels.csv" in page
+    assert "big disk" not in page and str(tmp_path) not in page
 
 
 def test_interrupted_runs_can_be_looked_at(tmp_path: Path, images: Path) -> None:
@@ -319,6 +356,54 @@ def test_compare_puts_two_runs_side_by_side(tmp_path: Path, images: Path) -> Non
         report.compare(first, alone, tmp_path / "none")
 
 
+def labels_of(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(["layer,unit,description", *rows]) + "\n")
+    return path
+
+
+def test_a_page_takes_away_only_what_a_report_wrote(tmp_path: Path) -> None:
+    one = labels_of(tmp_path / "one.csv", "fc,0,cat")
+    many = labels_of(tmp_path / "many.csv", *(f"fc,{unit},cat" for unit in range(101)))
+    out = tmp_path / "out"
+    kept = [out / "data" / name for name in ("words/mine.txt", "2024-01-02.js", "units.json")]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    report.compare(many, many, out)
+    assert (out / "data" / "0-0-1.js").is_file()
+    report.compare(one, one, out)
+    assert all(path.read_text() == "mine" for path in kept)
+    assert not (out / "data" / "0-0-1.js").exists()
+    for path in kept:
+        path.unlink()
+    (out / "data" / "words").rmdir()
+    report.compare(one, one, out, single_file=True)
+    assert not (out / "data").exists()
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_page_of_something_else_is_kept(tmp_path: Path, single: bool) -> None:
+    labels = labels_of(tmp_path / "labels.csv", "fc,0,cat")
+    index = tmp_path / "site" / "index.html"
+    index.parent.mkdir()
+    index.write_text("<p>made by clipdissect's friends")
+    with pytest.raises(DissectError, match="isn't a report"):
+        report.compare(labels, labels, index.parent, single_file=single)
+    assert [path.name for path in index.parent.iterdir()] == ["index.html"]
+    assert index.read_text().endswith("friends")
+    with pytest.raises(DissectError, match="is a file"):
+        report.compare(labels, labels, labels)
+
+
+def test_units_that_are_not_compared_are_counted(tmp_path: Path) -> None:
+    one = [*(f"fc,{unit},cat" for unit in range(10)), "conv,0,cat", "conv,1,"]
+    other = [*(f"fc,{unit},cat" for unit in range(5, 15)), "conv,0,cat", "conv,1,", "conv,2,dog"]
+    files = [labels_of(tmp_path / f"{i}.csv", *rows) for i, rows in enumerate([one, other])]
+    page = report.compare(*files, tmp_path / "out").read_text()
+    # fc: 0 to 4 and 10 to 14; conv: 1, that neither describes, and 2.
+    assert "<p>12 units that only one has" in page.replace(' class="muted"', "")
+
+
 def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     run = report.load(run_of(tmp_path / "run", images))
     unit = unit_of(run, "head/1")
@@ -332,32 +417,55 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
             unit_of(run, address)
 
 
-def test_commands(
-    tmp_path: Path,
-    images: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = run_of(tmp_path / "run", images)
-    labels = tmp_path / "labels.csv"
-    labels.write_text("layer,unit,description\nhead,0,crimson\n")
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `clipdissect` with arguments; returns what it printed."""
 
-    def command(*arguments: str) -> str:
+    def run(*arguments: Any) -> str:
         monkeypatch.setattr(sys, "argv", ["clipdissect", *map(str, arguments)])
         cli.main()
         return capsys.readouterr().out
 
+    return run
+
+
+def test_commands(tmp_path: Path, images: Path, command: Any) -> None:
+    folder = run_of(tmp_path / "run", images)
+    labels = labels_of(tmp_path / "labels.csv", "head,0,crimson")
     assert "index.html" in command("report", folder, "--against", f"milan={labels}")
     said = command("show", folder, "head/0")
     for part in ("head/0  red", "red (right)", "milan", "crimson", "red0.png"):
         assert part in said
+    assert "crimson" in command("show", folder, "head/00")
     page = Path(command("compare", folder, labels, "--sentence", "none").strip())
     assert page == tmp_path / "compare" / "run" / "index.html" and page.is_file()
-    for arguments in (("show", folder, "haed/0"), ("report", tmp_path), ("compare", folder, "no")):
+
+
+def test_mistakes_are_told_without_a_traceback(
+    tmp_path: Path, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, blocked = tmp_path / "run", tmp_path / "run" / "report" / "assets"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("")
+    labels = labels_of(tmp_path / "labels.csv", "head,0,crimson")
+    shutil.copy(labels, folder / "descriptions.csv")
+    others, none = ("--against", f"x={labels}"), ("--sentence", "none")
+    for says, *arguments in (
+        ("Did you mean head", "show", folder, "haed/0"),
+        ("is no unit", "show", folder, "head/²"),
+        ("missing: a run's descriptions", "report", tmp_path),
+        ("missing: a run's descriptions", "report", tmp_path / "no", *others),
+        ("missing: a run's descriptions", "compare", folder, "no", *none),
+        ("labels.csv is a file", "report", labels),
+        ("labels.csv is a file", "report", labels, *others),
+        (f"{blocked}: ", "report", folder),
+        (f"{labels}/page", "compare", labels, labels, "--out", labels / "page", *none),
+    ):
         with pytest.raises(SystemExit) as stopped:
             command(*arguments)
         assert stopped.value.code == 2
-        assert "error: " in capsys.readouterr().err
+        assert re.match(f"error: .*{says}", capsys.readouterr().err)
+    assert not (tmp_path / "no").exists()
 
 
 def test_settings_are_checked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from test_cli import JOB, run
 from tiny import write_colours
@@ -251,6 +253,34 @@ def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_p
     assert page.locator("h1").inner_text() == f"{runs[0].name} and turned"
 
 
+class FewSentences:
+    """Texts of one length point the same way."""
+
+    name = digest = "few"
+
+    def embed(self, texts: list[str], device: str = "cpu") -> torch.Tensor:
+        return torch.eye(16)[[len(text) for text in texts]]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "order"), [(None, [0, 1, 3, 4, 2]), (FewSentences(), [1, 3, 0, 4, 2])]
+)
+def test_changed_units_are_first_without_similarities(
+    tmp_path: Path, open_page: Any, sentences: Any, order: list[int]
+) -> None:
+    """Unit 2 is the same; 1 and 3 have one description; 0's two are at right angles, 4's near."""
+    sides = [["a", "", "same", "c", "de"], ["bcd", "x", "same", "", "fg"]]
+    for name, texts in zip("AB", sides, strict=True):
+        table = pd.DataFrame({"layer": "fc", "unit": range(5), "description": texts})
+        (tmp_path / name).mkdir()
+        table.to_csv(tmp_path / name / "descriptions.csv", index=False)
+    made = report.compare(tmp_path / "A", tmp_path / "B", tmp_path / "out", sentences=sentences)
+    page = open_page(made)
+    assert page.locator("#sort option").first.inner_text() == "changed first"
+    assert page.evaluate("dissect.listed().map((item) => item.unit)") == order
+    assert shown(page)[:2] == [f"fc {unit}" for unit in order[:2]]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
     if not AXE.is_file():
@@ -298,3 +328,21 @@ def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> N
     last = np.argmin(scores[:, 0])
     page.wait_for_selector("#list .card[data-index='9999']")
     assert shown(page)[-1] == f"layer4 {last}"
+
+
+def test_a_layer_of_very_many_units_opens(tmp_path: Path, open_page: Any) -> None:
+    """More units than a function takes arguments, such as a sparse autoencoder's latents."""
+    few, times = 100, 1500
+    table = {"layer": "sae", "unit": range(few), "description": "x", "similarity": 1.0}
+    pd.DataFrame(table).to_csv(tmp_path / "descriptions.csv", index=False)
+    made = report.build(tmp_path)
+    data = made.parent / "data" / "units.js"
+    start = json.loads(data.read_text()[len("dissect.start(") : -len(");\n")])
+    (layer,) = start["layers"]
+    layer["units"] *= times
+    side = layer["sides"][0]
+    layer["sides"] = [side | {name: side[name] * times for name in "dsmf"}]
+    data.write_text(f"dissect.start({json.dumps(start)});\n")
+    page = open_page(made)
+    assert count(page) == few * times
+    assert shown(page)[:2] == ["sae 0", "sae 1"]

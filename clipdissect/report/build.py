@@ -7,10 +7,11 @@ from typing import Any
 
 from clipdissect.report import page
 from clipdissect.report.data import CHUNK, Texts, details, others, side, truths
-from clipdissect.report.facts import header, notes_on_pictures, relative, warnings
-from clipdissect.report.loading import Run, load
+from clipdissect.report.facts import header, notes_on_pictures, warnings
+from clipdissect.report.loading import Run, load, run_folder
 from clipdissect.report.material import REPORT
 from clipdissect.report.overview import overview
+from clipdissect.report.relative import relative, roots_of
 
 
 def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 30.0) -> Path:
@@ -26,9 +27,9 @@ def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 3
 
     Raises:
         MissingResource: the folder has no descriptions.
-        DissectError: a table can't be read.
+        DissectError: a table can't be read, or the folder is a file.
     """
-    run = load(folder)
+    run = load(run_folder(folder))
     made = page_of(run)
     out = run.folder / REPORT
     return page.write_single(made, out, megabytes) if single_file else page.write(made, out)
@@ -50,12 +51,13 @@ def page_of(run: Run) -> page.Page:
     }
     target, probe = (run.run.get(key, {}) for key in ("target", "probe"))
     heading = " on ".join(part["name"] for part in (target, probe) if part.get("name"))
+    heading = relative(heading, roots_of(run)) or run.name
     values = {
-        "body": "run", "title": f"{heading or run.name} - clipdissect",
-        "kind": "CLIP-Dissect report", "heading": heading or run.name, "layers": layers,
+        "body": "run", "title": f"{heading} - clipdissect",
+        "kind": "CLIP-Dissect report", "heading": heading, "layers": layers,
         "facts": header(run, sum(layer.units for layer in layers)),
         "warnings": warnings(run, layers), "notes": notes_on_pictures(run),
-        "made": f"Run {relative(run.name)}.",
+        "made": f"Run {run.name}.",
         "has_truth": any(layer.right is not None for layer in layers),
         "agreement": agreement_words(run),
     }  # fmt: skip

@@ -18,10 +18,11 @@ from clipdissect.files import atomic
 from clipdissect.report import page
 from clipdissect.report.build import outlined, slots
 from clipdissect.report.data import CHUNK, Texts, details, side, truths
-from clipdissect.report.facts import header, notes_on_pictures, relative, warnings
+from clipdissect.report.facts import header, notes_on_pictures, warnings
 from clipdissect.report.loading import Run, load
 from clipdissect.report.material import REPORT, THUMBNAILS, short
 from clipdissect.report.overview import histogram_of, overview
+from clipdissect.report.relative import relative, roots_of
 from clipdissect.report.truths import truth_of
 from clipdissect.store import Store
 
@@ -75,9 +76,12 @@ def compare(
 
     Raises:
         MissingResource: a run has no descriptions.
-        DissectError: the runs have no unit in common.
+        DissectError: the runs have no unit in common, or `out` has an `index.html` of something
+            else.
     """
-    runs, folder = (load(first), load(second)), Path(out)
+    folder = Path(out).expanduser()
+    page.check(folder)  # before what takes time
+    runs = (load(first), load(second))
     pairs = paired(runs, sentences, store)
     made = _page(runs, pairs, sentences)
     for run in runs:
@@ -159,7 +163,8 @@ def short_names(runs: tuple[Run, Run]) -> list[str]:
     found = [[_name(run.run.get(part)) for part in parts] for run in runs]
     differ = [i for i in range(len(parts)) if found[0][i] != found[1][i]]
     names = [", ".join(own[i] for i in differ if own[i]) for own in found]
-    known = [name or run.name for name, run in zip(names, runs, strict=True)]
+    known = [relative(name, roots_of(run)) or run.name
+             for name, run in zip(names, runs, strict=True)]  # fmt: skip
     return known if known[0] != known[1] else [run.name for run in runs]
 
 
@@ -221,9 +226,12 @@ def _pairing(runs: tuple[Run, Run], pairs: list[Pair]) -> list[str]:
     for tag, run in zip(TAGS, runs, strict=True):
         alone = [layer for layer in run.layers if layer not in names]
         if alone:
-            notes.append(f"Only in {tag}, and not compared: {relative(', '.join(alone))}.")
-    lost = max(len(run.descriptions[run.descriptions["layer"].isin(names)]) for run in runs)
-    lost -= sum(len(pair.units) for pair in pairs)
+            listed = relative(", ".join(alone), roots_of(run))
+            notes.append(f"Only in {tag}, and not compared: {listed}.")
+    lost = 0
+    for pair in pairs:
+        units = [set(run.rows(pair.name)["unit"]) for run in runs]
+        lost += len(set.union(*units)) - len(pair.units)
     if lost:
         notes.append(f"{lost:,} units that only one has, or that neither describes, are left out.")
     return notes

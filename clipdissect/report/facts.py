@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from clipdissect.report.loading import Run
 from clipdissect.report.overview import Layer
-
-# An absolute path of Unix or Windows; of `https://x/y` the slashes come after a colon.
-_ABSOLUTE = re.compile(
-    r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;]+[/\\])+([^\s/\\'\",;]*)"
-)
+from clipdissect.report.relative import relative, roots_of
 
 UNSHOWN = ("name", "memory_gb")  # the latter changes no number
-
-
-def relative(text: str) -> str:
-    """A text in which absolute paths are cut to their last part."""
-    return _ABSOLUTE.sub(r"…/\1", text)
 
 
 def header(run: Run, units: int) -> list[tuple[str, str]]:
@@ -39,7 +29,8 @@ def header(run: Run, units: int) -> list[tuple[str, str]]:
         ("Took", _seconds(_dict(facts, "seconds"))),
         ("Version", _dict(facts, "versions").get("clipdissect")),
     ]
-    return [(name, relative(str(value))) for name, value in found if value]
+    roots = roots_of(run)
+    return [(name, relative(str(value), roots)) for name, value in found if value]
 
 
 def warnings(run: Run, layers: list[Layer]) -> list[str]:
@@ -56,7 +47,8 @@ def warnings(run: Run, layers: list[Layer]) -> list[str]:
     if len(run.top_images) and not run.material.pictures:
         found.append("there are no pictures and no histograms: the run's part for the report is "
                      "missing (switched off, interrupted, or made by another version)")  # fmt: skip
-    return [relative(text) for text in found]
+    roots = roots_of(run)
+    return [relative(text, roots) for text in found]
 
 
 def notes_on_pictures(run: Run) -> list[str]:

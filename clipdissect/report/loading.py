@@ -79,18 +79,35 @@ def load(path: str | Path) -> Run:
     if folder.is_file():
         table = Published(path=str(folder)).describe(Job()).descriptions
         return Run(folder, _whole(table), _empty(), _empty())
-    descriptions = folder / "descriptions.csv"
-    problem = _problem(folder)
+    folder = run_folder(folder)
+    tables = {name: _table(folder / f"{name}.csv") for name in ("top_images", "units")}
+    return Run(
+        folder, _whole(_table(folder / "descriptions.csv")), tables["top_images"], tables["units"],
+        _json(folder / "run.json"), _json(folder / "metrics.json"), read_material(folder),
+        _problem(folder),
+    )  # fmt: skip
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run, whose report can be written there.
+
+    Raises:
+        MissingResource: there are no descriptions.
+        DissectError: it is a file.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise DissectError(
+            f"{folder} is a file; a report is of a run's folder. Labels of a file can stand beside "
+            f"a run's: clipdissect report <run> --against NAME={folder}, or clipdissect compare"
+        )
+    descriptions, problem = folder / "descriptions.csv", _problem(folder)
     if not descriptions.is_file():
         raise MissingResource(
             "a run's descriptions" + (f" ({problem})" if problem else ""),
             [str(descriptions.absolute())], "name the folder of a run that describes units",
         )  # fmt: skip
-    tables = {name: _table(folder / f"{name}.csv") for name in ("top_images", "units")}
-    return Run(
-        folder, _whole(_table(descriptions)), tables["top_images"], tables["units"],
-        _json(folder / "run.json"), _json(folder / "metrics.json"), read_material(folder), problem,
-    )  # fmt: skip
+    return folder
 
 
 def _whole(table: pd.DataFrame) -> pd.DataFrame:

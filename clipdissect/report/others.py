@@ -10,6 +10,7 @@ from typing import Any
 from clipdissect import method
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
+from clipdissect.report.loading import run_folder
 from clipdissect.report.material import read_material
 
 Labels = dict[str, dict[str, str]]  # layer to unit's number to label
@@ -57,8 +58,12 @@ def set_others(run: str | Path, others: Mapping[str, Labels]) -> None:
     Args:
         run: the folder.
         others: name to labels.
+
+    Raises:
+        MissingResource: there is no such run.
+        DissectError: it is a file.
     """
-    folder = Path(run).expanduser()
+    folder = run_folder(run)
     material = read_material(folder)
     kept = {k: v for k, v in material.facts.items() if not k.startswith("agreement")}
     replace(material, facts={**kept, "others": dict(others)}).write(folder)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import shutil
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,12 +16,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipdissect import __version__
+from clipdissect.errors import DissectError
 from clipdissect.files import write_text
 from clipdissect.report.material import THUMBNAILS, compact
 
 SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"
 TYPES = {".webp": "image/webp", ".jpg": "image/jpeg"}
+OURS = b'<meta name="generator" content="clipdissect'
+HEAD = 2000  # bytes of a page, in which that stands
+DATA = re.compile(r"units\.js|\d+-\d+-\d+\.js")
+CALL = b"dissect."  # how every file of data begins
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,13 @@ def write(page: Page, folder: Path) -> Path:
 
     Returns:
         The path of `index.html`.
+
+    Raises:
+        DissectError: the folder has an `index.html` of something else.
     """
+    clear(folder)
     for name in (*SCRIPTS, STYLE):
         write_text(folder / "assets" / name, _static(name))
-    clear(folder)
     for (side, layer, chunk), values in page.details.items():
         write_text(
             folder / "data" / f"{side}-{layer}-{chunk}.js", _details(side, layer, chunk, values)
@@ -74,6 +83,9 @@ def write_single(page: Page, folder: Path, megabytes: float) -> Path:
 
     Returns:
         The path of `index.html`.
+
+    Raises:
+        DissectError: the folder has an `index.html` of something else.
     """
     clear(folder)
     pictures, wanted = _embedded(page, folder / THUMBNAILS, megabytes * 1e6)
@@ -92,10 +104,40 @@ def write_single(page: Page, folder: Path, megabytes: float) -> Path:
     return folder / "index.html"
 
 
+def check(folder: Path) -> None:
+    """See that a page may be written into a folder.
+
+    Raises:
+        DissectError: it is a file, or has an `index.html` that isn't a report.
+    """
+    if folder.is_file():
+        raise DissectError(f"{folder} is a file; a page needs a folder")
+    index = folder / "index.html"
+    if index.exists() and OURS not in _begins(index, HEAD):
+        raise DissectError(
+            f"{index} isn't a report of clipdissect and would be lost: choose another folder, or "
+            f"move the file away"
+        )
+
+
 def clear(folder: Path) -> None:
-    """Take away an earlier page and its data; material and thumbnails stay."""
+    """Take away an earlier page and its data; material, thumbnails and files of others stay.
+
+    Raises:
+        DissectError: the folder has an `index.html` of something else.
+    """
+    check(folder)
     (folder / "index.html").unlink(missing_ok=True)
-    shutil.rmtree(folder / "data", ignore_errors=True)
+    for path in (folder / "data").glob("*.js"):
+        if DATA.fullmatch(path.name) and _begins(path, len(CALL)) == CALL:
+            path.unlink()
+    with suppress(OSError):  # not there, or not empty
+        (folder / "data").rmdir()
+
+
+def _begins(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def _embedded(page: Page, thumbnails: Path, limit: float) -> tuple[dict[str, str], int]:

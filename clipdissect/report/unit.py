@@ -63,7 +63,7 @@ def unit_of(run: Run, address: str) -> Unit:
         DissectError: no such layer or unit.
     """
     layer, slash, number = address.rpartition("/")
-    if not slash or not number.isdigit():
+    if not slash or not number.isdecimal():
         raise DissectError(f"'{address}' is no unit: write LAYER/NUMBER, such as {run.layers[0]}/0")
     if layer not in run.layers:
         raise unknown("layer", layer, run.layers)
@@ -84,7 +84,7 @@ def unit_of(run: Run, address: str) -> Unit:
                       for text, score in run.columns if row[text]],
         margin=float(row["margin"]), flags=str(row["flags"]), images=_images(run, layer, unit),
         truth="" if truth is None else str(truth["truth"].loc[places[0]]),
-        others={name: labels.get(layer, {}).get(number, "")
+        others={name: labels.get(layer, {}).get(str(unit), "")
                 for name, labels in run.material.facts.get("others", {}).items()},
         **histogram,
     )  # fmt: skip

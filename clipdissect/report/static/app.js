@@ -21,7 +21,8 @@
   const value = (found) => (found === undefined ? null : found);
   const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);
   const SORTS = {
-    near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : value(item.layer.near[item.row])), false],
+    // Outside the cosines' range: equal texts last, changed ones without a similarity first.
+    near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : item.layer.near[item.row] ?? -2), false],
     score: ["score", score(0), true],
     scoreB: ["score of B", score(1), true],
     margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true],
@@ -210,7 +211,8 @@
     dissect.data = data;
     dissect.title = document.title;
     data.hasTruth = data.layers.some((layer) => layer.t);
-    data.most = Math.max(1, ...data.layers.flatMap((layer) => layer.sides.map((side) => Math.max(0, ...side.d.map((own) => own.length)))));
+    data.most = 1; // descriptions of a unit
+    for (const layer of data.layers) for (const side of layer.sides) for (const own of side.d) data.most = Math.max(data.most, own.length);
     data.layers.forEach((layer, number) => {
       for (let row = 0; row < dissect.rows(layer); row += 1) items.push({ layer, number, row, unit: dissect.unit(layer, row), place: items.length });
     });
