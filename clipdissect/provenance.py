@@ -35,7 +35,7 @@ def provenance(
         "versions": versions(),
         "machine": machine(),
         "git": git_state(Path(__file__).parents[1]),
-        "target": {"name": target.name, "layers": list(target.layers)},
+        "target": target.facts,
         "probe": {"name": probe.name, "images": len(probe), "used": len(captured.images),
                   "skipped": captured.skipped},
         "concepts": {"name": concepts.name, "texts": len(concepts),

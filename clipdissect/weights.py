@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.fetch.download import matches, sums
 
 # Under which training scripts keep the state dict, and what their wrappers put before its names.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -94,6 +95,18 @@ def read(path: Path) -> dict[str, Tensor]:
             f"{', '.join(WRAPPERS)}; it holds {held[:200] or 'nothing'}"
         )
     return loaded
+
+
+def of_file(path: Path, known: str, name: str) -> str:
+    """What to call a checkpoint's weights: `name` if the file is that, else `sha256:...` of it.
+
+    Args:
+        path: the file.
+        known: digest of the file with that name, `sha256:` or `md5:` and its (first) digits.
+        name: of the known weights.
+    """
+    found = sums(path)
+    return name if matches(found, known) else f"sha256:{found['sha256']}"
 
 
 def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

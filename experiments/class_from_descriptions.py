@@ -70,8 +70,8 @@ def run(config: Any) -> None:
     _figure(judged, metrics, folder)
     if study.panels:
         _panels(table, found, layer, study, folder)
-    facts = studying.manifest(found, config, sentences, {})
-    facts |= result.run | {"digests": facts["digests"] | result.run["digests"]}
+    captured = studying.manifest(found, config, sentences, {})
+    facts = _facts(captured, chosen, result.run, job.encoder.notes)
     run = studying.completed(facts, config, sentences, stages.seconds)
     tables = {"class_from_descriptions": table, "descriptions": rows}
     studying.save(config, folder, tables, {"class_from_descriptions": metrics}, run, job.probe)
@@ -87,6 +87,27 @@ def _check(job: Any, weights: Any, into: str, names: Any) -> None:
     if len(names) != len(weights):
         raise DissectError(f"{into} has {len(weights)} units, but {len(names)} class names")
     label_numbers(job.probe, job.probe.images, names)
+
+
+def _facts(
+    captured: dict[str, Any], method: Any, described: dict[str, Any], of_encoder: Any
+) -> dict[str, Any]:
+    """The manifest: how the images were run, and how the labels were made.
+
+    Args:
+        captured: facts on the images' features, which take an encoder and concepts.
+        method: of the labels; what it doesn't use had no part in them.
+        described: facts on the labels.
+        of_encoder: the encoder's notes.
+    """
+    unused = {"encoder", "concepts", "similarity"} - set(method.needs)
+    digests = {key: value for key, value in captured["digests"].items()
+               if key.split()[0] not in unused}  # fmt: skip
+    facts = {key: value for key, value in captured.items() if key not in unused}
+    idle = set(of_encoder) if "encoder" in unused else set()
+    notes = [note for note in captured["notes"] if note not in idle]
+    notes += [note for note in described["notes"] if note not in notes]
+    return facts | described | {"digests": digests | described["digests"], "notes": notes}
 
 
 class _Images:

@@ -86,7 +86,14 @@ class Comparison:
     probes: dict[str, Any] = field(default_factory=dict)
     concepts: list[Any] = field(default_factory=lambda: ["google_20k", "imagenet"])
     similarities: list[str] = field(
-        default_factory=lambda: ["soft_wpmi", "wpmi", "rank_reorder", "cosine", "cosine_cubed"]
+        default_factory=lambda: [
+            "soft_wpmi",
+            "wpmi",
+            "rank_reorder",
+            "cosine",
+            "cosine_cubed",
+            "lp",
+        ]
     )
     # Tried on half of the units for the functions that have one, judged on the other; [] for none.
     top_k: list[int] = field(default_factory=list)

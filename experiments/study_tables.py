@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import fitting, paper
+
 Found = dict[str, Any]
+
+TARGET = "resnet50"
+OWN = {"target": TARGET, "similarity": "soft_wpmi", "concepts": "google_20k"}
 
 
 def rows(results: Path) -> list[dict[str, Any]]:
@@ -17,7 +22,8 @@ def rows(results: Path) -> list[dict[str, Any]]:
         results: searched at any depth for complete runs of the studies.
     """
     runs = list(_runs(results))
-    return [_row(wanted, runs) for wanted in _wanted()]
+    wanted = (*_missing(), *_weights(), *_classes(), *_phrases())
+    return [_row(one, runs) for one in wanted]
 
 
 def _runs(results: Path) -> Iterator[tuple[Found, Found]]:
@@ -34,58 +40,99 @@ def _runs(results: Path) -> Iterator[tuple[Found, Found]]:
     yield from sorted(found, key=lambda one: str(one[0].get("date")))
 
 
-def _wanted() -> Iterator[Found]:
-    from experiments import paper
+# A row says: `own`, what our labels must be made of; `labels`, the published file that gives the
+# number, and `images`, the probe that it is judged on; `settings` of the study that the number
+# depends on; `layers`, as the study's metrics tell them; `keys`, where the number is there.
 
-    values = paper.values()
-    missing = values["missing_concepts"]
+
+def _missing() -> Iterator[Found]:
+    values = paper.values()["missing_concepts"]
+    own = OWN | {key: values[key] for key in ("probe", "concepts")}
     for group in ("dog.n.01", "bird.n.01"):
-        yield {"study": "missing_concepts", "row": f"{group}, {missing['probe']}",
-               "metric": "top1", "paper": missing[group]["right"] / missing[group]["units"],
-               "keys": (group, "missing"), "facts": {"probe": missing["probe"],
-                                                     "concepts": missing["concepts"]}}  # fmt: skip
-    weights = values["weight_similarity"]["pearson_r"]
-    for pairs, number in weights.items():
-        part = "all_pairs" if int(pairs) > 50_000 else "top_pairs"
-        yield {"study": "weight_similarity", "row": f"layer4 to fc, {pairs} weights",
-               "metric": "pearson_r", "paper": number, "keys": ("clip_vit_b16", part),
-               "facts": {}}  # fmt: skip
-    for method, numbers in values["class_from_descriptions"].items():
-        for metric, number in numbers.items():
+        yield {"study": "missing_concepts", "row": f"{group}, {values['probe']}", "metric": "top1",
+               "paper": values[group]["right"] / values[group]["units"], "own": own,
+               "keys": (group, "missing")}  # fmt: skip
+
+
+def _weights() -> Iterator[Found]:
+    values = paper.values()["weight_similarity"]
+    layers = {key: values[key] for key in ("layer", "into")}
+    for pairs, number in values["pearson_r"].items():
+        is_part = int(pairs) <= 50_000
+        yield {"study": "weight_similarity", "metric": "pearson_r", "paper": number,
+               "row": f"{layers['layer']} to {layers['into']}, {pairs} weights",
+               "own": OWN | {"probe": "imagenet_broden"}, "labels": values["labels"],
+               "settings": {"top_pairs": int(pairs)} if is_part else {}, "layers": layers,
+               "keys": (fitting.ENCODER, "top_pairs" if is_part else "all_pairs")}  # fmt: skip
+
+
+def _classes() -> Iterator[Found]:
+    probe, layers = "imagenet_val", {"layer": "layer4", "into": "fc"}
+    for method, numbers in paper.values()["class_from_descriptions"].items():
+        for metric in ("truth", "prediction"):
             yield {"study": "class_from_descriptions", "row": method, "metric": metric,
-                   "paper": number, "keys": ("mpnet", metric),
-                   "facts": {} if method == "clip_dissect" else None}  # fmt: skip
+                   "paper": numbers[metric], "labels": numbers["labels"], "images": probe,
+                   "own": OWN | {"probe": probe} if method == "clip_dissect" else None,
+                   "layers": layers, "keys": ("mpnet", metric)}  # fmt: skip
+
+
+def _phrases() -> Iterator[Found]:
     yield {"study": "compositional_concepts", "row": "phrases minus words, fc", "metric":
-           "mpnet_cos", "paper": None,
-           "keys": ("fc", "judged", "mpnet", "phrases_minus_words"), "facts": {}}  # fmt: skip
+           "mpnet_cos", "paper": None, "own": OWN | {"probe": "imagenet_broden"},
+           "settings": {"templates": ["{} {}"], "words": 100, "length": 2},
+           "keys": ("fc", "judged", "mpnet", "phrases_minus_words")}  # fmt: skip
 
 
 def _row(wanted: Found, runs: list[tuple[Found, Found]]) -> Found:
     study, metric = wanted["study"], wanted["metric"]
     empty = dict.fromkeys(("ours", "low", "high", "difference"))
     row = {"row": f"{study}: {wanted['row']}", "metric": metric, "paper": wanted["paper"], **empty}
-    fitting = [metrics for run, metrics in runs if _fits(run, study, wanted["facts"])]
-    values = [v for v in (_value(m.get(study), wanted["keys"], metric) for m in fitting) if v]
+    found = [metrics[study] for run, metrics in runs if _fits(run, metrics, wanted)]
+    values = [v for v in (_value(one, wanted["keys"], metric) for one in found) if v]
     if not values:
-        return row | {"verdict": f"not run: clipdissect {study} experiment={study}"}
+        return row | {"verdict": f"not run: {_command(wanted)}"}
     ours = values[-1]
     if wanted["paper"] is None:
         return row | ours | {"verdict": "the paper has no such number"}
-    inside = (ours["low"] or ours["ours"]) <= wanted["paper"] <= (ours["high"] or ours["ours"])
-    verdict = "the paper's is in our interval" if inside else "differs"
+    low, high = (ours["ours"] if ours[end] is None else ours[end] for end in ("low", "high"))
+    verdict = "the paper's is in our interval" if low <= wanted["paper"] <= high else "differs"
     return row | ours | {"difference": ours["ours"] - wanted["paper"], "verdict": verdict}
 
 
-def _fits(run: Found, study: str, facts: Mapping[str, str] | None) -> bool:
-    """Whether a run is of the paper's target, encoder and our own labels, and of the facts."""
-    named = {key: (run.get(key) or {}).get("name") for key in ("target", "probe", "concepts")}
+def _fits(run: Found, metrics: Found, wanted: Found) -> bool:
+    """Whether a run is the row's: its study, layers, settings, network, and labels."""
+    study = wanted["study"]
+    if run["study"].get("name") != study or not isinstance(metrics.get(study), Mapping):
+        return False
     return (
-        facts is not None
-        and run["study"].get("name") == study
-        and named["target"] == "resnet50"
-        and run.get("encoder") == "clip_vit_b16"
-        and all(named[key] == value for key, value in facts.items())
+        wanted.get("settings", {}).items() <= run["study"].items()
+        and wanted.get("layers", {}).items() <= metrics[study].items()
+        and fitting.is_judged(run, TARGET)
+        and fitting.has_target(run, TARGET)
+        and (_is_own(run, wanted) or _is_published(run, wanted))
     )
+
+
+def _is_own(run: Found, wanted: Found) -> bool:
+    return wanted["own"] is not None and fitting.is_own(run, wanted["own"])
+
+
+def _is_published(run: Found, wanted: Found) -> bool:
+    """Of the row's label file; where it is judged on images, on the paper's, summed up its way."""
+    file, images = wanted.get("labels"), wanted.get("images")
+    if file is None or not fitting.is_published(run, file, wanted["layers"]["layer"]):
+        return False
+    return images is None or (fitting.has_probe(run, images) and fitting.has_summary(run))
+
+
+def _command(wanted: Found) -> str:
+    """What gives the number; by the published labels where the paper's are."""
+    command = f"clipdissect {wanted['study']} experiment={wanted['study']}"
+    if "labels" not in wanted:
+        return command
+    published = fitting.published_options(wanted["labels"], wanted["layers"]["layer"])
+    also = ", or with our own labels: " + command if wanted["own"] else ""
+    return f"with the published labels: {command} {published}{also}"
 
 
 def _value(metrics: Any, keys: tuple[str, ...], metric: str) -> Found | None:

@@ -96,7 +96,7 @@ def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: 
 def completed(
     facts: dict[str, Any], config: Any, sentences: Mapping[str, Any], seconds: Any
 ) -> dict[str, Any]:
-    """Facts with the study's settings, sentence encoders and bootstrap."""
+    """Facts with the study's settings, class names, sentence encoders and bootstrap."""
     from dataclasses import asdict
 
     from experiments import judging
@@ -105,6 +105,8 @@ def completed(
     facts.setdefault("method", {"name": config.method.name})
     return facts | {
         "study": parameters(config.study),
+        # As configured: `auto` is the target's own.
+        "truth": {"name": config.evaluation.truth, "layer": config.evaluation.layer},
         "sentences": {name: getattr(one, "digest", None) for name, one in sentences.items()},
         "bootstrap": {"kind": "percentile", **asdict(judging.resampling_of(config))},
         "seconds": {**facts.get("seconds", {}), **seconds},

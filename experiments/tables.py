@@ -1,8 +1,11 @@
-"""Gather the final-layer runs below results/ into the paper's Tables 1 to 3, beside its numbers.
+"""Gather the runs below results/ into the paper's Tables 1 to 3 and studies, beside its numbers.
 
-Writes table1.md, table1.csv and so on. A run counts as a row if its run.json says so (target,
-probe, concepts, encoder, similarity function), never by its folder's name; of several the latest. A
-number without a run says which command would give it. Nothing of the paper is filled in as ours.
+Writes table1.md, table1.csv and so on. A run of final_layer, or a cell of a run of
+similarity_comparison with default hyperparameters, counts as a row if its run.json says so (the
+target and its weights, probe, concepts, encoder, similarity function, summary, class names; of
+published labels the file), never by its folder's name; of several the latest. Averages are of the
+numbers above them. A number without a run says which command would give it. Nothing of the paper is
+filled in as ours.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ COSINE = 0.005
 NAMES = {"3k": "ef_3k", "10k": "google_10k", "20k": "google_20k",
          "imagenet_val+broden": "imagenet_broden"}  # fmt: skip
 COLUMNS = ("row", "metric", "paper", "ours", "low", "high", "difference", "verdict")
-ENCODER = "clip_vit_b16"
-IMAGES = {"imagenet_val": 50_000, "cifar100_train": 50_000}
+AVERAGE = "average"
+EMPTY = dict.fromkeys(("ours", "low", "high", "difference"))
 
 Run = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -41,23 +45,25 @@ def main() -> None:
         sys.exit(2)
 
 
-def gather(results: Path) -> dict[str, list[dict[str, Any]]]:
+def gather(results: Path) -> dict[str, list[Row]]:
     """Each table's numbers: the paper's, ours where a run gives it, and the verdict.
 
     Args:
-        results: searched at any depth for complete runs of `final_layer`.
+        results: searched at any depth for complete runs.
     """
     from experiments import study_tables
 
     runs = list(runs_below(results))
-    tables = {name: [_judged(wanted, runs) for wanted in _numbers(name)]
-              for name in ("table1", "table2", "table3")}  # fmt: skip
+    tables = {name: _rows(name, runs) for name in ("table1", "table2", "table3")}
     return {**tables, "studies": study_tables.rows(results)}
 
 
 def runs_below(results: Path) -> Iterator[Run]:
-    """`run` and `metrics` of every complete final-layer run, by date; unreadable ones are named."""
-    found = []
+    """`run` and `metrics` of every complete final-layer run and of every cell of a comparison.
+
+    They come by date; unreadable ones are named.
+    """
+    found: list[Run] = []
     for path in results.rglob("metrics.json"):
         if not (path.parent / "run.json").is_file():
             continue
@@ -69,6 +75,8 @@ def runs_below(results: Path) -> Iterator[Run]:
             continue
         if "final_layer" in metrics and "intervals" in metrics:
             found.append({"run": run, "metrics": metrics})
+        elif "comparison" in metrics:
+            found += _cells(run, metrics["comparison"])
     yield from sorted(found, key=lambda one: str(one["run"].get("date")))
 
 
@@ -85,7 +93,32 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     write_text(out / f"{name}.md", f"# {name.capitalize()} of the paper, and ours\n\n{text}\n")
 
 
-def _numbers(table: str) -> Iterator[dict[str, Any]]:
+def _cells(run: Run, rows: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
+    """A comparison's numbers of default hyperparameters, each as if a run of its own."""
+    # Of each function the default comes first.
+    defaults = {s["name"]: s for s in reversed(run.get("similarities", []))}
+    probes = {AVERAGE: {"name": AVERAGE}, **run.get("probes", {})}
+    for row in rows:
+        if row["setting"] == "default":
+            facts = {"method": {"name": "clip_dissect"}, "probe": probes.get(row["probe"]),
+                     "concepts": run.get("concepts", {}).get(row["concepts"]),
+                     "similarity": defaults.get(row["similarity"])}  # fmt: skip
+            span = {end: row[end] for end in ("low", "high")}
+            yield {"run": {**run, **facts}, "metrics": {
+                "final_layer": {row["metric"]: row["value"]}, "intervals": {row["metric"]: span},
+            }}  # fmt: skip
+
+
+def _rows(table: str, runs: Sequence[Run]) -> list[Row]:
+    found: list[Row] = []
+    for wanted in _numbers(table):
+        averaged = wanted["facts"]["probe"] == AVERAGE
+        of = found[-wanted["of"] :] if averaged else []
+        found.append(_averaged(wanted, of, runs) if averaged else _judged(wanted, runs))
+    return found
+
+
+def _numbers(table: str) -> Iterator[Row]:
     """The paper's numbers of a table, each with the facts of the run that would give it."""
     from experiments import paper
 
@@ -95,86 +128,116 @@ def _numbers(table: str) -> Iterator[dict[str, Any]]:
         return
     target = values["target"].split()[0]
     for row in values["rows"]:
-        facts = {"target": target, "similarity": "soft_wpmi", "method": row["method"],
-                 "probe": _ours(row["probe"]), "concepts": _ours(row["concepts"])}  # fmt: skip
+        facts = {"method": row["method"], "target": target, "probe": _ours(row["probe"])}
+        facts |= {"concepts": _ours(row["concepts"])} if row["concepts"] else {}
+        facts |= {key: row[key] for key in ("labels", "strip") if key in row}
+        facts |= {} if "labels" in facts else {"similarity": "soft_wpmi"}
         for metric in ("top1", "clip_vit_b16_cos", "mpnet_cos"):
             if metric in row:
-                yield {"facts": facts, "metric": metric, "paper": row[metric]}
+                yield {"facts": facts, "metric": metric, "paper": row[metric],
+                       "released": row.get("published_run", {}).get(metric)}  # fmt: skip
 
 
-def _table3(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _table3(values: Mapping[str, Any]) -> Iterator[Row]:
+    """The cells, and after those of a function their average."""
     for metric in ("mpnet_cos", "top1"):
         concepts = _ours(values[metric]["concepts"])
         for name in ("rank_reorder", "wpmi", "soft_wpmi"):
             for probe, number in zip(values["probes"], values[metric][name], strict=True):
-                if probe != "average":
-                    facts = {"target": "resnet50", "similarity": name, "method": "clip_dissect",
-                             "probe": _ours(probe), "concepts": concepts}  # fmt: skip
-                    yield {"facts": facts, "metric": metric, "paper": number}
+                facts = {"target": "resnet50", "similarity": name, "method": "clip_dissect",
+                         "probe": _ours(probe), "concepts": concepts}  # fmt: skip
+                yield {"facts": facts, "metric": metric, "paper": number,
+                       "of": len(values["probes"]) - 1}  # fmt: skip
 
 
-def _judged(wanted: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    facts, metric, number = wanted["facts"], wanted["metric"], wanted["paper"]
-    row = " ".join(str(facts[k]) for k in ("method", "probe", "concepts", "similarity"))
-    found: dict[str, Any] = {"row": row, "metric": metric, "paper": number,
-                             **dict.fromkeys(("ours", "low", "high", "difference"))}  # fmt: skip
-    fitting = [one for one in runs if _fits(one["run"], facts)]
-    ours = _value(fitting[-1]["metrics"], metric) if fitting else None
-    if ours is None:
-        why = f"{metric} is undefined in its run" if fitting else "not run"
-        return found | {"verdict": f"{why}: {_needs(facts)}"}
-    difference = ours["value"] - number
-    within = abs(difference) <= TOLERANCE.get(metric, COSINE) + 1e-9
-    verdict = "agrees" if within else "differs"
-    return found | {
-        "ours": ours["value"],
-        "low": ours["low"],
-        "high": ours["high"],
-        "difference": difference,
-        "verdict": verdict,
-    }
+def _judged(wanted: Row, runs: Sequence[Run]) -> Row:
+    facts, metric = wanted["facts"], wanted["metric"]
+    fitting = [one["metrics"] for one in runs if _fits(one["run"], facts)]
+    known = [v for v in (_value(m, metric, facts["target"]) for m in fitting) if v]
+    if known:
+        return _started(wanted) | known[-1] | _verdict(wanted, known[-1]["ours"])
+    why = f"{metric} is undefined in its run" if fitting else "not run"
+    return _started(wanted) | {"verdict": f"{why}: {_needs(facts, metric)}"}
 
 
-def _fits(run: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether a run is the row's: the paper's encoder, hyperparameters and number of images."""
-    from experiments import paper
+def _averaged(wanted: Row, cells: Sequence[Row], runs: Sequence[Run]) -> Row:
+    """The mean of the cells; its interval where one comparison gave them all."""
+    values = [cell["ours"] for cell in cells]
+    if None in values:
+        return _started(wanted) | {"verdict": "not run: needs the numbers that it is of"}
+    mean = sum(values) / len(values)
+    same = [one for one in runs if _fits(one["run"], wanted["facts"])]
+    known = [_value(one["metrics"], wanted["metric"], wanted["facts"]["target"]) for one in same]
+    spans = [v for v in known if v and abs(v["ours"] - mean) < 1e-9]
+    ends = {end: spans[-1][end] if spans else None for end in ("low", "high")}
+    return _started(wanted) | ends | {"ours": mean} | _verdict(wanted, mean)
 
-    keys = ("target", "probe", "concepts", "similarity", "method")
-    named = {key: (run.get(key) or {}).get("name") for key in keys}
-    if any(named[k] != facts[k] for k in named) or run.get("encoder") != ENCODER:
+
+def _started(wanted: Row) -> Row:
+    """A row without a number of ours."""
+    facts = wanted["facts"]
+    named = [facts[k] for k in ("method", "probe", "concepts", "similarity") if k in facts]
+    return {"row": " ".join(named), "metric": wanted["metric"], "paper": wanted["paper"], **EMPTY}
+
+
+def _verdict(wanted: Row, ours: float) -> Row:
+    metric, difference = wanted["metric"], ours - wanted["paper"]
+    verdict = "agrees" if _is_within(metric, difference) else "differs"
+    released = wanted.get("released")
+    if verdict == "differs" and released is not None and _is_within(metric, ours - released):
+        verdict += f", but agrees with what the released notebook printed, {released:.4f}"
+    return {"difference": difference, "verdict": verdict}
+
+
+def _is_within(metric: str, difference: float) -> bool:
+    return abs(difference) <= TOLERANCE.get(metric, COSINE) + 1e-9
+
+
+def _fits(run: Run, facts: Mapping[str, Any]) -> bool:
+    """Whether a run is the row's."""
+    from experiments import fitting
+
+    if not fitting.is_judged(run, facts["target"]):
         return False
-    expected = paper.values()["hyperparameters"][facts["similarity"]]
-    images = IMAGES.get(facts["probe"], run["probe"]["images"])
-    same_images: bool = run["probe"]["images"] == images
-    return same_images and expected.items() <= run["similarity"].items()
+    if "labels" in facts:
+        layer, strip = fitting.CLASS_LAYER, facts.get("strip", ())
+        return fitting.is_published(run, facts["labels"], layer, strip)
+    return fitting.is_own(run, facts)
 
 
-def _value(metrics: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+def _value(metrics: Mapping[str, Any], metric: str, target: str) -> Row | None:
     """A metric with its interval; Table 2's accuracy is over Broden's scenes, released matching."""
-    if metric == "top1" and "places365" in metrics:
-        released = metrics["places365"]["released"]
-        ours, span = released["top1"], released["top1_interval"]
+    if metric == "top1" and "places365" in target:
+        released = metrics.get("places365", {}).get("released", {})
+        ours, span = released.get("top1"), released.get("top1_interval")
     else:
         ours, span = metrics["final_layer"].get(metric), metrics["intervals"].get(metric)
-    return None if ours is None or span is None else {"value": ours, **span}
+    if ours is None or span is None:
+        return None
+    return {"ours": ours, "low": span.get("low"), "high": span.get("high")}
 
 
-def _needs(facts: Mapping[str, Any]) -> str:
+def _needs(facts: Mapping[str, Any], metric: str) -> str:
     """What is missing and the command that would give the number."""
-    if facts["method"] != "clip_dissect":
-        return "from published labels, see published.md: clipdissect check_published"
+    from experiments.fitting import CLASS_LAYER, published_options
+
+    command = f"clipdissect final_layer target={facts['target']}"
+    if "labels" in facts:
+        options = published_options(facts["labels"], CLASS_LAYER, facts.get("strip", ()))
+        data = "needs CLIP and the" if metric.startswith("clip") else "see published.md; from the"
+        return f"{data} published labels: {command} {options}"
     probe = str(facts["probe"])
     data = {"imagenet_val": "ImageNet val", "broden": "Broden", "cifar100_train": "CIFAR-100",
             "imagenet_broden": "ImageNet val and Broden"}.get(probe, probe)  # fmt: skip
     return (
-        f"needs {data} and CLIP: clipdissect final_layer target={facts['target']} "
-        f"probe={probe} concepts={facts['concepts']} similarity={facts['similarity']}"
+        f"needs {data} and CLIP: {command} probe={probe} concepts={facts['concepts']} "
+        f"similarity={facts['similarity']}"
     )
 
 
-def _ours(name: str | None) -> str | None:
+def _ours(name: str) -> str:
     """Our name of the paper's probe or concept set."""
-    return None if name is None else NAMES.get(name, name)
+    return NAMES.get(name, name)
 
 
 def _text(value: Any) -> str:

@@ -62,7 +62,7 @@ def run(config: Any) -> None:
     if captured and study.panels:
         _panels(pairs.head(study.panels), captured, layer, into, study, job.probe, folder)
     _show(about, found)
-    facts = {"target": {"name": job.target.name, "layers": [layer]}, **result.run}
+    facts = {"target": replace(job.target, layers=(layer,)).facts, **result.run}
     run = studying.completed(facts, config, sentences, stages.seconds)
     tables = {"weight_similarity": _curves(found), "largest_weights": pairs, "descriptions": rows}
     studying.save(config, folder, tables, {"weight_similarity": about}, run, job.probe)

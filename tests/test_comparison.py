@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from test_final_layer import CLASSES, ColourSentences
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
-from clipdissect import concepts, sentence
+from clipdissect import concepts, sentence, similarity
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.target import Target
-from experiments import parts, similarity_comparison, tables
+from experiments import fitting, paper, parts, similarity_comparison, study_tables, tables
 from experiments.help import conf_folder
 from experiments.schema import register
 
@@ -73,40 +73,242 @@ def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:
         similarity_comparison._concept_set("wordfrek")
 
 
-def write_run(folder: Path, encoder: str = "clip_vit_b16", **other: Any) -> None:
-    run = {"date": "2026-01-01", "target": {"name": "resnet50"}, "encoder": encoder,
-           "probe": {"name": "imagenet_val", "images": 50_000}, "concepts": {"name": "google_20k"},
-           "similarity": {"name": "soft_wpmi", "a": 10.0, "lam": 1.0,
-                          "top_k": 100, "p_start": 0.998, "p_end": 0.97}, "method": {"name": "clip_dissect"}}  # fmt: skip  # noqa: E501
-    metrics = {"final_layer": {"mpnet_cos": 0.5207}, "controls": {},
-               "intervals": {"mpnet_cos": {"low": 0.5, "high": 0.54}}}  # fmt: skip
+OWN: dict[str, Any] = {
+    "date": "2026-01-01", "method": {"name": "clip_dissect"}, "encoder": "clip_vit_b16",
+    "target": {"name": "resnet50", "layers": ["fc"], "weights": "IMAGENET1K_V1"},
+    "truth": {"name": "resnet50", "layer": "fc", "classes": 1000},
+    "probe": {"name": "imagenet_val", "images": 50_000}, "concepts": {"name": "google_20k"},
+    "similarity": {"name": "soft_wpmi", **paper.values()["hyperparameters"]["soft_wpmi"]},
+    "summary": {"kind": "auto", "layout": "auto"},
+}  # fmt: skip
+MILAN, NETDISSECT, PLACES = (
+    "milan/m_base_resnet50_imagenet.csv",
+    "netdissect/resnet50_imagenet_layer4.csv",
+    "netdissect/resnet18_places365_fc.csv",
+)
+CLIP_DISSECT = "clip_dissect/resnet50_imagenet_broden.csv"
+
+
+def published(file: str, **options: Any) -> dict[str, Any]:
+    """The manifest's facts on labels of a published file."""
+    config = compose_method(fitting.PRESETS[file.partition("/")[0]])
+    digest = paper.values()["label_files"][file]
+    return {"method": config | {"path": file} | options, "digests": {"labels": digest}}
+
+
+def compose_method(name: str) -> dict[str, Any]:
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", overrides=[f"method={name}", "method.path=x.csv"])
+    return parts.parameters(config.method)
+
+
+def write(folder: Path, run: Any, metrics: Any) -> None:
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(run | other))
+    (folder / "run.json").write_text(json.dumps(run))
     (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def final(**values: float) -> dict[str, Any]:
+    """Metrics of final_layer."""
+    spans = {name: {"low": value - 0.02, "high": value + 0.02} for name, value in values.items()}
+    return {"final_layer": values, "controls": {}, "intervals": spans}
+
+
+def write_run(folder: Path, **other: Any) -> None:
+    write(folder, OWN | other, final(mpnet_cos=0.5207))
+
+
+def filled(found: dict[str, list[Any]]) -> dict[tuple[str, str, str], float]:
+    return {(table, row["row"], row["metric"]): row["ours"] for table, rows in found.items()
+            for row in rows if row["ours"] is not None}  # fmt: skip
 
 
 def test_tables_tell_rows_by_what_was_run(tmp_path: Path) -> None:
     write_run(tmp_path / "a" / "anything")
     write_run(tmp_path / "b", encoder="conse")
     found = tables.gather(tmp_path)
-    filled = [(t, r["row"], r["metric"]) for t, rows in found.items() for r in rows if r["ours"]]
     row = "clip_dissect imagenet_val google_20k soft_wpmi"
-    assert filled == [("table1", row, "mpnet_cos"), ("table3", row, "mpnet_cos")]
+    assert list(filled(found)) == [("table1", row, "mpnet_cos"), ("table3", row, "mpnet_cos")]
     ours = next(r for r in found["table1"] if r["ours"])
     assert ours["difference"] == pytest.approx(-0.005)
     assert ours["verdict"] == "agrees"
     others = [r for rows in found.values() for r in rows if not r["ours"]]
-    assert all("clipdissect" in r["verdict"] and r["difference"] is None for r in others)
-    assert [len(rows) for rows in found.values()] == [20, 6, 24, 11]
+    assert all(r["difference"] is None for r in others)
+    assert all(("clipdissect" in r["verdict"]) != ("average" in r["row"]) for r in others)
+    assert [len(rows) for rows in found.values()] == [20, 6, 30, 11]
 
 
-def test_no_number_without_the_right_run(tmp_path: Path) -> None:
-    write_run(tmp_path / "b", encoder="conse")
-    write_run(tmp_path / "c", probe={"name": "imagenet_val", "images": 100})
+@pytest.mark.parametrize("facts", [
+    {"encoder": "conse"},
+    {"probe": {"name": "imagenet_val", "images": 100}},
+    {"target": OWN["target"] | {"weights": "random"}},
+    {"target": OWN["target"] | {"weights": "IMAGENET1K_V2"}},
+    {"target": {"name": "resnet50", "layers": ["fc"]}},  # as older manifests have it
+    {"target": "resnet50"},
+    {"summary": {"kind": "max", "layout": "auto"}},
+    {"summary": None},
+    {"truth": {"name": "short_names", "layer": "fc", "classes": 1000}},
+    {"truth": None},
+    {"similarity": OWN["similarity"] | {"top_k": 20}},
+    {"similarity": OWN["similarity"] | {"membership": "line"}},
+])  # fmt: skip
+def test_no_number_without_the_right_run(tmp_path: Path, facts: dict[str, Any]) -> None:
+    write_run(tmp_path / "c", **facts)
     found = tables.gather(tmp_path)
-    assert not any(row["ours"] for rows in found.values() for row in rows)
+    assert not filled(found)
     tables.write("table1", found["table1"], tmp_path / "out")
     assert "not run: needs ImageNet val" in (tmp_path / "out" / "table1.md").read_text()
+
+
+def test_published_labels_fill_their_own_rows(tmp_path: Path) -> None:
+    truth = {"name": "imagenet", "layer": None, "classes": 1000}
+    milan = {"date": "1", "truth": truth, **published(MILAN)}
+    write(tmp_path / "a", milan, final(mpnet_cos=0.2788, clip_vit_b16_cos=0.6))
+    # Another column, ending, layer or file is another set of labels.
+    for number, other in enumerate((
+        published(MILAN, description_column="unit"), published(MILAN, layers=["layer4"]),
+        published(MILAN, strip=["s"]), published(NETDISSECT), published(CLIP_DISSECT),
+    )):  # fmt: skip
+        write(tmp_path / f"other{number}", milan | {"date": "2"} | other, final(mpnet_cos=0.1))
+    places = {"date": "1", **published(PLACES, strip=["-s", "-c"]),
+              "truth": {"name": "places365", "layer": None, "classes": 365}}  # fmt: skip
+    span = {"low": 0.37, "high": 0.5}
+    of_scenes = {"places365": {"released": {"top1": 0.4382, "top1_interval": span}}}
+    write(tmp_path / "places", places, final(mpnet_cos=0.6697, top1=0.32) | of_scenes)
+    found = tables.gather(tmp_path)
+    milan_row, places_row = "milan_base imagenet_val", "network_dissection broden broden"
+    assert filled(found) == {
+        ("table1", milan_row, "clip_vit_b16_cos"): 0.6, ("table1", milan_row, "mpnet_cos"): 0.2788,
+        ("table2", places_row, "top1"): 0.4382, ("table2", places_row, "mpnet_cos"): 0.6697,
+    }  # fmt: skip
+    cosine = next(r for r in found["table2"] if r["metric"] == "mpnet_cos")
+    assert cosine["verdict"].startswith("differs, but agrees with what the released notebook")
+
+
+def comparison(values: dict[str, float], **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run of similarity_comparison of SoftWPMI by mpnet, with the values of its probes."""
+    rows = []
+    for setting in ("default", "best"):
+        for probe, value in values.items():
+            own = value if setting == "default" else 0.9
+            rows.append({"concepts": "google_20k", "setting": setting, "similarity": "soft_wpmi",
+                         "probe": probe, "metric": "mpnet_cos", "value": own, "low": own - 0.01,
+                         "high": own + 0.01})  # fmt: skip
+    probes = {name: {"name": name, "images": fitting.IMAGES.get(name, 9)} for name in values}
+    probes.pop("average", None)
+    keys = ("date", "encoder", "target", "truth", "summary")
+    run = {key: OWN[key] for key in keys} | {
+        "probes": probes, "concepts": {"google_20k": OWN["concepts"]},
+        "similarities": [OWN["similarity"], OWN["similarity"] | {"top_k": 5}],
+    }  # fmt: skip
+    return run | facts, {"comparison": rows}
+
+
+def test_comparison_fills_table_3_and_its_averages(tmp_path: Path) -> None:
+    values = {"cifar100_train": 0.35, "broden": 0.39, "imagenet_val": 0.52, "imagenet_broden": 0.5}
+    write(tmp_path / "a", *comparison(values | {"average": 0.44}))
+    write(tmp_path / "b", *comparison({"broden": 0.7}, target={"name": "resnet50"}))
+    found = tables.gather(tmp_path)
+    rows = {row.split()[1]: ours for (table, row, _), ours in filled(found).items()
+            if table == "table3"}  # fmt: skip
+    assert rows == pytest.approx(values | {"average": 0.44})
+    average = next(r for r in found["table3"] if "average" in r["row"] and r["ours"])
+    assert (average["paper"], average["low"], average["high"]) == (0.4525, 0.43, 0.45)
+    assert average["difference"] == pytest.approx(-0.0125)
+    # A later run of one cell changes the average, of which no interval is known then.
+    write_run(tmp_path / "c", date="2027", probe={"name": "broden", "images": 9})
+    average = next(r for r in tables.gather(tmp_path)["table3"]
+                   if "average" in r["row"] and r["ours"])  # fmt: skip
+    assert average["ours"] == pytest.approx(0.44 + (0.5207 - 0.39) / 4)
+    assert (average["low"], average["high"]) == (None, None)
+
+
+def test_no_average_of_some_of_the_probes(tmp_path: Path) -> None:
+    write(tmp_path / "a", *comparison({"broden": 0.4, "average": 0.4}))
+    assert not any("average" in row for _, row, _ in filled(tables.gather(tmp_path)))
+
+
+def of_study(name: str, values: Any, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run of a study of layer4 into fc."""
+    layers = {"layer": "layer4", "into": "fc"}
+    run = OWN | {"study": {"name": name, **layers, "top_pairs": 50_000}} | facts
+    return {key: value for key, value in run.items() if value is not None}, {
+        name: {**layers, **values}
+    }
+
+
+AGREEMENT = {"mpnet": {"truth": {"value": 0.0987, "low": 0.09, "high": 0.11},
+                       "prediction": {"value": 0.1, "low": 0.0, "high": 0.3}}}  # fmt: skip
+CORRELATION = {"clip_vit_b16": {part: {"pearson_r": -0.1, "interval": {"low": -0.3, "high": 0.0}}
+                                for part in ("all_pairs", "top_pairs")}}  # fmt: skip
+NO_PARTS = dict.fromkeys(("encoder", "concepts", "similarity"))
+
+
+@pytest.mark.parametrize(("facts", "row"), [
+    ({}, "clip_dissect"),
+    (published(CLIP_DISSECT) | NO_PARTS, "clip_dissect"),
+    (published(MILAN, layers=["layer4"]) | NO_PARTS, "milan_base"),
+    (published(NETDISSECT, layers=["layer4"]) | NO_PARTS, "network_dissection"),
+    ({"method": {"name": "published"}}, None),  # labels of who knows what
+    (published(MILAN) | NO_PARTS, None),  # of layer fc
+    (published(MILAN, layers=["layer4"]) | {"probe": {"name": "stamps", "images": 9}}, None),
+    (published(MILAN, layers=["layer4"]) | {"summary": {"kind": "max"}}, None),
+    ({"probe": {"name": "stamps", "images": 9}}, None),
+    ({"method": {"name": "network_dissection"}}, None),
+    ({"target": OWN["target"] | {"weights": "random"}}, None),
+])  # fmt: skip
+def test_labels_fill_only_their_rows_of_the_studies(
+    tmp_path: Path, facts: dict[str, Any], row: str | None
+) -> None:
+    write(tmp_path / "a", *of_study("class_from_descriptions", AGREEMENT, **facts))
+    found = filled({"studies": study_tables.rows(tmp_path)})
+    assert {name.rpartition(": ")[2] for _, name, _ in found} == ({row} if row else set())
+
+
+@pytest.mark.parametrize(("facts", "rows"), [
+    ({"probe": {"name": "imagenet_broden", "images": 9}}, 2),
+    (published(CLIP_DISSECT) | NO_PARTS | {"probe": None, "summary": None}, 2),  # weights alone
+    ({"probe": {"name": "imagenet_broden", "images": 9},
+      "study": {"name": "weight_similarity", "top_pairs": 10}}, 1),
+    ({"probe": {"name": "stamps", "images": 9}}, 0),
+    ({"probe": {"name": "imagenet_broden", "images": 9}, "similarity": {"name": "lp", "p": 1}}, 0),
+    ({"probe": {"name": "imagenet_broden", "images": 9}, "summary": {"kind": "max"}}, 0),
+    (published(MILAN, layers=["layer4"]), 0),
+])  # fmt: skip
+def test_weight_similarity_in_the_papers_setting(
+    tmp_path: Path, facts: dict[str, Any], rows: int
+) -> None:
+    run, metrics = of_study("weight_similarity", CORRELATION, **facts)
+    write(tmp_path / "a", run, metrics)
+    found = [row for row in study_tables.rows(tmp_path) if row["ours"] is not None]
+    assert len(found) == rows
+    # An interval that ends at 0 is no interval without an end.
+    assert all(row["verdict"] == "differs" for row in found)
+    metrics["weight_similarity"]["layer"] = "layer3"
+    (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
+    assert not filled({"studies": study_tables.rows(tmp_path)})
+
+
+def test_a_lower_end_of_zero_is_an_end(tmp_path: Path) -> None:
+    write(tmp_path / "a", *of_study("class_from_descriptions", AGREEMENT))
+    verdicts = {row["metric"]: row["verdict"] for row in study_tables.rows(tmp_path) if row["ours"]}
+    assert verdicts == dict.fromkeys(("truth", "prediction"), "the paper's is in our interval")
+
+
+def test_commands_of_published_labels_give_runs_that_fit() -> None:
+    rows = study_tables.rows(Path("nowhere"))
+    said = {row["row"].rpartition(": ")[2]: row["verdict"] for row in rows}
+    assert "method=published_netdissect" in said["network_dissection"]
+    assert f"FOLDER/{NETDISSECT} 'method.layers=[layer4]'" in said["network_dissection"]
+    assert f"method.path=FOLDER/{CLIP_DISSECT}" in said["layer4 to fc, 50000 weights"]
+
+
+def test_every_function_is_compared_by_default() -> None:
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config")
+    assert set(config.comparison.similarities) == set(similarity.OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["table1", "table1_probes", "table2", "table3", "offline_tables"])

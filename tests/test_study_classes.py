@@ -81,7 +81,15 @@ def test_published_labels_are_judged_alike(study: Study, images: Probe, tmp_path
                  f"method.path={path}")  # fmt: skip
     found = facts(folder)["class_from_descriptions"]["mpnet"]
     assert found["truth"]["value"] == pytest.approx(2 / 3)
-    assert facts(folder, "run")["method"]["path"] == str(path)
+    told = facts(folder, "run")
+    assert told["method"]["path"] == str(path)
+    # What made features, but not the labels, is no fact of them.
+    assert not {"encoder", "concepts", "similarity"} & set(told)
+    assert set(told["digests"]) == {"labels", "target", "target preprocess", "images"}
+    assert (told["probe"]["name"], told["target"]["name"]) == (images.name, "tiny")
+    own = facts(run(study, images), "run")
+    assert {"encoder", "concepts", "similarity"} < set(own)
+    assert own["truth"] == {"name": "auto", "layer": None}
 
 
 def test_labels_must_be_classes(images: Probe) -> None:

@@ -172,7 +172,7 @@ def test_published_labels_need_weights_alone(study: Study, tmp_path: Path) -> No
     assert (found["described"], found["linearity"]) == (4, None)
     assert found["mpnet"]["all_pairs"]["pearson_r"] < 0.6
     assert not (folder / "panels.png").exists()
-    assert facts(folder, "run")["target"]["name"] == "tiny"
+    assert facts(folder, "run")["target"] == {"name": "tiny", "layers": ["relu"], "weights": None}
     path.write_text("layer,unit,description,similarity\nrelu,4,green,0.1\n")
     with pytest.raises(DissectError, match="takes 4 inputs, but relu has 5"):
         run(study, tmp_path, "method=published_clip_dissect", f"method.path={path}")

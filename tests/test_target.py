@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipdissect import target, weights
+from clipdissect import digest, target, weights
 from clipdissect.capture import check_layers
 from clipdissect.errors import DissectError, MissingResource
 
@@ -27,6 +27,24 @@ def test_torchvision_with_a_local_checkpoint(tmp_path: Path) -> None:
     assert found.class_names[0] == "tench, Tinca tinca"
     assert found.model.fc.weight.equal(model.fc.weight)
     assert not found.model.training
+
+
+def test_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    path = tmp_path / "r18.pth"
+    torch.save(models.resnet18(weights=None).state_dict(), path)
+    digits = digest.of_file(path)
+    own = target.build("resnet18", checkpoint=str(path))
+    assert own.weights == f"sha256:{digits}"
+    # A file with the digest that its address tells is what torchvision calls so.
+    chosen = models.ResNet18_Weights.IMAGENET1K_V1
+    url = f"https://download.pytorch.org/models/resnet18-{digits[:8]}.pth"
+    monkeypatch.setattr(chosen.value, "url", url)
+    assert target.build("resnet18", checkpoint=str(path)).weights == "IMAGENET1K_V1"
+    untrained = target.build("resnet18", weights="random", layers=["fc"])
+    assert untrained.weights == "random"
+    assert untrained.facts == {"name": "resnet18", "layers": ["fc"], "weights": "random"}
 
 
 def test_checkpoint_of_another_network(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_places_checkpoint_of_python2(resnet18: dict[str, Tensor], data: Path) -
     assert found.class_names[:2] == ("airfield", "apartment_building/outdoor")
     assert found.model.fc.weight.equal(resnet18["fc.weight"])
     assert found.notes == ()
+    assert str(found.weights).startswith("sha256:")  # not the released file
     (data / "concepts" / "places365_categories.txt").unlink()
     unnamed = target.build("resnet18_places365")
     assert unnamed.class_names == ()

@@ -145,6 +145,7 @@ def _torchvision(name: str, sha256: str, size: int) -> Item:
     )
 
 
+PLACES365_DIGEST = "md5:7a8808eefd4ea7458650ca84855f69b1"
 RESNET18_PLACES365 = Item(
     "resnet18_places365",
     "ResNet-18 trained on Places365, the paper's second network",
@@ -164,7 +165,7 @@ RESNET18_PLACES365 = Item(
                         "resnet18_places365.pth.tar",
                     ),
                 ),
-                "md5:7a8808eefd4ea7458650ca84855f69b1",
+                PLACES365_DIGEST,
             ),
         ),
     ),

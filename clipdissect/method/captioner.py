@@ -132,7 +132,7 @@ class Captioner(Method):
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(), "machine": machine(),
             "git": git_state(Path(__file__).parents[2]),
-            "target": {"name": job.target.name, "layers": list(job.target.layers)},
+            "target": job.target.facts,
             "probe": {"name": job.probe.name, "images": len(job.probe),
                       "used": len(captured.images), "skipped": captured.skipped},
             "method": {"name": self.name, "model": named, **values, "images": job.images},

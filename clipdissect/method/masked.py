@@ -153,7 +153,7 @@ class Masked(Method):
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(), "machine": machine(),
             "git": git_state(Path(__file__).parents[2]),
-            "target": {"name": target.name, "layers": list(target.layers)},
+            "target": target.facts,
             "probe": {"name": probe.name, "images": len(probe), "used": len(fires.images),
                       "skipped": fires.left_out},
             "concepts": {"name": f"masks of {probe.name}", "texts": len(concepts.concepts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +26,8 @@ class Target:
         class_layer: the layer whose units are classes, if any.
         class_names: the classes' names, in unit order.
         notes: what a reader of the results must know about it.
+        weights: which they are: their name, `random`, or `sha256:...` of their file; None where
+            it isn't known.
 
     Raises:
         DissectError: a pattern among the layers matches nothing, or a TorchScript program.
@@ -37,6 +40,7 @@ class Target:
     class_layer: str | None = None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.model, torch.jit.ScriptModule):
@@ -45,3 +49,8 @@ class Target:
                 "target=torchscript (target.build('torchscript', path=...))"
             )
         object.__setattr__(self, "layers", expand(self.model, self.layers))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON-able, for manifests: name, layers and weights."""
+        return {"name": self.name, "layers": list(self.layers), "weights": self.weights}

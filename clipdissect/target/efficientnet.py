@@ -102,4 +102,6 @@ def build_model(name: str) -> tuple[nn.Module, Transform]:
 
 def _target(name: str, layers: list[str] | None) -> Target:
     model, transform = build_model(name)
-    return Target(name, model, transform, tuple(layers or LAYERS), "classifier", imagenet_names())
+    chosen, weights_are = tuple(layers or LAYERS), f"sha256:{SOURCES[name].sha256}"
+    return Target(name, model, transform, chosen, "classifier", imagenet_names(),
+                  weights=weights_are)  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from clipdissect import places
 from clipdissect import weights as checkpoints
 from clipdissect.errors import MissingResource
+from clipdissect.fetch.weights import PLACES365_DIGEST
 from clipdissect.target.base import Target
 from clipdissect.target.preprocess import image_transform
 from clipdissect.target.torchvision import default_layers
@@ -62,4 +63,7 @@ def resnet18_places365(
         )
     transform = image_transform(224, resize=[256, 256])
     chosen = tuple(layers or default_layers("resnet18"))
-    return Target("resnet18_places365", model.eval(), transform, chosen, "fc", names, notes)
+    weights = checkpoints.of_file(file, PLACES365_DIGEST, "places365")
+    return Target(
+        "resnet18_places365", model.eval(), transform, chosen, "fc", names, notes, weights
+    )

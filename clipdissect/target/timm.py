@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ def timm(
     transform = create_transform(
         **resolve_model_data_config(network, args=_input_size(extra)), is_training=False
     )
-    notes = (checkpoints.RANDOM_NOTE,) if not checkpoint and weights != WEIGHTS[0] else ()
-    chosen = tuple(layers or default_layers(network))
-    return Target(model, network, transform, chosen, last if names else None, names, notes)
+    found = Target(model, network, transform, tuple(layers or default_layers(network)),
+                   last if names else None, names)  # fmt: skip
+    if checkpoint or weights != checkpoints.RANDOM:
+        return found
+    return replace(found, weights=weights, notes=(checkpoints.RANDOM_NOTE,))
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:

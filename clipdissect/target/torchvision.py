@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -74,8 +75,12 @@ def torchvision(
     else:
         state = checkpoints.read(Path(checkpoint).expanduser()) if checkpoint else _download(chosen)
         network = _with_state(model, extra, state, checkpoint or chosen.url)
-    notes = () if checkpoint or weights != checkpoints.RANDOM else (checkpoints.RANDOM_NOTE,)
-    return _target(model, network.eval(), chosen, classes, layers, notes)
+    found = _target(model, network.eval(), chosen, classes, layers)
+    if checkpoint:
+        return replace(found, weights=_named(Path(checkpoint).expanduser(), chosen))
+    if weights == checkpoints.RANDOM:
+        return replace(found, weights=weights, notes=(checkpoints.RANDOM_NOTE,))
+    return replace(found, weights=chosen.name)
 
 
 def _preset(model: str) -> Callable[..., Target]:
@@ -106,9 +111,8 @@ def class_layer(model: nn.Module) -> str | None:
 
 
 def _target(
-    name: str, model: nn.Module, weights: Any, classes: str | None, layers: list[str] | None,
-    notes: tuple[str, ...],
-) -> Target:  # fmt: skip
+    name: str, model: nn.Module, weights: Any, classes: str | None, layers: list[str] | None
+) -> Target:
     last = class_layer(model)
     units = getattr(model.get_submodule(last), "out_features", 0) if last else 0
     is_imagenet = units == len(weights.meta["categories"]) == 1000
@@ -124,8 +128,13 @@ def _target(
         tuple(layers or default_layers(name)),
         class_layer=last if names else None,
         class_names=names,
-        notes=notes,
     )
+
+
+def _named(checkpoint: Path, weights: Any) -> str:
+    """The name of torchvision's weights, in whose file names the digest is, or the file's own."""
+    digits = Path(weights.url).stem.rpartition("-")[2]
+    return checkpoints.of_file(checkpoint, f"sha256:{digits}", weights.name)
 
 
 def _weights(available: Any, model: str, name: str) -> Any:
