@@ -168,6 +168,8 @@ class _Job:
             "similarities": _distinct([r["similarity"] for r in self.runs]),
             "notes": list(dict.fromkeys(note for r in self.runs for note in r["notes"])),
             "sentence": {"name": sentences.name, "digest": sentences.digest},
+            "truth": {"name": self.truth.name, "layer": self.truth.layer,
+                      "classes": len(self.truth.names)},
             "bootstrap": asdict(how), "tuning_seed": self.seed, "top_k_tried": self.own["top_k"],
             "digests": digests, "seconds": dict(seconds),
         }  # fmt: skip

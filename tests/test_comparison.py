@@ -61,6 +61,7 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (folder / name).stat().st_size > 1000
     facts = json.loads((folder / "run.json").read_text())
     assert facts["top_k_tried"] == [2, 4]
+    assert facts["truth"] == {"name": "tiny", "layer": "head", "classes": 4}
     used = {one["name"]: one for one in facts["similarities"]}
     assert used["soft_wpmi"]["a"] == 3.0
 
