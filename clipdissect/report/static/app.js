@@ -94,8 +94,7 @@
     } else {
       document.body.dataset.view = "list";
       by("one").hidden = true;
-      dissect.redraw();
-      if (before === "one") back();
+      if (before === "one") { dissect.redraw(); back(); } // else the list is there, and keeps its focus
     }
   }
 
