@@ -8,6 +8,9 @@ import os
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
+# Tells torch to take large pages for tensors; read when it makes its first one.
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+
 _kept = False
 
 
@@ -27,7 +30,7 @@ def keep_memory() -> bool:
 
     Source: mallopt(3); large pages are torch's own, by THP_MEM_ALLOC_ENABLE.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault(LARGE_PAGES, "1")
     global _kept
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -168,14 +168,18 @@ def _dissect(
         )  # fmt: skip
     warn_of_skipped(captured.skipped, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
-    with stages.stage("similarity"), all_cores(team):
-        activations = ConceptActivations(captured.image_embeds, embeds)
-        describer, shown, counted = Describer(activations, concepts.texts, scorer, top), [], {}
-        for layer, q in captured.activations.items():  # read one layer at a time
-            describer.add(layer, q, truth.get(layer))
-            shown.append(top_images_of_layer(layer, q, captured.images, images))
-            counted[layer] = histograms(q)
-        described = describer.tables()
+    activations = ConceptActivations(captured.image_embeds, embeds)
+    describer, shown, counted = Describer(activations, concepts.texts, scorer, top), [], {}
+    with all_cores(team):
+        for layer in captured.activations:
+            with stages.stage("summaries"):
+                q = captured.activations[layer]  # read one layer at a time
+                shown.append(top_images_of_layer(layer, q, captured.images, images))
+                counted[layer] = histograms(q)
+            with stages.stage("similarity"):
+                describer.add(layer, q, truth.get(layer))
+        with stages.stage("similarity"):
+            described = describer.tables()
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
     run["notes"] += notes

@@ -62,18 +62,22 @@ class Side:
         module: run as `python -m module clock argument ...`; its output is its answers alone.
         arguments: for it.
         clock: the file of its clock.
+        environment: of the process; this one's by default.
 
     Raises:
         DissectError: the platform has no signals that pause.
     """
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], clock: Path) -> None:
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], clock: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         if not hasattr(signal, "SIGSTOP"):
             raise DissectError("this measurement pauses processes, which needs Linux or macOS")
         self.name, self.clock, self.expected = name, PausedClock(clock), 1.0
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, str(clock), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment,
         )  # fmt: skip
         self._since: float | None = None  # when the pause began
 

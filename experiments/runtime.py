@@ -12,6 +12,7 @@ to <paths.results>/runtime/<date>_<time>/, and prints the tables.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,7 +93,8 @@ class _Measured:
             for name, side in group.items():
                 clock = self.scratch / f"{name}.clock"
                 sides.append(Side(name, "experiments.runtime_worker",
-                                  [str(self.scratch / "config.yaml"), side], clock))  # fmt: skip
+                                  [str(self.scratch / "config.yaml"), side], clock,
+                                  environment_of(name, self.config.runtime)))  # fmt: skip
                 self.facts[name] = sides[-1].turn(None)  # it is loaded
                 sides[-1].pause()
             for store, number in rounds_of(self.config.runtime.rounds):
@@ -146,6 +148,16 @@ def groups_of(runtime: Any) -> list[dict[str, str]]:
         if runtime.baseline and OURS in group:
             group[PLAIN] = PLAIN
     return groups
+
+
+def environment_of(name: str, runtime: Any) -> dict[str, str]:
+    """The environment of a side's process: the command line's, whose large pages the plain pipeline
+    doesn't take unless it is to keep memory."""
+    from clipdissect.allocator import LARGE_PAGES
+
+    if name != PLAIN or runtime.baseline_keeps_memory:
+        return {**os.environ, LARGE_PAGES: "1"}
+    return {key: value for key, value in os.environ.items() if key != LARGE_PAGES}
 
 
 def rounds_of(count: int) -> list[tuple[str, int]]:

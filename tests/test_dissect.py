@@ -99,7 +99,7 @@ def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
     assert run["probe"]["skipped"].keys() == {"bad.png"}
     assert run["probe"]["used"] == 24
     assert {"target", "images", "concepts", "encoder texts"} <= run["digests"].keys()
-    assert {"load", "texts", "images", "similarity"} <= run["seconds"].keys()
+    assert {"load", "texts", "images", "summaries", "similarity"} <= run["seconds"].keys()
     assert run["similarity"]["top_k"] == 4
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tiny import COLOURS, ColourEncoder, LiveNet, preprocess, write_colours
 
 from clipdissect import probe, similarity, stages
@@ -247,6 +248,14 @@ def test_groups() -> None:
     config.runtime.methods = ["clip_dissect", "clip_dissect"]
     with pytest.raises(DissectError, match="each once"):
         runtime.groups_of(config.runtime)
+
+
+def test_large_pages_are_for_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # as the command line has set it
+    for keeps, plain in ((False, None), (True, "1")):
+        how = OmegaConf.create({"baseline_keeps_memory": keeps})
+        assert runtime.environment_of("clip_dissect", how)["THP_MEM_ALLOC_ENABLE"] == "1"
+        assert runtime.environment_of("plain", how).get("THP_MEM_ALLOC_ENABLE") == plain
 
 
 TINY = """

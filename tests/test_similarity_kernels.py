@@ -39,13 +39,16 @@ def test_the_compiled_loops_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_numba
 @pytest.mark.parametrize(("rows_of_base", "rows_of_weight"), [(1, 1), (6, 6), (1, 6), (6, 1)])
-@pytest.mark.parametrize(("k", "group", "block"), [(1, 1, 1), (7, 3, 33), (50, 12, 164)])
+@pytest.mark.parametrize(
+    ("images", "k", "group", "block"),
+    [(40, 1, 1, 1), (40, 7, 3, 33), (40, 50, 12, 1100), (5000, 50, 12, 1100)],  # copied or not
+)
 def test_log_product_sums(
-    rows_of_base: int, rows_of_weight: int, k: int, group: int, block: int
+    rows_of_base: int, rows_of_weight: int, images: int, k: int, group: int, block: int
 ) -> None:
     torch.manual_seed(0)
-    x, index = torch.rand(40, block) * 20, torch.randint(0, 40, (6, k), dtype=torch.int32)
-    scale = torch.rand(40) / 20
+    x, index = torch.rand(images, block) * 20, torch.randint(0, images, (6, k), dtype=torch.int32)
+    scale = torch.rand(images) / 20
     weight, base = torch.rand(rows_of_weight, k) * 0.9, torch.rand(rows_of_base, k) * 0.5 + 0.05
     compiled = kernels.log_product_sums(x, index, scale, base, weight, group)
     wanted = plain.log_product_sums(x, index, scale, base, weight, group)

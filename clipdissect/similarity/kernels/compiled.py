@@ -18,7 +18,10 @@ from clipdissect.compiling import compiled
 # Sums and products may be regrouped and fused; NaN and infinities keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 # Concepts worked on together: enough to hide the cost of a loop, few enough to stay in cache.
-_LANES = 128
+_LANES = 256
+# Up to so many images the concepts worked on are copied, so that they lie close together: fewer
+# pages of memory to look up, a fifth of the time. More images than that don't fit the cache.
+_COPIED_IMAGES = 4096
 
 _compiled = compiled(_FAST)
 
@@ -77,8 +80,15 @@ def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  #
     exponent = np.empty(_LANES, np.int32)
     images = np.empty(k, np.uint32)
     scaled = np.empty(k, np.float32)
+    copied = len(x) <= _COPIED_IMAGES
+    panel = np.empty((len(x), _LANES), np.float32) if copied else x
     for c in range(start, stop, _LANES):
         lanes = min(_LANES, stop - c)
+        o = 0 if copied else c
+        if copied:
+            for image in range(len(x)):
+                for i in range(lanes):
+                    panel[image, i] = x[image, c + i]
         for u in range(units):
             own_base = base[0 if len(base) == 1 else u]
             own_weight = weight[0 if len(weight) == 1 else u]
@@ -93,10 +103,10 @@ def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  #
                 while j + 4 <= last:
                     b0, b1, b2, b3 = own_base[j : j + 4]
                     w0, w1, w2, w3 = scaled[j : j + 4]
-                    x0 = x[images[j], c : c + lanes]
-                    x1 = x[images[j + 1], c : c + lanes]
-                    x2 = x[images[j + 2], c : c + lanes]
-                    x3 = x[images[j + 3], c : c + lanes]
+                    x0 = panel[images[j], o : o + lanes]
+                    x1 = panel[images[j + 1], o : o + lanes]
+                    x2 = panel[images[j + 2], o : o + lanes]
+                    x3 = panel[images[j + 3], o : o + lanes]
                     for i in range(lanes):
                         f = (b0 + w0 * x0[i]) * (b1 + w1 * x1[i])
                         g = (b2 + w2 * x2[i]) * (b3 + w3 * x3[i])
@@ -104,7 +114,7 @@ def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  #
                     j += 4
                 while j < last:
                     b0, w0 = own_base[j], scaled[j]
-                    x0 = x[images[j], c : c + lanes]
+                    x0 = panel[images[j], o : o + lanes]
                     for i in range(lanes):
                         run[i] *= b0 + w0 * x0[i]
                     j += 1
