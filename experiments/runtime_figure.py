@@ -13,7 +13,7 @@ from clipdissect.files import atomic
 from experiments.runtime_pieces import OURS, PLAIN
 from experiments.runtime_report import stages_of
 
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--", "**", "||")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
 LINES = {OURS: ("o-", "black", "black"), PLAIN: ("s--", "0.45", "white")}
 TITLES = {"images": "scoring", "units": "scoring", "concepts": "scoring",
