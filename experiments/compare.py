@@ -29,10 +29,9 @@ def main() -> None:
             single_file=options.single_file, megabytes=options.mb,
         )  # fmt: skip
     except (DissectError, OSError) as error:
-        from experiments.wording import explain
+        from experiments.wording import stop
 
-        print(f"error: {explain(error) or error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
     print(page)
 
 

@@ -8,7 +8,6 @@ clipdissect report results/dissect/<run> --against milan=labels.csv --against ot
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def main() -> None:
@@ -23,10 +22,9 @@ def main() -> None:
             report.set_others(options.run, others)
         print(report.build(options.run, single_file=options.single_file, megabytes=options.mb))
     except (DissectError, OSError) as error:
-        from experiments.wording import explain
+        from experiments.wording import stop
 
-        print(f"error: {explain(error) or error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
 
 
 def named(text: str) -> tuple[str, str]:

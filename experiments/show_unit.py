@@ -31,10 +31,9 @@ def main() -> None:
         run = load(options.run)
         unit = unit_of(run, options.unit)
     except (DissectError, OSError) as error:
-        from experiments.wording import explain
+        from experiments.wording import stop
 
-        print(f"error: {explain(error) or error}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
     out = console()
     for part in parts(unit, options.images):
         out.print(part)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -21,6 +22,12 @@ from clipdissect.errors import DissectError, unknown
 LAUNCHERS = ("joblib", "submitit")
 # Optuna, asked for the best trial of none: in memory, and in a database.
 NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")
+
+
+def stop(error: Exception) -> NoReturn:
+    """End a command on a mistake of the user's or a file that can't be read or written."""
+    print(f"error: {explain(error) or error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def explain(error: BaseException) -> str | None:
