@@ -24,17 +24,19 @@ from clipdissect.hooks import find_layers
 from clipdissect.kept import Activations, KeptTop
 from clipdissect.passes import Job, run_jobs
 from clipdissect.probe import Probe
+from clipdissect.reading import READING_VERSION, Reading
 from clipdissect.settings import Settings
 from clipdissect.sinks import Full, Sink, Top, kept_of
 from clipdissect.stages import Stages
-from clipdissect.store import Shard, Store
+from clipdissect.store import Entry, Shard, Store
 from clipdissect.store.entries import Rows
 from clipdissect.target import Target
+from clipdissect.trial import read_layers
 
 log = logging.getLogger(__name__)
 
 # Raise one of these when the code that computes the numbers changes their values.
-ACTIVATIONS_VERSION = 1
+ACTIVATIONS_VERSION = 2
 EMBEDS_VERSION = 1
 
 KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
@@ -53,6 +55,7 @@ class Capture:
         top_k: images a unit to keep where `settings.keep` is `top_k`; at least 100 are.
         team: the processes that share the work.
         stages: gets the seconds spent.
+        readings: layer to how its output is read.
     """
 
     target: Target
@@ -63,6 +66,7 @@ class Capture:
     top_k: int = 0
     team: Team = ALONE
     stages: Stages = field(default_factory=Stages)
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     @property
     def grid(self) -> list[Rows]:
@@ -101,14 +105,15 @@ def capture(
     stages = Stages()
     with stages.stage("digests"):
         networks = _of_networks(target, layers, encoder)
+        known = _readings(target, layers, settings, networks, store)
     parts = []
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, stages)
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, stages, known)
         digests = {**networks, "images": part.digest}
         shards, computed = _ensure(what, _keys(what, digests), store)
         parts.append(_assemble(what, shards, computed, digests))
     found = joined(probe, parts) if probe.parts else parts[0]
-    return replace(found, holder=holder, seconds=stages.seconds)
+    return replace(found, holder=holder, seconds=stages.seconds, readings=known)
 
 
 def contribute(
@@ -121,8 +126,9 @@ def contribute(
         DissectError: as `capture`; or another process stopped.
     """
     networks = _of_networks(target, layers, encoder)
+    known = _readings(target, layers, settings, networks, store)
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team)
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, readings=known)
         _ensure(what, _keys(what, {**networks, "images": part.digest}), store)
 
 
@@ -173,14 +179,33 @@ def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder | None)
     }
 
 
+def _readings(
+    target: Target, layers: Sequence[str], settings: Settings, digests: Mapping[str, str],
+    store: Store,
+) -> dict[str, Reading]:  # fmt: skip
+    """How the layers' outputs are read: from the store, or by a trial of the network."""
+    network = (digests["target"], digests["target preprocess"])
+    summary = (settings.summary.kind, settings.summary.layout)
+    key = digest.of("readings", READING_VERSION, network, tuple(layers), summary, torch.__version__)
+    entry = store.get(key)
+    if entry is None:
+        found = read_layers(target, layers, settings.summary, settings.torch_device)
+        about = {"what": "how outputs are read", "of": target.name,
+                 "layers": {layer: reading.facts for layer, reading in found.items()}}  # fmt: skip
+        with store.locked([key]):
+            entry = store.put(key, Entry({}, about))
+    return {layer: Reading.of_facts(layer, entry.about["layers"][layer]) for layer in layers}
+
+
 def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
     """The entries' keys, which every process of the team must agree on."""
     common = (what.probe.digest, what.settings.numeric, torch.__version__)
-    summary = (what.settings.summary.kind, what.settings.summary.layout)
     of_target = (digests["target"], digests["target preprocess"])
     kind = ("activations",) if what.keeps is None else ("top activations", what.keeps)
     keys = {
-        layer: digest.of(*kind, ACTIVATIONS_VERSION, of_target, layer, summary, common)
+        layer: digest.of(
+            *kind, ACTIVATIONS_VERSION, of_target, layer, what.readings[layer].facts, common
+        )
         for layer in what.layers
     }
     if what.encoder is not None:
@@ -222,8 +247,8 @@ def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
     done = len(what.grid) - len(jobs)
     if done and jobs and what.team.leads:
         log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
-    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.settings,
-             what.stages)  # fmt: skip
+    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.readings,
+             what.settings, what.stages)  # fmt: skip
     what.team.wait()
     found = {}
     if what.team.leads:

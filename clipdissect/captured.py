@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipdissect.kept import Activations, KeptTop
 from clipdissect.probe import Probe
+from clipdissect.reading import Reading
 
 
 class Lazy(Mapping[str, Activations]):
@@ -49,6 +50,7 @@ class Captured:
         digests: of the target, the encoder and the images.
         holder: keeps a temporary store alive.
         seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
+        readings: layer to how its output was read.
     """
 
     images: tuple[str, ...]
@@ -59,6 +61,7 @@ class Captured:
     digests: dict[str, str]
     holder: Any = field(default=None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    readings: Mapping[str, Reading] = field(default_factory=dict)
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.hooks import Recorder, Reduce, recording
+from clipdissect.reading import Reading, summarise
 from clipdissect.settings import Settings
 from clipdissect.target import Target
 
@@ -79,7 +80,6 @@ class Networks:
             log.info("out of memory: going on with %d images at a time", self.most)
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
-        self.recorder.input_size = (images.shape[-2], images.shape[-1])
         with self._autocast():
             run_network(self.model, images.to(self.dtype))
         taken = self.recorder.take(layers)
@@ -124,27 +124,27 @@ def run_network(model: Any, images: Tensor) -> None:
 
 @contextmanager
 def networks(
-    target: Target, layers: Sequence[str], encoder: Encoder | None, settings: Settings,
-    reduce: Reduce | None = None,
+    target: Target, readings: Mapping[str, Reading], encoder: Encoder | None, settings: Settings,
+    reduce: Reduce = summarise,
 ) -> Iterator[Networks]:  # fmt: skip
     """The networks on the device in evaluation mode; the target as before afterwards.
 
     Args:
         target: its layers get hooks.
-        layers: all that will be wanted.
+        readings: how the outputs of all layers that will be wanted are read.
         encoder: moves itself to the device; None where no embeddings will be wanted.
-        settings: device, precision and summary.
-        reduce: what to keep of a layer's output; None: its summary.
+        settings: device and precision.
+        reduce: what to keep of a layer's output.
     """
     with (
-        _ready(target.model, settings.torch_device),
-        recording(target.model, layers, reduce or settings.summary) as recorder,
+        on_device(target.model, settings.torch_device),
+        recording(target.model, readings, reduce) as recorder,
     ):
         yield Networks(target, encoder, recorder, settings)
 
 
 @contextmanager
-def _ready(model: nn.Module, device: str) -> Iterator[None]:
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
     """The network in evaluation mode on the device; both as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     before = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from math import isqrt
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.errors import DissectError
 from clipdissect.forward import networks
 from clipdissect.loader import Request, Skipped, batches, workers_for
 from clipdissect.probe import Probe
+from clipdissect.reading import Reading, as_maps
 from clipdissect.settings import Settings
-from clipdissect.summary import Context, layout_of
+from clipdissect.summary import Summary
 from clipdissect.target import Target
+from clipdissect.trial import read_layers
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,17 @@ class Maps:
 
 @torch.no_grad()
 def activation_maps(
-    target: Target, layers: Sequence[str], probe: Probe, settings: Settings
-) -> Iterator[Maps]:
+    target: Target, layers: Sequence[str], probe: Probe, settings: Settings,
+    known: Mapping[str, Reading] | None = None,
+) -> Iterator[Maps]:  # fmt: skip
     """The layers' maps, batch by batch in the probe's order; for some images, give a subset.
 
     Args:
         target: the network, with its preprocessing.
-        layers: of the target; see `as_maps` for what they may return.
+        layers: of the target; see `reading.as_maps` for what they may return.
         probe: the images, each decoded once.
         settings: device, precision, batches and layout.
+        known: how the layers' outputs are read; found out by a trial where it isn't given.
 
     Raises:
         DissectError: unknown layer, or an output that is neither vectors, tokens nor maps.
@@ -57,51 +59,20 @@ def activation_maps(
         for start in range(0, len(probe), step)
     ]
     workers = workers_for(settings)
+    known = known or map_readings(target, layers, settings)
     stream = batches(probe, (target.preprocess,), requests, workers)
-
-    def reduce(output: Tensor, context: Context) -> Tensor:
-        return as_maps(output, context, settings.summary.layout)
-
-    with networks(target, layers, None, settings, reduce) as run, closing(stream):
+    with networks(target, known, None, settings, as_maps) as run, closing(stream):
         for batch in stream:
             found = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
             yield Maps(batch.indices, found, batch.skipped)
 
 
-def as_maps(
-    output: Tensor, context: Context, layout: str = "auto"
-) -> Float[Tensor, "images units h w"]:
-    """A layer's output as maps: a vector's is one position, tokens lie in a square grid.
-
-    Args:
-        output: `[images, units]`, `[images, tokens, units]` (a class token is left out),
-            `[images, units, h, w]` or `[images, h, w, units]`.
-        context: what is known of the layer and the network.
-        layout: of 4-dimensional outputs, one of `summary.LAYOUTS`.
+def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
+    """How the layers' outputs are read as maps; a summary that was asked for doesn't matter.
 
     Raises:
-        DissectError: another shape, or tokens that don't form a square.
+        DissectError: see `trial.read_layers`.
     """
-    values = output.detach().float()
-    if values.ndim == 2:
-        return values[:, :, None, None]
-    if values.ndim == 3:
-        return _grid(values, context)
-    if values.ndim == 4:
-        last = layout_of(values, context, layout) == "channels_last"
-        return values.permute(0, 3, 1, 2) if last else values
-    raise DissectError(
-        f"layer {context.layer} returns a tensor of shape {tuple(values.shape)}, which has no map"
+    return read_layers(
+        target, layers, Summary("mean", settings.summary.layout), settings.torch_device
     )
-
-
-def _grid(tokens: Tensor, context: Context) -> Tensor:
-    patches = tokens[:, 1:] if context.has_class_token else tokens
-    side = isqrt(patches.shape[1])
-    if side * side != patches.shape[1] or not side:
-        raise DissectError(
-            f"layer {context.layer} returns {tokens.shape[1]} tokens, which don't form a square "
-            f"grid of patches: choose a layer of maps"
-        )
-    images, _, units = patches.shape
-    return patches.transpose(1, 2).reshape(images, units, side, side)

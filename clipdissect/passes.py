@@ -17,6 +17,7 @@ from clipdissect.errors import DissectError
 from clipdissect.forward import EMBEDS, Networks, networks
 from clipdissect.loader import Batch, Request, Skipped, batches, workers_for
 from clipdissect.probe import Probe
+from clipdissect.reading import Reading
 from clipdissect.settings import Settings
 from clipdissect.sinks import Piece, Sink
 from clipdissect.stages import Stages
@@ -55,7 +56,8 @@ class Job:
 @torch.no_grad()
 def run_jobs(
     target: Target, encoder: Encoder | None, probe: Probe, jobs: Sequence[Job],
-    sinks: Mapping[str, Sink], settings: Settings, stages: Stages | None = None,
+    sinks: Mapping[str, Sink], readings: Mapping[str, Reading], settings: Settings,
+    stages: Stages | None = None,
 ) -> None:  # fmt: skip
     """Compute the jobs' arrays and put them into their sinks, shard by shard.
 
@@ -64,6 +66,7 @@ def run_jobs(
         probe: the images; each is decoded once.
         jobs: what to compute, in order.
         sinks: layer or `EMBEDS` to where it goes.
+        readings: layer to how its output is read.
         settings: how to run.
         stages: gets the seconds of waiting for images (`decode`) and of all else (`forward`).
 
@@ -73,13 +76,13 @@ def run_jobs(
     stages = stages or Stages()
     if not jobs:
         return
-    layers = [n for n in sinks if n != EMBEDS and any(n in job.names for job in jobs)]
+    wanted = {n: readings[n] for n in sinks if any(n in job.names for job in jobs) and n != EMBEDS}
     workers = workers_for(settings)
     requests = [job.requests(settings.images_a_batch) for job in jobs]
     transforms = (target.preprocess, *([encoder.preprocess] if encoder else []))
     stream = batches(probe, transforms, [r for job in requests for r in job], workers)
     with (
-        networks(target, layers, encoder, settings) as run,
+        networks(target, wanted, encoder, settings) as run,
         closing(stream),
         _Writer() as writer,
     ):

@@ -43,6 +43,8 @@ def provenance(
         "encoder": encoder.name,
         "similarity": {"name": similarity.name, **similarity.parameters},
         "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
+        "readings": {layer: {"rule": reading.describe(), **reading.facts}
+                     for layer, reading in captured.readings.items()},
         "precision": settings.numeric,
         "notes": [*target.notes, *encoder.notes, *probe.notes],
         "digests": {**captured.digests, "concepts": concepts.digest},

@@ -45,6 +45,7 @@ from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.target import Target
+from clipdissect.trial import read_layers
 
 VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
 
@@ -63,6 +64,11 @@ def repeated(probe: Probe, count: int) -> Probe:
     """A probe of `count` images that are the given one's, repeated."""
     names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
     return Probe(probe.name, names, Repeated(probe), f"{probe.digest} x{count}")
+
+
+def readings_of(target: Target, settings: Settings) -> Any:
+    """How the outputs of the target's layers are read."""
+    return read_layers(target, target.layers, settings.summary, settings.torch_device)
 
 
 def chosen_networks(name: str) -> tuple[Target, Encoder]:
@@ -93,7 +99,7 @@ def forward_only(
 ) -> float:  # fmt: skip
     """Seconds of the forward passes of `count` images, from batches in memory."""
     wanted = (*target.layers, EMBEDS)
-    with networks(target, target.layers, encoder, settings) as run:
+    with networks(target, readings_of(target, settings), encoder, settings) as run:
         run(wanted, *batches[0])
         _wait(settings)
         start, done = time.perf_counter(), 0
@@ -232,7 +238,7 @@ def _against(
             target, encoder = chosen_networks(name)  # each its own, for the hooks
             wanted = (*target.layers, EMBEDS)
             batches = ready_batches(target, encoder, probe, own.images_a_batch, VARIANT_IMAGES)
-            run = held.enter_context(networks(target, target.layers, encoder, own))
+            run = held.enter_context(networks(target, readings_of(target, own), encoder, own))
             runs[is_variant] = (run, wanted, batches)
         for _ in range(VARIANT_ROUNDS + 1):  # the first warms up
             for is_variant, (run, wanted, batches) in runs.items():

@@ -3,98 +3,67 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny import ColourNet
 from torch import Tensor, nn
+from torchvision.models import alexnet
 
 from clipdissect.errors import DissectError
 from clipdissect.hooks import find_layers, recording
-from clipdissect.summary import Context, Summary, split_layer, summarise
+from clipdissect.reading import Declared, Evidence, Output, Reading, as_maps, read, summarise
+from clipdissect.summary import Summary, split_layer
 
 
-def summed(output: Tensor, kind: str = "auto", layout: str = "auto", **known: Any) -> Tensor:
-    return summarise(output, Summary(kind, layout), Context(**{"input_size": (8, 8), **known}))
+def test_value_is_taken_before_an_inplace_operation() -> None:
+    x = torch.zeros(1, 3, 5, 5)
+    x[:, 1] = 1.0
+    # conv gives -1 for units 0 and 2; the in-place ReLU after it would make them 0.
+    assert record(ColourNet(), ["conv"], x)["conv"].tolist() == [[-1.0, 1.0, -1.0, 0.5]]
 
 
-def test_vectors_are_taken_as_they_are() -> None:
-    values = torch.tensor([[1.0, 2.0]])
-    assert summed(values, "max").equal(values)
+class Overwriter(nn.Module):
+    """Every output is overwritten after its module has returned it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer(x).mul_(0)
+        return x
 
 
-def test_maps_by_mean_and_max() -> None:
-    maps = torch.arange(8.0).reshape(1, 2, 2, 2)
-    assert summed(maps, layout="channels_first").tolist() == [[1.5, 5.5]]
-    assert summed(maps, "max", "channels_first").tolist() == [[3.0, 7.0]]
-    with pytest.raises(DissectError, match="no class token"):
-        summed(maps, "cls")
+@pytest.mark.parametrize("shape", [(2, 3), (2, 5, 3), (2, 1, 3), (2, 3, 4, 4), (2, 3, 1, 1)])
+@pytest.mark.parametrize("reduce", [summarise, as_maps])
+@pytest.mark.parametrize("kind", ["auto", "max", "cls"])
+def test_what_is_recorded_is_a_copy(
+    shape: tuple[int, ...], reduce: Callable[..., Tensor], kind: str
+) -> None:
+    evidence = Evidence((8, 8), frozenset({(4, 4), (2, 2)}), {}, {})
+    if kind == "cls" and len(shape) == 4:
+        kind = "mean"
+    reading = read(Output("layer", shape), Summary(kind), evidence, Declared())
+    x = torch.rand(shape) + 1
+    expected, model = reduce(x.clone(), reading), Overwriter()
+    with torch.no_grad(), recording(model, {"layer": reading}, reduce) as recorder:
+        model(x)
+        found = recorder.take(["layer"])["layer"]
+    assert x.eq(0).all() and found.equal(expected) and found.all()
 
 
-def test_tokens_by_class_token_mean_and_max() -> None:
-    tokens = torch.tensor([[[1.0, 8.0], [3.0, 2.0]]])
-    assert summed(tokens, "cls").tolist() == [[1.0, 8.0]]
-    assert summed(tokens, has_class_token=True).tolist() == [[1.0, 8.0]]
-    assert summed(tokens).tolist() == [[2.0, 5.0]]
-    assert summed(tokens, "max").tolist() == [[3.0, 8.0]]
-
-
-@pytest.mark.parametrize("size", [(8, 8), (8, 16), (64, 43)])
-def test_layout_by_proportions(size: tuple[int, int]) -> None:
-    first = torch.rand(2, 50, -(-size[0] // 4), -(-size[1] // 4))
-    expected = first.mean((2, 3))
-    assert torch.allclose(summed(first, input_size=size), expected)
-    assert torch.allclose(summed(first.permute(0, 2, 3, 1), input_size=size), expected)
-
-
-def test_layout_by_the_width_of_the_layer() -> None:
-    # Sixteen channels, 16 x 8 positions, from a square input: the proportions would mislead.
-    maps = torch.rand(2, 16, 16, 8)
-    assert summed(maps, features=16).shape == (2, 16)
-    assert summed(maps, features=8).shape == (2, 8)
-    cube = torch.rand(2, 7, 7, 7)
-    assert torch.allclose(summed(cube, features=7, from_convolution=True), cube.mean((2, 3)))
-
-
-@pytest.mark.parametrize("shape", [(2, 7, 7, 7), (2, 5, 6, 9)])
-def test_layout_that_cannot_be_told(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DissectError, match="set the layout"):
-        summed(torch.rand(shape))
-    assert summed(torch.rand(shape), layout="channels_first").shape == shape[:2]
-    assert summed(torch.rand(shape), layout="channels_last").shape == (shape[0], shape[3])
-
-
-def test_width_of_real_layers() -> None:
-    from torchvision.models import convnext_tiny, swin_t
-
-    x = torch.rand(2, 3, 64, 128)
-    for model, layers, widths in (
-        (swin_t().eval(), ["features.1", "features.5"], [96, 384]),
-        (convnext_tiny().eval(), ["features.1", "features.5"], [96, 384]),
-    ):
-        with torch.no_grad(), recording(model, layers, Summary()) as recorder:
-            recorder.input_size = (64, 128)
-            model(x)
-            assert [v.shape[1] for v in recorder.take(layers).values()] == widths
-
-
-def test_as_many_tokens_as_images() -> None:
-    model = nn.Sequential(nn.Identity())
-    with pytest.raises(DissectError, match="batch_size"):
-        record(model, ["0"], torch.ones(4, 4, 2))
-
-
-def test_five_dimensions_are_refused() -> None:
-    with pytest.raises(DissectError, match=r"\(1, 1, 1, 1, 1\)"):
-        summed(torch.zeros(1, 1, 1, 1, 1))
-
-
-def test_unknown_summary_lists_the_valid() -> None:
-    with pytest.raises(DissectError, match="auto, mean, max, cls"):
-        Summary("median")
-    with pytest.raises(DissectError, match="channels_last"):
-        Summary("mean", "nhwc")
+def test_alexnets_hidden_layer_keeps_its_negative_activations() -> None:
+    torch.manual_seed(0)
+    model = alexnet(weights=None).eval()
+    x = torch.rand(2, 3, 64, 64)
+    found = record(model, ["classifier.1", "features.0"], x)
+    with torch.no_grad():
+        expected = model.classifier[1](model.avgpool(model.features(x)).flatten(1))
+    assert found["classifier.1"].equal(expected)
+    assert 0.2 < (found["classifier.1"] < 0).float().mean() < 0.8
 
 
 def test_split_layer() -> None:
@@ -125,7 +94,15 @@ class _Pair(nn.Module):
 
 
 def record(model: nn.Module, layers: list[str], x: Tensor) -> dict[str, Tensor]:
-    with recording(model, layers, Summary()) as recorder:
+    """The layers' summaries, read as vectors or as maps of convolutions."""
+    vector = Reading(kind="none", ndim=2)
+
+    def reduce(output: Tensor, reading: Reading) -> Tensor:
+        maps = Reading(reading.layer, "mean", 4, 0, 1)
+        return summarise(output, maps if output.ndim == 4 else vector)
+
+    readings = {layer: Reading(layer) for layer in layers}
+    with torch.no_grad(), recording(model, readings, reduce) as recorder:
         model(x)
         return recorder.take(layers)
 
@@ -156,16 +133,9 @@ def test_unknown_layer_lists_the_closest() -> None:
         find_layers(ColourNet(), ["conv", "haed"])
 
 
-def test_value_is_taken_before_an_inplace_operation() -> None:
-    x = torch.zeros(1, 3, 5, 5)
-    x[:, 1] = 1.0
-    # conv gives -1 for units 0 and 2; the in-place ReLU after it would make them 0.
-    assert record(ColourNet(), ["conv"], x)["conv"].tolist() == [[-1.0, 1.0, -1.0, 0.5]]
-
-
 def test_hooks_are_removed_after_an_exception() -> None:
     model = ColourNet()
-    with pytest.raises(RuntimeError), recording(model, ["conv", "head"], Summary()):
+    with pytest.raises(RuntimeError), recording(model, {"conv": Reading(), "head": Reading()}):
         model(torch.zeros(1, 5, 2, 2))
     assert not any(module._forward_hooks for module in model.modules())
 

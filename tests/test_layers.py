@@ -100,9 +100,9 @@ def test_survey_tells_what_can_be_dissected() -> None:
     model.layer2.act = model.layer1[0].act  # type: ignore[assignment]
     rows = {row.name: row for row in survey(Target("n", model.train(), preprocess(8)))}
     assert (rows["conv"].kind, rows["conv"].output, rows["conv"].units) == (
-        "Conv2d", "(1, 4, 8, 8)", 4,
+        "Conv2d", "(images, 4, 8, 8)", 4,
     )  # fmt: skip
-    assert (rows["head"].output, rows["head"].units, rows["head"].problem) == ("(1, 2)", 2, "")
+    assert (rows["head"].output, rows["head"].units, rows["head"].problem) == ("(images, 2)", 2, "")
     assert rows["unused"].problem == "not run"
     assert rows["pair"].problem == "no tensor: select a part, such as [0]"
     assert rows["layer1.0.act"].runs == rows["layer2.act"].runs == 2
@@ -113,7 +113,7 @@ def test_survey_tells_what_can_be_dissected() -> None:
 
 
 def test_survey_of_a_network_that_wants_another_input() -> None:
-    with pytest.raises(DissectError, match=r"failed on a batch \(1, 3, 8, 8\)"):
+    with pytest.raises(DissectError, match=r"failed on a batch \(2, 3, 8, 8\)"):
         survey(Target("n", nn.Conv2d(1, 1, 1), preprocess(8)))
 
 
@@ -135,29 +135,29 @@ VIT = "encoder.layers.encoder_layer_3"
     ("option", "model", "expected"),
     [
         ("vit_b_32", None, [
-            (VIT, "(1, 50, 768)", 768), (f"{VIT}.mlp.0", "(1, 50, 3072)", 3072),
-            ("conv_proj", "(1, 768, 7, 7)", 768),
+            (VIT, "(images, 50, 768)", 768), (f"{VIT}.mlp.0", "(images, 50, 3072)", 3072),
+            ("conv_proj", "(images, 768, 7, 7)", 768),
         ]),
         ("swin_t", None, [
-            ("features.0.0", "(1, 96, 56, 56)", 96), ("features.1", "(1, 56, 56, 96)", 96),
-            ("features.7", "(1, 7, 7, 768)", 768), ("features.7.0.mlp.0", "(1, 7, 7, 3072)", 3072),
+            ("features.0.0", "(images, 96, 56, 56)", 96), ("features.1", "(images, 56, 56, 96)", 96),
+            ("features.7", "(images, 7, 7, 768)", 768), ("features.7.0.mlp.0", "(images, 7, 7, 3072)", 3072),
         ]),
         ("convnext_tiny", None, [
-            ("features.1", "(1, 96, 56, 56)", 96),
-            ("features.1.0.block.1", "(1, 56, 56, 96)", 96),
-            ("features.1.0.block.6", "(1, 96, 56, 56)", 96),
-            ("features.7.0.block.3", "(1, 7, 7, 3072)", 3072),
+            ("features.1", "(images, 96, 56, 56)", 96),
+            ("features.1.0.block.1", "(images, 56, 56, 96)", 96),
+            ("features.1.0.block.6", "(images, 96, 56, 56)", 96),
+            ("features.7.0.block.3", "(images, 7, 7, 3072)", 3072),
         ]),
         ("timm", "convnext_atto", [
-            ("stages.0", "(1, 40, 56, 56)", 40),
-            ("stages.3.blocks.0.mlp.fc1", "(1, 1280, 7, 7)", 1280),
+            ("stages.0", "(images, 40, 56, 56)", 40),
+            ("stages.3.blocks.0.mlp.fc1", "(images, 1280, 7, 7)", 1280),
         ]),
         ("timm", "vit_tiny_patch16_224", [
-            ("blocks.11", "(1, 197, 192)", 192), ("blocks.0.mlp.fc1", "(1, 197, 768)", 768),
+            ("blocks.11", "(images, 197, 192)", 192), ("blocks.0.mlp.fc1", "(images, 197, 768)", 768),
         ]),
-        ("timm", "swin_tiny_patch4_window7_224", [("layers.2", "(1, 14, 14, 384)", 384)]),
+        ("timm", "swin_tiny_patch4_window7_224", [("layers.2", "(images, 14, 14, 384)", 384)]),
         ("torchvision", "mobilenet_v3_small", [
-            ("features.4", "(1, 40, 14, 14)", 40), ("features.12", "(1, 576, 7, 7)", 576),
+            ("features.4", "(images, 40, 14, 14)", 40), ("features.12", "(images, 576, 7, 7)", 576),
         ]),
     ],
 )  # fmt: skip
@@ -172,16 +172,3 @@ def test_units_of_real_architectures(
     assert found.layers and all(rows[layer].units for layer in found.layers)
     assert rows[str(found.class_layer)].units == len(found.class_names) == 1000
     assert "random" in found.notes[0]
-
-
-def test_class_tokens_are_taken_where_there_are_some() -> None:
-    from clipdissect.hooks import recording
-    from clipdissect.summary import Summary
-
-    found = target.build("timm", model="test_vit", weights="random")
-    raw: list[Tensor] = []
-    found.model.blocks[3].register_forward_hook(lambda m, i, o: raw.append(o))  # type: ignore[index]
-    with torch.no_grad(), recording(found.model, ["blocks.3"], Summary()) as recorder:
-        found.model(torch.rand(2, 3, 160, 160))
-        taken = recorder.take(["blocks.3"])["blocks.3"]
-    assert taken.equal(raw[0][:, 0])

@@ -114,8 +114,8 @@ def test_layers_are_listed_and_nothing_is_written(
     run(monkeypatch, "target=module", *OPTIONS["module"])
     said = capsys.readouterr().out
     rows = [line.split() for line in said.splitlines()]
-    assert ["*", "0.0", "Conv2d", "(1,", "5,", "14,", "14)", "5"] in rows
-    assert ["*", "3", "Linear", "(1,", "3)", "3"] in rows
+    assert ["*", "0.0", "Conv2d", "(images,", "5,", "14,", "14)", "5"] in rows
+    assert ["*", "3", "Linear", "(images,", "3)", "3"] in rows
     assert "chosen: 2 layers, 8 units" in said
     assert "classes: 3, 3 names" in said
     after = {p for p in here.rglob("*") if "__pycache__" not in p.parts}

@@ -7,9 +7,9 @@ import torch
 
 from clipdissect import probe as probes
 from clipdissect.errors import DissectError
-from clipdissect.maps import activation_maps, as_maps
+from clipdissect.maps import activation_maps
+from clipdissect.reading import Reading, as_maps, summarise
 from clipdissect.settings import Settings
-from clipdissect.summary import Context
 from clipdissect.target import Target
 from tests.tiny import ColourNet, preprocess, write_colours
 
@@ -30,23 +30,29 @@ def test_the_maps_of_single_colours_are_constant(tmp_path) -> None:
     torch.testing.assert_close(head[..., 0, 0], 2 * relu.mean((2, 3)))
 
 
-def test_tokens_become_a_grid_without_the_class_token() -> None:
-    tokens = torch.arange(2 * 5 * 3.0).reshape(2, 5, 3)
-    maps = as_maps(tokens, Context(has_class_token=True))
-    assert maps.shape == (2, 3, 2, 2)
-    assert torch.equal(maps[1, 2], tokens[1, 1:, 2].reshape(2, 2))
+def test_tokens_become_a_grid_without_prefix_tokens() -> None:
+    tokens = torch.arange(2 * 8 * 3.0).reshape(2, 8, 3)
+    maps = as_maps(tokens, Reading("blocks.0", "mean", 3, 0, 2, prefix=2, grid=(2, 3)))
+    assert maps.shape == (2, 3, 2, 3)
+    assert torch.equal(maps[1, 2], tokens[1, 2:, 2].reshape(2, 3))
 
 
 def test_channels_last_maps_are_turned() -> None:
     values = torch.rand(2, 4, 4, 3)
-    maps = as_maps(values, Context(), "channels_last")
+    maps = as_maps(values, Reading("layer", "mean", 4, 0, 3, grid=(4, 4)))
     assert torch.equal(maps, values.permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 3), (2, 3), (2, 1, 2, 3, 4)])
-def test_what_has_no_map_is_refused_or_one_position(shape) -> None:
-    if len(shape) == 2:
-        assert as_maps(torch.rand(shape), Context()).shape == (2, 3, 1, 1)
-        return
-    with pytest.raises(DissectError, match=r"square|no map"):
-        as_maps(torch.rand(shape), Context())
+def test_images_on_the_second_axis_come_first() -> None:
+    tokens = torch.rand(5, 2, 3)
+    reading = Reading("layer", "cls", 3, images=1, units=2, prefix=1, grid=(2, 2))
+    assert torch.equal(as_maps(tokens, reading)[1, 2].flatten(), tokens[1:, 1, 2])
+    assert torch.equal(summarise(tokens, reading), tokens[0])
+
+
+def test_what_has_no_map_is_one_position_or_refused() -> None:
+    assert as_maps(torch.rand(2, 3), Reading()).shape == (2, 3, 1, 1)
+    with pytest.raises(DissectError, match="no map"):
+        as_maps(torch.rand(2, 6, 3), Reading("layer", "mean", 3, 0, 2))
+    with pytest.raises(DissectError, match="3 dimensions in the trial"):
+        as_maps(torch.rand(2, 6), Reading("layer", "mean", 3, 0, 2))

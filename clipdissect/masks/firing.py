@@ -25,6 +25,7 @@ from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Exact, Histogram, collector, firing
 from clipdissect.masks.units import UnitMasks, entry_of, fire
 from clipdissect.probe import Probe
+from clipdissect.reading import READING_VERSION
 from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
 from clipdissect.target import Target
@@ -202,8 +203,8 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     """Fill in the layers' levels, computing what the store lacks in one pass."""
     common = (what.digests, what.settings.numeric, torch.__version__)
     keys = {
-        layer: digest.of("levels", VERSION, layer, what.settings.summary.layout, what.quantile,
-                         what.memory, common)
+        layer: digest.of("levels", VERSION, READING_VERSION, layer, what.settings.summary.layout,
+                         what.quantile, what.memory, common)
         for layer in layers
     }  # fmt: skip
     entries = _kept(what.store, keys)

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from clipdissect import digest
 from clipdissect.errors import DissectError
-from clipdissect.maps import activation_maps
+from clipdissect.maps import activation_maps, map_readings
 from clipdissect.probe import Probe
+from clipdissect.reading import READING_VERSION, Reading
 from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
 from clipdissect.target import Target
@@ -151,7 +152,7 @@ def plan(
 def _computed(
     target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
 ) -> dict[str, Regions]:
-    layers = _with_maps(target, probe, settings, top_images)
+    layers = _with_maps(target, settings, list(top_images["layer"].unique()))
     if not layers:
         return {}
     numbers, drawn = plan(top_images, probe.images, most)
@@ -160,7 +161,7 @@ def _computed(
     gathered = {layer: Gathered(_shown(tables[layer], probe), len(drawn)) for layer in layers}
     log.info("report: the target is shown %d images again for regions", len(numbers))
     kept, used = torch.tensor(numbers), 0
-    for batch in activation_maps(target, layers, probe.subset(numbers), settings):
+    for batch in activation_maps(target, list(layers), probe.subset(numbers), settings, layers):
         images = kept[batch.images]
         is_sampled = torch.isin(images, sampled)
         used += int(is_sampled.sum())
@@ -172,20 +173,17 @@ def _computed(
     }  # fmt: skip
 
 
-def _with_maps(
-    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame
-) -> list[str]:
-    """The layers whose outputs have positions, found with one image that can be read."""
-    found = []
-    one = probe.subset([probe.images.index(top_images["image"].iloc[0])])
-    for layer in top_images["layer"].unique():
+def _with_maps(target: Target, settings: Settings, layers: Sequence[str]) -> dict[str, Reading]:
+    """The layers whose outputs have positions in a grid, with how these are read."""
+    found = {}
+    for layer in layers:
         try:
-            (batch,) = activation_maps(target, [layer], one, settings)
+            reading = map_readings(target, [layer], settings)[layer]
         except DissectError as error:
             log.info("report: no regions of %s: %s", layer, error)
             continue
-        if batch.layers[layer][0, 0].numel() > 1:
-            found.append(layer)
+        if reading.grid is not None and reading.grid != (1, 1):
+            found[layer] = reading
     return found
 
 
@@ -205,7 +203,7 @@ def _key(
     return digest.of(
         "report regions", VERSION, torch.__version__, digest.of_model(target.model),
         digest.of_transform(target.preprocess), probe.digest, settings.numeric,
-        settings.summary.layout, digest.of(shown), most, SAMPLE, FINEST,
+        settings.summary.layout, READING_VERSION, digest.of(shown), most, SAMPLE, FINEST,
     )  # fmt: skip
 
 

@@ -44,7 +44,6 @@ def torchscript(
     with _quiet(), _loading(file, "a TorchScript program (of torch.jit.save)"):
         load: Any = torch.jit.load
         program = Program(load(str(file), map_location="cpu"))
-    _tell_widths(program)
     return finish(file.name, program, Given(layers, preprocess, transform, classes, class_layer))
 
 
@@ -76,7 +75,6 @@ def exported(
             f"{file} takes {images} images at once and no other number: export it with "
             f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)"
         )
-    _tell_widths(network)
     if images == 1:
         network.register_forward_pre_hook(_one_image)
     return finish(file.name, network, Given(layers, preprocess, transform, classes, class_layer))
@@ -126,13 +124,3 @@ def _one_image(model: nn.Module, inputs: Any) -> None:
             "the exported program takes one image at once: set capture.batch_size=1, or export it "
             "with a dynamic first dimension"
         )
-
-
-def _tell_widths(model: nn.Module) -> None:
-    """Give a program's modules the attributes by which ordinary ones tell their units."""
-    for part in model.modules():
-        weight = getattr(part, "weight", None)
-        if not isinstance(weight, torch.Tensor) or weight.ndim not in (1, 2, 4):
-            continue
-        name = {1: "normalized_shape", 2: "out_features", 4: "out_channels"}[weight.ndim]
-        setattr(part, name, (len(weight),) if weight.ndim == 1 else len(weight))
