@@ -67,9 +67,12 @@ class Outputs:
             self.words[layer] = describe_output(output)
             try:
                 tensor = select(output, split_layer(layer)[1], layer)
-                self.shapes[layer] = tuple(int(n) for n in tensor.shape)
             except DissectError as error:
                 self.problems[layer] = str(error)
+                continue
+            self.shapes[layer] = tuple(int(n) for n in tensor.shape)
+            if own is None and _is_attention(tensor):
+                self.problems[layer] = f"layer {layer} returns attention weights, not activations"
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,16 @@ def units_axis(module: nn.Module) -> str | None:
         if type(module).forward is last.forward or (is_program and kind == last.__name__):
             return "last"
     return None
+
+
+def _is_attention(output: Tensor) -> bool:
+    """Whether rows of square matrices sum to one: attention between as many tokens as a map has
+    rows couldn't be told from a map by its shape."""
+    if output.ndim != 4 or output.shape[2] != output.shape[3] or output.shape[3] == 1:
+        return False
+    if output.is_meta or not output.is_floating_point():
+        return False
+    return bool((output.float().sum(-1) - 1).abs().amax() < 1e-2)  # bf16 has three digits
 
 
 def _is_torchs(module: nn.Module, is_program: bool) -> bool:
