@@ -272,8 +272,8 @@ def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
     known = evidence.layouts.get(output.shape, frozenset())
     if len(known) == 1:
         return "first" in known
-    fits = [n == 1 or patches_of(n, evidence, says, guess=False) for n in output.inside]
-    return not fits[0] and bool(fits[1])
+    fits = [patches_of(n, evidence, says, guess=False) for n in output.inside]
+    return fits[0] is None and fits[1] is not None and fits[1][0] == 0
 
 
 def patches_of(
@@ -281,8 +281,8 @@ def patches_of(
 ) -> tuple[int, Size] | None:
     """Prefix tokens and the grid of patches among `count` tokens; None where no grid fits.
 
-    Grids are those of the convolutions that ran, then their halves, quarters, ... (merged patches),
-    then, with `guess`, one of the input's proportions.
+    Grids are those of the convolutions that ran and their halves, quarters, ... (merged patches);
+    with `guess`, where none ran, one of the input's proportions.
     """
     if count == 1:
         return 0, (1, 1)
@@ -295,7 +295,7 @@ def patches_of(
     ]
     if found:
         return min(found)
-    return _guessed(count, evidence.size, says) if guess else None
+    return _guessed(count, evidence.size, says) if guess and not evidence.grids else None
 
 
 def _guessed(count: int, size: Size, says: Declared) -> tuple[int, Size] | None:

@@ -51,13 +51,16 @@ def _print(chosen: Any, modules: list[Any]) -> None:
     table.add_column("type", no_wrap=True)
     table.add_column("output", overflow="fold")
     table.add_column("units", justify="right")
-    table.add_column("")
+    table.add_column("summary, or why it has no units")
     starred = {layer.split("[")[0] for layer in chosen.layers}
     for module in modules:
         units = "" if module.units is None else str(module.units)
         table.add_row(
             "*" if module.name in starred else "",
-            *map(escape, (module.name, module.kind, module.output, units, module.problem)),
+            *map(
+                escape,
+                (module.name, module.kind, module.output, units, module.rule or module.problem),
+            ),
         )
     console.print(table)
     for line in _closing(chosen, modules):

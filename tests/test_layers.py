@@ -139,8 +139,10 @@ VIT = "encoder.layers.encoder_layer_3"
             ("conv_proj", "(images, 768, 7, 7)", 768),
         ]),
         ("swin_t", None, [
-            ("features.0.0", "(images, 96, 56, 56)", 96), ("features.1", "(images, 56, 56, 96)", 96),
-            ("features.7", "(images, 7, 7, 768)", 768), ("features.7.0.mlp.0", "(images, 7, 7, 3072)", 3072),
+            ("features.0.0", "(images, 96, 56, 56)", 96),
+            ("features.1", "(images, 56, 56, 96)", 96),
+            ("features.7", "(images, 7, 7, 768)", 768),
+            ("features.7.0.mlp.0", "(images, 7, 7, 3072)", 3072),
         ]),
         ("convnext_tiny", None, [
             ("features.1", "(images, 96, 56, 56)", 96),
@@ -153,7 +155,8 @@ VIT = "encoder.layers.encoder_layer_3"
             ("stages.3.blocks.0.mlp.fc1", "(images, 1280, 7, 7)", 1280),
         ]),
         ("timm", "vit_tiny_patch16_224", [
-            ("blocks.11", "(images, 197, 192)", 192), ("blocks.0.mlp.fc1", "(images, 197, 768)", 768),
+            ("blocks.11", "(images, 197, 192)", 192),
+            ("blocks.0.mlp.fc1", "(images, 197, 768)", 768),
         ]),
         ("timm", "swin_tiny_patch4_window7_224", [("layers.2", "(images, 14, 14, 384)", 384)]),
         ("torchvision", "mobilenet_v3_small", [
