@@ -113,9 +113,9 @@ def test_layers_are_listed_and_nothing_is_written(
     before = sorted(here.rglob("*"))
     run(monkeypatch, "target=module", *OPTIONS["module"])
     said = capsys.readouterr().out
-    rows = [line.split() for line in said.splitlines()]
-    assert ["*", "0.0", "Conv2d", "(images,", "5,", "14,", "14)", "5"] in rows
-    assert ["*", "3", "Linear", "(images,", "3)", "3"] in rows
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert "* 0.0 Conv2d (images, 5, 14, 14) 5 mean over 14 x 14 positions" in rows
+    assert "* 3 Linear (images, 3) 3 vector" in rows
     assert "chosen: 2 layers, 8 units" in said
     assert "classes: 3, 3 names" in said
     after = {p for p in here.rglob("*") if "__pycache__" not in p.parts}
