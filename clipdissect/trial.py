@@ -32,6 +32,7 @@ BATCHES = (2, 3)  # images of the two passes
 BLANK = 256  # side of the image, before the target's own preprocessing
 
 _FIRST = (_ConvNd, _BatchNorm, _InstanceNorm, nn.GroupNorm)
+_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 _POOLS = ("MaxPool", "AvgPool", "LPPool", "FractionalMaxPool")
 _FIRST_NAMES = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
 
@@ -173,10 +174,17 @@ def units_axis(module: nn.Module) -> str | None:
         return "first"
     if kind.removeprefix("Adaptive").startswith(_POOLS) and _is_torchs(module, is_program):
         return "first"
-    for last in (nn.Linear, nn.LayerNorm):
-        if type(module).forward is last.forward or (is_program and kind == last.__name__):
-            return "last"
+    of_torch = any(type(module).forward is last.forward for last in _LAST)
+    if of_torch or (is_program and kind in {last.__name__ for last in _LAST}):
+        return "last" if _is_over_units(module) else None
     return None
+
+
+def _is_over_units(module: nn.Module) -> bool:
+    """False of a layer norm over whole maps `(units, h, w)`, which says nothing of their order."""
+    weight = getattr(module, "weight", None)
+    of_weight = () if isinstance(module, nn.Linear) or weight is None else weight.shape
+    return len(getattr(module, "normalized_shape", of_weight)) <= 1
 
 
 def _is_attention(output: Tensor) -> bool:

@@ -194,8 +194,10 @@ def test_types_that_say_where_units_are() -> None:
     firsts = [nn.Conv2d(1, 1, 1), nn.Conv1d(1, 1, 1), nn.BatchNorm2d(1), nn.GroupNorm(1, 1),
               nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), StdConv2d(1, 1, 1)]  # fmt: skip
     assert [units_axis(module) for module in firsts] == ["first"] * len(firsts)
-    assert [units_axis(m) for m in (nn.Linear(1, 1), nn.LayerNorm(1))] == ["last", "last"]
-    others = [LayerNorm2d(1), nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Flatten()]
+    lasts = [nn.Linear(1, 1), nn.LayerNorm(1), nn.RMSNorm(1)]
+    assert [units_axis(module) for module in lasts] == ["last"] * len(lasts)
+    others = [nn.LayerNorm((2, 3, 3)), nn.LayerNorm((2, 3, 3), elementwise_affine=False),
+              LayerNorm2d(1), nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Flatten()]  # fmt: skip
     assert [units_axis(module) for module in others] == [None] * len(others)
 
 
