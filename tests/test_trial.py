@@ -196,8 +196,8 @@ def test_types_that_say_where_units_are() -> None:
     assert [units_axis(module) for module in firsts] == ["first"] * len(firsts)
     lasts = [nn.Linear(1, 1), nn.LayerNorm(1), nn.RMSNorm(1)]
     assert [units_axis(module) for module in lasts] == ["last"] * len(lasts)
-    others = [nn.LayerNorm((2, 3, 3)), nn.LayerNorm((2, 3, 3), elementwise_affine=False),
-              LayerNorm2d(1), nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Flatten()]  # fmt: skip
+    maps = [nn.LayerNorm((2, 3, 3), elementwise_affine=affine) for affine in (True, False)]
+    others = [*maps, LayerNorm2d(1), nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Flatten()]
     assert [units_axis(module) for module in others] == [None] * len(others)
 
 
