@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from clipdissect.evaluation import Resampling, Units, interval, values
 from clipdissect.evaluation.bootstrap import Distributions, distributions
 
 AVERAGE = "average"
+NUMBERS = ("value", "low", "high", "minus_best", "minus_best_low", "minus_best_high")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,12 @@ def best_of(
         metric: `top1` or a cosine's name.
         tuning, report: numbers of the units.
     """
-    chosen = max(candidates, key=lambda c: values(c.units.take(tuning))[metric])
+
+    def score(cell: Cell) -> float:
+        value = values(cell.units.take(tuning))[metric]
+        return -math.inf if value is None else float(value)
+
+    chosen = max(candidates, key=score)
     return Cell(chosen.probe, chosen.concepts, chosen.similarity, "best", chosen.parameters,
                 chosen.images, chosen.units.take(report))  # fmt: skip
 
@@ -84,8 +91,13 @@ def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
         found = {c: (values(c.units), distributions(c.units, how)) for c in group}
         entries = [_entry(c, *both) for c, both in found.items()] + list(_averages(found))
         rows += _with_differences(entries, how)
-    frame: pd.DataFrame = pd.DataFrame(rows)
-    return frame
+    return framed(rows)
+
+
+def framed(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table; an undefined number is NaN, also where a column has no other."""
+    table = pd.DataFrame(rows)
+    return table.astype({name: float for name in NUMBERS if name in table})
 
 
 @dataclass(frozen=True)

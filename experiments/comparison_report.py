@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.files import atomic
+from experiments.show_final import number
 
 MARKERS = "osD^vPX*"
 
@@ -61,7 +62,7 @@ def _grid(rows: pd.DataFrame, down: str, across: str, marked: bool = False) -> s
 def _cell(row: Any, marked: bool) -> str:
     star = " *" if marked and row["minus_best_high"] >= 0 else ""
     said = f", {row['parameters']}" if row["setting"] == "best" and row["parameters"] else ""
-    return f"{row['value']:.4f}{star} [{row['low']:.4f}, {row['high']:.4f}]{said}"
+    return f"{number(row['value'])}{star} [{number(row['low'])}, {number(row['high'])}]{said}"
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
