@@ -96,8 +96,9 @@ def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
 
 def framed(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table; an undefined number is NaN, also where a column has no other."""
-    table = pd.DataFrame(rows)
-    return table.astype({name: float for name in NUMBERS if name in table})
+    table: pd.DataFrame = pd.DataFrame(rows)
+    found: pd.DataFrame = table.astype({name: float for name in NUMBERS if name in table})
+    return found
 
 
 @dataclass(frozen=True)
