@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from clipdissect.evaluation import Resampling, Units, interval, values
 from clipdissect.evaluation.bootstrap import Distributions, distributions
 
 AVERAGE = "average"
+UNSEARCHED = "default, on the units that best is judged on"
 NUMBERS = ("value", "low", "high", "minus_best", "minus_best_low", "minus_best_high")
 
 
@@ -24,7 +25,7 @@ class Cell:
 
     Args:
         probe, concepts, similarity: their names in the table.
-        setting: `default`, or `best` hyperparameters.
+        setting: `default`, or `best` hyperparameters, or `UNSEARCHED`.
         parameters: that were chosen, in words.
         images: of the probe.
         units: the units it is judged on.
@@ -69,6 +70,16 @@ def best_of(
     chosen = max(candidates, key=score)
     return Cell(chosen.probe, chosen.concepts, chosen.similarity, "best", chosen.parameters,
                 chosen.images, chosen.units.take(report))  # fmt: skip
+
+
+def unsearched(default: Cell, report: Int[np.ndarray, " others"]) -> Cell:
+    """Return the default's cell on the units of the best one's, which may be no better.
+
+    Args:
+        default: of all units.
+        report: numbers of the units that `best_of` judges on.
+    """
+    return replace(default, setting=UNSEARCHED, units=default.units.take(report))
 
 
 def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:

@@ -58,7 +58,9 @@ def test_finds_the_best_trial_and_goes_on(run: Run) -> None:
     assert trials["report"].to_list() == pytest.approx(trials["tuning"] - 1, 1e-4)
     # The default, a=10, comes first and is best.
     assert trials["similarity.a"][0] == 10
-    assert "default configuration: objective top1: -0.0000 on the 2 units of the tuning half" in said
+    assert (
+        "default configuration: objective top1: -0.0000 on the 2 units of the tuning half" in said
+    )
     assert "-1.0000 on the other 3" in said
     best = trials["tuning"][1:].max()
     assert f"{best:.4f} on the tuning half, {best - 1:.4f} on the other half" in said
@@ -133,7 +135,7 @@ def test_best_trial_is_judged_on_the_other_half(report: float, says: str) -> Non
 
 
 def test_failed_default_is_told_and_tried_again(run: Run) -> None:
-    folder, monkeypatch, capsys = run
+    folder, monkeypatch, _capsys = run
     values = iter([ZeroDivisionError("once")])
     given = standin.run
 
@@ -151,7 +153,7 @@ def test_failed_default_is_told_and_tried_again(run: Run) -> None:
 
 
 def test_default_of_a_group(run: Run) -> None:
-    folder, monkeypatch, capsys = run
+    folder, monkeypatch, _capsys = run
     given = [one for one in SEARCH if not one.startswith("similarity.")]
     space = ("similarity=choice(wpmi,soft_wpmi)", "similarity.a=interval(1.0,20.0)",
              "hydra.sweeper.params=null", "hydra.sweeper.n_trials=1")  # fmt: skip
