@@ -44,6 +44,7 @@ HEAD = """# Comparison of probes, concept sets and similarity functions
 Labels of the layer of classes against the class names. In brackets: 95 % percentile bootstrap
 interval over units (another level where the run says so). In tables of functions an asterisk
 marks the best one of the column and those whose paired interval of the difference to it holds 0.
+The best one is picked on the same units, which flatters its lead a little.
 """
 
 
