@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipdissect.files import write_text
 
 # Enough to tell any two float32 scores of interest apart, and the same text on every machine.
 FLOAT = "%.6g"
+UNDEFINED = {"nan": "undefined (NaN): there is no value to compute it from, or it is 0 / 0",
+             "inf": "not finite: a division by 0, or an overflow",
+             "-inf": "not finite: a division by 0, or an overflow"}  # fmt: skip
 
 
 def write_result(
@@ -42,9 +48,38 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON, atomically.
+    """Write JSON, atomically; an undefined number is null, with the reason: see `jsonable`."""
+    text = json.dumps(jsonable(values), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
-    Raises:
-        ValueError: a NaN or infinity, which JSON doesn't know: write None and a reason.
+
+def jsonable(values: Any, reasons: bool = True) -> Any:
+    """Return a JSON-able copy: NumPy's numbers and arrays as Python's, undefined numbers as None.
+
+    Args:
+        values: nested mappings, sequences, texts and numbers.
+        reasons: give a key whose value is NaN or infinite, or a list with such numbers, a
+            `<key>_reason` beside it, unless it has one.
     """
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if isinstance(values, Mapping):
+        found = {key: jsonable(value, reasons) for key, value in values.items()}
+        whys = {f"{k}_reason": why for k, v in values.items() if reasons and (why := _undefined(v))}
+        return found | {key: found.get(key) or why for key, why in whys.items()}
+    if isinstance(values, np.ndarray | np.generic):
+        return jsonable(values.tolist(), reasons)
+    if isinstance(values, list | tuple):
+        return [jsonable(value, reasons) for value in values]
+    return None if _undefined(values) else values
+
+
+def _undefined(value: Any) -> str | None:
+    """Why a number, or one in a list of numbers, is undefined; None where it is defined."""
+    return next((UNDEFINED[repr(n)] for n in _numbers(value) if not math.isfinite(n)), None)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float | np.floating):
+        yield float(value)
+    elif isinstance(value, list | tuple | np.ndarray):
+        for one in value:
+            yield from _numbers(one)

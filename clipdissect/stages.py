@@ -23,5 +23,5 @@ class Stages:
         try:
             yield
         finally:
-            spent = clock() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+            # Not rounded: a stage may be entered thousands of times for less than a millisecond.
+            self.seconds[name] = self.seconds.get(name, 0.0) + clock() - start

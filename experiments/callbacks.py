@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,9 +11,11 @@ from hydra.experimental.callback import Callback
 
 
 class Launched(Callback):
-    """Remembers the folder of the run or multirun, which Hydra itself tells to jobs alone."""
+    """Remembers the folder of the run or multirun, which Hydra itself tells to jobs alone, and what
+    does a job."""
 
     folder: ClassVar[Path | None] = None
+    job: ClassVar[Callable[[Any], Any] | None] = None
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
         """A job alone starts."""

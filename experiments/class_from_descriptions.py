@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.launch import results_folder
-from experiments.show_final import with_interval
+from experiments.show_final import number, with_interval
 from experiments.studying import launch_study
 
 PARTS = ("target", "probe", "encoder", "concepts")
@@ -138,14 +138,14 @@ class _Images:
 
 def _show(metrics: dict[str, Any], judged: dict[str, Any]) -> None:
     print(f"{metrics['layer']} -> {metrics['into']}: {metrics['images']} labelled images, the "
-          f"network is right on {metrics['accuracy']:.4f}")  # fmt: skip
+          f"network is right on {number(metrics['accuracy'])}")  # fmt: skip
     for name, one in judged.items():
         for what in ("truth", "prediction"):
             control = one["controls"][what]
             print(f"  {name}, {what}: {with_interval(one[what]['value'], one[what])}; descriptions "
-                  f"shuffled {control['shuffled']['mean']:.4f} (most "
-                  f"{control['shuffled']['most']:.4f}), best constant "
-                  f"{control['best_constant']:.4f}")  # fmt: skip
+                  f"shuffled {number(control['shuffled']['mean'])} (most "
+                  f"{number(control['shuffled']['most'])}), best constant "
+                  f"{number(control['best_constant'])}")  # fmt: skip
 
 
 def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> None:
@@ -158,11 +158,11 @@ def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> No
     looks = {"description": ("0.3", ""), "shuffled descriptions": ("0.85", ""),
              "best constant": ("1.0", "////")}  # fmt: skip
     for axis, (name, one) in zip(axes, judged.items(), strict=True):
-        for number, (label, (shade, hatch)) in enumerate(looks.items()):
-            at = [place + 0.27 * (number - 1) for place in range(2)]
+        for shift, (label, (shade, hatch)) in enumerate(looks.items()):
+            at = [place + 0.27 * (shift - 1) for place in range(2)]
             values = [_value(one, what, label) for what in ("truth", "prediction")]
-            ends = figures.bar_errors(values) if number == 0 else None
-            axis.bar(at, [v["value"] for v in values], 0.27, yerr=ends, color=shade, hatch=hatch,
+            ends = figures.bar_errors(values) if shift == 0 else None
+            axis.bar(at, figures.heights(values), 0.27, yerr=ends, color=shade, hatch=hatch,
                      edgecolor="black", linewidth=0.6, label=label, capsize=2)  # fmt: skip
         axis.axhline(metrics["chance"], color="0.4", linestyle="--", linewidth=0.8, label="chance")
         axis.set_xticks([0, 1], ["true class", "predicted class"])

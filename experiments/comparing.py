@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from clipdissect.evaluation import Resampling, Units, interval, values
 from clipdissect.evaluation.bootstrap import Distributions, distributions
 
 AVERAGE = "average"
+UNSEARCHED = "default, on the units that best is judged on"
+NUMBERS = ("value", "low", "high", "minus_best", "minus_best_low", "minus_best_high")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class Cell:
 
     Args:
         probe, concepts, similarity: their names in the table.
-        setting: `default`, or `best` hyperparameters.
+        setting: `default`, or `best` hyperparameters, or `UNSEARCHED`.
         parameters: that were chosen, in words.
         images: of the probe.
         units: the units it is judged on.
@@ -59,9 +62,24 @@ def best_of(
         metric: `top1` or a cosine's name.
         tuning, report: numbers of the units.
     """
-    chosen = max(candidates, key=lambda c: values(c.units.take(tuning))[metric])
+
+    def score(cell: Cell) -> float:
+        value = values(cell.units.take(tuning))[metric]
+        return -math.inf if value is None else float(value)
+
+    chosen = max(candidates, key=score)
     return Cell(chosen.probe, chosen.concepts, chosen.similarity, "best", chosen.parameters,
                 chosen.images, chosen.units.take(report))  # fmt: skip
+
+
+def unsearched(default: Cell, report: Int[np.ndarray, " others"]) -> Cell:
+    """Return the default's cell on the units of the best one's, which may be no better.
+
+    Args:
+        default: of all units.
+        report: numbers of the units that `best_of` judges on.
+    """
+    return replace(default, setting=UNSEARCHED, units=default.units.take(report))
 
 
 def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
@@ -84,8 +102,14 @@ def table(cells: Sequence[Cell], how: Resampling) -> pd.DataFrame:
         found = {c: (values(c.units), distributions(c.units, how)) for c in group}
         entries = [_entry(c, *both) for c, both in found.items()] + list(_averages(found))
         rows += _with_differences(entries, how)
-    frame: pd.DataFrame = pd.DataFrame(rows)
-    return frame
+    return framed(rows)
+
+
+def framed(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table; an undefined number is NaN, also where a column has no other."""
+    table: pd.DataFrame = pd.DataFrame(rows)
+    found: pd.DataFrame = table.astype({name: float for name in NUMBERS if name in table})
+    return found
 
 
 @dataclass(frozen=True)

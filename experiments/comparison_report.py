@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.files import atomic
+from experiments.show_final import number
 
 MARKERS = "osD^vPX*"
 
@@ -43,6 +44,7 @@ HEAD = """# Comparison of probes, concept sets and similarity functions
 Labels of the layer of classes against the class names. In brackets: 95 % percentile bootstrap
 interval over units (another level where the run says so). In tables of functions an asterisk
 marks the best one of the column and those whose paired interval of the difference to it holds 0.
+The best one is picked on the same units, which flatters its lead a little.
 """
 
 
@@ -61,7 +63,7 @@ def _grid(rows: pd.DataFrame, down: str, across: str, marked: bool = False) -> s
 def _cell(row: Any, marked: bool) -> str:
     star = " *" if marked and row["minus_best_high"] >= 0 else ""
     said = f", {row['parameters']}" if row["setting"] == "best" and row["parameters"] else ""
-    return f"{row['value']:.4f}{star} [{row['low']:.4f}, {row['high']:.4f}]{said}"
+    return f"{number(row['value'])}{star} [{number(row['low'])}, {number(row['high'])}]{said}"
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _figure(judged: dict[str, Any], folder: Path) -> None:
         for axis, ending in ((left, ""), (right, "_minus_words")):
             names = [name for name in LABELS if f"{name}{ending}" in found]
             values = [found[f"{name}{ending}"] for name in names]
-            axis.errorbar(range(len(names)), [v["value"] for v in values], linestyle="none",
+            axis.errorbar(range(len(names)), figures.heights(values), linestyle="none",
                           yerr=figures.bar_errors(values), marker="o", color="black",
                           capsize=3, markersize=4)  # fmt: skip
             axis.set_xticks(range(len(names)), [LABELS[n] for n in names], fontsize="x-small")

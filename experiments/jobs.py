@@ -49,7 +49,9 @@ class Failure:
     @property
     def job(self) -> str:
         """The job's name; empty for a job alone."""
-        return "" if self.number is None else f"job {self.number} ({', '.join(self.overrides)})"
+        if self.number is None:
+            return ""
+        return f"job {self.number}" + (f" ({', '.join(self.overrides)})" if self.overrides else "")
 
     def tell(self) -> None:
         """Print it."""

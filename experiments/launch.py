@@ -100,9 +100,11 @@ def _without_folder() -> list[str]:
 def _hydra_main(run: Run) -> Callable[[], None]:
     import hydra
 
+    from experiments.callbacks import Launched
     from experiments.schema import register
 
     register()
+    Launched.job = run
     wrapped: Callable[[], None] = hydra.main(
         version_base="1.3", config_path=str(conf_folder()), config_name="config"
     )(run)

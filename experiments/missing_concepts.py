@@ -169,7 +169,7 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
             at = [list(groups).index(g) + 0.8 * ((place + 0.5) / len(names) - 0.5)
                   for g, own, _ in bars if own == label]  # fmt: skip
             found = [value for _, own, value in bars if own == label]
-            axis.bar(at, [v["value"] or 0 for v in found], 0.8 / len(names), label=label,
+            axis.bar(at, figures.heights(found), 0.8 / len(names), label=label,
                      yerr=figures.bar_errors(found), capsize=2, edgecolor="black", linewidth=0.6,
                      error_kw={"linewidth": 0.8}, color=SHADES[label],
                      hatch=HATCHES[label])  # fmt: skip

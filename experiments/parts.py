@@ -91,7 +91,7 @@ class Parts:
             **built, method=how, similarity=scorer, settings=settings, top=config.top,
             images=config.images, sentences=_sentences(config, built["target"]),
             store=store, team=team,
-            seconds=round(time.perf_counter() - start, 3),
+            seconds=time.perf_counter() - start,
         )  # fmt: skip
 
     def dissect(self) -> Result:

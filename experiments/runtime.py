@@ -35,12 +35,12 @@ def run(config: Any) -> None:
     folder, facts = results_folder(), manifest(config)
     with TemporaryDirectory(prefix="clipdissect-runtime-") as scratch:
         found = _Measured(config, Path(scratch))
-        pieces = measured_pieces(config)
     rounds = found.table()
-    facts |= {"sides": found.facts, "not_run": found.failed}
     begin(folder)
-    write_table(folder / "runtime.csv", rounds)
+    write_table(folder / "runtime.csv", rounds)  # kept whatever becomes of the pieces
+    pieces = measured_pieces(config)
     write_table(folder / "pieces.csv", pieces)
+    facts |= {"sides": found.facts, "not_run": found.failed}
     metrics = report.metrics(rounds, pieces, facts, found.agreement)
     text = report.markdown(metrics, facts)
     write_text(folder / "runtime.md", text)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipdissect.results import jsonable
 from experiments import paper
 from experiments.runtime_pieces import OURS, PLAIN, exponents, model, ratios
 
@@ -32,20 +33,23 @@ def metrics(
     """
     found: dict[str, Any] = {"methods": _methods(rounds), "same_descriptions": agreement}
     both = {OURS, PLAIN} <= set(rounds["method"]) if len(rounds) else False
+    if agreement is None:
+        found["same_descriptions_reason"] = "the plain pipeline was not run"
     found["ratios"] = _ratios(rounds) if both else {}
     if len(pieces):
         found["pieces"] = _piece_ratios(pieces)
-        found["exponents"] = exponents(pieces).to_dict("records")
+        found["exponents"] = [_growth(one) for one in exponents(pieces).to_dict("records")]
         found["extrapolated"] = {
             side: one for side in (OURS, PLAIN)
             if (one := extrapolated(rounds, pieces, facts, side)) is not None
         }  # fmt: skip
-    return found
+    complete: dict[str, Any] = jsonable(found)
+    return complete
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, least and most, and the values."""
-    each = [float(f"{value:.6g}") for value in values]
+    each = list(map(float, values))
     return {"median": float(np.median(each)), "least": min(each), "most": max(each), "each": each}
 
 
@@ -76,10 +80,7 @@ def extrapolated(
         "scoring": job["concepts"] * (product * images + gather * job["units"])
         + fixed * (1 if ours else PAPER_LAYERS),
     }  # fmt: skip
-    return {
-        name: round(float(value), 1)
-        for name, value in {**each, "total": sum(each.values())}.items()
-    }
+    return {name: float(value) for name, value in {**each, "total": sum(each.values())}.items()}
 
 
 def stages_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,13 +102,19 @@ def _methods(rounds: pd.DataFrame) -> dict[str, Any]:
         spent = own[stages].median().dropna()
         found.setdefault(str(name), {})[str(store)] = {
             "seconds": spread(list(own["seconds"])),
-            "stages": {c.removeprefix("stage_"): round(float(v), 3) for c, v in spent.items()},
-            "images_per_s": None if images is None else float(f"{images / seconds:.4g}"),
-            "units_per_s": float(f"{own['units'].iloc[0] / seconds:.4g}"),
-            "ram_gb": round(own["ram"].max() / 1e9, 2),
-            "gpu_gb": None if own["gpu"].isna().all() else round(own["gpu"].max() / 1e9, 2),
+            "stages": {c.removeprefix("stage_"): float(v) for c, v in spent.items()},
+            "images_per_s": None if pd.isna(images) else float(images / seconds),
+            "units_per_s": float(own["units"].iloc[0] / seconds),
+            "ram_gb": float(own["ram"].max() / 1e9),
+            "gpu_gb": None if own["gpu"].isna().all() else float(own["gpu"].max() / 1e9),
         }  # fmt: skip
     return found
+
+
+def _growth(one: dict[Any, Any]) -> dict[str, Any]:
+    """An exponent's row, with the reason where there is none."""
+    lone = one["from"] == one["to"]
+    return {**one, **({"exponent_reason": "only one size was measured"} if lone else {})}
 
 
 def _ratios(rounds: pd.DataFrame) -> dict[str, Any]:
@@ -136,10 +143,8 @@ def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """The tables as text."""
     parts = [_head(facts), _table(metrics)]
     if metrics["ratios"]:
-        same = metrics["same_descriptions"]
         turn = facts["runtime"]["slice"]
-        parts.append(f"## Plain over ours\n\nBoth take turns of {turn} s. They give "
-                     f"{100 * same:.2f} % of the units the same description.\n\n"
+        parts.append(f"## Plain over ours\n\nBoth take turns of {turn} s. {_same(metrics)}\n\n"
                      + _ratio_table(metrics["ratios"]))  # fmt: skip
     if "pieces" in metrics:
         base = ", ".join(f"{n} {axis}" for axis, n in facts["runtime"]["base"].items())
@@ -194,10 +199,19 @@ def _ratio_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return _grid(["", "times as long"], [[name, _spread(one)] for name, one in found.items()])
 
 
+def _same(metrics: Mapping[str, Any]) -> str:
+    same = metrics["same_descriptions"]
+    if same is None:
+        reason = metrics["same_descriptions_reason"]
+        return f"Whether they give the same descriptions is unknown: {reason}."
+    return f"They give {100 * same:.2f} % of the units the same description."
+
+
 def _exponents(metrics: Mapping[str, Any]) -> str:
     heads = ["over", "side", "from", "to", "exponent"]
     return _grid(heads, [
-        [str(one["axis"]), one["side"], str(one["from"]), str(one["to"]), f"{one['exponent']:.2f}"]
+        [str(one["axis"]), one["side"], str(one["from"]), str(one["to"]),
+         _number(one["exponent"]) or one["exponent_reason"]]
         for one in metrics["exponents"]
     ])  # fmt: skip
 
@@ -235,4 +249,6 @@ def _spread(one: Mapping[str, Any]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
+    if abs(value) < 0.1:
+        return f"{value:.2g}"  # a stage of milliseconds isn't 0.00
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -12,10 +12,11 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, flag_override
 
 from clipdissect.errors import DissectError
 from experiments.help import RUNNERS
+from experiments.search_default import try_default
 
 # What a trial's value depends on, besides what is searched.
 SETTING = ("target", "probe", "concepts", "encoder", "similarity", "sentence", "objective",
@@ -39,7 +40,7 @@ class Search(Callback):
             sys.exit(2)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Write trials.csv and search.png, and print the best trial."""
+        """Write trials.csv, search.json and search.png, and print the best trial."""
         if _is_search(config):
             from experiments.search_report import report
 
@@ -64,8 +65,8 @@ def prepare(config: Any) -> None:
         raise DissectError(
             "a search needs an objective: set objective=top1 or objective=<sentence encoder>_cos"
         )
-    searched = parameters_of(config)
-    if not searched:
+    space, fixed = space_of(config)
+    if not space:
         raise DissectError(
             "a search needs parameters: such as experiment=tune_soft_wpmi, or "
             "'similarity.a=interval(1.0, 20.0)'"
@@ -82,11 +83,13 @@ def prepare(config: Any) -> None:
     if sweeper.storage.startswith(SQLITE):
         Path(sweeper.storage.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     study = study_of(config)
-    _claim(study, setting_of(config, searched))
+    _claim(study, setting_of(config, set(space)))
     folders = study.user_attrs.get("folders", [])
     study.set_user_attr("folders", [*folders, str(Path(config.hydra.sweep.dir).absolute())])
     if study.trials:
         print(f"study {study.study_name} has {len(study.trials)} trials: going on with it")
+        _draw_anew(config, len(study.trials))
+    try_default(config, study, space, fixed)
 
 
 def study_of(config: Any) -> Any:
@@ -101,17 +104,21 @@ def study_of(config: Any) -> Any:
     )  # fmt: skip
 
 
-def parameters_of(config: Any) -> set[str]:
-    """Keys that the search varies: of the sweeper's space and of the command line's sweeps.
+def space_of(config: Any) -> tuple[dict[str, Any], list[str]]:
+    """Searched parameter to Optuna's distribution, and the overrides that aren't searched.
 
-    What the command line sets to one value isn't searched, whatever the space says.
+    Of the sweeper's space and of the command line's sweeps. What the command line sets to one value
+    isn't searched, whatever the space says.
     """
-    space = config.hydra.sweeper.params or {}
-    listed = [f"{key}={value}" for key, value in space.items()]
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+
+    params = config.hydra.sweeper.params or {}
+    listed = [f"{key}={value}" for key, value in params.items()]
     given: Any = OmegaConf.to_container(config.hydra.overrides.task)
-    overrides = OverridesParser.create().parse_overrides([*listed, *given])
-    varied = {override.get_key_element(): override.is_sweep_override() for override in overrides}
-    return {key for key, varies in varied.items() if varies}
+    space, fixed = create_params_from_overrides([*listed, *given])
+    parsed = OverridesParser.create().parse_overrides(given)
+    single = [text for text, one in zip(given, parsed, strict=True) if not one.is_sweep_override()]
+    return {key: one for key, one in space.items() if key not in fixed}, single
 
 
 def setting_of(config: Any, searched: set[str]) -> dict[str, str]:
@@ -149,6 +156,14 @@ def _claim(study: Any, setting: dict[str, str]) -> None:
             f"of different settings can't be compared: name a study of its own with "
             f"hydra.sweeper.study_name=<name>"
         )
+
+
+def _draw_anew(config: Any, trials: int) -> None:
+    """Change the sampler's seed, where it has one: it would draw the trials of before again."""
+    sampler = config.hydra.sweeper.sampler
+    if sampler is not None and sampler.get("seed") is not None:
+        with flag_override(config, ["struct", "readonly"], [False, False]):
+            sampler.seed += trials
 
 
 def _direction(sweeper: Any) -> str:

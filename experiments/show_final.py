@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def show(found: Evaluation, run: dict[str, Any], folder: Path, units: int) -> No
 
 def number(value: float | None) -> str:
     """A metric for people; `-` where it is undefined."""
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def with_interval(value: float | None, interval: dict[str, Any] | None) -> str:

@@ -3,8 +3,8 @@
 Judges the labels of every function, probe and concept set of `comparison` against the class names,
 with bootstrap intervals over units and the paired difference to the best function. Features are
 computed once. With comparison.top_k=[5,20] it also gives each function that has a top_k its best
-one, chosen on half of the units and judged on the other half. Writes comparison.csv, comparison.md,
-comparison.png and .pdf, metrics.json and, last, run.json to
+one, chosen on half of the units and judged on the other half, beside the default on that half.
+Writes comparison.csv, comparison.md, comparison.png and .pdf, metrics.json and, last, run.json to
 <paths.results>/similarity_comparison/<date>_<time>/.
 """
 
@@ -99,6 +99,7 @@ class _Job:
 
     def cells(self) -> Iterator[Any]:
         from clipdissect.tuning import halves
+        from experiments.comparing import unsearched
 
         tuning, report = halves(len(self.truth.names), self.seed)
         for probe in self.probes:
@@ -110,18 +111,19 @@ class _Job:
                     yield default
                     if self.own["top_k"]:
                         yield self._best(default, tuning, report)
+                        yield unsearched(default, report)
 
     def _best(self, default: Any, tuning: Any, report: Any) -> Any:
-        """The best top_k's cell; of a function without one, the default's on the same units."""
+        """The best top_k's cell, the default's among them; of a function without one, that."""
         from experiments.comparing import best_of
 
         tried = [default]
         if _has_top_k(default.similarity):
-            tried = [
+            tried += [
                 self._cell(default.probe, default.concepts, default.similarity, k)
                 for k in self.own["top_k"]
                 if k <= default.images
-            ] or tried
+            ]
         return best_of(tried, self.objective, tuning, report)
 
     def _cell(self, probe: str, concepts: str, name: str, top_k: int | None) -> Any:

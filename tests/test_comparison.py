@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,8 +16,17 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from clipdissect import concepts, sentence, similarity
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
+from clipdissect.evaluation import Units
 from clipdissect.target import Target
-from experiments import fitting, paper, parts, similarity_comparison, study_tables, tables
+from experiments import (
+    comparing,
+    fitting,
+    paper,
+    parts,
+    similarity_comparison,
+    study_tables,
+    tables,
+)
 from experiments.help import conf_folder
 from experiments.schema import register
 
@@ -55,7 +65,9 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # Red and green of the four classes are concepts; see test_final_layer.
     assert set(whole["value"]) == {0.5}
     assert set(whole["minus_best"]) == {0.0}
-    assert set(table[table["setting"] == "best"]["units"]) == {2}
+    same = table[table["setting"] == comparing.UNSEARCHED]
+    assert set(table[table["setting"] == "best"]["units"]) == set(same["units"]) == {2}
+    assert set(same["probe"]) == {"one", "two", "average"}
     assert "soft_wpmi" in (folder / "comparison.md").read_text()
     for name in ("comparison.png", "comparison.pdf"):
         assert (folder / name).stat().st_size > 1000
@@ -64,6 +76,22 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert facts["truth"] == {"name": "tiny", "layer": "head", "classes": 4}
     used = {one["name"]: one for one in facts["similarities"]}
     assert used["soft_wpmi"]["a"] == 3.0
+
+
+def test_the_best_is_the_default_where_nothing_is_better() -> None:
+    def cell(parameters: str, *cosines: float | None) -> comparing.Cell:
+        table = pd.DataFrame({"unit": range(len(cosines)), "x_cos": cosines}, dtype=float)
+        return comparing.Cell("p", "c", "wpmi", "default", parameters, 9, Units(table, {}))
+
+    tuning, report = np.array([0, 1]), np.array([2, 3])
+    default, level = cell("", 0.5, 0.5, 0.1, 0.3), cell("top_k=2", 0.5, 0.5, 0.9, 0.9)
+    undefined = cell("top_k=3", None, None, 0.9, 0.9)
+    for candidates in ([default, level], [undefined, default]):
+        best = comparing.best_of(candidates, "x_cos", tuning, report)
+        assert (best.setting, best.parameters) == ("best", "")
+        same = comparing.unsearched(default, report)
+        pd.testing.assert_frame_equal(best.units.table, same.units.table)
+        assert same.setting == comparing.UNSEARCHED
 
 
 def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:

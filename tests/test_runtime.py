@@ -284,7 +284,7 @@ def composed(tmp_path: Path, methods: str) -> Any:
             "capture.workers=0", "capture.device=cpu", "runtime.rounds=1", "runtime.slice=0.1",
             f"runtime.methods={methods}", "runtime.repeats=1", "runtime.images=[10,20]",
             "runtime.units=[2,4]", "runtime.concepts=[5,10]",
-            "runtime.base={images: 10, units: 4, concepts: 10}", "runtime.pass_images=[4,8]",
+            "runtime.base={images: 10, units: 4, concepts: 10}", "runtime.pass_images=[8,1000]",
         ])  # fmt: skip
 
 
@@ -329,6 +329,9 @@ def test_the_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (table["units"] == 4).all()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["same_descriptions"] == 1.0
+    growth = [one for one in metrics["exponents"] if one["axis"] == "pass"]
+    assert {one["to"] for one in growth} == {8}  # the probe hasn't more: no slope, and no fault
+    assert {one["exponent_reason"] for one in growth} == {"only one size was measured"}
     assert set(metrics["extrapolated"]) == {"clip_dissect", "plain"}
     assert json.loads((folder / "run.json").read_text())["not_run"] == {}
     for name in ("runtime.png", "runtime.pdf", "runtime.md", "pieces.csv"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.files import write_text
+from clipdissect.results import jsonable
 
 VERSION = 1  # raise it when older files can't be read any more
 
@@ -78,10 +79,10 @@ def write_compact(path: Path, values: Any) -> None:
 def compact(values: Any) -> str:
     """JSON without spaces, that may stand in a script element as well as in a file.
 
-    Raises:
-        ValueError: a NaN or infinity.
+    Undefined numbers are null.
     """
-    text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    plain = jsonable(values, reasons=False)
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,11 @@ def legend_below(drawn: Any, axis: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
                  fontsize="small")  # fmt: skip
+
+
+def heights(found: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the values as matplotlib takes them: NaN, which isn't drawn, where undefined."""
+    return [math.nan if one["value"] is None else one["value"] for one in found]
 
 
 def bar_errors(found: Sequence[dict[str, Any]]) -> list[list[float]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.probe import Probe
+from clipdissect.results import jsonable
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Finished:
     def values(self) -> dict[str, Any]:
         """Metrics, and seconds per stage, as `outer/inner` keys; undefined ones are left out."""
         nested = {**self.metrics, "seconds": self.facts.get("seconds", {})}
-        return {key: value for key, value in flatten(nested) if value is not None}
+        return {key: value for key, value in flatten(jsonable(nested)) if value is not None}
 
 
 Tracker = Callable[[Finished], None]
