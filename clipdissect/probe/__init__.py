@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import options
+from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
 from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
@@ -56,12 +57,17 @@ def resolve(what: Any) -> Probe:
     A bare word that names an option means the option; write `./photos` for a folder of that name.
 
     Raises:
-        DissectError: nothing that can be a probe.
+        DissectError: nothing that can be a probe, or an empty path.
     """
     if isinstance(what, Probe):
         return what
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
+    if isinstance(what, Path) and what == Path():
+        raise DissectError(
+            "the probe is an empty path (an unset variable?), which Python takes for the working "
+            "folder. For that one write probe='.'"
+        )
     if isinstance(what, (str, Path)):
         return folder(str(what))
     return dataset(what)

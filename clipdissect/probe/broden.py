@@ -13,7 +13,7 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.paths import data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import of_files
 
 FOLDER = "broden1_224"
@@ -48,6 +48,7 @@ def broden(
     Source:
         Bau et al., "Network Dissection", CVPR 2017.
     """
+    not_empty(root=root)
     return read("broden", find(root), Choices(limit, sample, seed, identity, decode, on_error))
 
 

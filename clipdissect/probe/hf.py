@@ -28,9 +28,10 @@ class TableReader:
     table: Any
     column: str
     decode: str = "pil"
+    orientation: str = "ignore"
 
     def __call__(self, index: int) -> Picture:
-        return decode_picture(self.data(index), self.decode)
+        return decode_picture(self.data(index), self.decode, self.orientation)
 
     def data(self, index: int) -> bytes:
         """A file's bytes.
