@@ -17,7 +17,8 @@ from clipdissect.images import SUFFIXES
 from clipdissect.paths import cache_dir
 
 HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
-# Folders that systems keep for themselves, in lower case; names with a leading dot come on top.
+# Folders that systems keep for themselves, in lower case; names with a leading dot come on top, and
+# what is left of tar's own headers.
 SYSTEM = frozenset(
     ["#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle",
      "__macosx", "__pycache__", "lost+found", "system volume information"]
@@ -80,7 +81,7 @@ def walk(root: Path) -> Walked:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is a system's own rather than the user's."""
-    return name.startswith(".") or name.lower() in SYSTEM
+    return name.startswith((".", "PaxHeader")) or name.lower() in SYSTEM
 
 
 def is_image(name: str) -> bool:
