@@ -61,7 +61,8 @@ def find(layout: Layout, root: str | None = None) -> Path:
     raise MissingResource(
         f"{layout.dataset} ({base}, as torchvision keeps it)",
         [str((place / meta).absolute()) for place in places],
-        f"set root to the folder that holds {base}, or probe.download=true",
+        f"clipdissect fetch {layout.dataset.lower()}, or set root to the folder that holds {base}, "
+        f"or probe.download=true",
     )
 
 

@@ -119,7 +119,8 @@ def _report(name: str, fetched: Fetched) -> None:
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
         print(f"  what was there was incomplete, and is now {fetched.aside}")
-    print(f"  licence: {ITEMS[name].licence}\n  to use it: {ITEMS[name].use}")
+    use = ITEMS[name].use.format(path=fetched.path)
+    print(f"  licence: {ITEMS[name].licence}\n  to use it: {use}")
 
 
 if __name__ == "__main__":

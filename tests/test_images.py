@@ -97,6 +97,7 @@ def test_greys_of_few_bits(tmp_path: Path, bits: int, rows: bytes, level: int) -
 
 def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     """A PNG of the given filtered rows."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = zlib.crc32(kind + data)
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)

@@ -34,7 +34,8 @@ def root(tmp_path: Path) -> Path:
     write_tar(tmp_path / "t" / "s-00.tar", {
         "a/000.jpg": red(REDS[0]), "a/000.cls": b"1\n", "a/000.txt": b"a caption",
         "a/001.jpg": red(REDS[1]), "a/001.txt": b" a  tench \n", "a/001.json": b"{}",
-        "a/002.seg.png": red(1), "a/002.jpg": red(REDS[2]), "a/._002.jpg": b"", "__MACOSX/x.jpg": b"",
+        "a/002.seg.png": red(1), "a/002.jpg": red(REDS[2]), "a/._002.jpg": b"",
+        "__MACOSX/x.jpg": b"",
     })  # fmt: skip
     write_tar(tmp_path / "t" / "s-01.tar", {f"{n}.jpeg": red(REDS[3 + n]) for n in range(3)})
     return tmp_path / "t"

@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.paths import data_places
+from clipdissect.paths import BRODEN, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
 from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import of_files
 
-FOLDER = "broden1_224"
 # Categories that label an image as a whole: of scenes, of textures.
 WHOLE = ("scene", "texture")
 
@@ -85,7 +84,7 @@ def find(root: str | None = None) -> Path:
     Raises:
         MissingResource: none of them has an `index.csv`.
     """
-    places = [Path(root).expanduser()] if root else [p / FOLDER for p in data_places()]
+    places = [Path(root).expanduser()] if root else [p / BRODEN for p in data_places()]
     for place in places:
         if (place / "index.csv").is_file():
             return place

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipdissect.classes import imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.paths import data_places
+from clipdissect.paths import IMAGENET, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
 from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
 from clipdissect.probe.imagenet_truth import find_truth, read_truth, synsets
 from clipdissect.probe.joined import join
+from clipdissect.probe.walk import is_image
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +79,21 @@ def imagenet_val(
 
 
 def _folder(root: str | None) -> Path:
-    tops = [existing_folder(root)] if root else [place / "imagenet" for place in data_places()]
+    tops = [existing_folder(root)] if root else [place / IMAGENET for place in data_places()]
     for place in (top / below for top in tops for below in BELOW):
-        if place.is_dir():
+        # A data folder's own may hold the devkit alone.
+        if place.is_dir() and (root or place not in tops or _has_images(place)):
             return place
     raise MissingResource(
         "ImageNet's validation images",
         [str(top.absolute()) for top in tops],
-        "set probe.root to their folder, or choose another probe (probe=folder)",
+        "clipdissect fetch imagenet_val, or set probe.root to their folder, or choose another "
+        "probe (probe=folder)",
     )
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def _of_folders(files: Sequence[Path], root: Path) -> Label:
