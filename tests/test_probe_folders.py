@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,71 @@ def test_unreadable_folders_are_named(locked: Path) -> None:
     (locked / "open" / "1.png").unlink()
     with pytest.raises(DissectError, match=r"no image files .* can't be read, left out: 1"):
         images(locked)
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder that everyone may enter, in a process without a superuser's rights."""
+    folder = Path(tempfile.mkdtemp(prefix="probe-", dir="/tmp"))
+    folder.chmod(0o777)
+    privileged = hasattr(os, "seteuid") and os.geteuid() == 0
+    if privileged:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if privileged:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o777)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_real_permissions(nobody: Path, mode: int) -> None:
+    for name in ("set/open/1.png", "set/shut/2.png", "set/shut/deep/3.png"):
+        picture(nobody / name)
+    shut = nobody / "set" / "shut"
+    shut.chmod(mode)
+    if mode == 0o444:  # its files are named, but can't be looked at
+        with pytest.raises(DissectError, match=r"can't look at .*2\.png: Permission denied"):
+            images(nobody / "set")
+        with pytest.raises(DissectError, match=r"can't read the folder .*deep: Permission denied"):
+            images(shut / "deep")
+    else:
+        found = images(nobody / "set")
+        assert found.images == ("open/1.png",)
+        assert found.notes == ("folders that can't be read, left out: 1 (such as shut)",)
+        for name, root in (("folder", shut), ("imagenet_val", shut), ("broden", shut / "deep"),
+                           ("cifar10_test", shut)):  # fmt: skip
+            if mode == 0o000 or root == shut:
+                with pytest.raises(DissectError, match=r"can't read the folder .*shut"):
+                    probe.build(name, root=str(root))
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    for name in ("2.HEIC", "3.heic", "4.svg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert images(tmp_path).notes == ("pictures of kinds that aren't read: 2 .heic, 1 .svg",)
+
+
+def test_notes_of_a_union_say_whose_they_are(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/.x.png", "b/1.png", "b/.x.png"):
+        picture(tmp_path / name)
+    parts = [{"name": "folder", "root": str(tmp_path / name)} for name in ("a", "b")]
+    notes = probe.build("union", parts=parts).notes
+    assert [note.partition(":")[0] for note in notes] == ["a", "b"]
+    assert probe.build("union", parts=parts[:1]).notes == images(tmp_path / "a").notes
+
+
+def test_a_release_of_broden_with_linked_folders(tmp_path: Path) -> None:
+    from sets import write_broden
+
+    write_broden(tmp_path / "broden")
+    (tmp_path / "broden" / "images" / "ade").rename(tmp_path / "ade")
+    (tmp_path / "broden" / "images" / "ade").symlink_to(tmp_path / "ade")
+    assert len(probe.build("broden", root=str(tmp_path / "broden"))) == 3
 
 
 def result(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from clipdissect.errors import DissectError
 from clipdissect.images import DECODE, ORIENTATION
@@ -76,8 +77,8 @@ class Choices:
             one_of("probe.orientation", self.orientation, ORIENTATION)
         for name in ("limit", "sample"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DissectError(f"probe.{name} is {value}; it must be at least 1")
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise DissectError(f"probe.{name} is {value!r}; it must be a number of at least 1")
 
     def pick(self, count: int) -> Sequence[int]:
         """Numbers of the images to take of so many, ascending.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.files import check_listable
 from clipdissect.images import SUFFIXES, Picture, open_picture, orientation_of
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
@@ -85,10 +86,8 @@ def image_files(root: Path, on_error: str = "skip") -> tuple[list[Path], tuple[s
     Raises:
         DissectError: there are none, or a folder can't be listed.
     """
-    try:
-        found = walk(root)
-    except OSError as error:
-        raise DissectError(f"can't read the folder {root}: {error.strerror}") from error
+    check_listable(root)
+    found = walk(root)
     if on_error == "raise" and found.unreadable:
         path, reason = next(iter(found.unreadable.items()))
         raise DissectError(f"can't read the folder {path}: {reason}")
@@ -145,10 +144,11 @@ def existing_folder(root: str) -> Path:
 
     Raises:
         MissingResource: there is nothing.
-        DissectError: it is a file, or the path is empty.
+        DissectError: it is a file or can't be listed, or the path is empty.
     """
     not_empty(root=root)
     path = Path(root).expanduser()
+    check_listable(path)
     if path.is_dir():
         return path
     if path.exists():

@@ -245,4 +245,5 @@ def _stat(file: Path | None) -> str:
         stat = None
     if file is None or stat is None:
         return "unreadable"
-    return f"{file.name} {stat.st_size} {stat.st_mtime_ns}"
+    # With the folder, since many data sets have files of one name in each class's folder.
+    return f"{file.parent.name}/{file.name} {stat.st_size} {stat.st_mtime_ns}"

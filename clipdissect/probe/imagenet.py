@@ -82,7 +82,7 @@ def _folder(root: str | None) -> Path:
     tops = [existing_folder(root)] if root else [place / IMAGENET for place in data_places()]
     for place in (top / below for top in tops for below in BELOW):
         # A data folder's own may hold the devkit alone.
-        if place.is_dir() and (root or place not in tops or _has_images(place)):
+        if os.path.isdir(place) and (root or place not in tops or _has_images(place)):
             return place
     raise MissingResource(
         "ImageNet's validation images",

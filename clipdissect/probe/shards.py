@@ -269,7 +269,7 @@ def _glob(pattern: str) -> list[str]:
         found = glob.glob(_absolute(pattern), recursive=True)
     if not found:
         raise MissingResource("shards", [pattern], "set probe.shards to tar files that are there")
-    return sorted(found)
+    return sorted(each for each in found if not is_hidden(PurePosixPath(each).name))
 
 
 def _absolute(path: str) -> str:

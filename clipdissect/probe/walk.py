@@ -23,6 +23,11 @@ SYSTEM = frozenset(
     ["#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle",
      "__macosx", "__pycache__", "lost+found", "system volume information"]
 )  # fmt: skip
+# Pictures of kinds that aren't decoded here.
+OTHER_KINDS = frozenset(
+    [".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd",
+     ".raw", ".svg", ".tga"]
+)  # fmt: skip
 HEAD = 1 << 16  # bytes of a file that say whether it is this project's
 GENERATOR = b'content="clipdissect '  # in the pages of reports
 LAUNCHED = b"callbacks.Launched"  # in the configs that Hydra writes for this project's runners
@@ -40,6 +45,7 @@ class Walked:
         broken: links of images' names that lead nowhere.
         loops: linked folders that lead to a folder above them, not followed.
         twice: folders reached by several paths, whose images count each time.
+        other_kinds: ending to the number of pictures that aren't decoded here.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -49,6 +55,7 @@ class Walked:
     broken: list[Path] = field(default_factory=list)
     loops: list[Path] = field(default_factory=list)
     twice: list[Path] = field(default_factory=list)
+    other_kinds: Counter[str] = field(default_factory=Counter)
 
     def notes(self, root: Path) -> tuple[str, ...]:
         """Notes on all that isn't simply an image file, with relative paths as examples."""
@@ -57,6 +64,9 @@ class Walked:
             each = [f"{n} in {why} (such as {_below(self.examples[why], root)})"
                     for why, n in self.left_out.items()]  # fmt: skip
             found.append(f"images left out of the probe: {', '.join(each)}")
+        if self.other_kinds:
+            kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(self.other_kinds.items()))
+            found.append(f"pictures of kinds that aren't read: {kinds}")
         paths_of: Mapping[str, Sequence[Path]] = {
             "folders that can't be read, left out": list(self.unreadable),
             "links to images that lead nowhere, left out": self.broken,
@@ -117,6 +127,8 @@ class _Walk:
         elif is_image(entry.name):
             is_there = _leads_to(entry, "is_file")
             (self.found.files if is_there else self.found.broken).append(path)
+        elif path.suffix.lower() in OTHER_KINDS:
+            self.found.other_kinds[path.suffix.lower()] += 1
 
     def _enter(self, path: Path, above: tuple[_Place, ...]) -> None:
         try:
