@@ -104,15 +104,15 @@ def orientation_of(source: Path | IO[bytes]) -> int:
     Decodes no pixels. TIFFs count as upright, since Pillow turns them while decoding.
     """
     try:
+        if isinstance(source, Path):
+            with source.open("rb", buffering=0) as opened:
+                return orientation_of(opened)
+        start = source.read(4096)
+        if _is_untagged_jpeg(start):  # the usual case, without Pillow's overhead
+            return 1
+        source.seek(-len(start), io.SEEK_CUR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if isinstance(source, Path):
-                with source.open("rb") as opened:
-                    return orientation_of(opened)
-            start = source.read(4096)
-            if _is_untagged_jpeg(start):
-                return 1
-            source.seek(-len(start), io.SEEK_CUR)
             with Image.open(source) as image:
                 return tag_of(image)
     except MemoryError:

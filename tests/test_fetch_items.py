@@ -197,6 +197,25 @@ def test_a_devkit_alone_is_no_probe(
         probe.build("imagenet_val")
 
 
+def test_another_folder_is_said_in_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    item = ITEMS["cifar10"]
+    ways = ways_of(item, tmp_path / "x")
+    monkeypatch.setitem(ITEMS, "cifar10", replace(item, ways=ways, digests=()))
+    folder = tmp_path / "my data"
+    monkeypatch.setattr(sys, "argv", ["clipdissect fetch", "cifar10", "--folder", str(folder)])
+    with pytest.raises(SystemExit):
+        command.main()
+    use = f"to use it: CLIPDISSECT_DATA='{folder}' clipdissect dissect probe=cifar10_test"
+    assert use in capsys.readouterr().out
+    with pytest.raises(MissingResource, match="clipdissect fetch cifar10"):
+        probe.build("cifar10_test")
+    monkeypatch.setenv("CLIPDISSECT_DATA", str(folder))
+    assert len(probe.build("cifar10_test")) == 4
+
+
 def small(name: str, work: Path) -> Path:
     """A file of the right kind that holds too little of an item, or something else."""
     content = files_of(name, work / "inside")

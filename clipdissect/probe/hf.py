@@ -106,14 +106,14 @@ def hf_datasets(
     rows = tuple(choices.pick(len(table)))
     in_files = len(table) > 0 and reader.path(0) is not None
     each = _contents(reader, rows) if identity == "content" else _stats(reader, rows, in_files)
-    labels = _labels(table, label)
+    labels, tags = _labels(table, label), _tags(reader, rows)
     return Probe.of(
         Path(path).name,
         [f"{table.split or 'row'}/{row:06d}" for row in rows],
         Renumbered(reader, rows),
         choices.identities(each),
         on_error=on_error,
-        notes=choices.orientation_notes(_tags(reader, rows)),
+        notes=(*_other_columns(table, image, column), *choices.orientation_notes(tags)),
         labels=tuple(labels[row] for row in rows) if labels else None,
         file=Renumbered(reader.path, rows) if in_files else None,
     )
@@ -160,14 +160,27 @@ def _split(found: Any, split: str | None) -> Any:
     return found[split]
 
 
+def _image_columns(table: Any) -> list[str]:
+    return [str(n) for n, feature in table.features.items() if type(feature).__name__ == "Image"]
+
+
+def _other_columns(table: Any, asked: str | None, column: str) -> tuple[str, ...]:
+    """A note where the column was chosen among several, such as masks beside the images."""
+    others = [name for name in _image_columns(table) if name != column]
+    if asked or not others:
+        return ()
+    listed = ", ".join(others)
+    return (f"the images are the dataset's column {column}; probe.image can be {listed}",)
+
+
 def _image_column(table: Any) -> str:
-    names = [n for n, feature in table.features.items() if type(feature).__name__ == "Image"]
+    names = _image_columns(table)
     if not names:
         raise DissectError(
             f"the dataset has no column of images; set probe.image to one of "
             f"{', '.join(table.features)}"
         )
-    return str(names[0])
+    return names[0]
 
 
 def _undecoded(table: Any, column: str) -> Any:

@@ -85,7 +85,10 @@ def walk(root: Path) -> Walked:
         OSError: the folder itself can't be listed.
     """
     found = Walked()
-    _Walk(found, {}).folder(root, _place(root), _list(root), ())
+    cache = cache_dir()
+    _Walk(found, _place(cache) if cache.is_dir() else None).folder(
+        root, _place(root), _list(root), ()
+    )
     return found
 
 
@@ -105,7 +108,8 @@ _Place = tuple[int, int]  # device and inode: the same by whatever path
 @dataclass
 class _Walk:
     found: Walked
-    seen: dict[_Place, Path]
+    cache: _Place | None
+    seen: dict[_Place, Path] = field(default_factory=dict)
 
     def folder(
         self, path: Path, place: _Place, entries: list[os.DirEntry[str]], above: tuple[_Place, ...]
@@ -137,6 +141,8 @@ class _Walk:
             self.found.unreadable[path] = error.strerror or str(error)
             return
         reason = _not_the_users(path, {entry.name for entry in entries})
+        if place == self.cache:
+            reason = CACHES
         if reason:
             self._leave_out(path, True, reason)
         else:
@@ -173,11 +179,9 @@ def _images_in(folder: Path) -> Iterator[str]:
 
 def _not_the_users(folder: Path, names: set[str]) -> str | None:
     """Why a folder below the root isn't the user's images: an earlier run, a cache; else None."""
-    if "CACHEDIR.TAG" in names or folder.resolve() == cache_dir().resolve():
-        return CACHES
     if _is_run(folder, names) or _is_wandb(folder, names):
         return RUNS
-    return None
+    return CACHES if "CACHEDIR.TAG" in names else None
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:
