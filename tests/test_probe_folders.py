@@ -263,7 +263,8 @@ def test_files_of_others_make_no_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("folder", {"root": ""}), ("folder", {"root": "  "}), ("broden", {"root": ""}),
+        ("folder", {"root": ""}), ("folder", {"root": "  "}), ("folder", {"root": Path()}),
+        ("broden", {"root": ""}),
         ("imagenet_val", {"root": ""}), ("imagenet_val", {"ground_truth": ""}),
         ("imagenet_broden", {"imagenet": ""}), ("imagenet_broden", {"broden": ""}),
         ("cifar10_test", {"root": ""}), ("cifar100_train", {"root": "", "download": True}),

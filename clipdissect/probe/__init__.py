@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect import options
-from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
+from clipdissect.probe.choices import not_empty
 from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
 from clipdissect.probe.dataset import dataset
 from clipdissect.probe.folder import folder
@@ -63,11 +63,7 @@ def resolve(what: Any) -> Probe:
         return what
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
-    if isinstance(what, Path) and what == Path():
-        raise DissectError(
-            "the probe is an empty path (an unset variable?), which Python takes for the working "
-            "folder. For that one write probe='.'"
-        )
     if isinstance(what, (str, Path)):
+        not_empty(root=what)
         return folder(str(what))
     return dataset(what)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 
 from clipdissect.errors import DissectError
 from clipdissect.images import DECODE, ORIENTATION
@@ -30,13 +31,14 @@ def not_empty(**values: object) -> None:
     """Check that parameters that name a place were given one, where they were given at all.
 
     Raises:
-        DissectError: an empty text or path, as an unset variable of the shell leaves.
+        DissectError: an empty text or path, as an unset variable of the shell leaves. Python takes
+            an empty path for the working folder, so that one must be written as text.
     """
     for name, value in values.items():
-        if isinstance(value, str) and not value.strip():
+        if value == Path() or (isinstance(value, str) and not value.strip()):
             raise DissectError(
-                f"probe.{name} is empty (an unset variable?). Give it a value; '.' is the working "
-                f"folder"
+                f"probe.{name} is empty (an unset variable?). Give it a value; the text '.' is the "
+                f"working folder"
             )
 
 

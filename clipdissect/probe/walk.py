@@ -86,7 +86,7 @@ def walk(root: Path) -> Walked:
     """
     found = Walked()
     cache = cache_dir()
-    _Walk(found, _place(cache) if cache.is_dir() else None).folder(
+    _Walk(found, _place(cache) if os.path.isdir(cache) else None).folder(
         root, _place(root), _list(root), ()
     )
     return found
