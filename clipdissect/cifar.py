@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.files import check_listable
 from clipdissect.paths import data_places
 
 
@@ -51,17 +52,20 @@ def find(layout: Layout, root: str | None = None) -> Path:
 
     Raises:
         MissingResource: none has the set's list of classes.
+        DissectError: one can't be listed.
     """
     base, meta = layout.source.base_folder, layout.source.meta["filename"]
     tops = [Path(root).expanduser()] if root else data_places()
     places = [place for top in tops for place in (top / base, top)]
     for place in places:
+        check_listable(place)
         if (place / meta).is_file():
             return place
     raise MissingResource(
         f"{layout.dataset} ({base}, as torchvision keeps it)",
         [str((place / meta).absolute()) for place in places],
-        f"set root to the folder that holds {base}, or probe.download=true",
+        f"clipdissect fetch {layout.dataset.lower()}, or set root to the folder that holds {base}, "
+        f"or probe.download=true",
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one; folders that can't be listed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from clipdissect.errors import DissectError
 
 
 @contextmanager
@@ -42,3 +44,17 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def check_listable(folder: Path) -> None:
+    """Check that a folder, where there is one, can be listed.
+
+    Raises:
+        DissectError: it can't, such as for want of permission.
+    """
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise DissectError(f"can't read the folder {folder}: {error.strerror}") from error

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clipdissect.fetch import Fetched
+    from clipdissect.fetch import Fetched, Item
 
 UNITS = ((1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB"))
 
@@ -93,7 +94,8 @@ def _fetch_all(options: argparse.Namespace) -> int:
         return _tell(error)
     for name in options.what:
         try:
-            _report(name, fetch(name, options.folder, own, options.force))
+            got = fetch(name, options.folder, own, options.force)
+            _report(name, got, options.folder)
         except DissectError as error:
             code = _tell(error)
         except KeyboardInterrupt:
@@ -107,7 +109,7 @@ def _tell(error: Exception) -> int:
     return 2
 
 
-def _report(name: str, fetched: Fetched) -> None:
+def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
     from clipdissect.fetch import ITEMS
 
     if fetched.was_there:
@@ -119,7 +121,20 @@ def _report(name: str, fetched: Fetched) -> None:
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
         print(f"  what was there was incomplete, and is now {fetched.aside}")
-    print(f"  licence: {ITEMS[name].licence}\n  to use it: {ITEMS[name].use}")
+    item = ITEMS[name]
+    print(f"  licence: {item.licence}\n  to use it: {_use(item, fetched.path, folder)}")
+
+
+def _use(item: Item, path: Path, folder: Path | None) -> str:
+    """The command that uses an item, from where it is."""
+    from clipdissect.paths import data_places
+
+    use = item.use.format(path=path)
+    if folder is None:
+        return use
+    if item.bases is data_places:
+        return f"CLIPDISSECT_DATA={shlex.quote(str(folder.expanduser().absolute()))} {use}"
+    return f"{use}, with the path above (the library doesn't look there by itself)"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,79 @@ def pixel(path: Path) -> tuple[int, ...]:
         ("float.tif", Image.fromarray(np.full((2, 3), 0.5, np.float32)), (128, 128, 128)),
         ("deep.png", Image.fromarray(np.full((2, 3), 257 * 100, np.uint16)), (100, 100, 100)),
         ("deep.tif", Image.fromarray(np.full((2, 3), 65535, np.uint16)), (255, 255, 255)),
+        ("dark.png", Image.fromarray(np.full((2, 3), 200, np.uint16)), (1, 1, 1)),
+        ("dark.tif", Image.fromarray(np.full((2, 3), 200, np.uint16)), (1, 1, 1)),
+        # 32-bit files don't say their full scale: the first of 255, 65,535 and the largest integer.
+        ("int.tif", Image.fromarray(np.full((2, 3), 200, np.int32)), (200, 200, 200)),
+        ("int16.tif", Image.fromarray(np.full((2, 3), 257 * 90, np.int32)), (90, 90, 90)),
+        ("int32.tif", Image.fromarray(np.full((2, 3), 2**30, np.int32)), (128, 128, 128)),
+        ("minus.tif", Image.fromarray(np.full((2, 3), -5, np.int32)), (0, 0, 0)),
+        ("float8.tif", Image.fromarray(np.full((2, 3), 200, np.float32)), (200, 200, 200)),
+        ("float16.tif", Image.fromarray(np.full((2, 3), 257 * 90, np.float32)), (90, 90, 90)),
+        ("minus_float.tif", Image.fromarray(np.full((2, 3), -0.5, np.float32)), (0, 0, 0)),
+        ("grey_pal.gif", Image.new("P", (3, 2), 0), (0, 0, 0)),
     ],
 )
 def test_kinds(tmp_path: Path, name: str, image: Image.Image, expected: tuple[int, ...]) -> None:
     image.save(tmp_path / name)
     assert pixel(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(("sample_format", "levels"), [(1, [[255, 0], [127, 128]]),
+                                                       (2, [[0, 0], [255, 0]])])  # fmt: skip
+def test_32_bit_integers_with_and_without_sign(
+    tmp_path: Path, sample_format: int, levels: list[list[int]]
+) -> None:
+    """Pillow reads unsigned ones as signed; values of the upper half are bright all the same."""
+    values = struct.pack("<4I", 2**32 - 1, 0, 2**31 - 1, 2**31)
+    tags = [(256, 2), (257, 2), (258, 32), (259, 1), (262, 1), (273, 8), (277, 1), (278, 2),
+            (279, 16), (339, sample_format)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    listed = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    (tmp_path / "x.tif").write_bytes(b"II*\0" + struct.pack("<I", 24) + values + listed)
+    assert np.asarray(open_rgb(tmp_path / "x.tif"))[..., 0].tolist() == levels
+
+
+def test_floats_that_are_no_numbers(tmp_path: Path) -> None:
+    values = np.array([[np.nan, np.inf], [-np.inf, 0.5]], np.float32)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert np.asarray(open_rgb(tmp_path / "x.tif"))[..., 0].tolist() == [[0, 255], [0, 128]]
+
+
+@pytest.mark.parametrize("value", [200, 200 * 257])
+def test_16_bit_greys_of_other_formats(tmp_path: Path, value: int) -> None:
+    """PGMs say their full scale in the header, and Pillow stretches them to 65,535."""
+    rows = np.full((2, 3), value, ">u2").tobytes()
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 2 65535\n" + rows)
+    assert pixel(tmp_path / "x.pgm") == (round(value / 257),) * 3
+    (tmp_path / "y.pgm").write_bytes(b"P5 3 2 4095\n" + np.full((2, 3), 2048, ">u2").tobytes())
+    assert pixel(tmp_path / "y.pgm") == (128, 128, 128)
+
+
+def test_16_bit_colours(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + np.array([257 * 200, 257 * 100, 255] * 3, ">u2").tobytes()
+                    for _ in range(2))  # fmt: skip
+    (tmp_path / "x.png").write_bytes(png(3, 2, 16, 2, rows))
+    assert pixel(tmp_path / "x.png") == (200, 100, 0)
+
+
+@pytest.mark.parametrize(("bits", "rows", "level"), [(1, b"\xe0", 255), (2, b"\x54", 85),
+                                                    (4, b"\x66\x60", 102)])  # fmt: skip
+def test_greys_of_few_bits(tmp_path: Path, bits: int, rows: bytes, level: int) -> None:
+    (tmp_path / "x.png").write_bytes(png(3, 2, bits, 0, (b"\0" + rows) * 2))
+    assert pixel(tmp_path / "x.png") == (level,) * 3
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    """A PNG of the given filtered rows."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))  # fmt: skip
 
 
 def test_palette_with_transparency_is_put_on_white(tmp_path: Path) -> None:

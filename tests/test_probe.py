@@ -76,6 +76,8 @@ def test_dataset_of_pairs_and_of_tensors() -> None:
     assert found.read(1).getpixel((0, 0)) == (90, 90, 90)
     tensors = [torch.full((3, 5, 5), 0.5)]
     assert probe.resolve(tensors).read(0).getpixel((0, 0)) == (128, 128, 128)
+    bits = [torch.ones(1, 5, 5, dtype=torch.bool)]
+    assert probe.resolve(bits).read(0).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_dataset_identity_is_its_pixels() -> None:
@@ -92,6 +94,9 @@ def test_dataset_identity_is_its_pixels() -> None:
         (torch.randn(3, 5, 5) * 3, "normalisation"),
         (torch.zeros(5, 5), r"\[3, height, width\]"),
         (np.zeros((5, 5)), "PIL images"),
+        (torch.full((3, 5, 5), 300), r"0\.\.255 where it is of integers; got 300"),
+        (torch.full((3, 5, 5), -1, dtype=torch.int8), "got -1"),
+        (torch.full((3, 5, 5), torch.nan), "got nan"),
     ],
 )
 def test_dataset_of_something_else(item: object, says: str) -> None:

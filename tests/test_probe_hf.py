@@ -112,6 +112,24 @@ def test_columns(library: Any, table: Any, tmp_path: Path) -> None:
         found.read(0)
 
 
+def test_one_of_several_columns_of_images_is_noted(library: Any, tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (3, 2), (g, g, g)) for g in GREYS]
+    features = library.Features({"photo": library.Image(), "mask": library.Image()})
+    rows = {"photo": pictures, "mask": pictures[::-1]}
+    library.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "x")
+    found = probe.build("hf_datasets", path=str(tmp_path / "x"))
+    assert grey(found, 0) == GREYS[0]
+    assert found.notes == ("the images are the dataset's column photo; probe.image can be mask",)
+    assert not probe.build("hf_datasets", path=str(tmp_path / "x"), image="photo").notes
+
+
+def test_files_of_one_name_in_two_folders_differ(library: Any, tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png"):
+        os.utime(picture(tmp_path / "pets" / name), ns=(5, 5))
+    found = probe.build("hf_datasets", path=str(tmp_path / "pets"))
+    assert len(set(found.identities or ())) == 2
+
+
 def test_dataset_that_is_not_there(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingResource, match="no/such"):

@@ -34,7 +34,8 @@ def root(tmp_path: Path) -> Path:
     write_tar(tmp_path / "t" / "s-00.tar", {
         "a/000.jpg": red(REDS[0]), "a/000.cls": b"1\n", "a/000.txt": b"a caption",
         "a/001.jpg": red(REDS[1]), "a/001.txt": b" a  tench \n", "a/001.json": b"{}",
-        "a/002.seg.png": red(REDS[2]),
+        "a/002.seg.png": red(1), "a/002.jpg": red(REDS[2]), "a/._002.jpg": b"",
+        "__MACOSX/x.jpg": b"",
     })  # fmt: skip
     write_tar(tmp_path / "t" / "s-01.tar", {f"{n}.jpeg": red(REDS[3 + n]) for n in range(3)})
     return tmp_path / "t"
@@ -43,13 +44,19 @@ def root(tmp_path: Path) -> Path:
 def test_images_and_labels_in_the_shards_order(root: Path) -> None:
     found = probe.build("webdataset", shards=f"{root}/s-{{00..01}}.tar")
     assert found.images == (
-        "s-00.tar/a/000.jpg", "s-00.tar/a/001.jpg", "s-00.tar/a/002.seg.png",
+        "s-00.tar/a/000.jpg", "s-00.tar/a/001.jpg", "s-00.tar/a/002.jpg",
         "s-01.tar/0.jpeg", "s-01.tar/1.jpeg", "s-01.tar/2.jpeg",
     )  # fmt: skip
     assert found.labels == ("1", "a tench", None, None, None, None)
     for index in (5, 0, 3, 2):
         assert abs(first_red(found, index) - REDS[index]) <= 2
     assert found.path(0) is None
+    assert found.notes == (
+        "shards: 6 images (3 jpg, 3 jpeg), 2 of them with a label",
+        "members of the shards left out of the probe: 1 seg.png (probe.image says which endings "
+        "are taken, one image a sample)",
+        "images left out of the probe: 2 hidden files in the shards",
+    )
 
 
 @pytest.mark.parametrize("pattern", ["*.tar", "s-0[01].tar", "{s-00,s-01}.tar"])
@@ -204,3 +211,48 @@ def test_shard_without_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"x.txt": b"words"})
     with pytest.raises(DissectError, match="no images"):
         probe.build("webdataset", shards=str(tmp_path / "x.tar"))
+
+
+def taken(tmp_path: Path, members: dict[str, bytes], **parameters: object) -> dict[str, str | None]:
+    """Image to label of a shard of such members."""
+    found = probe.build(
+        "webdataset", shards=str(write_tar(tmp_path / "x.tar", members)), **parameters
+    )
+    labels = found.labels or [None] * len(found)
+    return {n.removeprefix("x.tar/"): label for n, label in zip(found.images, labels, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("members", "image", "expected"),
+    [
+        # A name with several dots is a sample of its own where its label says so.
+        ({"a.b.png": "i", "a.b.cls": "3", "a.c.png": "i", "a.c.cls": "4"}, None,
+         {"a.b.png": "3", "a.c.png": "4"}),
+        ({"d/v1.2.jpg": "i", "d/v1.2.txt": "cat"}, None, {"d/v1.2.jpg": "cat"}),
+        # A mask is no image, whatever its ending, nor is the second image of a sample.
+        ({"z.jpg": "i", "z.seg.png": "i", "z.cls": "1", "z.seg.cls": "2"}, None, {"z.jpg": "1"}),
+        ({"z.png": "i", "z.jpg": "i", "z.txt": "t"}, None, {"z.jpg": "t"}),
+        ({"z.jpg": "i", "z.png": "i"}, "png", {"z.png": None}),
+        ({"z.PNG": "i", "z.CLS": "5"}, None, {"z.PNG": "5"}),
+        # Endings of the user's own, the best first.
+        ({"z.rgb.png": "i", "z.depth.png": "i", "z.cls": "1"}, ".RGB.png", {"z.rgb.png": "1"}),
+        ({"z.rgb.png": "i", "y.jpg": "i", "y.rgb.png": "i"}, ["rgb.png", "jpg"],
+         {"z.rgb.png": None, "y.rgb.png": None}),
+        ({"a.1.png": "i", "a.2.png": "i", "a.cls": "0", "a.2.cls": "7"}, "*.png",
+         {"a.1.png": "0", "a.2.png": "7"}),
+    ],
+)  # fmt: skip
+def test_which_members_are_images(
+    tmp_path: Path, members: dict[str, str], image: object, expected: dict[str, str | None]
+) -> None:
+    content = {n: red(9) if text == "i" else text.encode() for n, text in members.items()}
+    assert taken(tmp_path, content, image=image) == expected
+
+
+def test_endings_that_no_member_has_and_values_that_are_none(tmp_path: Path) -> None:
+    members = {f"{n}.{kind}.png": red(9) for n in range(3) for kind in ("rgb", "depth")}
+    with pytest.raises(DissectError, match=r"3 rgb\.png, 3 depth\.png.*probe\.image=rgb\.png"):
+        taken(tmp_path, members)
+    for image in ("", [], {"a": 1}, 3, ["jpg", ""]):
+        with pytest.raises(DissectError, match=r"probe\.image is"):
+            taken(tmp_path, {"z.jpg": red(9)}, image=image)

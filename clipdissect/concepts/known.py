@@ -9,7 +9,8 @@ from clipdissect import cifar
 from clipdissect.cifar import CIFAR100
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import find, read_lines
-from clipdissect.probe.broden import FOLDER, label_names
+from clipdissect.paths import BRODEN
+from clipdissect.probe.broden import label_names
 
 # A line of categories_places365.txt: `/a/apartment_building/outdoor 8`.
 PLACE = re.compile(r"/[a-z]/(\S+)\s+\d+")
@@ -29,7 +30,7 @@ def broden(path: str | None = None, duplicates: str = "drop") -> Concepts:
     """
     found = find(
         "Broden's labels (a list, or label.csv of the release)", path,
-        ["concepts/broden.txt", FOLDER],
+        ["concepts/broden.txt", BRODEN],
         "clipdissect fetch broden, or set concepts.path to the list or the unpacked release",
     )  # fmt: skip
     if found.is_dir():

@@ -9,10 +9,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipdissect.fetch.lists import PLACES_NAMES
-from clipdissect.fetch.sources import Debian, File, Item, hub_url
-from clipdissect.paths import cache_dir, data_places
+from clipdissect.fetch.sources import Debian, File, Holds, Item, hub_url
+from clipdissect.paths import (
+    BRODEN,
+    CIFAR10,
+    CIFAR100,
+    IMAGENET_DEVKIT,
+    IMAGENET_VAL,
+    cache_dir,
+    data_places,
+)
 
 PLACES = "http://data.csail.mit.edu/places/places365"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+# The files in the archives, as torchvision lists them.
+CIFAR10_FILES = (
+    ("batches.meta", "md5:5ff9c542aee3614f3951f8cda6e48888"),
+    ("data_batch_1", "md5:c99cafc152244af753f735de768cd75f"),
+    ("data_batch_2", "md5:d4bba439e000b95fd0a9bffe97cbabec"),
+    ("data_batch_3", "md5:54ebc095f3ab1f0389bbae665268c751"),
+    ("data_batch_4", "md5:634d18415352ddfa80567beed471001a"),
+    ("data_batch_5", "md5:482c414d41f54cd18b22e5b47cb7c3cb"),
+    ("test_batch", "md5:40351d587109b95175f43aff81a1287e"),
+)
+CIFAR100_FILES = (
+    ("meta", "md5:7973b15100ade9c7d40fb424638fde48"),
+    ("train", "md5:16019d7e3df5f24257cddd939b257f8d"),
+    ("test", "md5:f0ef6b0ae62326f3e7ffdfab6717acfc"),
+)
 
 
 def _cache() -> list[Path]:
@@ -26,7 +50,7 @@ DATASETS = (
         None,
         "put together from ADE, OpenSurfaces, Pascal and DTD, each with terms of its own; research",
         data_places,
-        "broden1_224",
+        BRODEN,
         (
             (
                 File(
@@ -45,6 +69,7 @@ DATASETS = (
         "scripts of https://github.com/CSAILVision/NetDissect put Broden together from its parts",
         "clipdissect dissect probe=broden",
         ("index.csv", "images"),
+        holds=(Holds("lines of index.csv", 63_000, 63_500, "index.csv"),),
     ),
     Item(
         "imagenet_val",
@@ -52,7 +77,7 @@ DATASETS = (
         6_744_924_160,
         "ImageNet's terms of access: non-commercial research and education",
         data_places,
-        "imagenet_val",
+        IMAGENET_VAL,
         (
             (
                 File(
@@ -69,6 +94,7 @@ DATASETS = (
         "--from-file",
         "clipdissect dissect probe=imagenet_val",
         ("ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00050000.JPEG"),
+        holds=(Holds("images", 50_000, 50_000, "*.JPEG"),),
     ),
     Item(
         "imagenet_devkit",
@@ -76,7 +102,7 @@ DATASETS = (
         2_600_000,
         "ImageNet's terms of access: non-commercial research and education",
         data_places,
-        "imagenet_devkit",
+        IMAGENET_DEVKIT,
         (
             (
                 File(
@@ -90,8 +116,9 @@ DATASETS = (
         "ImageNet gives its files to people who signed in and agreed to its terms: download "
         "ILSVRC2012_devkit_t12.tar.gz from https://image-net.org/challenges/LSVRC/2012/ and give "
         "it with --from-file",
-        "ground truth for a flat folder of validation images",
-        ("data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"),
+        "clipdissect dissect probe=imagenet_val (after clipdissect fetch imagenet_val)",
+        (f"data/{GROUND_TRUTH}", "data/meta.mat"),
+        holds=(Holds("lines of ground truth", 50_000, 50_000, f"data/{GROUND_TRUTH}"),),
     ),
     Item(
         "places365",
@@ -122,8 +149,12 @@ DATASETS = (
         "the host is often down: try again another day, or download val_256.tar and "
         "filelist_places365-standard.tar from http://places2.csail.mit.edu/download.html and give "
         "both with --from-file",
-        "clipdissect dissect probe=folder probe.root=<the folder>/val_256",
+        "clipdissect dissect probe=folder probe.root={path}/val_256",
         ("categories_places365.txt", "places365_val.txt", "val_256"),
+        holds=(
+            Holds("images", 36_500, 36_500, "val_256/*.jpg"),
+            Holds("lines of places365_val.txt", 36_500, 36_500, "places365_val.txt"),
+        ),
     ),
     Item(
         "cifar10",
@@ -131,7 +162,7 @@ DATASETS = (
         170_498_071,
         "no licence is stated; cite Krizhevsky 2009",
         data_places,
-        "cifar10",
+        CIFAR10,
         (
             (
                 File(
@@ -149,7 +180,8 @@ DATASETS = (
         "download cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html and give "
         "it with --from-file",
         "clipdissect dissect probe=cifar10_test",
-        ("cifar-10-batches-py/batches.meta", "cifar-10-batches-py/test_batch"),
+        tuple(name for name, _ in CIFAR10_FILES),
+        digests=CIFAR10_FILES,
     ),
     Item(
         "cifar100",
@@ -157,7 +189,7 @@ DATASETS = (
         169_001_437,
         "no licence is stated; cite Krizhevsky 2009",
         data_places,
-        "cifar100",
+        CIFAR100,
         (
             (
                 File(
@@ -179,7 +211,8 @@ DATASETS = (
         "download cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html and "
         "give it with --from-file",
         "clipdissect dissect probe=cifar100_test",
-        ("cifar-100-python/meta", "cifar-100-python/test"),
+        tuple(name for name, _ in CIFAR100_FILES),
+        digests=CIFAR100_FILES,
     ),
     Item(
         "stamps",
@@ -195,6 +228,7 @@ DATASETS = (
         "clipdissect dissect probe=stamps",
         ("usr/share/tuxpaint/stamps/animals",),
         (Path("/usr/share/tuxpaint/stamps"),),
+        (Holds("pictures", 500, 2_000, "usr/share/tuxpaint/stamps/**/*.png"),),
     ),
     Item(
         "wordnet",
@@ -209,5 +243,6 @@ DATASETS = (
         "clipdissect dissect concepts=wordnet_nouns",
         ("usr/share/wordnet/data.noun", "usr/share/wordnet/index.noun"),
         (Path("/usr/share/wordnet"),),
+        (Holds("lines of data.noun", 80_000, 90_000, "usr/share/wordnet/data.noun"),),
     ),
 )

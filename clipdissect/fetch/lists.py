@@ -5,7 +5,7 @@ The digests of the paper's lists are those of the files that this project is che
 
 from __future__ import annotations
 
-from clipdissect.fetch.sources import File, Item
+from clipdissect.fetch.sources import File, Holds, Item
 from clipdissect.paths import data_places
 
 AUTHORS = "https://raw.githubusercontent.com/Trustworthy-ML-Lab/CLIP-dissect/main/data"
@@ -46,6 +46,7 @@ LISTS = (
         "download 20k.txt from https://github.com/first20hours/google-10000-english and give it "
         "with --from-file",
         "clipdissect dissect concepts=google_20k",
+        holds=(Holds("words", 19_900, 20_100),),
     ),
     Item(
         "google_10k",
@@ -67,6 +68,7 @@ LISTS = (
         "download google-10000-english-no-swears.txt from "
         "https://github.com/first20hours/google-10000-english and give it with --from-file",
         "clipdissect dissect concepts=google_10k",
+        holds=(Holds("words", 9_800, 10_100),),
     ),
     Item(
         "ef_3k",
@@ -89,6 +91,7 @@ LISTS = (
         "https://www.ef.com/wwen/english-resources/english-vocabulary/top-3000-words/ and give it "
         "with --from-file",
         "clipdissect dissect concepts=ef_3k",
+        holds=(Holds("words", 2_900, 3_100),),
     ),
     Item(
         "broden_labels",
@@ -121,6 +124,6 @@ LISTS = (
         ((PLACES_NAMES,),),
         "download categories_places365.txt from https://github.com/CSAILVision/places365 and give "
         "it with --from-file",
-        "concepts=places365, and ground truth for target=resnet18_places365",
+        "clipdissect dissect concepts=places365 target=resnet18_places365",
     ),
 )

@@ -28,7 +28,7 @@ def own_ways(item: Item, addresses: Sequence[str]) -> tuple[Way, ...]:
 
     An address that ends in `/` is a mirror: it has files of the usual names. One whose last part is
     a usual name stands for that file, whose digest is checked. Any other is the whole item: a file,
-    or an archive of it, whose digest can't be known.
+    or an archive of it; `check.check` sees whether it holds what the item has.
 
     Raises:
         DissectError: several addresses, and one of them is none of the item's files.

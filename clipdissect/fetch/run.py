@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import debian, pypi
+from clipdissect.fetch.check import check
 from clipdissect.fetch.download import FULL, DiskFull, Got, SourceFailed, download, matches, sums
 from clipdissect.fetch.own import own_ways
 from clipdissect.fetch.sources import Debian, File, Item, Packages, Way
@@ -87,7 +88,7 @@ def _from_any(item: Item, ways: Sequence[Way], target: Path, force: bool) -> Fet
         stage.mkdir(parents=True)
         try:
             got = _obtain(way, work / str(number), stage)
-            aside = _put(_whole(item, stage), target, force)
+            aside = _put(_checked(item, stage, got, work / str(number)), target, force)
         except DiskFull:
             raise
         except DissectError as error:
@@ -125,7 +126,7 @@ def _obtain(way: Way, work: Path, stage: Path) -> list[Got]:
 def _downloaded(file: File, work: Path) -> Got:
     """The file, taken from an earlier call that stopped after it where there is one."""
     path = work / file.name
-    if path.is_file():
+    if path.is_file() and not any(url.startswith("file:") for url in file.urls):
         found = sums(path)
         if file.digest is None or matches(found, file.digest):
             return Got(path, "an earlier try", found["sha256"], file.digest is not None)
@@ -138,6 +139,18 @@ def _unpacked(file: File, got: Got, stage: Path) -> None:
         unpack(got.path, stage / file.to, file.take, file.skip)
     except DissectError:
         got.path.unlink()  # it would fail again
+        raise
+
+
+def _checked(item: Item, stage: Path, got: Sequence[Got], work: Path) -> Path:
+    """The item in what was unpacked; where it isn't the item, the downloads go too."""
+    try:
+        whole = _whole(item, stage)
+        if not all(each.known for each in got):
+            check(item, whole)
+        return whole
+    except SourceFailed:
+        shutil.rmtree(work, ignore_errors=True)  # it would fail again
         raise
 
 

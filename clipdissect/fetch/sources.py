@@ -69,6 +69,23 @@ Way = tuple[File, ...] | Packages | Debian
 
 
 @dataclass(frozen=True)
+class Holds:
+    """How much of something an item has, to tell a copy without a digest from something else.
+
+    Args:
+        what: in the plural, for the error.
+        least, most: the count's range.
+        path: below the item: a file, whose lines count, or with a `*` a pattern of files. Empty:
+            the item itself is the file.
+    """
+
+    what: str
+    least: int
+    most: int
+    path: str = ""
+
+
+@dataclass(frozen=True)
 class Item:
     """Something that `clipdissect fetch` knows.
 
@@ -83,8 +100,10 @@ class Item:
             either will do.
         ways: sets of sources, each complete, tried in order.
         by_hand: what to do when all fail, or where there is no way.
-        use: how it is used once it is there.
+        use: the command that uses it; `{path}` stands for where it is.
         also: other places where it may be installed.
+        holds: what a copy must hold.
+        digests: of files in its archives: path below the item, and digest as in `File`.
     """
 
     name: str
@@ -98,6 +117,8 @@ class Item:
     use: str
     needs: tuple[str, ...] = ()
     also: tuple[Path, ...] = ()
+    holds: tuple[Holds, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
 
     def is_complete(self, target: Path) -> bool:
         """Whether all of the item is at a path."""

@@ -9,6 +9,7 @@ from typing import Any
 from clipdissect import options
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
+from clipdissect.probe.choices import not_empty
 from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
 from clipdissect.probe.dataset import dataset
 from clipdissect.probe.folder import folder
@@ -56,12 +57,13 @@ def resolve(what: Any) -> Probe:
     A bare word that names an option means the option; write `./photos` for a folder of that name.
 
     Raises:
-        DissectError: nothing that can be a probe.
+        DissectError: nothing that can be a probe, or an empty path.
     """
     if isinstance(what, Probe):
         return what
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
     if isinstance(what, (str, Path)):
+        not_empty(root=what)
         return folder(str(what))
     return dataset(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -15,6 +16,9 @@ from clipdissect.errors import DissectError
 from clipdissect.images import Picture
 
 ON_ERROR = ("skip", "raise")
+
+# Raise it when the code that decodes images to 8-bit RGB changes the pixels of any kind of file.
+DECODERS_VERSION = 2
 
 T = TypeVar("T")
 Labels = tuple[str | None, ...]
@@ -42,7 +46,8 @@ class Probe:
             alone; the masks have their own.
 
     Raises:
-        DissectError: no images, an unknown `on_error`, or fields of another length than `images`.
+        DissectError: no images, a name twice, an unknown `on_error`, or fields of another length
+            than `images`.
     """
 
     name: str
@@ -63,6 +68,9 @@ class Probe:
             raise DissectError(f"on_error is '{self.on_error}'; it can be {' or '.join(ON_ERROR)}")
         if not self.images:
             raise DissectError(f"probe {self.name} has no images")
+        if len(set(self.images)) < len(self.images):
+            twice = next(name for name, n in Counter(self.images).items() if n > 1)
+            raise DissectError(f"probe {self.name} has two images of the name {twice}")
         for field in ("identities", "labels", "origins", "masks"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.images):
@@ -139,7 +147,7 @@ class Renumbered(Generic[T]):
 
 
 def _digest(identities: tuple[str, ...]) -> str:
-    return digest.of("images 1", identities)
+    return digest.of("images", DECODERS_VERSION, identities)
 
 
 def _at(values: tuple[T, ...] | None, indices: Sequence[int]) -> tuple[T, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.paths import data_places
+from clipdissect.files import check_listable
+from clipdissect.paths import BRODEN, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import of_files
 
-FOLDER = "broden1_224"
 # Categories that label an image as a whole: of scenes, of textures.
 WHOLE = ("scene", "texture")
 
@@ -48,6 +49,7 @@ def broden(
     Source:
         Bau et al., "Network Dissection", CVPR 2017.
     """
+    not_empty(root=root)
     return read("broden", find(root), Choices(limit, sample, seed, identity, decode, on_error))
 
 
@@ -68,7 +70,7 @@ def read(name: str, root: Path, choices: Choices) -> Probe:
         raise DissectError(f"{index} has no column 'image'; it has {', '.join(table.columns)}")
     images = root / "images"
     files = [images / name for name in dict.fromkeys(table["image"].dropna())]
-    absent = [f for f in files if not f.is_file() or images.resolve() not in f.resolve().parents]
+    absent = [f for f in files if not f.is_file() or not _is_below(f, images)]
     if absent:
         raise DissectError(
             f"{index} lists {len(absent)} images that aren't below {images}, "
@@ -78,14 +80,21 @@ def read(name: str, root: Path, choices: Choices) -> Probe:
     return replace(found, masks=masks_of(root, table, found.images, choices.identity))
 
 
+def _is_below(file: Path, folder: Path) -> bool:
+    """Whether the path, by its words alone, stays in the folder: the user's links may leave it."""
+    return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
+
+
 def find(root: str | None = None) -> Path:
     """The folder of the release: `root`, or where it is looked for.
 
     Raises:
         MissingResource: none of them has an `index.csv`.
+        DissectError: one can't be listed.
     """
-    places = [Path(root).expanduser()] if root else [p / FOLDER for p in data_places()]
+    places = [Path(root).expanduser()] if root else [p / BRODEN for p in data_places()]
     for place in places:
+        check_listable(place)
         if (place / "index.csv").is_file():
             return place
     raise MissingResource(

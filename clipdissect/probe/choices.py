@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
 
 from clipdissect.errors import DissectError
-from clipdissect.images import DECODE
+from clipdissect.images import DECODE, ORIENTATION
 from clipdissect.probe.base import ON_ERROR
 
 IDENTITY = ("stat", "content")
@@ -15,12 +17,29 @@ IDENTITY = ("stat", "content")
 # Stands in the identity of images that are decoded fast: raise it when the code that decodes or
 # resizes them changes their pixels.
 FAST_VERSION = 1
+# The same for images that are turned by their EXIF orientation.
+TURNED_VERSION = 1
 
 
 def one_of(name: str, value: str, valid: Sequence[str]) -> None:
     """Raise a DissectError unless a parameter's value is one of the valid ones."""
     if value not in valid:
         raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
+
+
+def not_empty(**values: object) -> None:
+    """Check that parameters that name a place were given one, where they were given at all.
+
+    Raises:
+        DissectError: an empty text or path, as an unset variable of the shell leaves. Python takes
+            an empty path for the working folder, so that one must be written as text.
+    """
+    for name, value in values.items():
+        if value == Path() or (isinstance(value, str) and not value.strip()):
+            raise DissectError(
+                f"probe.{name} is empty (an unset variable?). Give it a value; the text '.' is the "
+                f"working folder"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class Choices:
         decode: `pil`, the reference; `fast` decodes and resizes JPEGs with torchvision, at most a
             few grey levels apart, PIL for the rest.
         on_error: what to do with unreadable images, `skip` (counted and listed) or `raise`.
+        orientation: `apply` turns images as their EXIF tag says, with either decoder; `ignore`
+            doesn't, and a note counts the images that carry one. None: the set has no tags.
 
     Raises:
         DissectError: a value that isn't allowed.
@@ -49,14 +70,17 @@ class Choices:
     identity: str = "stat"
     decode: str = "pil"
     on_error: str = "skip"
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         for name, valid in (("identity", IDENTITY), ("decode", DECODE), ("on_error", ON_ERROR)):
             one_of(f"probe.{name}", getattr(self, name), valid)
+        if self.orientation is not None:
+            one_of("probe.orientation", self.orientation, ORIENTATION)
         for name in ("limit", "sample"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DissectError(f"probe.{name} is {value}; it must be at least 1")
+            if value is not None and (not isinstance(value, Integral) or value < 1):
+                raise DissectError(f"probe.{name} is {value!r}; it must be a number of at least 1")
 
     def pick(self, count: int) -> Sequence[int]:
         """Numbers of the images to take of so many, ascending.
@@ -71,8 +95,28 @@ class Choices:
             raise DissectError(f"probe.sample is {self.sample}, but there are {len(first)} images")
         return sorted(random.Random(self.seed).sample(first, self.sample))
 
+    @property
+    def turn(self) -> str:
+        """What readers do with orientation tags."""
+        return self.orientation or "ignore"
+
     def identities(self, each: Sequence[str]) -> tuple[str, ...]:
-        """The images' identities, with the decoder that their pixels depend on."""
+        """The images' identities, with the decoder and turning that their pixels depend on."""
+        fast = "" if self.decode == "pil" else f"fast {FAST_VERSION} "
+        turned = f"turned {TURNED_VERSION} " if self.turn == "apply" else ""
+        return tuple(f"{turned}{fast}{e}" for e in each)
+
+    def orientation_notes(self, tags: Iterable[int]) -> tuple[str, ...]:
+        """A note with the count of images that would be turned, where they aren't.
+
+        Args:
+            tags: each image's orientation, 1 for upright; looked at only where needed.
+        """
+        count = sum(tag != 1 for tag in tags) if self.orientation == "ignore" else 0
+        if not count:
+            return ()
+        are = "1 image carries" if count == 1 else f"{count} images carry"
         return (
-            tuple(each) if self.decode == "pil" else tuple(f"fast {FAST_VERSION} {e}" for e in each)
+            f"{are} an EXIF orientation that isn't applied: set probe.orientation=apply to turn "
+            f"such images upright",
         )

@@ -17,7 +17,7 @@ from clipdissect.cifar import CIFAR10, CIFAR100, Layout
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images import Picture
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 
 SHAPE = (3, 32, 32)
 
@@ -108,6 +108,7 @@ def cifar10_test(
 def _probe(
     name: str, layout: Layout, train: bool, root: str | None, download: bool, choices: Choices
 ) -> Probe:
+    not_empty(root=root)
     folder = _folder(layout, root, download)
     classes = files.class_names(layout, folder)
     batches = [_batch(folder / file, layout) for file in layout.files(train)]

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.images import UnreadableImage, to_rgb
+from clipdissect.images import UnreadableImage, tag_of, upright_rgb
 from clipdissect.probe.base import Labels, Probe
+from clipdissect.probe.choices import Choices
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,45 @@ class DatasetReader:
     """Takes the image out of a dataset's item: the item, or its first part, as RGB."""
 
     data: Any
+    orientation: str = "ignore"
 
     def __call__(self, index: int) -> Image.Image:
+        return self.rgb(self.image(index))
+
+    def rgb(self, image: Image.Image | Tensor) -> Image.Image:
+        """The image of an item as the networks get it.
+
+        Raises:
+            DissectError: a tensor that is no image.
+        """
+        if isinstance(image, Image.Image):
+            return upright_rgb(image, self.orientation)
+        return _from_tensor(image)
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        """The image as the dataset gives it.
+
+        Raises:
+            UnreadableImage: the dataset's own code fails.
+            DissectError: the item is no image.
+        """
         try:
             item = self.data[index]
         except Exception as error:  # the dataset's own code
             passing = isinstance(error, OSError) and error.errno is not None
             raise UnreadableImage(f"{type(error).__name__}: {error}", passing) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
-        if isinstance(image, Image.Image):
-            return to_rgb(image)
-        if isinstance(image, Tensor):
-            return _from_tensor(image)
+        if isinstance(image, (Image.Image, Tensor)):
+            return image
         raise DissectError(
             f"item {index} of the dataset is a {type(image).__name__}; the probe needs PIL images "
             f"or tensors [3, height, width] (leave the dataset's transform out)"
         )
 
 
-def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
+def dataset(
+    data: Any, name: str = "dataset", on_error: str = "skip", orientation: str = "ignore"
+) -> Probe:
     """A map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
 
     The images are read once up front to digest their pixels, since a dataset has no identity
@@ -51,6 +72,7 @@ def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
         data: has `len()` and `[i]`.
         name: what to call it in results.
         on_error: what to do with items that raise, `skip` or `raise`.
+        orientation: `apply` turns PIL images as their EXIF tag says, `ignore` doesn't.
 
     Raises:
         DissectError: no length, or items that aren't images (normalised tensors among them).
@@ -60,20 +82,26 @@ def dataset(data: Any, name: str = "dataset", on_error: str = "skip") -> Probe:
             f"a probe must be a folder, the name of a probe, or a dataset with len() and [i]; "
             f"got {type(data).__name__}"
         )
-    read = DatasetReader(data)
+    choices = Choices(on_error=on_error, orientation=orientation)
+    read = DatasetReader(data, orientation)
     images = [f"{name}[{index}]" for index in range(len(data))]
-    identities = [_identity(read, index) for index in range(len(data))]
-    return Probe.of(name, images, read, identities, on_error=on_error, labels=_labels(data))
+    looks = [_look(read, index) for index in range(len(data))]
+    return Probe.of(
+        name, images, read, [pixels for pixels, _ in looks], on_error=on_error,
+        labels=_labels(data), notes=choices.orientation_notes(tag for _, tag in looks),
+    )  # fmt: skip
 
 
-def _identity(read: DatasetReader, index: int) -> str:
+def _look(read: DatasetReader, index: int) -> tuple[str, int]:
+    """Digest of an item's pixels, and the orientation that it carries."""
     try:
-        pixels = np.asarray(read(index))
+        image = read.image(index)
+        pixels = np.asarray(read.rgb(image))
     except UnreadableImage:
-        return "unreadable"
+        return "unreadable", 1
     hasher = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
     hasher.update(pixels.tobytes())
-    return hasher.hexdigest()
+    return hasher.hexdigest(), tag_of(image) if isinstance(image, Image.Image) else 1
 
 
 def _labels(data: Any) -> Labels | None:
@@ -89,13 +117,17 @@ def _labels(data: Any) -> Labels | None:
 def _from_tensor(image: Tensor) -> Image.Image:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise DissectError(f"an image tensor must be [3, height, width]; got {tuple(image.shape)}")
+    if image.dtype == torch.bool:
+        image = image.float()
+    low, high = float(image.min()), float(image.max())
+    top = 1 if image.is_floating_point() else 255
+    if not (low >= 0 and high <= top):  # NaNs are neither
+        raise DissectError(
+            f"an image tensor must lie in 0..1, or in 0..255 where it is of integers; got "
+            f"{low:.5g}..{high:.5g}. Leave normalisation out of the dataset: the network's own "
+            f"preprocess does it"
+        )
     if image.is_floating_point():
-        low, high = float(image.min()), float(image.max())
-        if low < 0 or high > 1:
-            raise DissectError(
-                f"an image tensor must lie in 0..1, or be uint8; got {low:.2f}..{high:.2f}. Leave "
-                f"normalisation out of the dataset: the network's own preprocess does it"
-            )
         image = (image * 255).round()
     pixels = image.to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
     return Image.fromarray(pixels)

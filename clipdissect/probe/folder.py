@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import SUFFIXES, Picture, open_picture
+from clipdissect.files import check_listable
+from clipdissect.images import SUFFIXES, Picture, open_picture, orientation_of
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices, one_of
+from clipdissect.probe.choices import Choices, not_empty, one_of
+from clipdissect.probe.walk import walk
+
+log = logging.getLogger(__name__)
 
 LABELS = ("none", "folders")
 Label = Callable[[str], str | None]
@@ -23,9 +28,10 @@ class FileReader:
     root: Path
     images: tuple[str, ...]
     decode: str = "pil"
+    orientation: str = "ignore"
 
     def __call__(self, index: int) -> Picture:
-        return open_picture(self.path(index), self.decode)
+        return open_picture(self.path(index), self.decode, self.orientation)
 
     def path(self, index: int) -> Path:
         """The file of an image."""
@@ -40,41 +46,60 @@ def folder(
     seed: int = 0,
     identity: str = "stat",
     decode: str = "pil",
+    orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
     """All image files below a folder, at any depth, ordered by path.
+
+    Linked folders are followed. Hidden files and folders, earlier runs and reports, and caches are
+    left out; the probe's notes count them.
 
     Args:
         root: the folder. Renaming it changes nothing.
         labels: `folders` labels an image by the folder of `root` that it lies in (a set with one
             folder a class), `none` doesn't.
-        limit, sample, seed, identity, decode, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
 
     Raises:
         MissingResource: the folder doesn't exist.
-        DissectError: it is a file, or holds no image files; a value that isn't allowed.
+        DissectError: it is empty, a file, unreadable, or holds no image files; a value that isn't
+            allowed.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
     one_of("probe.labels", labels, LABELS)
     path = existing_folder(root)
     label = top_folder if labels == "folders" else None
-    found = of_files(path.name or "folder", path, image_files(path), choices, label)
+    files, notes = image_files(path, on_error)
+    found = of_files(path.name or "folder", path, files, choices, label, notes)
     if label and found.labels is None:
         raise DissectError(f"probe.labels=folders, but {path} has its images in no folders")
     return found
 
 
-def image_files(root: Path) -> list[Path]:
-    """All image files below a folder, in no order.
+def image_files(root: Path, on_error: str = "skip") -> tuple[list[Path], tuple[str, ...]]:
+    """All image files below a folder, in no order, and notes on those left out; see `walk`.
+
+    Args:
+        root: the folder.
+        on_error: `raise` stops at a folder that can't be listed, `skip` notes it.
 
     Raises:
-        DissectError: there are none.
+        DissectError: there are none, or a folder can't be listed.
     """
-    found = [p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-    if not found:
+    check_listable(root)
+    found = walk(root)
+    if on_error == "raise" and found.unreadable:
+        path, reason = next(iter(found.unreadable.items()))
+        raise DissectError(f"can't read the folder {path}: {reason}")
+    notes = found.notes(root)
+    if not found.files:
         endings = " ".join(sorted(SUFFIXES))
-        raise DissectError(f"no image files in {root} or below it (looked for {endings})")
-    return found
+        raise DissectError(
+            "; ".join((f"no image files in {root} or below it (looked for {endings})", *notes))
+        )
+    for path, reason in found.unreadable.items():
+        log.warning("can't read the folder %s: %s", path, reason)
+    return found.files, notes
 
 
 def of_files(
@@ -83,6 +108,7 @@ def of_files(
     files: Sequence[Path],
     choices: Choices | None = None,
     label: Label | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Probe:
     """A probe of the given files below `root`, ordered by relative path.
 
@@ -92,16 +118,18 @@ def of_files(
         files: the files, in any order.
         choices: which of them, and how to read them.
         label: an image's class from its relative path.
+        notes: on the files; one on ignored orientations is added.
     """
     choices = choices or Choices()
     every = sorted(f.relative_to(root).as_posix() for f in files)
     names = tuple(every[i] for i in choices.pick(len(every)))
-    reader = FileReader(root, names, choices.decode)
+    reader = FileReader(root, names, choices.decode, choices.turn)
     each = choices.identities(identities.of_files(root, names, choices.identity))
     labels = tuple(map(label, names)) if label else ()
+    turned = choices.orientation_notes(orientation_of(root / image) for image in names)
     return Probe.of(
         name, names, reader, each, on_error=choices.on_error, file=reader.path,
-        labels=labels if any(labels) else None,
+        labels=labels if any(labels) else None, notes=(*notes, *turned),
     )  # fmt: skip
 
 
@@ -116,9 +144,11 @@ def existing_folder(root: str) -> Path:
 
     Raises:
         MissingResource: there is nothing.
-        DissectError: it is a file.
+        DissectError: it is a file or can't be listed, or the path is empty.
     """
+    not_empty(root=root)
     path = Path(root).expanduser()
+    check_listable(path)
     if path.is_dir():
         return path
     if path.exists():

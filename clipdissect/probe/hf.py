@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.images import Picture, UnreadableImage, decode_picture, unreadable
+from clipdissect.images import (
+    Picture,
+    UnreadableImage,
+    decode_picture,
+    orientation_of,
+    unreadable,
+)
 from clipdissect.probe.base import Labels, Probe, Renumbered
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 
 
 @dataclass(frozen=True)
@@ -22,15 +28,16 @@ class TableReader:
     Args:
         table: the dataset, with this column alone.
         column: its name.
-        decode: how; see `Choices`.
+        decode, orientation: see `Choices`.
     """
 
     table: Any
     column: str
     decode: str = "pil"
+    orientation: str = "ignore"
 
     def __call__(self, index: int) -> Picture:
-        return decode_picture(self.data(index), self.decode)
+        return decode_picture(self.data(index), self.decode, self.orientation)
 
     def data(self, index: int) -> bytes:
         """A file's bytes.
@@ -69,6 +76,7 @@ def hf_datasets(
     seed: int = 0,
     identity: str = "stat",
     decode: str = "pil",
+    orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
     """The images of a dataset of the package `datasets`: a local one, or one of the hub.
@@ -84,26 +92,28 @@ def hf_datasets(
         split: which of its splits; needed where it has several.
         image: the column of images; by default the first that is one.
         label: the column of labels; by default the first of classes, if there is one.
-        limit, sample, seed, identity, decode, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
 
     Raises:
         MissingResource: the package isn't installed, or the dataset can't be had.
         DissectError: unknown split or column; a value that isn't allowed.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    not_empty(path=path)
     table = _split(_load(path, config, split), split)
     column = image or _image_column(table)
-    reader = TableReader(_undecoded(table, column), column, decode)
+    reader = TableReader(_undecoded(table, column), column, decode, orientation)
     rows = tuple(choices.pick(len(table)))
     in_files = len(table) > 0 and reader.path(0) is not None
     each = _contents(reader, rows) if identity == "content" else _stats(reader, rows, in_files)
-    labels = _labels(table, label)
+    labels, tags = _labels(table, label), _tags(reader, rows)
     return Probe.of(
         Path(path).name,
         [f"{table.split or 'row'}/{row:06d}" for row in rows],
         Renumbered(reader, rows),
         choices.identities(each),
         on_error=on_error,
+        notes=(*_other_columns(table, image, column), *choices.orientation_notes(tags)),
         labels=tuple(labels[row] for row in rows) if labels else None,
         file=Renumbered(reader.path, rows) if in_files else None,
     )
@@ -150,14 +160,27 @@ def _split(found: Any, split: str | None) -> Any:
     return found[split]
 
 
+def _image_columns(table: Any) -> list[str]:
+    return [str(n) for n, feature in table.features.items() if type(feature).__name__ == "Image"]
+
+
+def _other_columns(table: Any, asked: str | None, column: str) -> tuple[str, ...]:
+    """A note where the column was chosen among several, such as masks beside the images."""
+    others = [name for name in _image_columns(table) if name != column]
+    if asked or not others:
+        return ()
+    listed = ", ".join(others)
+    return (f"the images are the dataset's column {column}; probe.image can be {listed}",)
+
+
 def _image_column(table: Any) -> str:
-    names = [n for n, feature in table.features.items() if type(feature).__name__ == "Image"]
+    names = _image_columns(table)
     if not names:
         raise DissectError(
             f"the dataset has no column of images; set probe.image to one of "
             f"{', '.join(table.features)}"
         )
-    return str(names[0])
+    return names[0]
 
 
 def _undecoded(table: Any, column: str) -> Any:
@@ -187,6 +210,27 @@ def _labels(table: Any, column: str | None) -> Labels | None:
     return tuple(str(names[v]) if v is not None and v >= 0 else None for v in values)
 
 
+def _tags(reader: TableReader, rows: Sequence[int]) -> Iterator[int]:
+    """Each image's orientation; of bytes in the table only the header is read."""
+    table = reader.table.with_format("arrow")
+    for row in rows:
+        source = _unread(table[row].column(reader.column)[0])
+        yield 1 if source is None else orientation_of(source)
+
+
+def _unread(cell: Any) -> Path | IO[bytes] | None:
+    """What to read an image's file from, given its cell of an Arrow table."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(cell.type):
+        path = cell.get("path")
+        cell = cell["bytes"]
+        if not cell.is_valid:
+            return Path(path.as_py()) if path is not None and path.is_valid else None
+    is_binary = pyarrow.types.is_binary(cell.type) or pyarrow.types.is_large_binary(cell.type)
+    return pyarrow.BufferReader(cell.as_buffer()) if is_binary and cell.is_valid else None
+
+
 def _contents(reader: TableReader, rows: Sequence[int]) -> list[str]:
     return [_content(reader, row) for row in rows]
 
@@ -214,4 +258,5 @@ def _stat(file: Path | None) -> str:
         stat = None
     if file is None or stat is None:
         return "unreadable"
-    return f"{file.name} {stat.st_size} {stat.st_mtime_ns}"
+    # With the folder, since many data sets have files of one name in each class's folder.
+    return f"{file.parent.name}/{file.name} {stat.st_size} {stat.st_mtime_ns}"

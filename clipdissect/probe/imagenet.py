@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipdissect.classes import imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.paths import data_places
+from clipdissect.paths import IMAGENET, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
 from clipdissect.probe.imagenet_truth import find_truth, read_truth, synsets
 from clipdissect.probe.joined import join
+from clipdissect.probe.walk import is_image
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def imagenet_val(
     seed: int = 0,
     identity: str = "stat",
     decode: str = "pil",
+    orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
     """The user's ImageNet images, labelled with the 1000 class names and their synonyms.
@@ -51,7 +54,7 @@ def imagenet_val(
             `ILSVRC2012_validation_ground_truth.txt`, a file with one WordNet id a line,
             `LOC_val_solution.csv`, or a file of lines `<image> <class number from 0>`; by default
             whichever lies in the images' folder or the two above.
-        limit, sample, seed, identity, decode, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
 
     Raises:
         MissingResource: no such folder or ground truth.
@@ -61,29 +64,36 @@ def imagenet_val(
     Source:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    not_empty(root=root, ground_truth=ground_truth)
     folder = _folder(root)
-    files = image_files(folder)
+    files, notes = image_files(folder, on_error)
     nested = [f for f in files if f.parent != folder]
     if nested and len(nested) < len(files):
         raise DissectError(f"{folder} has images both in it and in folders of it")
     label = _of_folders(files, folder) if nested else _of_files(folder, files, ground_truth)
     if label:
-        return of_files("imagenet_val", folder, files, choices, label)
+        return of_files("imagenet_val", folder, files, choices, label, notes)
     log.warning("%s", NO_LABELS)
-    return of_files("imagenet_val", folder, files, choices).noting(NO_LABELS)
+    return of_files("imagenet_val", folder, files, choices, None, (NO_LABELS, *notes))
 
 
 def _folder(root: str | None) -> Path:
-    tops = [existing_folder(root)] if root else [place / "imagenet" for place in data_places()]
+    tops = [existing_folder(root)] if root else [place / IMAGENET for place in data_places()]
     for place in (top / below for top in tops for below in BELOW):
-        if place.is_dir():
+        # A data folder's own may hold the devkit alone.
+        if os.path.isdir(place) and (root or place not in tops or _has_images(place)):
             return place
     raise MissingResource(
         "ImageNet's validation images",
         [str(top.absolute()) for top in tops],
-        "set probe.root to their folder, or choose another probe (probe=folder)",
+        "clipdissect fetch imagenet_val, or set probe.root to their folder, or choose another "
+        "probe (probe=folder)",
     )
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def _of_folders(files: Sequence[Path], root: Path) -> Label:
@@ -152,6 +162,7 @@ def imagenet_broden(
     seed: int = 0,
     identity: str = "stat",
     decode: str = "pil",
+    orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
     """The union of ImageNet's validation images and Broden, a probe of the paper.
@@ -162,14 +173,17 @@ def imagenet_broden(
         ground_truth: of `imagenet_val`.
         limit, sample, seed: of the whole union's images; see `Choices`.
         identity, decode, on_error: see `Choices`.
+        orientation: of ImageNet's images; Broden's have masks, which no tag turns.
 
     Raises:
         MissingResource, DissectError: from the parts.
     """
+    not_empty(imagenet=imagenet, broden=broden, ground_truth=ground_truth)
     choices = Choices(limit, sample, seed, identity, decode, on_error)
     first = imagenet_val(
-        imagenet, ground_truth, identity=identity, decode=decode, on_error=on_error
-    )
+        imagenet, ground_truth, identity=identity, decode=decode, orientation=orientation,
+        on_error=on_error,
+    )  # fmt: skip
     second = broden_probe(broden, identity=identity, decode=decode, on_error=on_error)
     whole = join("imagenet_broden", [first, second], on_error)
     return whole.subset(choices.pick(len(whole)))

@@ -90,7 +90,9 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
         Joined(tuple(p.read for p in named), starts),
         [identity for p in named for identity in _identities(p)],
         on_error=on_error,
-        notes=tuple(dict.fromkeys(note for p in named for note in p.notes)),
+        notes=tuple(
+            f"{p.name}: {note}" if len(named) > 1 else note for p in named for note in p.notes
+        ),
         labels=tuple(labels) if any(labels) else None,
         file=Joined(tuple(p.path for p in named), starts),
         origins=tuple(p.name for p in named for _ in p.images),

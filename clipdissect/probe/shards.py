@@ -1,4 +1,4 @@
-"""Tar files of images: which members they have, and the bytes of one."""
+"""Tar files: which members they have, and the bytes of one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.files import write_text
-from clipdissect.images import SUFFIXES
+from clipdissect.images import orientation_of
 from clipdissect.paths import cache_dir
+from clipdissect.probe.choices import not_empty
+from clipdissect.probe.walk import is_hidden, is_image
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 1
-LABELS = ("cls", "txt")  # extensions of the members that hold an image's label, the best first
+INDEX_VERSION = 2
+LABELS = ("cls", "txt")  # endings of the members that hold an image's label, the best first
 LABEL_BYTES = 4096
 # What servers call the thing that changes when a file does.
 STAMPS = ("ETag", "etag", "Content-MD5", "Digest", "md5", "md5Hash", "crc32c", "checksum",
@@ -31,19 +33,34 @@ STAMPS = ("ETag", "etag", "Content-MD5", "Digest", "md5", "md5Hash", "crc32c", "
 
 @dataclass(frozen=True)
 class Member:
-    """An image in a shard.
+    """A file in a shard.
 
     Args:
-        name: of the file, with the folders in the tar.
+        name: with the folders in the tar.
         offset: of its first byte in the shard.
         size: in bytes.
-        label: text of the member of the same key that holds a label.
+        orientation: of an image, as its EXIF tag says, 1 to 8; 1 of anything else.
     """
 
     name: str
     offset: int
     size: int
-    label: str | None = None
+    orientation: int = 1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a shard holds, without hidden files.
+
+    Args:
+        members: all but the labels, in the shard's order.
+        labels: name of each member that holds a label, its ending in lower case, to its text.
+        hidden: how many images are hidden files, or in hidden folders.
+    """
+
+    members: list[Member]
+    labels: dict[str, str]
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,11 +148,13 @@ def find(shards: str | Sequence[str]) -> list[Shard]:
 
     Raises:
         MissingResource: a wildcard that nothing matches.
-        DissectError: no shards, or one twice.
+        DissectError: no shards, an empty path, or one twice.
     """
     from braceexpand import braceexpand
 
     given = [shards] if isinstance(shards, str) else list(shards)
+    for one in given:
+        not_empty(shards=one)
     try:
         patterns = [one for pattern in given for one in braceexpand(str(pattern))]
     except ValueError as error:  # unbalanced braces
@@ -148,8 +167,8 @@ def find(shards: str | Sequence[str]) -> list[Shard]:
     return found
 
 
-def members(shard: Shard, stamp: Any) -> list[Member]:
-    """The images in a shard, in its order; read once, then kept in the user cache.
+def listing(shard: Shard, stamp: Any) -> Listing:
+    """What a shard holds; read once, then kept in the user cache.
 
     Args:
         shard: the tar file.
@@ -165,44 +184,59 @@ def members(shard: Shard, stamp: Any) -> list[Member]:
         return known
     log.info("listing the images in %s (once)", shard.name)
     found = _scan(shard)
-    entries = [[m.name, m.offset, m.size, m.label] for m in found]
+    rows = [[m.name, m.offset, m.size, m.orientation] for m in found.members]
+    entry = {"stamp": stamp, "members": rows, "labels": found.labels, "hidden": found.hidden}
     try:
-        write_text(record, json.dumps({"stamp": stamp, "members": entries}))
+        write_text(record, json.dumps(entry))
     except OSError as error:
         log.warning("the list of %s isn't kept: %s", shard.name, error)
     return found
 
 
-def _load(record: Path, stamp: Any) -> list[Member] | None:
+def _load(record: Path, stamp: Any) -> Listing | None:
     try:
         kept = json.loads(record.read_text(encoding="utf-8"))
-        return [Member(*entry) for entry in kept["members"]] if kept["stamp"] == stamp else None
+        if kept["stamp"] != stamp:
+            return None
+        return Listing([Member(*row) for row in kept["members"]], kept["labels"], kept["hidden"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _scan(shard: Shard) -> list[Member]:
-    images: dict[str, Member] = {}  # of a name that comes twice the last counts, as in any tar
-    labels: dict[tuple[str, str], str] = {}
+def _scan(shard: Shard) -> Listing:
+    members: dict[str, Member] = {}  # of a name that comes twice the last counts, as in any tar
+    labels: dict[str, str] = {}
+    hidden: set[str] = set()
     try:
         with shard.open() as source, tarfile.open(fileobj=source, mode="r:") as tar:
             for info in _entries(source, tar):
-                key, extension = split(info.name)
                 if not info.isreg() or info.issparse():
                     continue
-                if f".{extension.rpartition('.')[2]}" in SUFFIXES:
-                    images[info.name] = Member(info.name, info.offset_data, info.size)
-                elif extension in LABELS and info.size <= LABEL_BYTES:
-                    text = tar.extractfile(info)
-                    labels[key, extension] = _text(text.read() if text else b"")
+                if any(is_hidden(part) for part in Path(info.name).parts if part != ".."):
+                    hidden |= {info.name} if is_image(info.name) else set()
+                    continue
+                stem, _, kind = info.name.rpartition(".")
+                if kind.lower() in LABELS and info.size <= LABEL_BYTES:
+                    labels[f"{stem}.{kind.lower()}"] = _text(_file(tar, info).read())
+                else:
+                    members[info.name] = _member(tar, info)
     except tarfile.TarError as error:
         raise DissectError(
             f"{shard.address} can't be read as a plain tar file ({error}). It may be cut short, or "
             f"compressed: then decompress it first, since images are read from its middle"
         ) from error
-    return [
-        Member(m.name, m.offset, m.size, _label(split(m.name)[0], labels)) for m in images.values()
-    ]
+    return Listing(list(members.values()), labels, len(hidden))
+
+
+def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    orientation = orientation_of(_file(tar, info)) if is_image(info.name) else 1
+    return Member(info.name, info.offset_data, info.size, orientation)
+
+
+def _file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    found = tar.extractfile(info)
+    assert found is not None  # it is a regular file
+    return found
 
 
 def _entries(source: BinaryIO, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -214,14 +248,10 @@ def _entries(source: BinaryIO, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo
 
 
 def split(name: str) -> tuple[str, str]:
-    """Key and extension of a member: the name before and after the file name's first dot."""
+    """Key and ending of a member: the name before and after the file name's first dot."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return f"{folder}{slash}{stem}", extension.lower()
-
-
-def _label(key: str, labels: dict[tuple[str, str], str]) -> str | None:
-    return next((labels[key, kind] for kind in LABELS if labels.get((key, kind))), None)
 
 
 def _text(raw: bytes) -> str:
@@ -239,7 +269,7 @@ def _glob(pattern: str) -> list[str]:
         found = glob.glob(_absolute(pattern), recursive=True)
     if not found:
         raise MissingResource("shards", [pattern], "set probe.shards to tar files that are there")
-    return sorted(found)
+    return sorted(each for each in found if not is_hidden(PurePosixPath(each).name))
 
 
 def _absolute(path: str) -> str:

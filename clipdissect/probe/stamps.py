@@ -10,7 +10,7 @@ from clipdissect.fetch import fetch as get
 from clipdissect.paths import cache_dir
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
-from clipdissect.probe.folder import of_files
+from clipdissect.probe.folder import image_files, of_files
 from clipdissect.probe.photos import photos
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,10 @@ def stamps(
         note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({why})"
         log.warning("%s", note)
         return photos(limit, sample, seed, on_error).noting(note)
-    files = [p for p in root.rglob("*.png") if "symbols" not in p.relative_to(root).parts]
-    return of_files("stamps", root, files, choices)
+    every, notes = image_files(root, on_error)
+    files = [p for p in every
+             if p.suffix == ".png" and "symbols" not in p.relative_to(root).parts]  # fmt: skip
+    return of_files("stamps", root, files, choices, None, notes)
 
 
 def find() -> Path | None:

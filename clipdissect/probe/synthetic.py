@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import read
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import Choices, not_empty
 
 
 def synthetic_broden(
@@ -44,6 +44,7 @@ def synthetic_broden(
     from clipdissect.synthetic import made  # which needs the other probes
     from clipdissect.synthetic.sources import find
 
+    not_empty(root=root)
     choices = Choices(limit, sample, sample_seed, identity, on_error=on_error)
     folder = made(images, seed, size, find(photographs, stamps), root)
     return read("synthetic_broden", folder, choices)

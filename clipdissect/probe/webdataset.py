@@ -12,10 +12,11 @@ from clipdissect import digest
 from clipdissect.classes import imagenet_names, names_of_file
 from clipdissect.errors import DissectError
 from clipdissect.images import Picture, UnreadableImage, decode_picture
-from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe import samples
+from clipdissect.probe.base import Labels, Probe
+from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.identity import of_files
-from clipdissect.probe.shards import Member, Shard, find, members
+from clipdissect.probe.shards import Shard, find, listing
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class ShardReader:
     Args:
         shards: the tar files.
         places: of each image, the shard's number, and where its bytes are.
-        decode: how; see `Choices`.
+        decode, orientation: see `Choices`.
     """
 
     shards: tuple[Shard, ...]
     places: tuple[tuple[int, int, int], ...]
     decode: str = "pil"
+    orientation: str = "ignore"
 
     def __call__(self, index: int) -> Picture:
         shard, offset, size = self.places[index]
@@ -40,20 +42,27 @@ class ShardReader:
             raise UnreadableImage(f"{type(error).__name__}: {error}", passing=True) from error
         if len(data) < size:
             raise UnreadableImage(f"the shard {self.shards[shard].name} is cut short")
-        return decode_picture(data, self.decode)
+        return decode_picture(data, self.decode, self.orientation)
 
 
 def webdataset(
     shards: Any,
+    image: Any = None,
     classes: str | None = None,
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
     identity: str = "stat",
     decode: str = "pil",
+    orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
     """The images in tar files, in the files' order; other members give their labels.
+
+    Files of one sample have their names up to the first dot in common, and give one image: of
+    `z.jpg` and `z.seg.png` the former. Names with more dots (`a.b.png`) are samples of their own
+    where a label (`a.b.cls`) shares all but the last ending. Hidden files are left out. The probe's
+    notes say what was taken, what wasn't, and how many labels there are.
 
     Each tar file is listed once, and an image is read from its place in it, in any order, by any
     number of processes. With `identity=stat` a shard is told by its file name, size and
@@ -63,10 +72,13 @@ def webdataset(
     Args:
         shards: a path or URL (anything that fsspec opens), or a list of them, with braces
             (`train-{000..009}.tar`) and wildcards.
+        image: ending of the members that are images, or a list with the best first, such as
+            `[rgb.png, jpg]`; `*.png` takes every name that ends so, a sample each. By default the
+            usual ones: `jpg`, `jpeg`, `png`, `webp`, and so on.
         classes: where the labels (`.cls`) are numbers, their names: a file with one a line, or
             `imagenet`.
-        limit, sample, seed, identity, decode, on_error: see `Choices`; `identity=content` digests
-            whole shards, local ones only.
+        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`;
+            `identity=content` digests whole shards, local ones only.
 
     Raises:
         MissingResource: a shard that isn't there.
@@ -76,22 +88,28 @@ def webdataset(
     Source:
         https://github.com/webdataset/webdataset (the layout of the shards).
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    not_empty(classes=classes)
     found = find(shards)
     stamps = [shard.stamp() for shard in found]
-    listed = [members(shard, stamp) for shard, stamp in zip(found, stamps, strict=True)]
-    every = [(n, member) for n, own in enumerate(listed) for member in own]
+    listings = [listing(shard, stamp) for shard, stamp in zip(found, stamps, strict=True)]
+    taken = [samples.take(each, samples.endings_of(image)) for each in listings]
+    samples.check_some(taken)
+    every = [(n, *pair) for n, own in enumerate(taken)
+             for pair in zip(own.images, own.labels, strict=True)]  # fmt: skip
     chosen = [every[i] for i in choices.pick(len(every))]
     told = [_identity(s, stamp, choices) for s, stamp in zip(found, stamps, strict=True)]
     titles = _titles(found)
-    places = tuple((n, m.offset, m.size) for n, m in chosen)
+    places = tuple((n, m.offset, m.size) for n, m, _ in chosen)
+    notes = samples.notes(taken, sum(each.hidden for each in listings))
     return Probe.of(
         "webdataset",
-        [f"{titles[n]}/{m.name}" for n, m in chosen],
-        ShardReader(tuple(found), places, decode),
-        choices.identities([f"{told[n]} {m.name}" for n, m in chosen]),
+        [f"{titles[n]}/{m.name}" for n, m, _ in chosen],
+        ShardReader(tuple(found), places, decode, choices.turn),
+        choices.identities([f"{told[n]} {m.name}" for n, m, _ in chosen]),
         on_error=on_error,
-        labels=_labels([m for _, m in chosen], classes),
+        notes=(*notes, *choices.orientation_notes(m.orientation for _, m, _ in chosen)),
+        labels=_labels([label for *_, label in chosen], classes),
     )
 
 
@@ -109,8 +127,7 @@ def _titles(shards: Sequence[Shard]) -> list[str]:
     return [s.name if counts[s.name] == 1 else s.address for s in shards]
 
 
-def _labels(images: Sequence[Member], classes: str | None) -> tuple[str | None, ...] | None:
-    labels = [member.label for member in images]
+def _labels(labels: Sequence[str | None], classes: str | None) -> Labels | None:
     if classes is not None:
         names = _class_names(classes)
         labels = [label and _named(label, names) for label in labels]
