@@ -7,14 +7,16 @@ one list of parameters, and the command line can't drift from it.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from types import UnionType
-from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Optional, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from clipdissect import (
     concepts,
@@ -43,7 +45,7 @@ GROUPS: dict[str, Options] = {
 
 # What must be text: omegaconf converts whatever is given for a `str` ("no" in YAML comes out as
 # "False", 1e3 as "1000.0"), and nothing for a union.
-Text = Union[str, bytes]
+Text: Any = Union[str, bytes]  # noqa: UP007 - omegaconf reads it
 
 
 @dataclass
@@ -192,7 +194,7 @@ def strict(hint: Any) -> Any:
     if inner == get_args(hint):
         return hint
     if get_origin(hint) in (Union, UnionType):
-        return Union[inner]
+        return Union[inner]  # noqa: UP007 - the same
     return get_origin(hint)[inner]
 
 
@@ -202,15 +204,17 @@ def _strict_dataclass(kind: Any) -> type:
     for part in fields(kind):
         hint, default = hints[part.name], part.default
         if is_dataclass(hint):
-            default = field(default_factory=hint)
+            default = field(default_factory=cast(type, hint))
         elif default is NO_DEFAULT:
-            default = field(default_factory=part.default_factory)  # type: ignore[arg-type]
+            default = field(default_factory=part.default_factory)
         about.append((part.name, hint, default))
     return make_dataclass(kind.__name__, about)
 
 
+@cache
 def register() -> None:
-    """Put the root's and every option's schema into Hydra's store."""
+    """Put the root's and every option's schema into Hydra's store, and what `conf/` calls."""
+    OmegaConf.register_new_resolver("expand", os.path.expanduser, replace=True)  # of `~`
     store = ConfigStore.instance()
     store.store(name="schema", node=strict(Root))
     for group, group_options in GROUPS.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.extras import install
 from clipdissect.images import Picture, UnreadableImage, decode_picture, unreadable
 from clipdissect.probe.base import Labels, Probe, Renumbered
 from clipdissect.probe.choices import Choices
@@ -115,7 +116,7 @@ def _load(path: str, config: str | None, split: str | None) -> Any:
         import datasets
     except ImportError as error:
         raise MissingResource(
-            "the package datasets", ["the installed packages"], "pip install 'clipdissect[hf]'"
+            "the package datasets", ["the installed packages"], install("hf")
         ) from error
     local = Path(path).expanduser()
     try:
