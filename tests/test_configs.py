@@ -308,3 +308,31 @@ def test_options_of_own_networks_are_set_by_name(option: str) -> None:
     with pytest.raises(Exception) as caught:
         composed(f"target={option}", *required, "target.preprocess.imagesize=3")
     assert "Did you mean target.preprocess.image_size" in str(explain(caught.value))
+
+
+# What the extra `offline` and the required packages bring.
+PACKAGED = {
+    "concepts": {"wordfreq_3k", "wordfreq_10k", "wordfreq_20k", "imagenet"},
+    "sentence": {"minilm"},
+    "encoder": {"conse"},
+    "target": {"efficientnet_lite0", "efficientnet_lite2"},
+    "probe": {"stamps", "folder", "photos"},
+}
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [o for g, o in OPTIONS if g == "experiment" and (o.endswith("_offline") or o == "demo")],
+)
+def test_offline_presets_need_nothing_but_packages(experiment: str) -> None:
+    config = composed(f"experiment={experiment}", *given("experiment", experiment))
+    assert {group: config[group]["name"] for group in PACKAGED} == {
+        group: config[group]["name"]
+        for group, names in PACKAGED.items()
+        if config[group]["name"] in names
+    }
+
+
+def test_options_have_the_same_names_in_both_interfaces() -> None:
+    for group in ("target", "probe", "concepts", "encoder", "similarity", "sentence"):
+        assert {p.stem for p in (CONF / group).glob("*.yaml")} == set(GROUPS[group]), group
