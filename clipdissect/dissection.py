@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
+from clipdissect import options
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import target as targets
+from clipdissect.arguments import shortened
 from clipdissect.capture import capture, check_layers, contribute
 from clipdissect.concepts import Concepts
 from clipdissect.describe import Describer, top_images_of_layer
@@ -65,19 +68,20 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
-        return write_result(Path(folder), self.descriptions, self.top_images, self.run)
+        return write_result(Path(folder).expanduser(), self.descriptions, self.top_images, self.run)
 
 
 def dissect(
-    model: nn.Module | Target | str,
+    model: nn.Module | Target | Mapping[str, Any] | str,
     layers: Sequence[str] | None = None,
     *,
     probe: Any,
-    concepts: Concepts | Sequence[str] | str | Path,
+    concepts: Concepts | Sequence[str] | Mapping[str, Any] | str | Path,
     preprocess: Transform | None = None,
-    encoder: Encoder | str = "clip_vit_b16",
-    similarity: Similarity | str = "soft_wpmi",
+    encoder: Encoder | Mapping[str, Any] | str = "clip_vit_b16",
+    similarity: Similarity | Mapping[str, Any] | str = "soft_wpmi",
     settings: Settings | None = None,
+    device: str | torch.device | None = None,
     store: Store | str | Path | None = "auto",
     top: int = 5,
     images: int = 10,
@@ -86,16 +90,20 @@ def dissect(
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
+    Wherever a name is taken, so is a mapping of it and its parameters, such as
+    `similarity={"name": "soft_wpmi", "top_k": 20}`.
+
     Args:
         model: any network, a `Target`, or a target's name.
         layers: dotted module names, with `[part]` after one that returns a tuple or dict; by
             default the target's own.
         probe: a folder of images, a probe's name, a `Probe`, or a map-style dataset of images.
-        concepts: a list of texts, a text file, or a `Concepts`.
+        concepts: a list of texts, a concept set's name, a text file, or a `Concepts`.
         preprocess: PIL image to the network's input; needed with a plain network.
         encoder: an encoder's name or an `Encoder`.
         similarity: a similarity function's name, or one from `similarity.build`.
         settings: device, precision, batches and the summary of activations.
+        device: in place of the settings' one: `cpu`, `cuda`, `cuda:1`.
         store: where features are kept; a folder, `auto` for the user cache, None for nowhere.
         top: descriptions per unit.
         images: top images per unit.
@@ -114,16 +122,18 @@ def dissect(
         Oikarinen & Weng, ICLR 2023, Sec. 3.
     """
     stages = Stages()
-    settings = settings or Settings()
+    settings = _settings(settings, device)
     with stages.stage("load"):
         chosen = _target(model, layers, preprocess)
         image_set, texts = probes.resolve(probe), concept_sets.resolve(concepts)
-        scorer = similarities.build(similarity) if isinstance(similarity, str) else similarity
+        scorer = _similarity(similarity)
         image_text = encoders.resolve(encoder)
         kept = _store(store)
     check_layers(chosen.model, chosen.layers)
     _check_counts(scorer, len(image_set), top, images)
     _check_kept(scorer, settings)
+    if not isinstance(team, Team):
+        raise DissectError(f"team must come from clipdissect.distributed; got {shortened(team)}")
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
         _checked_truth(truth, chosen.layers),
@@ -190,13 +200,38 @@ def _dissect(
     )
 
 
+def _settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
+    if settings is not None and not isinstance(settings, Settings):
+        raise DissectError(
+            f"settings must be a clipdissect.Settings, such as Settings(batch_size=32); got "
+            f"{shortened(settings)}"
+        )
+    settings = settings or Settings()
+    if device is None:
+        return settings
+    return replace(settings, device=str(device) if isinstance(device, torch.device) else device)
+
+
+def _similarity(given: Similarity | Mapping[str, Any] | str) -> Similarity:
+    if isinstance(given, Similarity):
+        return given
+    return options.named("similarity", similarities.build, given)
+
+
 def _target(
-    model: nn.Module | Target | str, layers: Sequence[str] | None, preprocess: Transform | None
+    model: nn.Module | Target | Mapping[str, Any] | str,
+    layers: Sequence[str] | None,
+    preprocess: Transform | None,
 ) -> Target:
-    if isinstance(layers, str) or any(not isinstance(layer, str) for layer in layers or ()):
+    listed = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
+    if not listed or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
-    if isinstance(model, str):
-        model = targets.build(model)
+    if isinstance(model, (str, Mapping)):
+        model = options.named("target", targets.build, model)
+    if preprocess is not None and not callable(preprocess):
+        raise DissectError(
+            f"preprocess must be a function of a PIL image; got {shortened(preprocess)}"
+        )
     if isinstance(model, nn.Module):
         if preprocess is None:
             raise DissectError(
@@ -206,8 +241,8 @@ def _target(
         model = Target(type(model).__name__, model, preprocess)
     if not isinstance(model, Target):
         raise DissectError(
-            f"model must be a torch.nn.Module, a Target or a target's name; got "
-            f"{type(model).__name__}"
+            "model must be a torch.nn.Module, a Target or a target's name; got "
+            + (f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__)
         )
     return replace(
         model,
@@ -219,12 +254,16 @@ def _target(
 def _store(store: Store | str | Path | None) -> Store | None:
     if store is None or isinstance(store, Store):
         return store
-    return Store(store_dir() if store == "auto" else Path(store))
+    if not isinstance(store, (str, Path)):
+        raise DissectError(f"store must be a folder, 'auto' or None; got {shortened(store)}")
+    return Store(store_dir() if store == "auto" else Path(store).expanduser())
 
 
 def _checked_truth(
     truth: Mapping[str, Sequence[str]] | None, layers: Sequence[str]
 ) -> dict[str, Sequence[str]]:
+    if truth is not None and not isinstance(truth, Mapping):
+        raise DissectError(f"truth must be a mapping of layers to texts; got {shortened(truth)}")
     for layer in truth or ():
         if layer not in layers:
             raise unknown("layer of truth", layer, layers)
@@ -232,6 +271,9 @@ def _checked_truth(
 
 
 def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None:
+    for name, count in (("top", top), ("images", shown)):
+        if not isinstance(count, int):
+            raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
     top_k = scorer.parameters.get("top_k")
     if top_k is not None and top_k > images:
         raise DissectError(

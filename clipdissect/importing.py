@@ -7,9 +7,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from clipdissect.errors import DissectError, unknown
+
+OURS = ("clipdissect", "experiments")  # packages that a user's project may have too
 
 
 def load(path: str, what: str) -> Any:
@@ -29,6 +33,7 @@ def load(path: str, what: str) -> Any:
         raise DissectError(f"{what} is '{path}'; it must look like package.module:name")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    _find_beside_ours(name, what)
     found = _module(name, what)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -80,6 +85,29 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+
+
+def _find_beside_ours(name: str, what: str) -> None:
+    """Let modules of a package of the user's that is called like one of ours be imported.
+
+    Raises:
+        DissectError: we have a module of that name too.
+    """
+    top, _, rest = name.partition(".")
+    ours, own = sys.modules.get(top), Path.cwd() / top
+    if top not in OURS or not rest or ours is None or not own.is_dir():
+        return
+    if any(Path(place).resolve() == own.resolve() for place in ours.__path__):
+        return
+    first = rest.partition(".")[0]
+    if any((own / form).exists() for form in (first, f"{first}.py")) and find_spec(
+        f"{top}.{first}"
+    ):
+        raise DissectError(
+            f"{what}: clipdissect has a module {top}.{first} of its own, which hides "
+            f"{own}/{first}. Rename yours, or name a module outside of {top}"
+        )
+    ours.__path__.append(str(own))
 
 
 def _module(name: str, what: str) -> Any:

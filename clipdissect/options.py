@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from clipdissect.arguments import checked, shortened
 from clipdissect.errors import DissectError, unknown
 
 Options = Mapping[str, Callable[..., Any]]
@@ -20,8 +21,10 @@ def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) 
     """Call the function behind a name, after checking the parameters' names.
 
     Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
+        DissectError: unknown name or parameter, listing the valid ones; a value of a wrong type.
     """
+    if not isinstance(name, str):
+        raise DissectError(f"the name of a {kind} must be text; got {shortened(name)}")
     if name not in options:
         raise unknown(kind, name, options)
     function = options[name]
@@ -32,7 +35,28 @@ def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) 
     for parameter, about in valid.items():
         if about.default is inspect.Parameter.empty and parameter not in parameters:
             raise DissectError(f"{kind} {name} needs its parameter {parameter}")
-    return function(**parameters)
+    return function(**checked(function, f"{kind} {name}", parameters))
+
+
+def named(kind: str, build: Callable[..., T], given: Any) -> T:
+    """Build an option from its name, or from a mapping of its name and parameters.
+
+    Args:
+        kind: what it is, such as `encoder`.
+        build: the package's.
+        given: as in `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`.
+
+    Raises:
+        DissectError: neither; or from `build`.
+    """
+    if isinstance(given, str):
+        return build(given)
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return build(**given)
+    raise DissectError(
+        f"{kind} must be a name, or a name with parameters, such as "
+        f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
+    )
 
 
 def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from clipdissect.allocator import memory_is_kept
+from clipdissect.arguments import check_fields
 from clipdissect.errors import DissectError
 from clipdissect.summary import Summary
 
@@ -21,18 +23,18 @@ class Settings:
     """How to run the networks and what to keep.
 
     Args:
-        device: `auto` (CUDA, then the CPU), or a torch device.
+        device: `auto` (CUDA, then the CPU), or a torch device or its name.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
         batch_size: images a batch; None chooses. Halved where CUDA's memory runs out.
         workers: decoding processes; None chooses.
-        summary: how activations are summed up.
+        summary: how activations are summed up; a text is the kind of a `Summary`.
         keep: `full` activations, or `top_k`: only every unit's top images, which takes
             `O(units x k)` memory and disk at any number of images.
         shard: images a shard of the store, after which an interrupted pass goes on.
         compile: run the target through `torch.compile`.
 
     Raises:
-        DissectError: an unknown value, or a device that isn't there.
+        DissectError: an unknown value or type, or a device that isn't there.
     """
 
     device: str = "auto"
@@ -45,6 +47,8 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        self._take_plain_forms()
+        check_fields(self, "")
         for name, value, valid in (
             ("precision", self.precision, PRECISIONS),
             ("keep", self.keep, KEEPS),
@@ -61,6 +65,13 @@ class Settings:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise DissectError(f"device '{self.device}' can't be used here: {reason}") from error
+
+    def _take_plain_forms(self) -> None:
+        given: dict[str, Any] = vars(self)
+        if isinstance(given["device"], torch.device):
+            object.__setattr__(self, "device", str(self.device))
+        if isinstance(given["summary"], str):
+            object.__setattr__(self, "summary", Summary(given["summary"]))
 
     @property
     def torch_device(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from clipdissect.arguments import check_fields
 from clipdissect.errors import DissectError
 
 SUMMARIES = ("auto", "mean", "max", "cls")
@@ -35,6 +36,7 @@ class Summary:
     layout: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self, "Summary's ")
         for value, valid, what in (
             (self.kind, SUMMARIES, "summary"),
             (self.layout, LAYOUTS, "layout"),

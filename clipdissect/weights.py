@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.extras import install
 from clipdissect.fetch.download import matches, sums
 
 # Under which training scripts keep the state dict, and what their wrappers put before its names.
@@ -48,7 +49,7 @@ def in_package(package: str, below: str, sha256: str, install: str) -> Path:
     return path
 
 
-def package_folder(package: str, install: str) -> Path:
+def package_folder(package: str, requirement: str) -> Path:
     """Folder of an installed package, found without importing it.
 
     Raises:
@@ -57,9 +58,9 @@ def package_folder(package: str, install: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingResource(
-            f"the package {install}",
+            f"the package {requirement}",
             ["the installed packages"],
-            f"pip install {install}, or pip install 'clipdissect[offline]'",
+            f"pip install {requirement}, or {install('offline')}",
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

@@ -2,7 +2,7 @@
 
 clipdissect concepts words.txt
 clipdissect concepts imagenet
-clipdissect concepts concepts=wordfreq_20k concepts.n=5000 --strict
+clipdissect concepts concepts=wordfreq concepts.n=5000 --strict
 """
 
 from __future__ import annotations

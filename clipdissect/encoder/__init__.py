@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import getattr_static
 from typing import Any
 
@@ -35,19 +35,22 @@ def build(name: str, **parameters: Any) -> Prompted:
     return encoder
 
 
-def resolve(what: Encoder | str) -> Encoder:
-    """An encoder from a name, or the object itself.
+def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
+    """An encoder from a name, a mapping of a name and its parameters, or the object itself.
 
     Raises:
         DissectError: unknown name, or an object that lacks a part of `Encoder`.
     """
-    if isinstance(what, str):
-        return build(what)
+    if isinstance(what, (str, Mapping)):
+        return options.named("encoder", build, what)
     parts = [name for name in vars(Encoder) if not name.startswith("_")]
     # Looked up statically: a digest is a property that may take seconds.
     lacking = [name for name in parts if getattr_static(what, name, None) is None]
     if lacking:
-        raise DissectError(f"the encoder {type(what).__name__} lacks {', '.join(lacking)}")
+        raise DissectError(
+            f"encoder must be an encoder's name or an Encoder: a {type(what).__name__} lacks "
+            f"{', '.join(lacking)}"
+        )
     return what
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def build(name: str, **parameters: Any) -> Probe:
 
 
 def resolve(what: Any) -> Probe:
-    """A probe from a `Probe`, an option's name, a folder's path, or a dataset.
+    """A probe from a `Probe`, an option's name, a mapping of a name and its parameters, a folder's
+    path, or a dataset.
 
     A bare word that names an option means the option; write `./photos` for a folder of that name.
 
@@ -66,4 +67,6 @@ def resolve(what: Any) -> Probe:
     if isinstance(what, (str, Path)):
         not_empty(root=what)
         return folder(str(what))
+    if isinstance(what, Mapping):
+        return options.named("probe", build, what)
     return dataset(what)

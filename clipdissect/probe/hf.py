@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.extras import install
 from clipdissect.images import (
     Picture,
     UnreadableImage,
@@ -125,7 +126,7 @@ def _load(path: str, config: str | None, split: str | None) -> Any:
         import datasets
     except ImportError as error:
         raise MissingResource(
-            "the package datasets", ["the installed packages"], "pip install 'clipdissect[hf]'"
+            "the package datasets", ["the installed packages"], install("hf")
         ) from error
     local = Path(path).expanduser()
     try:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipdissect import digest
 from clipdissect.errors import MissingResource
+from clipdissect.extras import install
 from clipdissect.images import SUFFIXES, open_rgb
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
@@ -112,7 +113,7 @@ def files() -> list[Path]:
         raise MissingResource(
             "packaged photographs",
             [package for package, _ in PLACES],
-            "pip install 'clipdissect[offline]' (brings scikit-image and scikit-learn)",
+            f"{install('offline')}, which brings scikit-image and scikit-learn",
         )
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clipdissect.arguments import check_fields
 from clipdissect.errors import DissectError
 
 PATHS = ("relative", "absolute")
@@ -35,6 +36,7 @@ class ReportSettings:
     paths: str = "relative"
 
     def __post_init__(self) -> None:
+        check_fields(self, "report.")
         ranges = {"images": (self.images, 1, 100), "regions": (self.regions, 0, 10**9),
                   "thumbnail": (self.thumbnail, 16, 1024),
                   "megabytes": (self.megabytes, 0, 10**6)}  # fmt: skip

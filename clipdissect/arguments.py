@@ -1,0 +1,97 @@
+"""Types of what users pass, checked against annotations before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from reprlib import Repr
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from clipdissect.errors import DissectError
+
+WORDS = {str: "text", bool: "True or False", int: "a whole number", float: "a number",
+         NoneType: "None"}  # fmt: skip
+SHOWN = 80  # characters of a wrong value
+
+
+def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a function's parameters; paths given for text become text.
+
+    Args:
+        function: or a class; annotations other than text, numbers, booleans, lists and mappings of
+            them are not checked.
+        what: is called, for errors.
+        values: by parameter.
+
+    Raises:
+        DissectError: a value of another type than its parameter's.
+    """
+    source: Any = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(source)
+    return {
+        name: _checked(f"{what}: {name}", hints.get(name, Any), value)
+        for name, value in values.items()
+    }
+
+
+def check_fields(settings: Any, what: str) -> None:
+    """Raise a DissectError where a dataclass's field has another type than its annotation.
+
+    Args:
+        settings: the dataclass.
+        what: precedes the field's name in the error.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if name in settings.__dataclass_fields__:
+            _checked(f"{what}{name}", hint, getattr(settings, name))
+
+
+def shortened(value: Any) -> str:
+    """Return a value as errors show it."""
+    short = Repr()
+    short.maxstring = short.maxother = SHOWN
+    return short.repr(value)
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    if isinstance(value, os.PathLike) and not _fits(hint, value) and _fits(hint, ""):
+        return os.fspath(value)
+    if not _fits(hint, value):
+        raise DissectError(f"{name} must be {_words(hint)}; got {shortened(value)}")
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(each, value) for each in inner)
+    if origin in (list, Sequence):
+        return (
+            isinstance(value, Sequence)
+            and not isinstance(value, (str, bytes))
+            and all(_fits(inner[0], each) for each in value)
+        )
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(inner[1], v) for v in value.values())
+    if hint in (int, float):
+        kind = Integral if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if hint is bool:
+        return isinstance(value, (bool, np.bool_))
+    return hint not in WORDS or isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, inner))
+    if origin in (list, Sequence):
+        return "a list" + {str: " of texts", int: " of whole numbers"}.get(inner[0], "")
+    if origin in (dict, Mapping):
+        return "a mapping"
+    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))
