@@ -145,7 +145,7 @@ class Fingerprint:
         if isinstance(value, weakref.ref):
             return ["reference", self.of_value(value())]
         if isinstance(value, ContextVar):
-            return [value.name, self.of_value(value.get(None))]
+            return ["context", self.of_value(value.get(None))]  # its name may hold an address
         if isinstance(value, type):
             return self._of_type(value)
         found = self._of_container(value)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipdissect.errors import DissectError
-from clipdissect.images import DECODE
+from clipdissect.images import DECODE, decoder_version
 from clipdissect.probe.base import ON_ERROR
 
 IDENTITY = ("stat", "content")
@@ -71,8 +71,14 @@ class Choices:
             raise DissectError(f"probe.sample is {self.sample}, but there are {len(first)} images")
         return sorted(random.Random(self.seed).sample(first, self.sample))
 
-    def identities(self, each: Sequence[str]) -> tuple[str, ...]:
-        """The images' identities, with the decoder that their pixels depend on."""
-        return (
-            tuple(each) if self.decode == "pil" else tuple(f"fast {FAST_VERSION} {e}" for e in each)
-        )
+    def identities(self, each: Sequence[str], are_files: bool = True) -> tuple[str, ...]:
+        """The images' identities, with the decoder that their pixels depend on.
+
+        Args:
+            each: what tells an image from the others.
+            are_files: whether they are decoded; arrays of pixels are as they are.
+        """
+        marks = [f"fast {FAST_VERSION}"] if self.decode == "fast" else []
+        if are_files or marks:  # torchvision resizes what is read fast, whatever it was
+            marks.append(decoder_version(self.decode))
+        return tuple(" ".join([*marks, one]) for one in each)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -44,16 +45,26 @@ class Entry:
 class Store:
     """A folder of entries.
 
+    Entries under keys that never come again (see `digest.is_passing`) go into a temporary folder,
+    which lives as long as this object does.
+
     Args:
         root: the folder; made when first written to.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._holder: TemporaryDirectory[str] | None = None
 
     def series(self, key: str) -> Series:
         """The entry of a key, whole or not, to be read or written in shards."""
-        return Series(self.root / key[:2] / key, key)
+        root = self._passing() if digest.is_passing(key) else self.root
+        return Series(root / key[:2] / key, key)
+
+    def _passing(self) -> Path:
+        if self._holder is None:
+            self._holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        return Path(self._holder.name)
 
     def get(self, key: str) -> Entry | None:
         """The entry under a key, or None where it is absent, incomplete or damaged (logged)."""
@@ -82,7 +93,7 @@ class Store:
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Hold the locks of entries that are about to be written."""
-        return locks.locked(self.root, keys)
+        return locks.locked(self.root, [key for key in keys if not digest.is_passing(key)])
 
 
 class Series:
