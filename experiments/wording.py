@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,8 +40,8 @@ def explain(error: BaseException) -> str | None:
             return _of_option(str(cause.missing_cfg_file), cause.options)
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _of_key(cause)
-        if isinstance(cause, OSError) and cause.filename:
-            return f"{cause.filename}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return of_system(cause)
         if type(cause).__module__.split(".")[0] in LAUNCHERS:
             return f"a job's process ended before the job did: {str(cause).strip()}"
         if str(cause) in NO_TRIAL:
@@ -50,6 +51,16 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
+
+
+def of_system(error: OSError) -> str:
+    """What to tell the user of a file or disk that can't be read or written."""
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = ("; free space, or set paths.results (or paths.store) to another disk: features "
+                  "that were finished are kept and will be used")  # fmt: skip
+    return f"{place}{error.strerror}{remedy}"
 
 
 def _of_option(path: str, valid: Sequence[str]) -> str:
