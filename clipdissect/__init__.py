@@ -23,8 +23,6 @@ _HOMES = {
     "dissect": "dissection", "Result": "dissection", "DissectError": "errors",
     "Settings": "settings", "Summary": "summary",
 }  # fmt: skip
-_PACKAGES = ("concepts", "encoder", "evaluation", "method", "probe", "sentence", "similarity",
-             "target", "tracking")  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -33,6 +31,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(import_module(f"clipdissect.{_HOMES[name]}"), name)
-    if name in _PACKAGES:
-        return import_module(f"clipdissect.{name}")
+    if not name.startswith("_"):
+        try:
+            return import_module(f"clipdissect.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"clipdissect.{name}":
+                raise
     raise AttributeError(f"module 'clipdissect' has no attribute '{name}'")

@@ -113,7 +113,7 @@ def capture(
         shards, computed = _ensure(what, _keys(what, digests), store)
         parts.append(_assemble(what, shards, computed, digests))
     found = joined(probe, parts) if probe.parts else parts[0]
-    return replace(found, holder=holder, seconds=stages.seconds, readings=known)
+    return replace(found, holder=(holder, store), seconds=stages.seconds, readings=known)
 
 
 def contribute(
@@ -211,6 +211,11 @@ def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
     if what.encoder is not None:
         of_encoder = (digests["encoder images"], digests["encoder preprocess"])
         keys[EMBEDS] = digest.of("image embeds", EMBEDS_VERSION, of_encoder, common)
+    if what.team.size > 1 and any(map(digest.is_passing, keys.values())):
+        raise DissectError(
+            "several processes can't share a network that holds what can't be looked into (the "
+            "warning above names it): take that out of the network, or use one process"
+        )
     if not what.team.all_equal(digest.of(keys)):
         raise DissectError(
             "the processes of this job don't agree on the network, its code, the images or the "

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,6 +24,10 @@ from torch import Tensor, nn
 from clipdissect import fingerprint
 from clipdissect.errors import DissectError
 
+log = logging.getLogger(__name__)
+
+_PASSING = "passing-"  # starts digests that never come again
+
 Transform = Callable[[Image.Image], Tensor]
 
 # Sizes that exercise resizing up and down, both orientations and cropping.
@@ -29,9 +35,10 @@ _PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
 
 def of(*parts: Any) -> str:
-    """Hexadecimal digest of JSON-able values, in order."""
+    """Hexadecimal digest of JSON-able values, in order; see also `is_passing`."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    mark = _PASSING if _PASSING in text else ""
+    return mark + hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def of_file(path: Path) -> str:
@@ -47,20 +54,44 @@ def of_model(model: nn.Module) -> str:
     """Digest of a network: its tensors' bytes, its module tree, attributes, hooks and code.
 
     Names given to a model outside of it (in a config, on disk) don't count, nor does the training
-    mode. Bytecode of the modules' classes does, so that an edited `forward` isn't served old
-    numbers; functions of other places that it calls don't.
+    mode. The code of the modules' classes does, with the functions and constants that it names and
+    the user's own source files behind it, so that an edit isn't served old numbers.
+
+    Where something in the network can't be looked into, the digest never comes again (see
+    `is_passing`), and a warning says what it is.
     """
     hasher = hashlib.blake2b(digest_size=20)
+    look = fingerprint.Fingerprint(model)
     for name, module in model.named_modules(remove_duplicate=False):
-        hasher.update(of(name, fingerprint.of_module(module)).encode())
+        hasher.update(of(name, look.of_module(module)).encode())
     tensors = dict(_tensors(model))
     for name, tensor in tensors.items():
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(fingerprint.bytes_of(tensor))
     # Packed weights of quantised layers, and what modules add with get_extra_state.
     extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
-    hasher.update(of(fingerprint.of_value(extra)).encode())
+    hasher.update(of(look.of_value(extra), look.sources()).encode())
+    if look.opaque:
+        _warn_of_opaque(type(model).__name__, tuple(dict.fromkeys(look.opaque)))
+        return f"{_PASSING}{uuid4().hex}"
     return hasher.hexdigest()
+
+
+def is_passing(digest: str) -> bool:
+    """Whether a digest, or one that was made from it, never comes again.
+
+    What is kept under it is of use to this run alone.
+    """
+    return digest.startswith(_PASSING)
+
+
+@functools.cache  # once for each
+def _warn_of_opaque(model: str, kinds: tuple[str, ...]) -> None:
+    log.warning(
+        "the network %s holds what can't be looked into (%s): its features aren't kept, since "
+        "nothing could tell whether they are still right",
+        model, ", ".join(kinds),
+    )  # fmt: skip
 
 
 def of_transform(transform: Transform) -> str:

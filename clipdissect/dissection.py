@@ -164,13 +164,11 @@ def _dissect(
     truth: Mapping[str, Sequence[str]],
 ) -> Result:  # fmt: skip
     with stages.stage("texts"), all_cores(team):
-        device = settings.torch_device
         notes = encoders.text_notes(encoder, concepts.texts)
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
         embeds = text_embeds(
-            lambda texts: encoder.embed_texts(texts, device), f"{text_digest} {device}",
-            concepts.texts, store,
-        )  # fmt: skip
+            encoder.embed_texts, text_digest, concepts.texts, store, settings.torch_device
+        )
     with stages.stage("images"):
         captured = capture(
             target, target.layers, encoder, probe, store, settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdissect.errors import DissectError
@@ -28,6 +28,10 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # writing to an open file doesn't say which
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,6 +41,12 @@ def write_text(path: Path, text: str) -> None:
     are escaped."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def note_use(path: Path) -> None:
+    """Set the modification time of something that is kept to now, for pruning; if it is there."""
+    with suppress(OSError):  # absent, or somebody else's
+        os.utime(path)
 
 
 def _umask() -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import PIL
 import torch
 from jaxtyping import Float
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 from torch import Tensor
 
 # What a probe's images come as: PIL, or uint8 `[3, h, w]` where decoding is fast.
@@ -47,6 +50,21 @@ SUFFIXES = frozenset(
         ".jp2",
     ]
 )
+
+
+@functools.cache
+def decoder_version(decode: str = "pil") -> str:
+    """The libraries that pixels depend on, with their versions, for keys.
+
+    Args:
+        decode: `pil`: Pillow and its libjpeg; `fast`: also torchvision, which brings its own.
+    """
+    used = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
+    turbo = features.version_feature("libjpeg_turbo")
+    used += f" turbo {turbo}" if turbo else ""
+    if decode == "fast":  # the builds for CPUs and GPUs bring the same
+        used += f", torchvision {version('torchvision').partition('+')[0]}"
+    return used
 
 
 class UnreadableImage(Exception):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from clipdissect import digest
-from clipdissect.files import atomic
+from clipdissect.files import atomic, note_use
 from clipdissect.images import UnreadableImage, open_rgb
 from clipdissect.paths import cache_dir
 from clipdissect.probe import Probe
@@ -36,6 +36,7 @@ class Thumbnails:
     def __init__(self, probe: Probe, side: int = 96, kind: Sequence[str] = ()) -> None:
         self.probe, self.side = probe, side
         self.folder = cache_dir() / "thumbnails" / digest.of(probe.digest, side, *kind)
+        note_use(self.folder)
 
     def strip(self, names: Sequence[str]) -> Image.Image:
         """The images side by side; grey where one can't be had."""

@@ -6,10 +6,16 @@ import sys
 from importlib import import_module
 
 from experiments.help import COMMANDS, MODULES, RUNNERS, usage
+from experiments.output import forgiving
 
 
 def main() -> None:
     """Run the runner or command that the first argument names with the other arguments."""
+    with forgiving():
+        _run()
+
+
+def _run() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

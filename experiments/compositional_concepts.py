@@ -78,12 +78,11 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     q, similarity = for_scoring(activations, live), similarity_of(job)
     concepts = ConceptActivations(found.captured.image_embeds, found.texts)
     best = similarity.top(concepts, q, study.words)
-    device = job.settings.torch_device
 
     def embed(texts: Any) -> Any:
         return text_embeds(
-            lambda some: job.encoder.embed_texts(some, device),
-            f"{job.encoder.text_digest} {device}", texts, job.store,
+            job.encoder.embed_texts, job.encoder.text_digest, texts, job.store,
+            job.settings.torch_device,
         )  # fmt: skip
 
     phrases = library.search(study, similarity, concepts, q, best, job.concepts.texts, embed,

@@ -66,10 +66,9 @@ class SharedFeatures:
 
     def _of_texts(self, concepts: Concepts) -> Any:
         if concepts.digest not in self._embeds:
-            device = self.settings.torch_device
             self._embeds[concepts.digest] = text_embeds(
-                lambda texts: self.encoder.embed_texts(texts, device),
-                f"{self._text_digest} {device}", concepts.texts, self.store,
+                self.encoder.embed_texts, self._text_digest, concepts.texts, self.store,
+                self.settings.torch_device,
             )  # fmt: skip
         return self._embeds[concepts.digest]
 

@@ -1,10 +1,11 @@
-"""List, verify and prune the feature store.
+"""List, verify and prune the feature store and the rest of the user cache.
 
-clipdissect store                          every entry: what, size, age, when it was used last
+clipdissect store                          what there is: size, age, when it was used last
 clipdissect store verify                   read every file and compare checksums
 clipdissect store prune --older 30d        delete what wasn't used for 30 days (also h, w)
 clipdissect store prune --to 10GB          delete what was used longest ago until 10 GB are left
 clipdissect store prune --incomplete       delete what interrupted runs left
+clipdissect store prune --fetched NAME     delete a download, which nothing else deletes
 """
 
 from __future__ import annotations
@@ -27,16 +28,33 @@ BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def main() -> None:
     """Entry point of `python -m experiments.store` and `clipdissect store`."""
     options = _parser().parse_args()
-    from clipdissect.paths import store_dir
+    from clipdissect.errors import DissectError
+    from clipdissect.paths import cache_dir, store_dir
     from clipdissect.store import Store
+    from experiments.wording import stop
 
     store = Store(Path(options.store).expanduser() if options.store else store_dir())
-    if options.action == "verify":
-        sys.exit(_verify(store))
-    if options.action == "prune":
-        _prune(store, options)
-    else:
-        _list(store)
+    cache = None if options.store else cache_dir()
+    try:
+        _check(store.root, bool(options.store))
+        if options.action == "verify":
+            sys.exit(_verify(store))
+        if options.action == "prune":
+            _prune(store, cache, options)
+        else:
+            _list(store, cache)
+    except (DissectError, OSError) as error:
+        stop(error)
+
+
+def _check(root: Path, must_exist: bool) -> None:
+    """Raise a DissectError for a path that is no folder, or isn't there though it was given."""
+    from clipdissect.errors import DissectError
+
+    if root.exists() and not root.is_dir():
+        raise DissectError(f"{root} is a file; a store is a folder")
+    if must_exist and not root.exists():
+        raise DissectError(f"there is no store: {root}")
 
 
 def days(text: str) -> float:
@@ -87,21 +105,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("action", nargs="?", choices=("list", "verify", "prune"), default="list")
-    parser.add_argument("--store", metavar="FOLDER", help="another store than the user cache's")
+    parser.add_argument(
+        "--store",
+        metavar="FOLDER",
+        help="another store than the user cache's; alone, without the cache",
+    )
     parser.add_argument("--older", type=days, metavar="30d", help="not used for so long")
     parser.add_argument("--to", type=size, metavar="10GB", help="until no more is left")
     parser.add_argument("--incomplete", action="store_true", help="never finished")
+    parser.add_argument("--fetched", metavar="NAME", help="what was downloaded under this name")
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     return parser
 
 
-def _list(store: Store) -> None:
+def _list(store: Store, cache: Path | None) -> None:
     from clipdissect.store import inventory
 
-    items = inventory(store)
+    items = inventory(store, cache)
     _print(items)
-    total = sum(item.size for item in items)
-    print(f"{len(items)} entries, {human(total)}, in {store.root}")
+    for kind, where in ((None, store.root), (cache, cache)):
+        own = [item for item in items if (item.path is None) == (kind is None)]
+        if where is not None:
+            noun = "entries" if kind is None else "other items"
+            print(f"{len(own)} {noun}, {human(sum(item.size for item in own))}, in {where}")
 
 
 def _verify(store: Store) -> int:
@@ -116,19 +142,21 @@ def _verify(store: Store) -> int:
     return 1 if problems else 0
 
 
-def _prune(store: Store, options: argparse.Namespace) -> None:
+def _prune(store: Store, cache: Path | None, options: argparse.Namespace) -> None:
     from clipdissect.store import prune
 
-    if options.older is None and options.to is None and not options.incomplete:
-        print("error: say what to prune: --older 30d, --to 10GB or --incomplete", file=sys.stderr)
+    if not any((options.older is not None, options.to is not None, options.incomplete,
+                options.fetched)):  # fmt: skip
+        print("error: say what to prune: --older 30d, --to 10GB, --incomplete or --fetched NAME",
+              file=sys.stderr)  # fmt: skip
         sys.exit(2)
     gone = prune(
-        store, older_days=options.older, to_bytes=options.to, incomplete=options.incomplete,
-        dry_run=options.dry_run,
+        store, cache=cache, older_days=options.older, to_bytes=options.to,
+        incomplete=options.incomplete, fetched=options.fetched, dry_run=options.dry_run,
     )  # fmt: skip
     _print(gone)
     done = "would go" if options.dry_run else "deleted"
-    print(f"{len(gone)} entries {done}, {human(sum(item.size for item in gone))}")
+    print(f"{len(gone)} items {done}, {human(sum(item.size for item in gone))}")
 
 
 def _print(items: Sequence[Item]) -> None:
@@ -147,7 +175,8 @@ def _print(items: Sequence[Item]) -> None:
         table.add_row(
             str(about.get("what", "?")), str(about.get("of", "")), str(about.get("probe", "")),
             str(images), human(item.size), ago(item.made), f"{ago(item.used)} ago",
-            "" if item.whole else "unfinished", item.key[:8],
+            "" if item.whole else "unfinished",
+            item.key if item.is_fetched else item.key[:8],
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
 

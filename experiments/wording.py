@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
@@ -62,8 +63,8 @@ def explain(error: BaseException) -> str | None:
                 return message
         if isinstance(cause, OmegaConfBaseException) and cause.full_key is not None:
             return _of_key(cause)
-        if isinstance(cause, OSError) and cause.filename:
-            return f"{cause.filename}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return of_system(cause)
         if type(cause).__module__.split(".")[0] in LAUNCHERS:
             return f"a job's process ended before the job did: {str(cause).strip()}"
         if str(cause) in NO_TRIAL:
@@ -157,6 +158,16 @@ def _kind(value: Any) -> str:
 
 def _is_multirun() -> bool:
     return bool({"-m", "--multirun"} & set(sys.argv[1:]))
+
+
+def of_system(error: OSError) -> str:
+    """What to tell the user of a file or disk that can't be read or written."""
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = ("; free space, or set paths.results (or paths.store) to another disk: features "
+                  "that were finished are kept and will be used")  # fmt: skip
+    return f"{place}{error.strerror}{remedy}"
 
 
 def _of_option(path: str, valid: Sequence[str]) -> str:

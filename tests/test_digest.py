@@ -185,9 +185,17 @@ def test_callable_objects_by_their_code_and_loggers_by_name() -> None:
     assert digest.of_model(with_attribute("log", logging.getLogger("a"))) == before
 
 
-def test_what_cannot_be_looked_into_never_matches() -> None:
-    opaque = with_attribute("handle", iter([1]))
-    assert digest.of_model(opaque) != digest.of_model(opaque)
+def test_what_cannot_be_looked_into_never_matches_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    digest._warn_of_opaque.cache_clear()  # it warns once in a process
+    opaque = with_attribute("handle", memoryview(b"1"))
+    first, second = digest.of_model(opaque), digest.of_model(opaque)
+    assert first != second
+    assert digest.is_passing(first)
+    assert digest.is_passing(digest.of("made of it", [first, 1]))
+    assert not digest.is_passing(digest.of_model(Base()))
+    assert "Base holds what can't be looked into (builtins.memoryview)" in caplog.text
 
 
 def test_modules_in_a_plain_list_in_any_mode() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_colours
 
 from clipdissect.errors import DissectError
 from clipdissect.store import Damaged, Entry, Store, inventory, prune, shards, verify
@@ -161,11 +162,13 @@ def test_inventory_and_prune(tmp_path: Path) -> None:
     assert len(inventory(store)) == 3
     with locked(tmp_path, ["ab12"]):
         assert prune(store, older_days=30) == []  # somebody writes it
+        assert [p.name for p in (tmp_path / "locks").iterdir()] == ["ab12.lock"]
     assert [i.key for i in prune(store, older_days=30)] == ["ab12"]
     assert [i.key for i in prune(store, incomplete=True)] == ["ef56"]
     assert prune(store, to_bytes=items["cd34"].size) == []
     assert [i.key for i in prune(store, to_bytes=items["cd34"].size - 1)] == ["cd34"]
     assert inventory(store) == []
+    assert list((tmp_path / "locks").iterdir()) == []
 
 
 def test_use_is_noted(tmp_path: Path) -> None:
@@ -175,6 +178,61 @@ def test_use_is_noted(tmp_path: Path) -> None:
     os.utime(tmp_path / "ab" / "ab12" / "manifest.json", (old, old))
     assert store.get("ab12") is not None
     assert prune(store, older_days=30) == []
+
+
+def test_looking_is_no_use(tmp_path: Path) -> None:
+    store = written(tmp_path)
+    old = time.time() - 40 * 86_400
+    os.utime(tmp_path / "ab" / "ab12" / "manifest.json", (old, old))
+    for path in (tmp_path / "ab" / "ab12").iterdir():
+        os.utime(path, (old, old))
+        path.read_bytes()  # as a backup does, which moves the access time
+    assert verify(store) == {}
+    (item,) = inventory(store)
+    assert abs(item.used - old) < 1
+    assert [i.key for i in prune(store, older_days=30)] == ["ab12"]
+
+
+def test_nothing_of_a_folder_that_is_no_store_is_pruned(tmp_path: Path) -> None:
+    for name in ("ab/abba", "ab/ab12", "ca/cafe.jpg", "x"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "song.mp3").touch()
+    assert inventory(Store(tmp_path)) == []
+    assert prune(Store(tmp_path), to_bytes=0, older_days=0, incomplete=True) == []
+    assert len(list(tmp_path.rglob("song.mp3"))) == 4
+
+
+def test_the_rest_of_the_user_cache_is_listed_and_pruned(tmp_path: Path, own_cache: Path) -> None:
+    from clipdissect.paths import store_dir
+    from clipdissect.probe import build
+    from clipdissect.thumbnails import Thumbnails
+
+    write_colours(tmp_path / "images")
+    images = build("folder", root=str(tmp_path / "images"), identity="content")
+    Thumbnails(images).file(images.images[0])
+    for name in ("encoders/some/weights.bin", "synthetic_broden/abcd/1.png"):
+        (own_cache / name).parent.mkdir(parents=True)
+        (own_cache / name).write_bytes(b"12345")
+    store = written(store_dir())
+    items = {item.about["what"]: item for item in inventory(store, own_cache)}
+    assert set(items) == {"conv", "thumbnails", "digests of files", "synthetic scenes", "fetched"}
+    assert items["fetched"].size == 5
+    assert items["thumbnails"].size > 0
+    assert prune(store, cache=own_cache, older_days=30) == []
+    old = time.time() - 40 * 86_400
+    for item in items.values():
+        if item.path:
+            os.utime(item.path, (old, old))
+    Thumbnails(images)  # used again
+    gone = prune(store, cache=own_cache, older_days=30)
+    assert {i.about["what"] for i in gone} == {"digests of files", "synthetic scenes"}
+    gone = prune(store, cache=own_cache, to_bytes=0)
+    assert {i.about["what"] for i in gone} == {"conv", "thumbnails"}
+    assert [i.about["what"] for i in inventory(store, own_cache)] == ["fetched"]
+    with pytest.raises(DissectError, match="encoders"):
+        prune(store, cache=own_cache, fetched="encoder")
+    prune(store, cache=own_cache, fetched="encoders")
+    assert [p.name for p in own_cache.iterdir() if any(p.rglob("*.*"))] == []
 
 
 def test_locks(tmp_path: Path) -> None:

@@ -56,13 +56,12 @@ def vectors(
     """
     rows: dict[str, int] = {}
     parts: list[Float[np.ndarray, "texts dims"]] = []
-    on = encoder.digest if device == "cpu" else f"{encoder.digest} {device}"
     for texts in sets:
         fresh = [text for text in dict.fromkeys(texts) if text]
         if not fresh:
             continue
         start = sum(map(len, parts))
-        embeds = text_embeds(lambda some: encoder.embed(some, device), on, fresh, store)
+        embeds = text_embeds(encoder.embed, encoder.digest, fresh, store, device)
         parts.append(embeds.float().numpy())
         rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set's counts
     matrix = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)

@@ -8,6 +8,7 @@ from typing import Any
 from clipdissect import options
 from clipdissect.method.base import Job, Method
 from clipdissect.method.captioner import Captioner
+from clipdissect.method.captioning import ImageCaptioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.network_dissection import NetworkDissection
@@ -21,7 +22,7 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "published": Published,
 }
 
-__all__ = ["OPTIONS", "Job", "Method", "build"]
+__all__ = ["OPTIONS", "ImageCaptioner", "Job", "Method", "build"]
 
 
 def build(name: str, **parameters: Any) -> Method:

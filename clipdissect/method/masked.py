@@ -20,7 +20,7 @@ from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
 from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
-from clipdissect.provenance import git_state, machine, versions
+from clipdissect.provenance import git_state, machine, passing_notes, versions
 from clipdissect.stages import Stages
 from clipdissect.target import Target
 
@@ -161,7 +161,7 @@ class Masked(Method):
             "method": {"name": self.name, **asdict(self)},
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
             "precision": job.settings.numeric,
-            "notes": [*target.notes, *probe.notes, *notes],
+            "notes": [*target.notes, *probe.notes, *notes, *passing_notes(fires.digests)],
             "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
             "computed": fires.computed,
         }  # fmt: skip

@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 
 from clipdissect.errors import DissectError
-from clipdissect.images import DECODE, ORIENTATION
+from clipdissect.images import DECODE, ORIENTATION, decoder_version
 from clipdissect.probe.base import ON_ERROR
 
 IDENTITY = ("stat", "content")
@@ -100,11 +100,18 @@ class Choices:
         """What readers do with orientation tags."""
         return self.orientation or "ignore"
 
-    def identities(self, each: Sequence[str]) -> tuple[str, ...]:
-        """The images' identities, with the decoder and turning that their pixels depend on."""
-        fast = "" if self.decode == "pil" else f"fast {FAST_VERSION} "
-        turned = f"turned {TURNED_VERSION} " if self.turn == "apply" else ""
-        return tuple(f"{turned}{fast}{e}" for e in each)
+    def identities(self, each: Sequence[str], are_files: bool = True) -> tuple[str, ...]:
+        """The images' identities, with the decoder and turning that their pixels depend on.
+
+        Args:
+            each: what tells an image from the others.
+            are_files: whether they are decoded; arrays of pixels are as they are.
+        """
+        marks = [f"turned {TURNED_VERSION}"] if self.turn == "apply" else []
+        marks += [f"fast {FAST_VERSION}"] if self.decode == "fast" else []
+        if are_files or self.decode == "fast":  # torchvision resizes what is read fast, whatever
+            marks.append(decoder_version(self.decode))
+        return tuple(" ".join([*marks, one]) for one in each)
 
     def orientation_notes(self, tags: Iterable[int]) -> tuple[str, ...]:
         """A note with the count of images that would be turned, where they aren't.

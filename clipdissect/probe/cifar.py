@@ -123,7 +123,7 @@ def _probe(
         name,
         [f"{split}/{i:05d}" for i in chosen],
         ArrayReader(pixels[chosen], choices.decode),
-        choices.identities([identities[i] for i in chosen]),
+        choices.identities([identities[i] for i in chosen], are_files=False),
         labels=tuple(classes[numbers[i]] for i in chosen),
     )
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from clipdissect import digest
 from clipdissect.errors import DissectError
-from clipdissect.files import write_text
+from clipdissect.files import note_use, write_text
 from clipdissect.paths import cache_dir
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def _digests(root: Path, names: Sequence[str]) -> list[str]:
     """
     record = cache_dir() / "digests" / f"{digest.of(str(root.resolve()))}.json"
     known = _load(record)
+    note_use(record)
     stats = [_stat(root / name) for name in names]
     stamps = [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
     new = [n for n, stamp in zip(names, stamps, strict=True) if known.get(n, [])[:3] != stamp]

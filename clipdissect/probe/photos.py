@@ -12,7 +12,7 @@ from PIL import Image
 from clipdissect import digest
 from clipdissect.errors import MissingResource
 from clipdissect.extras import install
-from clipdissect.images import SUFFIXES, open_rgb
+from clipdissect.images import SUFFIXES, decoder_version, open_rgb
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
 
@@ -72,7 +72,7 @@ def photos(
         f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
     )
     digests = {file: digest.of_file(file) for file, _ in crops}
-    identities = [f"{digests[file]} {box}" for file, box in crops]
+    identities = [f"{decoder_version()} {digests[file]} {box}" for file, box in crops]
     reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
     return Probe.of("photos", names, reader, identities, on_error=on_error)
 

@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.files import write_text
+from clipdissect.files import note_use, write_text
 from clipdissect.images import orientation_of
 from clipdissect.paths import cache_dir
 from clipdissect.probe.choices import not_empty
@@ -181,6 +181,7 @@ def listing(shard: Shard, stamp: Any) -> Listing:
     record = cache_dir() / "shards" / f"{digest.of(INDEX_VERSION, shard.address)}.json"
     known = _load(record, stamp)
     if known is not None:
+        note_use(record)
         return known
     log.info("listing the images in %s (once)", shard.name)
     found = _scan(shard)

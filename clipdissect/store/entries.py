@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ABOUT = "about.json"  # written first, so that an unfinished entry can be told what it is
+USED = "used"  # empty; its modification time is when the entry was used last
 Rows = tuple[int, int]
 
 
@@ -44,16 +43,26 @@ class Entry:
 class Store:
     """A folder of entries.
 
+    Entries under keys that never come again (see `digest.is_passing`) go into a temporary folder,
+    which lives as long as this object does.
+
     Args:
         root: the folder; made when first written to.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._holder: TemporaryDirectory[str] | None = None
 
     def series(self, key: str) -> Series:
         """The entry of a key, whole or not, to be read or written in shards."""
-        return Series(self.root / key[:2] / key, key)
+        root = self._passing() if digest.is_passing(key) else self.root
+        return Series(root / key[:2] / key, key)
+
+    def _passing(self) -> Path:
+        if self._holder is None:
+            self._holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        return Path(self._holder.name)
 
     def get(self, key: str) -> Entry | None:
         """The entry under a key, or None where it is absent, incomplete or damaged (logged)."""
@@ -82,7 +91,9 @@ class Store:
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Hold the locks of entries that are about to be written."""
-        return locks.locked(self.root, keys)
+        with worded(self.root):
+            (self.root / locks.FOLDER).mkdir(parents=True, exist_ok=True)
+        return locks.locked(self.root, [key for key in keys if not digest.is_passing(key)])
 
 
 class Series:
@@ -165,13 +176,10 @@ class Series:
         return found
 
     def used(self) -> None:
-        """Note that the entry was used now: its manifest's access time, set by hand."""
-        path = self.folder / MANIFEST
-        try:
-            status = path.stat()
-            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
-        except OSError:  # somebody else's store, or one that is read-only
-            return
+        """Note that the entry was used now; reading its files for other ends doesn't count."""
+        with suppress(OSError):  # somebody else's store, or one that is read-only
+            if (self.folder / MANIFEST).is_file():
+                (self.folder / USED).touch()
 
     def _manifest(self) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
@@ -197,7 +205,7 @@ def _may_pass(shard: Shard) -> bool:
 
 @contextmanager
 def worded(folder: Path) -> Iterator[None]:
-    """A full or forbidden disk as an error for people.
+    """A full or forbidden disk, or something in the folder's place, as an error for people.
 
     Raises:
         DissectError: says what to do about it.
@@ -205,10 +213,8 @@ def worded(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-            raise
         raise DissectError(
-            f"the store can't be written ({error.strerror}): {folder}. What was finished is kept "
+            f"the store can't be written ({error.strerror or error}): {folder}. What was finished is kept "
             f"and will be used. Free space, or `clipdissect store prune`, or set paths.store to "
             f"another disk"
         ) from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
+
+FOLDER = "locks"  # below the store's folder
 
 
 @contextmanager
@@ -49,8 +51,23 @@ def if_free(root: Path, key: str) -> Iterator[bool]:
         lock.release()
 
 
+def known(root: Path) -> list[str]:
+    """Keys of all the lock files."""
+    return sorted(path.stem for path in (root / FOLDER).glob("*.lock"))
+
+
+def remove(root: Path, key: str) -> None:
+    """Delete a key's lock file, which should be held."""
+    with suppress(OSError):  # Windows keeps open files
+        _path(root, key).unlink()
+
+
 def _lock(root: Path, key: str) -> FileLock:
-    folder = root / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = _path(root, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The operating system's own lock on an open file: it goes with the process that holds it.
-    return FileLock(folder / f"{key}.lock", is_singleton=False)
+    return FileLock(path, is_singleton=False)
+
+
+def _path(root: Path, key: str) -> Path:
+    return root / FOLDER / f"{key}.lock"

@@ -81,10 +81,10 @@ def features(job: Job, layers: Sequence[str]) -> Features:
     target, probe, concepts, encoder = job.target, job.probe, job.concepts, job.encoder
     if target is None or probe is None or concepts is None or encoder is None:
         raise DissectError("this study needs target, probe, concepts and encoder")
-    similarity, device = similarity_of(job), job.settings.torch_device
+    similarity = similarity_of(job)
     embeds = text_embeds(
-        lambda texts: encoder.embed_texts(texts, device), f"{encoder.text_digest} {device}",
-        concepts.texts, job.store,
+        encoder.embed_texts, encoder.text_digest, concepts.texts, job.store,
+        job.settings.torch_device,
     )  # fmt: skip
     captured = capture(
         replace(target, layers=tuple(layers)), layers, encoder, probe, job.store, job.settings,

@@ -17,6 +17,7 @@ from PIL import Image
 
 from clipdissect import digest
 from clipdissect.errors import DissectError
+from clipdissect.files import note_use
 from clipdissect.paths import cache_dir
 from clipdissect.synthetic.colours import NAMES
 from clipdissect.synthetic.patterns import SHAPES, TEXTURES
@@ -55,6 +56,7 @@ def made(
     base = Path(root).expanduser() if root else cache_dir() / FOLDER
     folder = base / digest.of("synthetic broden", VERSION, images, seed, size, sources.digest())
     if folder.is_dir():
+        note_use(folder)
         return folder
     try:
         base.mkdir(parents=True, exist_ok=True)
