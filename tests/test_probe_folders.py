@@ -289,19 +289,24 @@ def test_a_list_of_shards_with_an_empty_one(tmp_path: Path) -> None:
         probe.build("webdataset", shards=["", str(tmp_path / "x.tar")])
 
 
-def test_a_run_in_the_folder_of_its_images_twice(
+def test_runs_in_the_folder_of_their_images_see_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whole runs, with reports and their thumbnails below the images."""
+    from test_report import run_of
     from tiny import write_colours
 
     monkeypatch.chdir(tmp_path)
     write_colours(tmp_path, shades=2)
-    counts = []
+    tables = []
     for number in range(3):
-        found = probe.resolve(".")
-        counts.append(len(found))
-        result(tmp_path / "results" / "dissect" / str(number))
-    assert counts == [12, 12, 12]
+        folder = run_of(tmp_path / "results" / "dissect" / str(number), Path("."))
+        facts = json.loads((folder / "run.json").read_text())
+        assert facts["probe"]["images"] == 12
+        assert any("earlier runs" in note for note in facts["notes"]) == (number > 0)
+        assert list((folder / "report" / "thumbnails").iterdir())
+        tables.append([(folder / f"{n}.csv").read_bytes() for n in ("descriptions", "top_images")])
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_two_images_of_one_name() -> None:

@@ -228,7 +228,7 @@ DATASETS = (
         "clipdissect dissect probe=stamps",
         ("usr/share/tuxpaint/stamps/animals",),
         (Path("/usr/share/tuxpaint/stamps"),),
-        (Holds("pictures", 500, 2_000, "usr/share/tuxpaint/stamps/**/*.png"),),
+        (Holds("pictures", 500, 5_000, "usr/share/tuxpaint/stamps/**/*.png"),),
     ),
     Item(
         "wordnet",

@@ -114,16 +114,17 @@ class Choices:
         return tuple(" ".join([*marks, one]) for one in each)
 
     def orientation_notes(self, tags: Iterable[int]) -> tuple[str, ...]:
-        """A note with the count of images that would be turned, where they aren't.
+        """A note with the count of images that carry a turn, and whether it was applied.
 
         Args:
-            tags: each image's orientation, 1 for upright; looked at only where needed.
+            tags: each image's orientation, 1 for upright; looked at only where there may be some.
         """
-        count = sum(tag != 1 for tag in tags) if self.orientation == "ignore" else 0
+        count = sum(tag != 1 for tag in tags) if self.orientation else 0
         if not count:
             return ()
-        are = "1 image carries" if count == 1 else f"{count} images carry"
+        if self.orientation == "apply":
+            return (f"images turned upright by their EXIF orientation: {count}",)
         return (
-            f"{are} an EXIF orientation that isn't applied: set probe.orientation=apply to turn "
-            f"such images upright",
+            f"images with an EXIF orientation that isn't applied: {count} (set "
+            f"probe.orientation=apply to turn them upright)",
         )
