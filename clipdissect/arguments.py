@@ -83,8 +83,9 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, kind) and not isinstance(value, bool)
     if hint is bool:
         return isinstance(value, (bool, np.bool_))
-    is_class = isinstance(hint, type) and not getattr(hint, "_is_protocol", False)
-    return not is_class or isinstance(value, hint)
+    if hint is Any or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return True
+    return isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:

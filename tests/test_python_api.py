@@ -123,3 +123,13 @@ def test_every_option_without_required_parameters_is_a_plain_string(
         encoder.resolve(name)
     assert built == [*concepts.OPTIONS, *probe.OPTIONS, *encoder.OPTIONS]
     assert {"wordfreq_3k", "wordfreq_10k", "wordfreq_20k"} <= set(concepts.OPTIONS)
+
+
+def test_values_of_any_type_pass() -> None:
+    def option(anything: Any, pairs: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        return anything, pairs
+
+    known = {"option": option}
+    assert options.call("kind", known, "option", {"anything": 3}) == (3, None)
+    given = {"anything": [None], "pairs": {"a": object}}
+    assert options.call("kind", known, "option", given) == ([None], {"a": object})
