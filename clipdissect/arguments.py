@@ -23,8 +23,8 @@ def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) 
     """Return the values of a function's parameters; paths given for text become text.
 
     Args:
-        function: or a class; annotations other than text, numbers, booleans, lists and mappings of
-            them are not checked.
+        function: or a class; annotations other than classes, and unions, lists and mappings of
+            them, are not checked.
         what: is called, for errors.
         values: by parameter.
 
@@ -83,7 +83,9 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, kind) and not isinstance(value, bool)
     if hint is bool:
         return isinstance(value, (bool, np.bool_))
-    return hint not in WORDS or isinstance(value, hint)
+    if hint is Any or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return True
+    return isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:

@@ -72,6 +72,18 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
     return {"comparison": rows}
 
 
+def tracked(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a nested mapping for trackers: concepts, setting, probe, similarity, metric."""
+    found: dict[str, Any] = {}
+    names = ["concepts", "setting", "probe", "similarity", "metric"]
+    for row in metrics(table)["comparison"]:
+        inner = found
+        for name in names[:-1]:
+            inner = inner.setdefault(row[name], {})
+        inner[row["metric"]] = row["value"]
+    return found
+
+
 def figure(table: pd.DataFrame, folder: Path) -> None:
     """Dots with intervals: a row a concept set, a column a metric, functions by marker.
 

@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.help import conf_folder
@@ -24,7 +25,10 @@ def main() -> None:
 
     Exit codes: 0 done, 1 something was found and `--strict` was given, 2 a mistake in the request.
     """
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.context < 1 or options.show < 0:
+        parser.error("--context must be at least 1, --show at least 0")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     from clipdissect.concepts.lint import lint
     from experiments.wording import explain
@@ -74,7 +78,7 @@ def _concepts(what: Sequence[str]) -> Concepts:
         DissectError: two sets, or from building it.
     """
     from clipdissect.concepts import file
-    from clipdissect.errors import DissectError
+    from clipdissect.errors import DissectError, unknown
 
     overrides = [w for w in what if w.startswith(("concepts=", "concepts."))]
     named = [w for w in what if w not in overrides]
@@ -83,6 +87,8 @@ def _concepts(what: Sequence[str]) -> Concepts:
     if named and named[0] not in _names():
         if overrides:
             raise DissectError(f"{named[0]} is a file, which has no parameters: {overrides[0]}")
+        if named[0].replace("_", "").isalnum() and not Path(named[0]).exists():
+            raise unknown("concept set or text file", named[0], _names())
         return file(named[0])
     return _configured([*(f"concepts={name}" for name in named), *overrides])
 

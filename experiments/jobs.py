@@ -1,4 +1,4 @@
-"""Jobs of a run, guarded: a failure is kept as a file, and the other jobs go on.
+"""Jobs of a run, guarded: a failure is kept as a file, and the other jobs of a multirun go on.
 
 A job may run in another process or on another machine (hydra/launcher=joblib, submitit_local,
 submitit_slurm), so its failure travels through its results folder, which all of them must see.
@@ -11,7 +11,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Failure:
         trace: the traceback, of faults in the program.
         number: of the job in its multirun; None of a job alone.
         overrides: of the job, that the command line doesn't have word for word.
+        launch: which command it belongs to.
     """
 
     message: str
@@ -45,6 +46,7 @@ class Failure:
     trace: str | None = None
     number: int | None = None
     overrides: tuple[str, ...] = ()
+    launch: str = ""
 
     @property
     def job(self) -> str:
@@ -60,7 +62,9 @@ class Failure:
         print(f"{self.job} error: {self.message}".lstrip(), file=sys.stderr)
 
 
-def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config: Any) -> Any:
+def guard(
+    run: Run, arguments: Sequence[str], unused: Mapping[str, str], launch: str, config: Any
+) -> Any:
     """Do one job; gives what it returns, or a text on its failure, which no sweeper takes for a
     number.
 
@@ -71,6 +75,7 @@ def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config:
         run: does one job.
         arguments: of the command line.
         unused: keys that the runner doesn't read, and what to do instead.
+        launch: identity of the command, by which it knows its failures from others'.
         config: the job's.
     """
     set_up_logging(logging.INFO)  # of a process that the launcher started
@@ -78,7 +83,7 @@ def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config:
     path = results_folder() / FAILURE
     number, overrides = identity()
     unfinished = Failure(
-        UNFINISHED, FAULT, None, number, tuple(o for o in overrides if o not in arguments)
+        UNFINISHED, FAULT, None, number, tuple(o for o in overrides if o not in arguments), launch
     )
     _write(path, unfinished)
     if unfinished.job:
@@ -87,7 +92,7 @@ def guard(run: Run, arguments: Sequence[str], unused: Mapping[str, str], config:
         refuse(unused, overrides)
         result = run(config)
     except Exception as error:
-        failure = of_error(error, number, unfinished.overrides)
+        failure = replace(of_error(error, number, unfinished.overrides), launch=launch)
         _write(path, failure)
         return f"failed: {failure.message}"
     path.unlink(missing_ok=True)
@@ -124,14 +129,19 @@ def of_error(
     return Failure(message, FAULT, trace, number, overrides)
 
 
-def failures() -> list[Failure]:
-    """Failures of the jobs that this process has launched, by number."""
+def failures(launch: str) -> list[Failure]:
+    """Failures of the jobs of one command, by number.
+
+    Args:
+        launch: as of `guard`; the command's folder may hold the failures of others.
+    """
     from experiments.callbacks import Launched
 
     if Launched.folder is None:  # it failed before there was a job
         return []
     found = [_read(path) for path in Launched.folder.rglob(FAILURE)]
-    return sorted(found, key=lambda failure: failure.number or 0)
+    own = [failure for failure in found if failure is not None and failure.launch == launch]
+    return sorted(own, key=lambda failure: failure.number or 0)
 
 
 def results_folder() -> Path:
@@ -183,6 +193,10 @@ def _write(path: Path, failure: Failure) -> None:
     write_json(path, asdict(failure))
 
 
-def _read(path: Path) -> Failure:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Failure(**values | {"overrides": tuple(values["overrides"])})
+def _read(path: Path) -> Failure | None:
+    """The failure that a file describes; None of another program's or version's file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Failure(**values | {"overrides": tuple(values["overrides"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 
 from experiments.help import conf_folder, runner_help
@@ -48,7 +49,8 @@ def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> Non
     os.environ["HYDRA_MAIN_MODULE"] = f"experiments.{name}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be worded here
     # Not a function of this place: it is pickled where jobs run in other processes.
-    job = functools.wraps(run)(functools.partial(guard, run, tuple(sys.argv), unused))
+    identity = uuid.uuid4().hex
+    job = functools.wraps(run)(functools.partial(guard, run, tuple(sys.argv), unused, identity))
     stopped = []
     try:
         _hydra_main(job)()
@@ -57,7 +59,7 @@ def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> Non
         sys.exit(130)
     except Exception as error:
         stopped.append(of_error(error))
-    told = failures() + stopped
+    told = failures(identity) + stopped
     for failure in told:
         failure.tell()
     if told:

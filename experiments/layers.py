@@ -15,10 +15,13 @@ PIPE_WIDTH = 200
 
 def run(config: Any) -> None:
     """Build the target of the config, and print its modules."""
+    from clipdissect.capture import check_layers
     from clipdissect.survey import survey
     from experiments.parts import parameters, settings_of
 
     chosen = _build(parameters(config.target))
+    if chosen.layers:  # of a network that has no default ones, all modules are to be seen
+        check_layers(chosen.model, chosen.layers)
     modules = survey(chosen, settings_of(config).summary)
     _print(chosen, modules)
 

@@ -38,7 +38,7 @@ def run(config: Any) -> None:
     from clipdissect.results import begin, write_json, write_table
     from clipdissect.stages import Stages
     from experiments import comparing, judging
-    from experiments.comparison_report import figure, markdown, metrics
+    from experiments.comparison_report import figure, markdown, metrics, tracked
     from experiments.parts import of_group, track
 
     folder, stages = results_folder(), Stages()
@@ -55,11 +55,10 @@ def run(config: Any) -> None:
     text = markdown(table, config.similarity.name)
     write_text(folder / "comparison.md", text)
     figure(table, folder)
-    found = metrics(table)
-    write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", metrics(table))
     write_json(folder / "run.json", job.manifest(config, sentences, how, stages.seconds))
     print(text, f"files: {folder}", sep="\n")
-    track(config, folder, found)
+    track(config, folder, tracked(table))
 
 
 class _Job:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from clipdissect import importing
+from clipdissect import digest, importing
 from clipdissect import weights as checkpoints
 from clipdissect.classes import class_names
 from clipdissect.errors import DissectError, MissingResource, unknown
@@ -55,7 +55,7 @@ def module(
     built = importing.call(factory, arguments, "target.factory")
     given = Given(layers, preprocess, transform, classes, class_layer)
     if isinstance(built, Target):
-        return finish(built.name, built.model, given, built)
+        return finish(built.name, built.model, given, built, built.weights or f"of {factory}")
     own, name = None, factory.partition(":")[2]
     if isinstance(built, tuple) and len(built) == 2:
         built, own = built
@@ -65,7 +65,7 @@ def module(
             f"Target; it returned a {type(built).__name__}"
         )
     brought = Target(name, built, own) if own is not None else None
-    return finish(name, built, given, brought)
+    return finish(name, built, given, brought, f"of {factory}")
 
 
 def checkpoint(
@@ -92,7 +92,8 @@ def checkpoint(
         MissingResource: no such file.
         DissectError: the factory fails, or names or shapes differ (says which).
     """
-    state = checkpoints.read(Path(checkpoint).expanduser())
+    file = Path(checkpoint).expanduser()
+    state = checkpoints.read(file)
     built = importing.call(factory, arguments, "target.factory")
     if not isinstance(built, nn.Module):
         raise DissectError(
@@ -101,7 +102,8 @@ def checkpoint(
         )
     checkpoints.load(built, state, checkpoint)
     name = f"{factory.partition(':')[2]}/{Path(checkpoint).name}"
-    return finish(name, built, Given(layers, preprocess, transform, classes, class_layer))
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(name, built, options, weights=f"sha256:{digest.of_file(file)}")
 
 
 def hub_dir(
@@ -142,11 +144,22 @@ def hub_dir(
         raise DissectError(f"{root}/hubconf.py raised {importing.where(error)}") from error
     if not isinstance(built, nn.Module):
         raise DissectError(f"{entry} of {root} returned a {type(built).__name__}, not a network")
-    return finish(entry, built, Given(layers, preprocess, transform, classes, class_layer))
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(entry, built, options, weights=f"of {entry} in {root.name}/hubconf.py")
 
 
-def finish(name: str, model: nn.Module, given: Given, brought: Target | None = None) -> Target:
+def finish(
+    name: str, model: nn.Module, given: Given, brought: Target | None = None,
+    weights: str | None = None,
+) -> Target:  # fmt: skip
     """A target of a network and the options; what isn't given is as in `brought`.
+
+    Args:
+        name: what to call it.
+        model: the network.
+        given: the options.
+        brought: what the network's code says of it.
+        weights: which they are, or where they come from.
 
     Raises:
         DissectError: a class layer that doesn't exist, or another number of class names than units.
@@ -158,7 +171,7 @@ def finish(name: str, model: nn.Module, given: Given, brought: Target | None = N
     if brought and not names:
         layer, names = layer or brought.class_layer, brought.class_names
     notes = (*(brought.notes if brought else ()), *notes)
-    return Target(name, model.eval(), steps, layers, layer, names, notes)
+    return Target(name, model.eval(), steps, layers, layer, names, notes, weights)
 
 
 def _classes(

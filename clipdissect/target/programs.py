@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.target.base import Target
 from clipdissect.target.own import Given, finish
@@ -44,7 +45,8 @@ def torchscript(
     with _quiet(), _loading(file, "a TorchScript program (of torch.jit.save)"):
         load: Any = torch.jit.load
         program = Program(load(str(file), map_location="cpu"))
-    return finish(file.name, program, Given(layers, preprocess, transform, classes, class_layer))
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(file.name, program, options, weights=f"sha256:{digest.of_file(file)}")
 
 
 def exported(
@@ -77,7 +79,8 @@ def exported(
         )
     if images == 1:
         network.register_forward_pre_hook(_one_image)
-    return finish(file.name, network, Given(layers, preprocess, transform, classes, class_layer))
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(file.name, network, options, weights=f"sha256:{digest.of_file(file)}")
 
 
 def _existing(path: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from clipdissect import importing
+from clipdissect import digest, importing
 from clipdissect import weights as checkpoints
 from clipdissect.classes import class_names, imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
@@ -63,9 +63,19 @@ def timm(
     )
     found = Target(model, network, transform, tuple(layers or default_layers(network)),
                    last if names else None, names)  # fmt: skip
-    if checkpoint or weights != checkpoints.RANDOM:
-        return found
-    return replace(found, weights=weights, notes=(checkpoints.RANDOM_NOTE,))
+    if checkpoint:
+        return replace(found, weights=f"sha256:{digest.of_file(Path(checkpoint).expanduser())}")
+    if weights == checkpoints.RANDOM:
+        return replace(found, weights=weights, notes=(checkpoints.RANDOM_NOTE,))
+    return replace(found, weights=_name_of_pretrained(model, network))
+
+
+def _name_of_pretrained(model: str, network: nn.Module) -> str:
+    """timm's name of pretrained weights: architecture and tag, or the hub's name."""
+    config: Any = getattr(network, "pretrained_cfg", {})
+    if config.get("hf_hub_id") and ":" in model:
+        return str(config["hf_hub_id"])
+    return ".".join(str(part) for part in (config.get("architecture"), config.get("tag")) if part)
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:

@@ -67,10 +67,12 @@ def none() -> Tracker:
     return lambda run: None
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as `outer/inner` keys."""
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Return nested mappings and lists as `outer/inner` keys, one value each; lists by position."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}/")
+        elif isinstance(value, (list, tuple)):
+            yield from flatten(dict(enumerate(value)), f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
