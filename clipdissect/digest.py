@@ -132,14 +132,12 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notices whether this thread draws random numbers from torch."""
 
-    seen = False
+    seen: bool = False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))
 
@@ -153,7 +151,8 @@ def _draws(transform: Transform) -> bool:
     """
     for _ in range(TRIES):
         before = _random_states()
-        with _Draws() as torch_draws:
+        torch_draws = _Draws()  # type: ignore[no-untyped-call]
+        with torch_draws:
             transform(_pattern(*_PROBE_SIZES[0]))
         if torch_draws.seen or _random_states() == before:
             return torch_draws.seen

@@ -133,7 +133,9 @@ class Fingerprint:
     def _look(self, value: Any) -> Any:
         if isinstance(value, IDLE):
             return type(value).__qualname__
-        if isinstance(value, (Tensor, np.ndarray)) and getattr(value, "dtype", None) != object:
+        if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            return ["array", self.of_value(value.tolist())]
+        if isinstance(value, (Tensor, np.ndarray)):
             return _of_array(value)
         if isinstance(value, nn.Module):
             return self._of_loose_module(value)
@@ -240,7 +242,7 @@ class Fingerprint:
             return ["compiled", self.of_value(plain)]
         cells = [_content(cell) for cell in function.__closure__ or ()]
         held = [function.__defaults__, function.__kwdefaults__, cells]
-        found = [self._instructions(function.__code__), self.of_value(held)]
+        found: list[Any] = [self._instructions(function.__code__), self.of_value(held)]
         if _is_own_function(function):
             self._note(source_files.file_of(function.__code__.co_filename))
             found.append(self._of_globals(function))

@@ -267,7 +267,7 @@ def test_draws_are_noticed_wherever_they_come_from(draw: Callable[[Tensor], Tens
         digest.of_transform(lambda image: draw(preprocess(8)(image)))
 
 
-@pytest.mark.parametrize("step", [torch.rand, np.random.rand])  # noqa: NPY002
+@pytest.mark.parametrize("step", [torch.rand, np.random.rand])
 def test_other_threads_may_draw(step: Callable[..., object]) -> None:
     done = threading.Event()
 

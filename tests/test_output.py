@@ -73,9 +73,10 @@ def test_a_file_in_the_place_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_text(tmp_path / "file", "no folder")
-    with pytest.raises(DissectError, match="the store can't be written"), Store(
-        tmp_path / "file"
-    ).locked(["ab12"]):
+    with (
+        pytest.raises(DissectError, match="the store can't be written"),
+        Store(tmp_path / "file").locked(["ab12"]),
+    ):
         pass
     with pytest.raises(DissectError, match="the store can't be written"):
         Store(tmp_path / "file").put("ab12", Entry({}))

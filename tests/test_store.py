@@ -202,9 +202,7 @@ def test_nothing_of_a_folder_that_is_no_store_is_pruned(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("song.mp3"))) == 4
 
 
-def test_the_rest_of_the_user_cache_is_listed_and_pruned(
-    tmp_path: Path, own_cache: Path
-) -> None:
+def test_the_rest_of_the_user_cache_is_listed_and_pruned(tmp_path: Path, own_cache: Path) -> None:
     from clipdissect.paths import store_dir
     from clipdissect.probe import build
     from clipdissect.thumbnails import Thumbnails
