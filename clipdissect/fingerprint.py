@@ -150,10 +150,13 @@ class Fingerprint:
             return ["context", self.of_value(value.get(None))]  # its name may hold an address
         if isinstance(value, type):
             return self._of_type(value)
-        found = self._of_container(value)
-        if found is None:
-            found = self._of_callable(value)
-        return self._of_object(value) if found is None else found
+        try:
+            found = self._of_container(value)
+            if found is None:
+                found = self._of_callable(value)
+            return self._of_object(value) if found is None else found
+        except Exception:  # other people's iteration, `__repr__` or pickling
+            return self._unknown(value)
 
     def _of_container(self, value: Any) -> Any:
         kind = type(value)
@@ -253,21 +256,21 @@ class Fingerprint:
         names, attributes = _named(function.__code__)
         spaces = {**{n: m for n, m in sys.modules.items() if n in names}, **function.__globals__}
         with self._leniently():
-            return self._of_names(spaces, names, attributes, ())
+            return self._of_names(spaces, names, attributes, set())
 
     def _of_names(
         self, space: Mapping[str, Any], names: set[str], attributes: set[str],
-        above: tuple[ModuleType, ...],
+        seen: set[str],
     ) -> list[Any]:  # fmt: skip
-        found = []
+        found: list[Any] = []
         for name in sorted(names & space.keys()):
             value = space[name]
             if not isinstance(value, ModuleType):
                 found.append([name, "" if isinstance(value, _FILLED) else self.of_value(value)])
-            elif value not in above and _is_own_file(getattr(value, "__file__", None)):
+            elif value.__name__ not in seen and _is_own_file(getattr(value, "__file__", None)):
+                seen.add(value.__name__)
                 self._note(source_files.file_of(value))
-                inside = self._of_names(vars(value), attributes, attributes, (*above, value))
-                found.append([name, inside])
+                found.append([name, self._of_names(vars(value), attributes, attributes, seen)])
         return found
 
     def _instructions(self, code: CodeType) -> list[Any]:
@@ -291,10 +294,8 @@ class Fingerprint:
         text = repr(value)
         if " at 0x" not in text:
             return [_name(kind), text]
-        try:  # what the object would be pickled as; nothing is loaded from that
-            _, *parts = value.__reduce_ex__(2)
-        except Exception:  # objects that can't be pickled raise anything
-            return self._unknown(value)
+        # What the object would be pickled as, which fails where it can't be; nothing is loaded.
+        _, *parts = value.__reduce_ex__(2)
         return [_name(kind), [self.of_value(_listed(part)) for part in parts]]
 
     def _unknown(self, value: Any) -> str:

@@ -152,8 +152,9 @@ def _roots() -> tuple[Path, ...]:
     import torch
 
     ours = Path(__file__).parent
-    named: list[str] = [
+    named = [
         *(sysconfig.get_paths()[kind] for kind in kinds), *site.getsitepackages(),
-        site.getusersitepackages(), *torch.__path__, ours, ours.with_name("experiments"),
+        site.getusersitepackages(), *map(str, torch.__path__), str(ours),
+        str(ours.with_name("experiments")),
     ]  # fmt: skip
     return tuple(Path(os.path.realpath(name)) for name in named)
