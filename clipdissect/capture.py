@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipdissect import digest
 from clipdissect.captured import Captured, Lazy, joined
-from clipdissect.distributed import ALONE, Team
+from clipdissect.distributed import ALONE, Team, mention_threads
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.forward import EMBEDS
@@ -102,6 +102,7 @@ def capture(
             raise DissectError("several processes need a store that all of them see")
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
+    mention_threads(team, settings.torch_device)
     stages = Stages()
     with stages.stage("digests"):
         networks = _of_networks(target, layers, encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 
 from clipdissect.errors import DissectError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Waiting for somebody else's pass over a large probe is no fault; a process that dies is noticed at
@@ -136,6 +139,17 @@ def all_cores(team: Team) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def mention_threads(team: Team, device: str) -> None:
+    """Log where a process alone would compute with more threads, and so get other last digits."""
+    threads, cores = torch.get_num_threads(), _cores()
+    if team.size > 1 and team.leads and torch.device(device).type == "cpu" and threads < cores:
+        log.info(
+            "%d processes with %d thread(s) each: last digits may differ from those of one process "
+            "with %d; they don't where OMP_NUM_THREADS is the same for both",
+            team.size, threads, cores,
+        )  # fmt: skip
 
 
 def _cores() -> int:

@@ -133,7 +133,9 @@ class Fingerprint:
     def _look(self, value: Any) -> Any:
         if isinstance(value, IDLE):
             return type(value).__qualname__
-        if isinstance(value, (Tensor, np.ndarray)) and getattr(value, "dtype", None) != object:
+        if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            return ["array", self.of_value(value.tolist())]
+        if isinstance(value, (Tensor, np.ndarray)):
             return _of_array(value)
         if isinstance(value, nn.Module):
             return self._of_loose_module(value)
@@ -148,10 +150,13 @@ class Fingerprint:
             return ["context", self.of_value(value.get(None))]  # its name may hold an address
         if isinstance(value, type):
             return self._of_type(value)
-        found = self._of_container(value)
-        if found is None:
-            found = self._of_callable(value)
-        return self._of_object(value) if found is None else found
+        try:
+            found = self._of_container(value)
+            if found is None:
+                found = self._of_callable(value)
+            return self._of_object(value) if found is None else found
+        except Exception:  # other people's iteration, `__repr__` or pickling
+            return self._unknown(value)
 
     def _of_container(self, value: Any) -> Any:
         kind = type(value)
@@ -240,7 +245,7 @@ class Fingerprint:
             return ["compiled", self.of_value(plain)]
         cells = [_content(cell) for cell in function.__closure__ or ()]
         held = [function.__defaults__, function.__kwdefaults__, cells]
-        found = [self._instructions(function.__code__), self.of_value(held)]
+        found: list[Any] = [self._instructions(function.__code__), self.of_value(held)]
         if _is_own_function(function):
             self._note(source_files.file_of(function.__code__.co_filename))
             found.append(self._of_globals(function))
@@ -251,21 +256,21 @@ class Fingerprint:
         names, attributes = _named(function.__code__)
         spaces = {**{n: m for n, m in sys.modules.items() if n in names}, **function.__globals__}
         with self._leniently():
-            return self._of_names(spaces, names, attributes, ())
+            return self._of_names(spaces, names, attributes, set())
 
     def _of_names(
         self, space: Mapping[str, Any], names: set[str], attributes: set[str],
-        above: tuple[ModuleType, ...],
+        seen: set[str],
     ) -> list[Any]:  # fmt: skip
-        found = []
+        found: list[Any] = []
         for name in sorted(names & space.keys()):
             value = space[name]
             if not isinstance(value, ModuleType):
                 found.append([name, "" if isinstance(value, _FILLED) else self.of_value(value)])
-            elif value not in above and _is_own_file(getattr(value, "__file__", None)):
+            elif value.__name__ not in seen and _is_own_file(getattr(value, "__file__", None)):
+                seen.add(value.__name__)
                 self._note(source_files.file_of(value))
-                inside = self._of_names(vars(value), attributes, attributes, (*above, value))
-                found.append([name, inside])
+                found.append([name, self._of_names(vars(value), attributes, attributes, seen)])
         return found
 
     def _instructions(self, code: CodeType) -> list[Any]:
@@ -289,10 +294,8 @@ class Fingerprint:
         text = repr(value)
         if " at 0x" not in text:
             return [_name(kind), text]
-        try:  # what the object would be pickled as; nothing is loaded from that
-            _, *parts = value.__reduce_ex__(2)
-        except Exception:  # objects that can't be pickled raise anything
-            return self._unknown(value)
+        # What the object would be pickled as, which fails where it can't be; nothing is loaded.
+        _, *parts = value.__reduce_ex__(2)
         return [_name(kind), [self.of_value(_listed(part)) for part in parts]]
 
     def _unknown(self, value: Any) -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,10 @@ from clipdissect.transforms import apply
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 20.0
+SHARED = "/dev/shm"
+# Shared memory that workers need: as many as we choose, and any at all (Docker gives 64 MB).
 SHARED_BYTES = 500_000_000
+SHARED_LEAST = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def batches(
 
     Raises:
         DissectError: an image can't be read and the probe says `raise`; or a transform gives
-            tensors of different shapes.
+            tensors of different shapes; or a decoding process died.
     """
     loader = DataLoader(
         _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
@@ -139,7 +142,7 @@ def batches(
     total = sum(len(request.images) for request in requests)
     with tqdm(total=total, desc="images", unit="img", disable=None) as bar:
         report = _LogProgress(total, quiet=not bar.disable)
-        for batch in loader:
+        for batch in _alive(loader):
             if batch.error:
                 raise batch.error
             if probe.on_error == "raise" and batch.skipped:
@@ -152,10 +155,11 @@ def batches(
 
 
 def workers_for(settings: Settings) -> int:
-    """Decoding processes: as asked for, or by default `default_workers`."""
-    if settings.workers is not None:
-        return settings.workers
-    return default_workers(settings.torch_device)
+    """Decoding processes: as asked for where they can share memory, or by default
+    `default_workers`."""
+    if settings.workers is None:
+        return default_workers(settings.torch_device)
+    return settings.workers if settings.workers == 0 or _can_share(SHARED_LEAST) else 0
 
 
 def default_workers(device: str) -> int:
@@ -170,11 +174,40 @@ def default_workers(device: str) -> int:
     """
     if sys.platform != "linux":
         return 0
-    if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:
-        log.warning("little shared memory (/dev/shm): decoding in one process")
+    if not _can_share(SHARED_BYTES):
         return 0
     cores = len(os.sched_getaffinity(0))
     return min(8, cores if torch.device(device).type != "cpu" else cores // 4)
+
+
+def _can_share(least: int) -> bool:
+    """Whether there is so much shared memory, through which workers hand over their images."""
+    if sys.platform != "linux":
+        return True
+    try:
+        free = shutil.disk_usage(SHARED).free
+    except OSError:  # there is none
+        free = 0
+    if free < least:
+        log.warning(
+            "too little shared memory for decoding processes (%s: %d MB): decoding in this one",
+            SHARED, free // 1_000_000,
+        )  # fmt: skip
+    return free >= least
+
+
+def _alive(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The loader's batches; the death of a worker in words."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DissectError(
+            f"a decoding process died ({' '.join(str(error).split())[:200]}): it may have had too "
+            f"little memory, or too little shared memory ({SHARED}; of Docker: --shm-size). Use "
+            f"capture.workers=0, or fewer"
+        ) from error
 
 
 class _LogProgress:

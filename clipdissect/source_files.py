@@ -30,13 +30,13 @@ def file_of(place: Any) -> str | None:
     Args:
         place: a module, or a file's name as code objects carry it.
     """
-    name = getattr(place, "__file__", None) if isinstance(place, ModuleType) else place
+    name: str | None = getattr(place, "__file__", None) if isinstance(place, ModuleType) else place
     if not name or name.startswith("<") or is_installed(name) or not os.path.isfile(name):
         return None
     return os.path.realpath(name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_installed(name: str) -> bool:
     """Whether a file belongs to Python, an installed library or this one."""
     path = Path(os.path.realpath(name))
@@ -154,6 +154,7 @@ def _roots() -> tuple[Path, ...]:
     ours = Path(__file__).parent
     named = [
         *(sysconfig.get_paths()[kind] for kind in kinds), *site.getsitepackages(),
-        site.getusersitepackages(), *torch.__path__, ours, ours.with_name("experiments"),
+        site.getusersitepackages(), *map(str, torch.__path__), str(ours),
+        str(ours.with_name("experiments")),
     ]  # fmt: skip
     return tuple(Path(os.path.realpath(name)) for name in named)

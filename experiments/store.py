@@ -105,11 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("action", nargs="?", choices=("list", "verify", "prune"), default="list")
-    parser.add_argument(
-        "--store",
-        metavar="FOLDER",
-        help="another store than the user cache's; alone, without the cache",
-    )
+    parser.add_argument("--store", metavar="FOLDER", help="this store alone, not the user cache's")
     parser.add_argument("--older", type=days, metavar="30d", help="not used for so long")
     parser.add_argument("--to", type=size, metavar="10GB", help="until no more is left")
     parser.add_argument("--incomplete", action="store_true", help="never finished")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
@@ -126,8 +128,12 @@ def test_class_attributes_and_replaced_methods_are_noticed() -> None:
 
 
 def test_digest_is_the_same_in_every_process() -> None:
-    code = ("from test_digest import Base, with_hook; from clipdissect import digest; "
-            "print(digest.of_model(Base()), digest.of_model(with_hook(2.0)))")  # fmt: skip
+    code = ("import torch, warnings; warnings.simplefilter('ignore'); "
+            "from test_digest import Base, with_hook; from test_digest_stable import MAKERS; "
+            "from clipdissect import digest; "
+            "print(digest.of_model(Base()), digest.of_model(with_hook(2.0))); "
+            "[(torch.manual_seed(0), print(name, digest.of_model(make()))) "
+            "for name, make in MAKERS.items()]")  # fmt: skip
     said = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -227,9 +233,9 @@ def test_transforms_by_what_they_do() -> None:
 
 
 def test_random_transform_is_refused() -> None:
-    random = transforms.Compose([transforms.RandomCrop(30), transforms.ToTensor()])
+    crop = transforms.Compose([transforms.RandomCrop(30), transforms.ToTensor()])
     with pytest.raises(DissectError, match="evaluation transform"):
-        digest.of_transform(random)
+        digest.of_transform(crop)
 
 
 @pytest.mark.parametrize("chance", [0.5, 0.01])
@@ -238,6 +244,49 @@ def test_random_flip_is_refused_however_it_falls(chance: float) -> None:
     for _ in range(10):
         with pytest.raises(DissectError, match="evaluation transform"):
             digest.of_transform(flip)
+
+
+def from_python(image: Tensor) -> Tensor:
+    return image.flip(2) if random.random() < 0.01 else image
+
+
+def from_numpy(image: Tensor) -> Tensor:
+    return image.flip(2) if np.random.rand() < 0.01 else image  # noqa: NPY002
+
+
+def from_torch(image: Tensor) -> Tensor:
+    return image.flip(2) if torch.rand(()) < 0.01 else image
+
+
+def from_own_generator(image: Tensor) -> Tensor:
+    return image.flip(2) if torch.empty(()).uniform_(generator=GENERATOR) < 0.01 else image
+
+
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize("draw", [from_python, from_numpy, from_torch, from_own_generator])
+def test_draws_are_noticed_wherever_they_come_from(draw: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(DissectError, match="evaluation transform"):
+        digest.of_transform(lambda image: draw(preprocess(8)(image)))
+
+
+@pytest.mark.parametrize("step", [torch.rand, np.random.rand])
+def test_other_threads_may_draw(step: Callable[..., object]) -> None:
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(0.005):
+            step(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        found = {digest.of_transform(preprocess(8)) for _ in range(5)}
+    finally:
+        done.set()
+        thread.join()
+    assert len(found) == 1
 
 
 def test_transform_without_tensor_is_refused() -> None:

@@ -46,7 +46,13 @@ class Net(Base, Scaled):
 ''',
     "app/bases.py": "from torch import nn\n\n\nclass Base(nn.Module):\n    FACTOR = 3.0\n",
     "app/mixins.py": "class Scaled:\n    def scaled(self, x):\n        return x * self.FACTOR\n",
-    "app/helpers.py": "from app.deeper.amounts import AMOUNT\n\n\ndef shift(x):\n    return x + AMOUNT\n",
+    "app/helpers.py": """
+from app.deeper.amounts import AMOUNT
+
+
+def shift(x):
+    return x + AMOUNT
+""",
     "app/deeper/__init__.py": "",
     "app/deeper/amounts.py": "AMOUNT = 4.0\n",
     "app/numbers.py": "LAST = 5.0\n",
@@ -92,7 +98,7 @@ def edit(project: Path, name: str, old: str, new: str) -> None:
     [
         ("app/bases.py", "3.0", "3.5"), ("app/mixins.py", "x * self", "x + self"),
         ("app/net.py", "x * GAIN", "x + GAIN"), ("app/net.py", "GAIN = 2.0", "GAIN = 2.5"),
-        ("app/net.py", '"bias": 1.0', '"bias": 1.5'), ("app/helpers.py", "x + AMOUNT", "x - AMOUNT"),
+        ("app/net.py", '"bias": 1.0', '"bias": 1.5'), ("app/helpers.py", "x + AM", "x - AM"),
         ("app/deeper/amounts.py", "4.0", "4.5"), ("app/numbers.py", "5.0", "5.5"),
         ("app/late.py", "6.0", "6.5"), ("app/__init__.py", "", "import other\n"),
     ],
@@ -141,7 +147,7 @@ def test_an_edit_counts_when_it_is_loaded(project: Path) -> None:
 def typed(source: str) -> ModuleType:
     """What a notebook's cells define: a `__main__` without a file."""
     module = ModuleType("__main__")
-    exec(compile(source, "<ipython-input-1>", "exec"), module.__dict__)  # noqa: S102 - no file
+    exec(compile(source, "<ipython-input-1>", "exec"), module.__dict__)
     return module
 
 

@@ -186,3 +186,12 @@ def test_state_of_a_hook_that_is_a_method_is_noticed() -> None:
 
     assert key(1.0) == key(1.0)
     assert key(1.0) != key(2.0)
+
+
+def test_objects_that_raise_when_they_are_looked_at_never_match() -> None:
+    class Broken(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError("not now")
+
+    model = holding("options", Broken)()
+    assert digest.is_passing(digest.of_model(model))

@@ -3,7 +3,9 @@ can't come again."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,6 +89,29 @@ def test_decoders_are_named_with_their_versions() -> None:
     assert PIL.__version__ in images.decoder_version("pil")
     assert "torchvision" not in images.decoder_version("pil")
     assert "torchvision" in images.decoder_version("fast")
+
+
+def test_two_threads_at_once(tmp_path: Path) -> None:
+    write_colours(tmp_path / "images")
+    store = Store(tmp_path / "store")
+
+    def run(number: int) -> list[str]:
+        net = ColourNet()
+        with torch.no_grad():
+            net.head.weight += number
+        torch.rand(1000)  # as other work in a thread does
+        found = dissect(
+            Target("net", net, preprocess(), ("conv", "head")), probe=str(tmp_path / "images"),
+            concepts=list(COLOURS), encoder=ColourEncoder(), store=store, images=3,
+            similarity=build("soft_wpmi", top_k=4), settings=Settings(device="cpu", workers=0),
+        )  # fmt: skip
+        return found.descriptions["similarity"].tolist()
+
+    alone = [run(number) for number in range(4)]
+    for item in inventory(store):
+        shutil.rmtree(store.series(item.key).folder)
+    with ThreadPoolExecutor(4) as pool:
+        assert str(list(pool.map(run, range(4)))) == str(alone)  # dead units have NaN
 
 
 def opaque() -> ColourNet:

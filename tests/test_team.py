@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import write_colours
 
+from clipdissect import distributed
 from clipdissect.distributed import ALONE, Team
 
 JOB = """
@@ -99,6 +101,18 @@ def test_processes_that_disagree_are_refused(tmp_path: Path) -> None:
     code, said = launch(tmp_path, "job", "full", "differ")
     assert code != 0
     assert "don't agree on the network" in said
+
+
+def test_other_numbers_of_threads_are_mentioned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(distributed, "_cores", lambda: torch.get_num_threads() + 1)
+    for team, device in ((ALONE, "cpu"), (Team(1, 2), "cpu"), (Team(0, 2), "cuda")):
+        distributed.mention_threads(team, device)
+    assert not caplog.text
+    distributed.mention_threads(Team(0, 2), "cpu")
+    assert "OMP_NUM_THREADS" in caplog.text
 
 
 def test_shares_are_runs_of_neighbours() -> None:

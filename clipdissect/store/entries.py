@@ -214,7 +214,7 @@ def worded(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DissectError(
-            f"the store can't be written ({error.strerror or error}): {folder}. What was finished is kept "
-            f"and will be used. Free space, or `clipdissect store prune`, or set paths.store to "
-            f"another disk"
+            f"the store can't be written ({error.strerror or error}): {folder}. What was finished "
+            f"is kept and will be used. Free space, or `clipdissect store prune`, or set "
+            f"paths.store to another disk"
         ) from error
