@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect import flags
 from clipdissect.files import write_text
 
-# Enough to tell any two float32 scores of interest apart, and the same text on every machine.
-FLOAT = "%.6g"
+# The fewest digits that tell any two float32 numbers apart.
+FLOAT = "%.9g"
 
 
 def write_result(
@@ -36,7 +37,9 @@ def begin(folder: Path) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, UTF-8, floats with six digits, atomically."""
+    """Write a table as CSV, UTF-8, floats with nine digits, flags in one cell, atomically."""
+    if flags.COLUMN in table:
+        table = table.assign(flags=table[flags.COLUMN].map(flags.written))
     text = table.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
     write_text(path, text)
 

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from clipdissect.annotations import Masks
-from clipdissect.describe import DEAD, TIED, top_images_of_layer
+from clipdissect.describe import top_images_of_layer
 from clipdissect.dissection import Result, warn_of_skipped
 from clipdissect.errors import DissectError
+from clipdissect.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
 from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
@@ -23,8 +24,6 @@ from clipdissect.method.base import Job, Method
 from clipdissect.provenance import git_state, machine, versions
 from clipdissect.stages import Stages
 from clipdissect.target import Target
-
-NOWHERE = "no_overlap"  # the flag of a unit that shares no pixel with any concept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +137,8 @@ class Masked(Method):
         table.loc[dead, texts], table.loc[dead, [*scores, "margin"]] = "", np.nan
         nowhere = (table["description"] == "").to_numpy()
         tied = (table["margin"] == 0).to_numpy()
-        flags = np.select([dead, nowhere, tied], [DEAD, NOWHERE, TIED], "")
-        table.insert(list(table).index("margin") + 1, "flags", flags)
+        flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: levels.saturated.numpy()}
+        table.insert(list(table).index("margin") + 1, COLUMN, flags_of(flags))
         table["detector"] = table["similarity"] > self.detector
         table["threshold"] = levels.levels.numpy()
         return table
