@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.dissection import Result
-from clipdissect.flags import COLUMN, DEAD, has_flag
+from clipdissect.flags import COLUMN, DEAD, SATURATED, has_flag
 
 PIPE_WIDTH = 140
 
@@ -54,7 +54,8 @@ def _table(
     from rich.table import Table
 
     facts = metrics["layers"][layer]
-    title = (f"{layer}: {facts['units']} units, {facts['dead']} dead, "
+    special = [f"{facts[flag]} {flag}" for flag in (DEAD, SATURATED) if flag == DEAD or facts[flag]]
+    title = (f"{layer}: {facts['units']} units, {', '.join(special)}, "
              f"{facts['different_descriptions']} different descriptions")  # fmt: skip
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2)

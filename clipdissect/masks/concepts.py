@@ -75,6 +75,27 @@ class ConceptMasks:
             bits=self.bits[kept], annotated=np.where(gone, 0, self.annotated),
         )  # fmt: skip
 
+    def shuffled(self, seed: int) -> ConceptMasks:
+        """With each image's masks and annotations those of another image of the same size.
+
+        Args:
+            seed: of the permutation.
+        """
+        sizes = np.array(self.layout.sizes)
+        order, drawn = np.arange(len(sizes)), np.random.default_rng(seed)
+        for size in np.unique(sizes, axis=0):
+            own = (sizes == size).all(1).nonzero()[0]
+            order[own] = drawn.permutation(own)
+        starts = self.layout.starts
+        source = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
+        counts = np.diff(self.rows)[source]
+        rows = np.concatenate([[0], np.cumsum(counts)])
+        entry = np.repeat(self.rows[source] - rows[:-1], counts) + np.arange(rows[-1])
+        return replace(
+            self, rows=rows, concept=self.concept[entry], bits=self.bits[entry],
+            annotated=self.annotated[order],
+        )  # fmt: skip
+
 
 def concept_masks(masks: Masks, store: Store) -> ConceptMasks:
     """All labels of a probe, packed; from the store where it has them.

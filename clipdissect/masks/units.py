@@ -43,6 +43,14 @@ class UnitMasks:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def images(self, layout: Layout) -> Int[np.ndarray, " units"]:
+        """In how many images each unit fires."""
+        unit = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        image = layout.images_of(self.words)
+        first = np.ones(len(image), dtype=bool)
+        first[1:] = (image[1:] != image[:-1]) | (unit[1:] != unit[:-1])
+        return np.bincount(unit[first], minlength=len(self))
+
 
 def fire(
     target: Target, probe: Probe, settings: Settings, layout: Layout,
