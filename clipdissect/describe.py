@@ -85,7 +85,7 @@ class Describer:
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
         dead, top_k = dead_units(activations), self._similarity.parameters.get("top_k")
-        scored = ~dead if self._similarity.dead == "exclude" else torch.ones_like(dead)
+        scored = scored_units(dead, self._similarity)
         top = None if top_k is None else top_of(activations, top_k)
         few = few_distinct(activations, top)
         right = None if truth is None else self._truth_ranks(activations, truth, scored)
@@ -139,6 +139,11 @@ class Describer:
             found = ranks(self._similarity, self._concept_activations, q, wanted)
             out[scored.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
         return out
+
+
+def scored_units(dead: Bool[Tensor, " units"], similarity: Similarity) -> Bool[Tensor, " units"]:
+    """Which units take part in the scoring: those that vary, or all where `dead` is `include`."""
+    return torch.ones_like(dead) if similarity.dead == "include" else ~dead
 
 
 def describe_layer(

@@ -92,7 +92,7 @@ class Masked(Method):
         with stages.stage("concepts"):
             masks: Masks = parts["probe"].masks.of_categories(self.categories)
             concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
-        null = concepts.shuffled(SHUFFLED_BY) if job.null else None
+        null = concepts.shuffled(fires.images, SHUFFLED_BY) if job.null else None
         described, shown = [], []
         for layer in target.layers:
             described.append(self._layer(layer, fires, concepts, null, job, stages))
