@@ -85,8 +85,8 @@ def _null(layer: str, facts: dict[str, Any]) -> list[str]:
     if facts.get("null_95") is None:
         return []
     return [
-        f"{layer}: {facts['above_null']:.1%} of live units score above {facts['null_95']:.3f}, "
-        f"the 95th percentile with shuffled images (chance: 5 %)"
+        f"{layer}: {100 * facts['above_null']:.1f} % of live units score above the 95th percentile "
+        f"with shuffled images, {facts['null_95']:.3f} (by chance: 5 %)"
     ]
 
 
