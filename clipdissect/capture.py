@@ -348,7 +348,7 @@ def _rows(shards: Sequence[Shard], keep: Bool[Tensor, " rows"]) -> Float[Tensor,
     parts = [part for shard in shards if len(part := shard.arrays()["values"])]
     if len(parts) == 1 and bool(keep.all()):
         return parts[0]
-    out = torch.empty(int(keep.sum()), parts[0].shape[1])
+    out = torch.empty(int(keep.sum()), parts[0].shape[1], dtype=torch.float32)
     read = written = 0
     while parts:
         part = parts.pop(0)  # and with it its pages

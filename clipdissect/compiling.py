@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -30,6 +30,14 @@ def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(function, nogil=True, fastmath=fastmath)
 
     return decorate
+
+
+def prepare(function: Any, arguments: Sequence[Any]) -> None:
+    """Compile a function for arguments of these types, without running it, unless that was done.
+
+    So that whatever fails here is the compiler's, and what fails in the function is the data's.
+    """
+    function.compile(tuple(map(numba.typeof, arguments)))
 
 
 def _ones_in(typing_context: Any, value: Any) -> Any:

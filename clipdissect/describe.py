@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from clipdissect.errors import DissectError
+from clipdissect.flags import COLUMN, DEAD, FEW, TIED, flags_of
 from clipdissect.kept import Activations, dead_units, few_distinct, for_scoring, top_of, units_of
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
 from clipdissect.similarity.ranking import beside
 
-DEAD = "dead"
-FEW = "few_distinct"
-TIED = "tied"
+NULL = "null_similarity"
+SHUFFLED_BY = 0  # seed of the null's permutation of images
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,15 @@ class _Layer:
 
     Args:
         name: dotted module name.
-        live: units that vary, `[units]`.
+        dead: units that never vary, `[units]`.
+        scored: units that are described, `[units]`.
         few: units with fewer than `top_k` distinct activations, `[units]`.
         ranks: where each unit's right concept stands, `[units]`; None where none is known.
     """
 
     name: str
-    live: Bool[np.ndarray, " units"]
+    dead: Bool[np.ndarray, " units"]
+    scored: Bool[np.ndarray, " units"]
     few: Bool[np.ndarray, " units"]
     ranks: Float[np.ndarray, " units"] | None
 
@@ -53,16 +55,19 @@ class Describer:
         texts: the concepts.
         similarity: from `similarity.build`.
         top: concepts per unit.
+        null: also score every unit with shuffled images, for `null_similarity`.
     """
 
     def __init__(
         self, concept_activations: ConceptActivations, texts: Sequence[str],
-        similarity: Similarity, top: int,
+        similarity: Similarity, top: int, null: bool = True,
     ) -> None:  # fmt: skip
         self._concept_activations, self._texts = concept_activations, texts
         self._similarity, self._top = similarity, top
+        self._shuffled = shuffled(concept_activations) if null else None
         self._layers: list[_Layer] = []
         self._best: dict[str, Best] = {}
+        self._null: dict[str, Tensor] = {}
         self._waiting: dict[str, TopActivations] = {}
 
     def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
@@ -79,52 +84,66 @@ class Describer:
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
-        live, top_k = ~dead_units(activations), self._similarity.parameters.get("top_k")
+        dead, top_k = dead_units(activations), self._similarity.parameters.get("top_k")
+        scored = scored_units(dead, self._similarity)
         top = None if top_k is None else top_of(activations, top_k)
         few = few_distinct(activations, top)
-        right = None if truth is None else self._truth_ranks(activations, truth, live)
-        self._layers.append(_Layer(layer, live.numpy(), few.numpy(), right))
-        if not live.any():
+        right = None if truth is None else self._truth_ranks(activations, truth, scored)
+        self._layers.append(_Layer(layer, dead.numpy(), scored.numpy(), few.numpy(), right))
+        if not scored.any():
             self._best[layer] = _none_best(min(self._top, len(self._texts)))
+            self._null[layer] = torch.zeros(0, dtype=torch.float32)
         elif top is None or self._similarity.needs_all or truth is not None:
-            self._best[layer] = self._scored(for_scoring(activations, live))
+            self._score({layer: int(scored.sum())}, for_scoring(activations, scored))
         else:
-            self._waiting[layer] = top.select(live)
+            self._waiting[layer] = top.select(scored)
 
     def tables(self) -> list[pd.DataFrame]:
         """A table as of `describe_layer` for each layer, in the order they were added."""
         if self._waiting:
             together = beside(list(self._waiting.values()))
-            parts = _split(self._scored(together), together.layers)
-            self._best |= zip(self._waiting, parts, strict=True)
+            self._score(dict(zip(self._waiting, together.layers, strict=True)), together)
             self._waiting = {}
         return [self._table(layer, self._best[layer.name]) for layer in self._layers]
 
-    def _scored(self, q: Tensor | TopActivations) -> Best:
-        return self._similarity.top(self._concept_activations, q, self._top)
+    def _score(self, units: dict[str, int], q: Tensor | TopActivations) -> None:
+        """Score the units of one or several layers, and once more with shuffled images."""
+        best = self._similarity.top(self._concept_activations, q, self._top)
+        sizes = list(units.values())
+        self._best |= zip(units, _split(best, sizes), strict=True)
+        if self._shuffled is not None:
+            null = self._similarity.top(self._shuffled, q, 1).scores[:, 0]
+            self._null |= zip(units, torch.split(null, sizes), strict=True)
 
     def _table(self, layer: _Layer, best: Best) -> pd.DataFrame:
-        units = len(layer.live)
+        units, scored = len(layer.dead), layer.scored
         table: dict[str, Any] = {"layer": [layer.name] * units, "unit": np.arange(units)}
-        table |= _columns(best, self._texts, layer.live)
-        tied = np.asarray(table["margin"]) == 0
-        table["flags"] = np.select([~layer.live, tied, layer.few], [DEAD, TIED, FEW], "")
+        table |= _columns(best, self._texts, scored)
+        tied = _spread(best.tied.cpu().numpy(), scored, False)
+        table[COLUMN] = flags_of({DEAD: layer.dead, TIED: tied, FEW: layer.few})
+        if self._shuffled is not None:
+            table[NULL] = _spread(self._null[layer.name].cpu().numpy(), scored, np.nan)
         if layer.ranks is not None:
             table["truth_rank"] = layer.ranks
         return _frame(table)
 
     def _truth_ranks(
-        self, activations: Activations, truth: Sequence[str], live: Bool[Tensor, " units"]
+        self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
+        """Ranks of the right concepts; NaN without a score, or where one isn't among the texts."""
         number = {text: i for i, text in enumerate(self._texts)}
-        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
-        out = np.full(len(live), np.nan)
+        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[scored]
+        out = np.full(len(scored), np.nan)
         if (wanted >= 0).any():
-            q = for_scoring(activations, live)
+            q = for_scoring(activations, scored)
             found = ranks(self._similarity, self._concept_activations, q, wanted)
-            out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
+            out[scored.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
         return out
+
+
+def scored_units(dead: Bool[Tensor, " units"], similarity: Similarity) -> Bool[Tensor, " units"]:
+    """Which units take part in the scoring: those that vary, or all where `dead` is `include`."""
+    return torch.ones_like(dead) if similarity.dead == "include" else ~dead
 
 
 def describe_layer(
@@ -135,16 +154,21 @@ def describe_layer(
     similarity: Similarity,
     top: int,
     truth: Sequence[str] | None = None,
+    null: bool = True,
 ) -> pd.DataFrame:
-    """One row a unit: its best concepts with their similarities, its margin, its flags.
+    """One row a unit: its best concepts with their similarities, its margin, its flags, its null.
 
     With the truth known, also `truth_rank`: where the right concept stands among all, from 1; NaN
     where it isn't among them or the unit is dead.
 
-    Units that never vary are flagged `dead`, get no description, and take no part in the scoring:
-    their top images are arbitrary, and a marginal over units would count them. Units with fewer
-    than `top_k` distinct activations are flagged `few_distinct`, those whose best two concepts have
-    equal scores `tied` (a layer's only live unit is, where the marginal takes all of its score).
+    `flags` is a tuple of names. Units that never vary are flagged `dead`, get no description, and
+    take no part in the scoring (unless `similarity.dead` is `include`): their top images are
+    arbitrary, and a marginal over units would count them. Units with fewer than `top_k` distinct
+    activations are flagged `few_distinct`, those whose best two scores are closer than float32
+    tells apart `tied` (a layer's only live unit is, where the marginal takes all of its score).
+
+    `null_similarity` is the unit's best score when the images of the concept activations are
+    shuffled: what chance gives with these activations, concepts and images.
 
     Args:
         layer: its name.
@@ -154,13 +178,22 @@ def describe_layer(
         similarity: from `similarity.build`.
         top: concepts per unit.
         truth: the right concept of each unit.
+        null: whether to score again with shuffled images, for `null_similarity`.
 
     Raises:
         DissectError: another number of right concepts than units; as `Similarity.top`.
     """
-    describer = Describer(concept_activations, texts, similarity, top)
+    describer = Describer(concept_activations, texts, similarity, top, null)
     describer.add(layer, activations, truth)
     return describer.tables()[0]
+
+
+def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
+    """The same concept activations with the images in another order, the same one every time."""
+    images = concept_activations.image_embeds
+    generator = torch.Generator().manual_seed(SHUFFLED_BY)
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    return ConceptActivations(images[order], concept_activations.text_embeds)
 
 
 def top_images_of_layer(
@@ -186,12 +219,18 @@ def top_images_of_layer(
 
 
 def _none_best(n: int) -> Best:
-    return Best(torch.zeros(0, n, dtype=torch.long), torch.zeros(0, n), torch.zeros(0))
+    nothing = torch.zeros(0, dtype=torch.float32)
+    return Best(
+        torch.zeros(0, n, dtype=torch.long),
+        torch.zeros(0, n, dtype=torch.float32),
+        nothing,
+        nothing,
+    )
 
 
 def _split(best: Best, units: Sequence[int]) -> list[Best]:
     """The best concepts of each layer, of several described together."""
-    tensors = (best.concepts, best.scores, best.margin)
+    tensors = (best.concepts, best.scores, best.margin, best.resolution)
     parts = (torch.split(tensor, list(units)) for tensor in tensors)
     return [Best(*part) for part in zip(*parts, strict=True)]
 
@@ -201,22 +240,24 @@ def _frame(columns: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _columns(best: Best, texts: Sequence[str], live: Bool[np.ndarray, " units"]) -> dict[str, Any]:
+def _columns(
+    best: Best, texts: Sequence[str], scored: Bool[np.ndarray, " units"]
+) -> dict[str, Any]:
     words = np.asarray(texts, dtype=object)
     columns: dict[str, Any] = {}
     for rank in range(best.concepts.shape[1]):
         ending = "" if rank == 0 else f"_{rank + 1}"
         names = words[best.concepts[:, rank].cpu().numpy()]
-        columns[f"description{ending}"] = _spread(names, live, "")
-        columns[f"similarity{ending}"] = _spread(best.scores[:, rank].cpu().numpy(), live, np.nan)
-    columns["margin"] = _spread(best.margin.cpu().numpy(), live, np.nan)
+        columns[f"description{ending}"] = _spread(names, scored, "")
+        columns[f"similarity{ending}"] = _spread(best.scores[:, rank].cpu().numpy(), scored, np.nan)
+    columns["margin"] = _spread(best.margin.cpu().numpy(), scored, np.nan)
     return columns
 
 
 def _spread(
-    values: Shaped[np.ndarray, " live"], live: Bool[np.ndarray, " units"], filler: Any
+    values: Shaped[np.ndarray, " scored"], scored: Bool[np.ndarray, " units"], filler: Any
 ) -> Shaped[np.ndarray, " units"]:
-    """Values of live units put in their places among all units."""
-    spread = np.full(len(live), filler, dtype=values.dtype)
-    spread[live] = values
+    """Values of the scored units put in their places among all units."""
+    spread = np.full(len(scored), filler, dtype=values.dtype)
+    spread[scored] = values
     return spread

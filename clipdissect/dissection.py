@@ -22,7 +22,7 @@ from clipdissect import target as targets
 from clipdissect.arguments import shortened
 from clipdissect.capture import capture, check_layers, contribute
 from clipdissect.concepts import Concepts
-from clipdissect.describe import Describer, top_images_of_layer
+from clipdissect.describe import SHUFFLED_BY, Describer, top_images_of_layer
 from clipdissect.digest import Transform
 from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
@@ -48,8 +48,10 @@ class Result:
 
     Args:
         descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
-            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags`; with the
-            truth known, `truth_rank`: where the right concept stands among all, from 1.
+            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
+            names, see `clipdissect.flags`), `null_similarity` (the best score with shuffled
+            images); with the truth known, `truth_rank`: where the right concept stands among all,
+            from 1.
         top_images: `layer, unit, rank, image, activation`.
         run: what the numbers depend on, and how long they took.
         histograms: layer to the histograms of its units' activations, for reports; empty of
@@ -87,6 +89,7 @@ def dissect(
     images: int = 10,
     team: Team = ALONE,
     truth: Mapping[str, Sequence[str]] | None = None,
+    null: bool = True,
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
@@ -111,6 +114,8 @@ def dissect(
             this, the others `assist`.
         truth: a layer's right concepts, one a unit, for `truth_rank`; it costs two more passes
             over the concepts, and changes no description.
+        null: whether to score every unit once more with shuffled images, for `null_similarity`; it
+            takes as long as the scoring, and changes no description.
 
     Returns:
         Descriptions, top images and provenance.
@@ -136,7 +141,7 @@ def dissect(
         raise DissectError(f"team must come from clipdissect.distributed; got {shortened(team)}")
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
-        _checked_truth(truth, chosen.layers),
+        _checked_truth(truth, chosen.layers), null,
     )  # fmt: skip
 
 
@@ -161,7 +166,7 @@ def assist(
 def _dissect(
     target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
     settings: Settings, store: Store | None, top: int, images: int, stages: Stages, team: Team,
-    truth: Mapping[str, Sequence[str]],
+    truth: Mapping[str, Sequence[str]], null: bool,
 ) -> Result:  # fmt: skip
     with stages.stage("texts"), all_cores(team):
         notes = encoders.text_notes(encoder, concepts.texts)
@@ -177,7 +182,8 @@ def _dissect(
     warn_of_skipped(captured.skipped, len(probe))
     _check_counts(scorer, len(captured.images), top, images)
     activations = ConceptActivations(captured.image_embeds, embeds)
-    describer, shown, counted = Describer(activations, concepts.texts, scorer, top), [], {}
+    describer = Describer(activations, concepts.texts, scorer, top, null)
+    shown, counted = [], {}
     with all_cores(team):
         for layer in captured.activations:
             with stages.stage("summaries"):
@@ -190,6 +196,7 @@ def _dissect(
             described = describer.tables()
     run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
     run["digests"]["encoder texts"] = text_digest
+    run["null"] = {"shuffled_by": SHUFFLED_BY} if null else None
     run["notes"] += notes
     run["seconds"] = stages.seconds
     run["seconds_of_images"] = captured.seconds

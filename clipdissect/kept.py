@@ -132,7 +132,7 @@ def _distinct(values: Float[Tensor, "rows units"], k: int) -> Float[Tensor, "k u
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
     repeated[1:] = ordered[1:] == ordered[:-1]
     ordered = ordered.masked_fill(repeated, torch.nan).sort(0).values[:k]
-    out = torch.full((k, values.shape[1]), torch.nan, device=values.device)
+    out = torch.full((k, values.shape[1]), torch.nan, dtype=torch.float32, device=values.device)
     out[: len(ordered)] = ordered
     out[:, ~out[-1].isnan()] = torch.inf
     return out

@@ -112,7 +112,7 @@ class _Shard:
     def values(self, name: str) -> Float[Tensor, "images n"]:
         parts = [output[name] for output in self.outputs if name in output]
         # A shard without a readable image runs no network, so the width isn't known.
-        return torch.cat(parts).float() if parts else torch.zeros(0, 0)
+        return torch.cat(parts).float() if parts else torch.zeros(0, 0, dtype=torch.float32)
 
     def piece(self, values: Float[Tensor, "images n"]) -> Piece:
         skipped = [(s.index, s.reason, s.passing) for s in self.skipped]

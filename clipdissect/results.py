@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipdissect import flags
 from clipdissect.files import write_text
 
-# Enough to tell any two float32 scores of interest apart, and the same text on every machine.
-FLOAT = "%.6g"
+# The fewest digits that tell any two float32 numbers apart.
+FLOAT = "%.9g"
 UNDEFINED = {"nan": "undefined (NaN): there is no value to compute it from, or it is 0 / 0",
              "inf": "not finite: a division by 0, or an overflow",
              "-inf": "not finite: a division by 0, or an overflow"}  # fmt: skip
@@ -42,7 +43,9 @@ def begin(folder: Path) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, UTF-8, floats with six digits, atomically."""
+    """Write a table as CSV, UTF-8, floats with nine digits, flags in one cell, atomically."""
+    if flags.COLUMN in table:
+        table = table.assign(flags=table[flags.COLUMN].map(flags.written))
     text = table.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
     write_text(path, text)
 

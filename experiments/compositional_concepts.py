@@ -63,6 +63,7 @@ def run(config: Any) -> None:
 
 def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[str, Any]]:
     """A layer's best words and phrases, one row a living unit, and what the search cost."""
+    from clipdissect.describe import scored_units
     from clipdissect.errors import DissectError
     from clipdissect.kept import dead_units, for_scoring
     from clipdissect.similarity.inputs import ConceptActivations
@@ -72,10 +73,11 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     from clipdissect.texts import text_embeds
 
     job, activations = found.job, found.captured.activations[layer]
-    live = ~dead_units(activations)
+    similarity = similarity_of(job)
+    live = scored_units(dead_units(activations), similarity)
     if not live.any():
         raise DissectError(f"no unit of layer {layer} varies over the probe")
-    q, similarity = for_scoring(activations, live), similarity_of(job)
+    q = for_scoring(activations, live)
     concepts = ConceptActivations(found.captured.image_embeds, found.texts)
     best = similarity.top(concepts, q, study.words)
 

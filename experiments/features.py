@@ -50,7 +50,7 @@ class SharedFeatures:
         captured, embeds = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, embeds)
-        table = describe_layer(layer, q, activations, concepts.texts, similarity, 1)
+        table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
         run = provenance(self.target, probe, concepts, self.encoder, similarity, self.settings,
                          captured)  # fmt: skip
         run["digests"]["encoder texts"] = self._text_digest

@@ -48,6 +48,7 @@ class Parts:
         settings: how to run the networks.
         top: descriptions a unit.
         images: top images a unit.
+        null: whether to score with shuffled images too.
         team: the processes that share the job.
         seconds: how long building took.
     """
@@ -59,6 +60,7 @@ class Parts:
     settings: Settings
     top: int
     images: int
+    null: bool
     team: Team
     seconds: float
     probe: probe.Probe | None = None
@@ -91,6 +93,7 @@ class Parts:
         return cls(
             **built, method=how, similarity=scorer, settings=settings, top=config.top,
             images=config.images, sentences=_sentences(config, built["target"]),
+            null=config.null and not config.objective,  # a search's trials have no use for it
             store=store, team=team,
             seconds=time.perf_counter() - start,
         )  # fmt: skip
@@ -113,7 +116,7 @@ class Parts:
         return methods.Job(
             target=self.target, probe=self.probe, concepts=self.concepts, encoder=self.encoder,
             similarity=self.similarity, settings=self.settings, store=self.store, top=self.top,
-            images=self.images, team=self.team,
+            images=self.images, null=self.null, team=self.team,
         )  # fmt: skip
 
 

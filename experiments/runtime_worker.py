@@ -91,7 +91,8 @@ def job_of(config: Any, needs: tuple[str, ...]) -> Job:
     parts = build_groups(config, needs)
     if "similarity" in needs:
         parts["similarity"] = of_group(similarity.build, config.similarity)
-    return Job(**parts, settings=settings_of(config), top=config.top, images=config.images)
+    return Job(**parts, settings=settings_of(config), top=config.top, images=config.images,
+               null=False)  # the plain pipeline has none  # fmt: skip
 
 
 def with_baseline_batch(config: Any, job: Job) -> Job:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.describe import DEAD
 from clipdissect.dissection import Result
+from clipdissect.flags import COLUMN, DEAD, SATURATED, has_flag
 
 PIPE_WIDTH = 140
 
@@ -54,7 +54,8 @@ def _table(
     from rich.table import Table
 
     facts = metrics["layers"][layer]
-    title = (f"{layer}: {facts['units']} units, {facts['dead']} dead, "
+    special = [f"{facts[flag]} {flag}" for flag in (DEAD, SATURATED) if flag == DEAD or facts[flag]]
+    title = (f"{layer}: {facts['units']} units, {', '.join(special)}, "
              f"{facts['different_descriptions']} different descriptions")  # fmt: skip
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2)
@@ -66,7 +67,7 @@ def _table(
     table.add_column("flags", no_wrap=True)
     images = top_images[(top_images["layer"] == layer) & (top_images["rank"] == 1)]
     best_image = dict(zip(images["unit"], images["image"], strict=True))
-    for _, row in rows[rows["flags"] != DEAD].nlargest(units, "similarity").iterrows():
+    for _, row in rows[~has_flag(rows, DEAD)].nlargest(units, "similarity").iterrows():
         others = [str(row[c]) for c in ("description_2", "description_3") if c in row]
         table.add_row(
             str(row["unit"]),
@@ -74,13 +75,23 @@ def _table(
             escape(row["description"]),
             escape(", ".join(others)),
             escape(Path(best_image[row["unit"]]).name),
-            row["flags"],
+            ", ".join(row[COLUMN]),
         )
     return table
 
 
+def _null(layer: str, facts: dict[str, Any]) -> list[str]:
+    """How a layer's scores compare with those under shuffled images; nothing without a null."""
+    if facts.get("null_95") is None:
+        return []
+    return [
+        f"{layer}: {100 * facts['above_null']:.1f} % of live units score above the 95th percentile "
+        f"with shuffled images, {facts['null_95']:.3f} (by chance: 5 %)"
+    ]
+
+
 def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]:
-    lines = []
+    lines = [line for layer, facts in metrics["layers"].items() for line in _null(layer, facts)]
     final = metrics.get("final_layer")
     if final:
         scores = {k: v for k, v in final.items() if isinstance(v, float)}

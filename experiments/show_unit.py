@@ -53,7 +53,7 @@ def parts(unit: Unit, images: int) -> list[Any]:
     name = unit.descriptions[0][0] if unit.descriptions else "no description"
     title = Text.assemble((f"{unit.layer}/{unit.number}  ", "dim"), (name, "bold"))
     if unit.flags:
-        title.append(f"  [{unit.flags}]", "yellow")
+        title.append(f"  [{', '.join(unit.flags)}]", "yellow")
     return [title, _scores(unit), _known(unit), _names(unit, images)]
 
 
@@ -81,6 +81,8 @@ def _known(unit: Unit) -> Any:
     table.add_column()
     if unit.margin == unit.margin:
         table.add_row("margin", f"{unit.margin:.3f}")
+    if unit.null == unit.null:
+        table.add_row("null", f"{unit.null:.3f} (best score with shuffled images)")
     if unit.truth:
         right = bool(unit.descriptions) and unit.descriptions[0][0] == unit.truth
         table.add_row("class", Text(f"{unit.truth} ({'right' if right else 'wrong'})"))

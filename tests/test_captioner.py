@@ -123,7 +123,7 @@ def test_descriptions_against_a_slow_computation(folder: Path, job: Job) -> None
     result = method.build("captioner", model=str(folder), **settings).describe(job)
     table = result.descriptions
     assert list(table["unit"]) == [0, 1, 2, 3]
-    assert list(table["flags"]) == ["", "", "", "dead"]
+    assert list(table["flags"]) == [(), (), (), ("dead",)]
     assert table["description"][3] == ""
     model: Any = load(str(folder), 3, 4, "cpu")
     assert job.probe is not None

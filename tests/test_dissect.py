@@ -45,7 +45,7 @@ def test_units_get_the_colours_they_answer_to(images: Path) -> None:
     table = dissect(str(images)).descriptions
     assert list(table.columns[:4]) == ["layer", "unit", "description", "similarity"]
     assert list(table["description"]) == ["red", "green", "blue", ""]
-    assert list(table["flags"]) == ["", "", "", "dead"]
+    assert list(table["flags"]) == [(), (), (), ("dead",)]
     live = table.iloc[:3]
     assert (live["margin"] > 0).all()
     assert live["margin"].to_list() == pytest.approx(live["similarity"] - live["similarity_2"])
@@ -144,7 +144,7 @@ def test_all_units_dead(images: Path) -> None:
     model = ColourNet()
     nn.init.zeros_(model.conv.weight)
     table = dissect(images, model=model).descriptions
-    assert set(table["flags"]) == {"dead"}
+    assert set(table["flags"]) == {("dead",)}
     assert set(table["description"]) == {""}
 
 
@@ -157,7 +157,7 @@ def test_an_only_unit_is_tied(images: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.cut(super().forward(x)[:, :1])
 
-    assert list(dissect(images, model=One(), layers=["cut"]).descriptions["flags"]) == ["tied"]
+    assert list(dissect(images, model=One(), layers=["cut"]).descriptions["flags"]) == [("tied",)]
 
 
 def test_dead_layers_have_the_same_columns(images: Path) -> None:
@@ -238,7 +238,7 @@ def test_few_distinct_activations_are_flagged(images: Path) -> None:
     assert few_distinct(q, top_of(q, 4)).tolist() == [False, False, False]
     assert few_distinct(q, None).tolist() == [False, False, False]
     table = dissect(images, similarity=similarity.build("soft_wpmi", top_k=9)).descriptions
-    assert list(table["flags"]) == ["few_distinct"] * 3 + ["dead"]
+    assert list(table["flags"]) == [("few_distinct",)] * 3 + [("dead",)]
 
 
 @pytest.mark.parametrize("name", ["soft_wpmi", "wpmi", "cosine_cubed", "rank_reorder"])
@@ -289,4 +289,23 @@ def test_permuted_images_give_the_same_descriptions(images: Path) -> None:
     assert forward["description"].equals(backward["description"])
     assert forward["similarity"].to_list()[:3] == pytest.approx(
         backward["similarity"].to_list()[:3]
+    )
+
+
+def test_another_default_dtype_changes_no_description(images: Path) -> None:
+    plain = dissect(images).descriptions
+    torch.set_default_dtype(torch.float64)
+    try:
+        table = dissect(images, model=ColourNet().float()).descriptions
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert table["description"].equals(plain["description"])
+    assert table["similarity"].to_list()[:3] == pytest.approx(plain["similarity"].to_list()[:3])
+
+
+def test_the_null_can_be_left_out(images: Path) -> None:
+    whole, without = dissect(images), dissect(images, null=False)
+    assert whole.run["null"] == {"shuffled_by": 0} and without.run["null"] is None
+    pd.testing.assert_frame_equal(
+        whole.descriptions.drop(columns="null_similarity"), without.descriptions
     )

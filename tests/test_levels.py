@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdissect.errors import DissectError
-from clipdissect.masks.levels import Exact, Histogram, collector, firing
+from clipdissect.masks.kernels import stretch
+from clipdissect.masks.layout import unpacked
+from clipdissect.masks.levels import Exact, Histogram, as_firing, collector, firing, is_saturated
+from clipdissect.report.outlines import outline
 
 VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
@@ -78,3 +82,34 @@ def test_the_memory_decides() -> None:
     assert 8 * 512 * 2**sketch.bits <= 2e9 < 8 * 512 * 2 ** (sketch.bits + 1)
     with pytest.raises(DissectError, match=r"method\.memory is too small"):
         collector(0.005, 512, 3_000_000_000, 1e6)
+
+
+def test_saturated_units_fire_at_their_cap_and_others_above_their_level() -> None:
+    """A ReLU6 at 6, a ReLU that is mostly 0, one that is never above 0, and a dead unit."""
+    q = torch.rand(4, 1000, generator=torch.Generator().manual_seed(0))
+    q[0, :300] = 6.0
+    q[1, 3:] = 0.0
+    q[2] = -q[2].clamp(max=0.9)
+    q[2, :100] = 0.0
+    q[3] = 6.0
+    for found in (Exact(11), Histogram(4, 16)):
+        found.add(q)
+        levels = torch.where(q.amax(1) == q.amin(1), q.amax(1), found.levels(10))
+        saturated = is_saturated(levels, q.amin(1), q.amax(1))
+        assert saturated.tolist() == [True, False, True, False]
+        maps, above = as_firing(q.numpy(), levels.numpy(), saturated.numpy())
+        fires = maps > above[:, None]
+        assert fires.sum(1).tolist() == [300, 3, 100, 0]
+        assert (fires[0] == (q[0] == 6).numpy()).all()
+
+
+def test_a_single_position_at_the_cap_has_pixels_after_interpolation() -> None:
+    """Nowhere but there is the interpolated map at the cap, and that may lie between pixels."""
+    maps = np.full((1, 4, 4), 5.0, dtype=np.float32)
+    maps[0, 1, 2] = 6.0
+    cap, saturated = np.array([6.0], dtype=np.float32), np.array([True])
+    fires, above = as_firing(maps, cap, saturated)
+    pixels = unpacked(stretch(fires, above, (16, 16)), 256).reshape(16, 16)
+    assert pixels[4:8, 8:12].sum() == pixels.sum() >= 4
+    assert outline(fires[0], float(above[0]))
+    assert not stretch(maps, cap, (16, 16)).any() and not outline(maps[0], 6.0)

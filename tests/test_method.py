@@ -69,7 +69,7 @@ def test_runs_of_ours_can_be_read_back(tmp_path: Path) -> None:
     table = read(tmp_path, own, "published_clip_dissect")
     assert list(table["description_2"]) == ["dog", ""]
     assert table["similarity_2"].tolist()[0] == 1.0
-    assert list(table["flags"]) == ["", "dead"]
+    assert list(table["flags"]) == [(), ("dead",)]
 
 
 def test_the_run_says_what_was_read(tmp_path: Path) -> None:

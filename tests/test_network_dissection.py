@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from torch import nn
 
 from clipdissect import method, probe
 from clipdissect.errors import DissectError
-from clipdissect.masks import firing, view, whole_view
+from clipdissect.flags import has_flag
+from clipdissect.masks import ConceptMasks, concept_masks, firing, view, whole_view
 from clipdissect.method import Job
+from clipdissect.report import regions
 from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.target import Target
@@ -32,12 +35,12 @@ SHARE = 0.1
 def describe(
     root: Path, *layers: str, name: str = "network_dissection", probe_options: Any = None,
     store: Store | None = None, batch: int = 5, own: Target | None = None, truth: Any = None,
-    images: Any = None, **options: Any,
+    images: Any = None, null: bool = True, **options: Any,
 ) -> Any:  # fmt: skip
     images = images or probe.build("broden", root=str(root), **(probe_options or {}))
     job = Job(target=own or target(*layers), probe=images, store=store, images=3,
               settings=Settings(device="cpu", workers=0, batch_size=batch),
-              truth=truth or {})  # fmt: skip
+              truth=truth or {}, null=null)  # fmt: skip
     return method.build(name, **{"quantile": SHARE, **options}).describe(job)
 
 
@@ -150,7 +153,7 @@ def test_a_unit_that_never_varies_is_dead(root: Path) -> None:
     with torch.no_grad():
         own.model.conv.weight[2] = 0
     table = describe(root, own=own).descriptions
-    assert list(table["flags"][[1, 2]]) == ["", "dead"]
+    assert list(table["flags"][[1, 2]]) == [(), ("dead",)]
     assert table["description"][2] == "" and pd.isna(table["similarity"][2])
     assert not table["detector"][2]
 
@@ -316,3 +319,72 @@ def test_what_the_published_files_have(root: Path) -> None:
     assert theirs == ["category", "label", "score", *(
         f"{category}-{name}" for category in LABELS for name in per_category
     )]  # fmt: skip
+
+
+class Capped(nn.Module):
+    """A network whose `cap` is a ReLU6, and its input scaled so that many positions reach it."""
+
+    def __init__(self, plain: nn.Module) -> None:
+        super().__init__()
+        self.plain, self.cap = plain, nn.ReLU6()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cap(40 * self.plain(x))
+
+
+def test_saturated_units_get_labels_and_regions(root: Path) -> None:
+    own = target("pool")
+    own = replace(own, model=Capped(own.model.conv), layers=("cap",))
+    result = describe(root, own=own)
+    table = result.descriptions
+    saturated, dead = has_flag(table, "saturated"), has_flag(table, "dead")
+    assert saturated.sum() > 2 and dead.sum() == 1  # one is at its cap everywhere
+    assert ((table["description"] != "") == ~dead).all()
+    assert set(table["threshold"][saturated]) == {6.0}
+    images = probe.build("broden", root=str(root))
+    settings = Settings(device="cpu", workers=0)
+    top = result.top_images[result.top_images["rank"] == 1]
+    assert result.target is not None
+    found = regions.find_regions(result.target, images, settings, top, 99, None)["cap"]
+    for thresholds in (found.thresholds, result.thresholds["cap"]):  # its own, and the method's
+        maps, above = replace(found, thresholds=thresholds).as_firing()
+        assert ((maps.max((1, 2, 3)) > above) == ~dead).all()
+
+
+def test_detectors_fire_in_more_than_one_image(root: Path) -> None:
+    table = describe(root, "pool", detector=0.0).descriptions
+    most = int(table["firing_images"].max())
+    assert (table["firing_images"] >= 1).all() and table["detector"].all()
+    few = describe(root, "pool", detector=0.0, least_images=most + 1).descriptions
+    assert not few["detector"].any()
+    pd.testing.assert_series_equal(few["similarity"], table["similarity"])
+    with pytest.raises(DissectError, match=r"method\.least_images is 0"):
+        describe(root, "pool", least_images=0)
+
+
+def test_the_null_is_with_the_masks_of_other_images(root: Path) -> None:
+    table = describe(root, "pool").descriptions
+    none = describe(root, "pool", null=False).descriptions
+    pd.testing.assert_frame_equal(table.drop(columns="null_similarity"), none)
+    assert table["null_similarity"].between(0, 1).all()
+    assert (table["null_similarity"] != table["similarity"]).any()
+
+
+def test_shuffled_masks_are_whole_images_of_one_size(root: Path) -> None:
+    images = probe.build("broden", root=str(root))
+    assert images.masks is not None
+    own = concept_masks(images.masks, Store(root / "store"))
+    other = own.shuffled(range(len(own.annotated)), 0)
+    assert (other.pixels == own.pixels).all()
+    assert sorted(other.annotated) == sorted(own.annotated)
+    assert not np.array_equal(other.rows, own.rows)
+    starts = own.layout.starts
+
+    def of_image(masks: ConceptMasks, image: int) -> tuple[Any, ...]:
+        rows = masks.rows[starts[image] : starts[image + 1] + 1]
+        part = slice(rows[0], rows[-1])
+        return (SIZES[image % 2], masks.annotated[image], tuple(rows - rows[0]),
+                tuple(masks.concept[part]), tuple(masks.bits[part]))  # fmt: skip
+
+    count = len(own.annotated)
+    assert {of_image(own, i) for i in range(count)} == {of_image(other, i) for i in range(count)}

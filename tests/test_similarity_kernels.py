@@ -118,7 +118,7 @@ def test_failure_falls_back_with_one_warning(
 
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
     monkeypatch.setattr(dispatch, "_failed", False)
-    monkeypatch.setattr(dispatch, "_split", broken)
+    monkeypatch.setattr("clipdissect.compiling.prepare", broken)
     x = torch.randn(9, 5)
     with caplog.at_level(logging.WARNING):
         first, second = (kernels.less_marginal(x.clone(), 1.0) for _ in range(2))
@@ -127,6 +127,33 @@ def test_failure_falls_back_with_one_warning(
     assert torch.equal(second, first)
     assert len(caplog.records) == 1
     assert kernels.backend() == "torch"
+
+
+@needs_numba
+def test_errors_of_the_data_are_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come out, and the compiled loops stay in use."""
+
+    def failing(*arguments: object) -> None:
+        raise IndexError("row 9 of 3")
+
+    monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
+    monkeypatch.setattr(dispatch, "_failed", False)
+    x = torch.randn(3, 5)
+    with monkeypatch.context() as patch, pytest.raises(IndexError, match="row 9"):
+        patch.setattr(dispatch, "_split", failing)
+        kernels.less_marginal(x, 1.0)
+    assert kernels.backend() == "numba"
+
+
+@needs_numba
+def test_preparing_compiles_what_is_called() -> None:
+    """One version a function and types, which the call then finds."""
+    from clipdissect.similarity.kernels import compiled
+
+    kernels.less_marginal(torch.randn(3, 5), 1.0)
+    versions = len(compiled.less_marginal.signatures)
+    kernels.less_marginal(torch.randn(7, 2), 0.5)
+    assert len(compiled.less_marginal.signatures) == versions
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

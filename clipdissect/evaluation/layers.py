@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.concepts import Concepts
-from clipdissect.describe import DEAD, FEW, TIED
+from clipdissect.describe import NULL
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
+from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.store import Store
 from clipdissect.target import Target
 
@@ -47,18 +48,29 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
 
     Of methods that tell detectors also their number, and of what they are detectors.
     """
-    flags = rows["flags"].value_counts()
-    live = rows[rows["flags"] != DEAD]
+    live = rows[~has_flag(rows, DEAD)]
     return {
         "units": len(rows),
-        "dead": int(flags.get(DEAD, 0)),
-        "tied": int(flags.get(TIED, 0)),
-        "few_distinct": int(flags.get(FEW, 0)),
+        **{flag: int(has_flag(rows, flag).sum()) for flag in (DEAD, TIED, FEW, SATURATED)},
         "different_descriptions": int(live["description"].nunique()),
         **_mean("mean_similarity", live["similarity"], NOT_DESCRIBED),
         **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
+        **(null_metrics(live) if NULL in live else {}),
         **(_detectors(live) if "detector" in live else {}),
     }
+
+
+def null_metrics(live: pd.DataFrame) -> dict[str, Any]:
+    """The null's 95th percentile over a layer's live units, and their share that is above it.
+
+    Args:
+        live: rows with `similarity` and `null_similarity`.
+    """
+    null = live[NULL].dropna()
+    high = float(null.quantile(0.95)) if len(null) else float("nan")
+    above = float((live["similarity"] > high).mean()) if len(null) else float("nan")
+    reason = "no live unit has a score under shuffled images"
+    return {**defined("null_95", high, reason), **defined("above_null", above, reason)}
 
 
 def _detectors(live: pd.DataFrame) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from clipdissect.masks.concepts import ConceptMasks, concept_masks
 from clipdissect.masks.counts import Tally, tally
-from clipdissect.masks.firing import Dense, Levels, dense
+from clipdissect.masks.firing import Dense, dense
 from clipdissect.masks.layout import Layout
+from clipdissect.masks.levels import Levels
 from clipdissect.masks.units import UnitMasks
 from clipdissect.masks.view import whole_view
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -73,6 +74,28 @@ class ConceptMasks:
         return replace(
             self, rows=_starts(word[kept], self.layout.words), concept=self.concept[kept],
             bits=self.bits[kept], annotated=np.where(gone, 0, self.annotated),
+        )  # fmt: skip
+
+    def shuffled(self, images: Sequence[int], seed: int) -> ConceptMasks:
+        """With each image's masks and annotations those of another image of the same size.
+
+        Args:
+            images: numbers of those that change places.
+            seed: of the permutation.
+        """
+        sizes, chosen = np.array(self.layout.sizes), np.asarray(images, dtype=np.int64)
+        order, drawn = np.arange(len(sizes)), np.random.default_rng(seed)
+        for size in np.unique(sizes[chosen], axis=0):
+            own = chosen[(sizes[chosen] == size).all(1)]
+            order[own] = drawn.permutation(own)
+        starts = self.layout.starts
+        source = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
+        counts = np.diff(self.rows)[source]
+        rows = np.concatenate([[0], np.cumsum(counts)])
+        entry = np.repeat(self.rows[source] - rows[:-1], counts) + np.arange(rows[-1])
+        return replace(
+            self, rows=rows, concept=self.concept[entry], bits=self.bits[entry],
+            annotated=self.annotated[order],
         )  # fmt: skip
 
 

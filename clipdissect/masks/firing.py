@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect import digest
@@ -22,7 +22,7 @@ from clipdissect.errors import DissectError
 from clipdissect.loader import Skipped
 from clipdissect.maps import Maps, activation_maps
 from clipdissect.masks.layout import Layout
-from clipdissect.masks.levels import Exact, Histogram, collector, firing
+from clipdissect.masks.levels import Exact, Histogram, Levels, collector, firing, is_saturated
 from clipdissect.masks.units import UnitMasks, entry_of, fire
 from clipdissect.probe import Probe
 from clipdissect.reading import READING_VERSION
@@ -30,27 +30,8 @@ from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
 from clipdissect.target import Target
 
-VERSION = 1  # raise it when the same activations give other levels or masks
+VERSION = 2  # raise it when the same activations give other levels or masks
 GROUP = 512  # units an entry of the store
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Above what the units of a layer fire.
-
-    Args:
-        levels: of each unit.
-        peaks: the largest activation of each image, float32.
-        dead: units with the same activation everywhere.
-        error: largest relative error of the levels; 0 where they are exact.
-        entry: what the store knows them by.
-    """
-
-    levels: Float[Tensor, " units"]
-    peaks: Float[Tensor, "images units"]
-    dead: Bool[Tensor, " units"]
-    error: float
-    entry: str
 
 
 @dataclass
@@ -122,6 +103,8 @@ class Dense:
         """Units to compute masks of in one pass: these, and what comes next and fits the memory."""
         # A word is a number and 64 bits, and holds eight or more pixels of all but scattered masks.
         a_unit = 2.5 * 16 * self.quantile * self.layout.pixels / 8
+        # Saturated units may fire anywhere in the images where they are at their level.
+        a_unit += 16 * self.layout.words * max(own.at_level for own in self.found.values())
         left = max(1, int(self.memory / (a_unit * GROUP)))
         plan: dict[str, range] = {}
         layers = list(self.found)
@@ -140,7 +123,7 @@ class Dense:
         with self.store.locked(keys.values()):
             if all(self.store.get(key) is not None for key in keys.values()):
                 return  # another process was faster
-            levels = {name: self.found[name].levels.numpy() for name in plan}
+            levels = {name: self.found[name] for name in plan}
             fired = fire(self.target, self.probe, self.settings, self.layout, levels, plan,
                          self.skipped)  # fmt: skip
             for (name, start), key in keys.items():
@@ -222,6 +205,7 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     for layer in layers:
         arrays, about = entries[layer].arrays, entries[layer].about
         what.found[layer] = Levels(arrays["levels"], arrays["peaks"], arrays["dead"],
+                                   arrays["saturated"],
                                    float(about["error"]), keys[layer])  # fmt: skip
 
 
@@ -252,11 +236,13 @@ class _Running:
 
     def entry(self, quantile: float, about: dict[str, Any]) -> Entry:
         peaks = torch.cat(self.peaks)
-        dead = peaks.amax(0) == torch.stack(self.lowest).amin(0)
+        lowest, highest = torch.stack(self.lowest).amin(0), peaks.amax(0)
+        dead = highest == lowest
         levels = self.collector.levels(firing(quantile, self.positions))
         # A histogram's level of a unit that never varies lies below its one activation.
-        levels = torch.where(dead, peaks.amax(0), levels)
-        arrays = {"levels": levels, "peaks": peaks, "dead": dead}
+        levels = torch.where(dead, highest, levels)
+        saturated = is_saturated(levels, lowest, highest)
+        arrays = {"levels": levels, "peaks": peaks, "dead": dead, "saturated": saturated}
         return Entry(arrays, {**about, "error": self.collector.error})
 
 

@@ -1,15 +1,20 @@
 """The activation above which a unit counts as firing: its top share of all positions.
 
+A unit that is at its largest activation at more positions than that share (a ReLU6 at its cap) is
+saturated: nothing lies above its level, and it fires at it.
+
 Exact where the largest activations of every unit fit the memory, otherwise from a histogram with
 a stated error. Both add up counts, so neither depends on the order or size of batches.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clipdissect.errors import DissectError
@@ -18,6 +23,33 @@ FLOAT_BITS = 32
 MANTISSA_FROM = 9  # bits of sign and exponent
 MOST_BITS, LEAST_BITS = 24, 14
 SLACK = 3  # buffers of the exact way, in sizes of what it keeps
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Above what the units of a layer fire.
+
+    Args:
+        levels: of each unit.
+        peaks: the largest activation of each image, float32.
+        dead: units with the same activation everywhere.
+        saturated: units that fire at their level, as of `levels.is_saturated`.
+        error: largest relative error of the levels; 0 where they are exact.
+        entry: what the store knows them by.
+    """
+
+    levels: Float[Tensor, " units"]
+    peaks: Float[Tensor, "images units"]
+    dead: Bool[Tensor, " units"]
+    saturated: Bool[Tensor, " units"]
+    error: float
+    entry: str
+
+    @property
+    def at_level(self) -> float:
+        """Mean share of images in which units are saturated; 0 for units that aren't."""
+        at = (self.peaks[:, self.saturated] == self.levels[self.saturated]).sum()
+        return float(at) / self.peaks.numel()
 
 
 def firing(quantile: float, positions: int) -> int:
@@ -53,6 +85,43 @@ def collector(quantile: float, units: int, positions: int, memory: float) -> Exa
         least = 8 * units * 2**LEAST_BITS / 1e9
         raise DissectError(f"method.memory is too small for {units} units: {least:.2g} GB at least")
     return Histogram(units, bits)
+
+
+def is_saturated(
+    levels: Float[Tensor, " units"],
+    lowest: Float[Tensor, " units"],
+    highest: Float[Tensor, " units"],
+) -> Bool[Tensor, " units"]:
+    """Units whose level is their largest activation, above which nothing lies; dead ones aren't.
+
+    Args:
+        levels: above what units fire otherwise.
+        lowest, highest: of their activations.
+    """
+    return (highest <= levels) & (lowest < levels)
+
+
+def as_firing(
+    maps: Float[np.ndarray, "units ..."],
+    levels: Float[np.ndarray, " units"],
+    saturated: Bool[np.ndarray, " units"],
+) -> tuple[Float[np.ndarray, "units ..."], Float[np.ndarray, " units"]]:
+    """Maps and levels such that a unit fires where its interpolated map is above its level.
+
+    A saturated unit fires at its largest activation. Between a position there and one below it
+    interpolation would leave nothing at that value, so what is interpolated is 1 where the unit
+    fires and 0 elsewhere, and its level is one half.
+
+    Args:
+        maps: of every unit.
+        levels, saturated: as of `is_saturated`.
+    """
+    if not saturated.any():
+        return maps, levels
+    fires = maps[saturated] >= levels[saturated].reshape(-1, *[1] * (maps.ndim - 1))
+    maps, levels = maps.copy(), levels.copy()
+    maps[saturated], levels[saturated] = fires, 0.5
+    return maps, levels
 
 
 class Exact:
@@ -120,7 +189,7 @@ class Histogram:
 
     def levels(self, firing: int) -> Float[Tensor, " units"]:
         """As of `Exact`, up to `error` below."""
-        found = torch.empty(self.units)
+        found = torch.empty(self.units, dtype=torch.float32)
         for unit, counts in enumerate(self.counts.view(self.units, -1)):
             from_top = counts.flip(0).cumsum(0)
             place = int(torch.searchsorted(from_top, torch.tensor(firing, device=counts.device),

@@ -15,6 +15,7 @@ from clipdissect.capture import check_still_readable
 from clipdissect.maps import activation_maps
 from clipdissect.masks.kernels import stretch
 from clipdissect.masks.layout import Layout
+from clipdissect.masks.levels import Levels, as_firing
 from clipdissect.probe import Probe
 from clipdissect.settings import Settings
 from clipdissect.store import Entry
@@ -42,10 +43,18 @@ class UnitMasks:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def images(self, layout: Layout) -> Int[np.ndarray, " units"]:
+        """In how many images each unit fires."""
+        unit = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        image = layout.images_of(self.words)
+        first = np.ones(len(image), dtype=bool)
+        first[1:] = (image[1:] != image[:-1]) | (unit[1:] != unit[:-1])
+        return np.bincount(unit[first], minlength=len(self))
+
 
 def fire(
     target: Target, probe: Probe, settings: Settings, layout: Layout,
-    levels: Mapping[str, Float[np.ndarray, " units"]], wanted: Mapping[str, range],
+    levels: Mapping[str, Levels], wanted: Mapping[str, range],
     skipped: Collection[int] = (),
 ) -> dict[str, Firing]:  # fmt: skip
     """Where units of some layers fire: unit, word and bits of every word with a bit set.
@@ -69,8 +78,11 @@ def fire(
         check_still_readable(probe.images, dict.fromkeys(wanted, skipped), unreadable)
         for layer, values in maps.layers.items():
             units = slice(wanted[layer].start, wanted[layer].stop)
-            own = values[:, units].cpu().numpy()
-            found = _of_batch(maps.images.numpy(), own, levels[layer][units], layout)
+            own, saturated = levels[layer].levels[units], levels[layer].saturated[units]
+            fires, above = as_firing(
+                values[:, units].transpose(0, 1).cpu().numpy(), own.numpy(), saturated.numpy()
+            )
+            found = _of_batch(maps.images.numpy(), fires.swapaxes(0, 1), above, layout)
             parts[layer] += [(unit + units.start, word, bits) for unit, word, bits in found]
     return {layer: _joined(own) for layer, own in parts.items()}
 

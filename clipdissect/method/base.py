@@ -35,6 +35,7 @@ class Job:
         images: top images a unit.
         team: processes that share the images.
         truth: a layer's right descriptions, one a unit, for `truth_rank` where a method ranks.
+        null: whether to score with shuffled images too, for `null_similarity` where a method can.
     """
 
     target: Target | None = None
@@ -48,6 +49,7 @@ class Job:
     images: int = 10
     team: Team = ALONE
     truth: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    null: bool = True
 
     def parts(self, method: Method) -> dict[str, Any]:
         """The parts that a method needs, by name.

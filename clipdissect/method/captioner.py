@@ -18,9 +18,10 @@ from torch import Tensor
 
 from clipdissect.capture import capture
 from clipdissect.captured import Captured
-from clipdissect.describe import DEAD, top_images_of_layer
+from clipdissect.describe import top_images_of_layer
 from clipdissect.dissection import Result
 from clipdissect.errors import DissectError
+from clipdissect.flags import COLUMN, DEAD, flags_of
 from clipdissect.images import to_pil
 from clipdissect.kept import dead_units, top_of
 from clipdissect.method.base import Job, Method
@@ -214,6 +215,6 @@ def _table(
         table[f"similarity{ending}"] = [score for _, score in own]
     scores = [[score for _, score in row] for row in rows]
     table["margin"] = [s[0] - s[1] if len(s) > 1 else np.nan for s in scores]
-    table["flags"] = [DEAD if one else "" for one in dead]
+    table[COLUMN] = flags_of({DEAD: np.array(dead, dtype=bool)})
     found: pd.DataFrame = pd.DataFrame(table)
     return found

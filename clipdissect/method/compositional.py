@@ -32,7 +32,7 @@ class Compositional(Masked):
     Args:
         length: most concepts in a formula.
         beam: formulas kept after each step.
-        quantile, detector, categories, view, memory: see `Masked`.
+        quantile, detector, least_images, categories, view, memory: see `Masked`.
 
     Raises:
         DissectError: a value that isn't allowed.

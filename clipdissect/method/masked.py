@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from clipdissect.annotations import Masks
-from clipdissect.describe import DEAD, TIED, top_images_of_layer
+from clipdissect.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.dissection import Result, warn_of_skipped
 from clipdissect.errors import DissectError
+from clipdissect.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
 from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
@@ -24,8 +25,6 @@ from clipdissect.provenance import git_state, machine, passing_notes, versions
 from clipdissect.stages import Stages
 from clipdissect.target import Target
 
-NOWHERE = "no_overlap"  # the flag of a unit that shares no pixel with any concept
-
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(Method):
@@ -33,7 +32,9 @@ class Masked(Method):
 
     Args:
         quantile: share of all positions of the probe at which a unit fires.
-        detector: IoU from which on a unit counts as a detector of its description.
+        detector: IoU above which a unit counts as a detector of its description.
+        least_images: images in which a detector fires at least: a unit that fires in one image is
+            at an IoU of 1 with whatever that image alone shows.
         categories: of the concepts; all where None.
         view: `whole` shows the network whole images, squeezed to its input size, as the published
             codes do; `target` leaves the target's own crop, which shifts maps against masks.
@@ -45,6 +46,7 @@ class Masked(Method):
 
     quantile: float = 0.005
     detector: float = 0.04
+    least_images: int = 2
     categories: list[str] | None = None
     view: str = "whole"
     memory: float = 2.0
@@ -58,6 +60,8 @@ class Masked(Method):
             raise DissectError(f"method.quantile is {self.quantile}; it must be between 0 and 1")
         if not 0 <= self.detector <= 1:
             raise DissectError(f"method.detector is {self.detector}; it must be between 0 and 1")
+        if self.least_images < 1:
+            raise DissectError(f"method.least_images is {self.least_images}; it must be at least 1")
 
     @abstractmethod
     def table(
@@ -88,9 +92,10 @@ class Masked(Method):
         with stages.stage("concepts"):
             masks: Masks = parts["probe"].masks.of_categories(self.categories)
             concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
+        null = concepts.shuffled(fires.images, SHUFFLED_BY) if job.null else None
         described, shown = [], []
         for layer in target.layers:
-            described.append(self._layer(layer, fires, concepts, job, stages))
+            described.append(self._layer(layer, fires, concepts, null, job, stages))
             names = [parts["probe"].images[i] for i in fires.images]
             shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
         run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
@@ -107,8 +112,9 @@ class Masked(Method):
         return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
 
     def _layer(
-        self, layer: str, fires: Dense, concepts: ConceptMasks, job: Job, stages: Stages
-    ) -> pd.DataFrame:
+        self, layer: str, fires: Dense, concepts: ConceptMasks, null: ConceptMasks | None,
+        job: Job, stages: Stages,
+    ) -> pd.DataFrame:  # fmt: skip
         groups = fires.masks(layer)
         parts = []
         while True:
@@ -119,6 +125,9 @@ class Masked(Method):
             with stages.stage("scoring"):
                 counts = tally(units, concepts)
                 table = self.table(units, counts, concepts, job.top)
+                table["firing_images"] = units.images(fires.layout)
+                if null is not None:
+                    table[NULL] = self._null(units, null)
                 right = job.truth.get(layer)
                 if right is not None:
                     own = list(right)[units.first : units.first + len(units)]
@@ -129,6 +138,10 @@ class Masked(Method):
         found: pd.DataFrame = pd.concat(parts, ignore_index=True)
         return self._flagged(found, fires, layer)
 
+    def _null(self, units: UnitMasks, shuffled: ConceptMasks) -> pd.Series[float]:
+        """Each unit's best score with the masks of other images; 0 where it shares no pixel."""
+        return self.table(units, tally(units, shuffled), shuffled, 1)["similarity"].fillna(0.0)
+
     def _flagged(self, table: pd.DataFrame, fires: Dense, layer: str) -> pd.DataFrame:
         """With `flags`, the unit's threshold, and whether it is a detector."""
         levels = fires.found[layer]
@@ -136,11 +149,14 @@ class Masked(Method):
         texts = [c for c in table if str(c).startswith("description")]
         scores = [c for c in table if str(c).startswith("similarity")]
         table.loc[dead, texts], table.loc[dead, [*scores, "margin"]] = "", np.nan
+        if NULL in table:
+            table.loc[dead, NULL] = np.nan
         nowhere = (table["description"] == "").to_numpy()
         tied = (table["margin"] == 0).to_numpy()
-        flags = np.select([dead, nowhere, tied], [DEAD, NOWHERE, TIED], "")
-        table.insert(list(table).index("margin") + 1, "flags", flags)
-        table["detector"] = table["similarity"] > self.detector
+        flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: levels.saturated.numpy()}
+        table.insert(list(table).index("margin") + 1, COLUMN, flags_of(flags))
+        often = table["firing_images"] >= self.least_images
+        table["detector"] = (table["similarity"] > self.detector) & often
         table["threshold"] = levels.levels.numpy()
         return table
 
@@ -160,6 +176,7 @@ class Masked(Method):
                          "categories": list(concepts.categories)},
             "method": {"name": self.name, **asdict(self)},
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
+            "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
             "precision": job.settings.numeric,
             "notes": [*target.notes, *probe.notes, *notes, *passing_notes(fires.digests)],
             "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},

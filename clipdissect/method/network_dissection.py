@@ -31,7 +31,7 @@ class NetworkDissection(Masked):
     `*-activation` in the images annotated in the category). Units count from 0, not 1.
 
     Args:
-        quantile, detector, categories, view, memory: see `Masked`.
+        quantile, detector, least_images, categories, view, memory: see `Masked`.
 
     Source: Bau et al., "Network Dissection: Quantifying Interpretability of Deep Visual
     Representations", CVPR 2017, Sec. 2.

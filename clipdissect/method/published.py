@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from clipdissect import digest
+from clipdissect import digest, flags
 from clipdissect.dissection import Result
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
 from clipdissect.provenance import versions
 
-_SCORES = re.compile(r"similarity_\d+|margin|truth_rank")
+_SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,8 @@ class Published(Method):
         rest = table[[c for c in table if c not in names.values() and c not in out]]
         scores = {c: _numbers(rest[c], file) for c in rest if _SCORES.fullmatch(str(c))}
         joined: pd.DataFrame = pd.concat([out, rest.assign(**scores)], axis=1)
+        if flags.COLUMN in joined:
+            joined[flags.COLUMN] = joined[flags.COLUMN].map(flags.read)
         return joined
 
     def _chosen(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:

@@ -92,7 +92,7 @@ class LabelEncoder:
 
     def _shares(self, image: int) -> Float[Tensor, " d"]:
         texts = self.masks.texts
-        shares = torch.zeros(len(texts) + 1)
+        shares = torch.zeros(len(texts) + 1, dtype=torch.float32)
         for number, mask in self.masks.read(image).concepts().items():
             shares[texts.index(self.masks.concepts[number].text)] += float(mask.mean())
         return shares.sqrt()

@@ -103,7 +103,7 @@ def planted_filters(size: int = 112) -> Planted:
 
 def _set_colours(convolution: nn.Conv2d) -> None:
     """`1 - |x - c|^2 / reach^2` of channels in 0..1."""
-    centres = torch.tensor([PALETTE[name] for name in COLOURS]) / 255
+    centres = torch.tensor([PALETTE[name] for name in COLOURS], dtype=torch.float32) / 255
     reach = (REACH / 255) ** 2
     weights = torch.cat([2 * centres, -torch.ones_like(centres)], 1) / reach
     bias = 1 - centres.square().sum(1) / reach

@@ -107,7 +107,7 @@ def _shares(
 ) -> Float[Tensor, "positions probes"]:
     """How much of each cell shows each concept."""
     annotation = masks.read(image)
-    shown = torch.zeros(len(texts), *annotation.size)
+    shown = torch.zeros(len(texts), *annotation.size, dtype=torch.float32)
     for number, mask in annotation.concepts().items():
         text = masks.concepts[number].text
         if text in texts:

@@ -129,8 +129,8 @@ def _of_layer(histogram: Histograms | None, regions: Regions | None) -> dict[str
 
 def _outlines(regions: Regions) -> list[list[str | None]]:
     """Each unit's paths, None where an image wasn't run."""
-    maps, thresholds = regions.maps.double().numpy(), regions.thresholds.double().numpy()
-    run = ~np.isnan(maps[:, :, 0, 0])
+    maps, thresholds = (array.astype(np.float64) for array in regions.as_firing())
+    run = ~np.isnan(regions.maps[:, :, 0, 0].numpy())
     return [
         [outline(own, threshold) if known else None
          for own, known in zip(slots, is_run, strict=True)]

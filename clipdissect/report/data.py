@@ -14,14 +14,15 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.describe import DEAD, FEW, TIED
+from clipdissect.describe import NULL
+from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.report.loading import Run
 from clipdissect.report.material import short
 from clipdissect.report.overview import low_margins
 from clipdissect.report.truths import truth_of
 
 CHUNK = 100  # units a file of details
-FLAGS = {DEAD: 1, TIED: 2, FEW: 4}
+FLAGS = {DEAD: 1, TIED: 2, FEW: 4, SATURATED: 16}
 LOW = 8
 
 
@@ -37,17 +38,22 @@ class Texts:
 
 
 def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
-    """What a run says of a layer's rows: `d` descriptions, `s` scores, `m` margins, `f` flags."""
+    """What a run says of a layer's rows: `d` descriptions, `s` scores, `m` margins, `f` flags.
+
+    Also `n`, scores under shuffled images, where the run has them.
+    """
     names = [list(rows[text]) for text, _ in run.columns]
     scores = [list(rows[score]) for _, score in run.columns if score in rows]
     known = [[s for s in own if not math.isnan(s)] for own in scores]
     flat = [s for own in known for s in own]
-    flags = [FLAGS.get(flag, 0) + LOW * bool(low) for flag, low in
-             zip(rows["flags"], low_margins(rows), strict=True)]  # fmt: skip
+    flags = LOW * low_margins(rows).astype(int)
+    for flag, bit in FLAGS.items():
+        flags += bit * has_flag(rows, flag)
+    null = {"n": [short(s) for s in rows[NULL]]} if NULL in rows else {}
     return {
         "d": [[n for n in map(texts.number, own) if n >= 0] for own in zip(*names, strict=True)],
         "s": [[short(s) for s in own if not math.isnan(s)] for own in zip(*scores, strict=True)],
-        "m": [short(m) for m in rows["margin"]], "f": flags,
+        "m": [short(m) for m in rows["margin"]], "f": flags.tolist(), **null,
         "low": short(min(flat, default=0.0)), "high": short(max(flat, default=1.0)),
     }  # fmt: skip
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect import flags
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.method.published import Published
 from clipdissect.report.material import Material, read_material
 
-NUMBERS = re.compile(r"unit|rank|activation|margin|truth_rank|right|top5|similarity(_\d+)?|.*_cos")
+NUMBERS = re.compile(
+    r"unit|rank|activation|margin|null_similarity|truth_rank|right|top5|similarity(_\d+)?|.*_cos"
+)
 NO_IMAGES = ("layer", "unit", "rank", "image", "activation")
 
 
@@ -115,11 +118,12 @@ def _whole(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("layer", "unit", "description"):
         if column not in table:
             raise DissectError(f"the table of descriptions has no column {column}")
-    missing: dict[str, Any] = {"similarity": float("nan"), "margin": float("nan"), "flags": ""}
+    missing: dict[str, Any] = {"similarity": float("nan"), "margin": float("nan"), flags.COLUMN: ""}
     for column, filler in missing.items():
         if column not in table:
             table = table.assign(**{column: filler})
-    return table
+    whole: pd.DataFrame = table.assign(flags=table[flags.COLUMN].map(flags.read))
+    return whole
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from clipdissect.describe import DEAD, FEW, TIED
+from clipdissect.describe import NULL
+from clipdissect.evaluation.layers import null_metrics
+from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.report.loading import Run
 from clipdissect.report.truths import truth_of
 
@@ -16,6 +18,7 @@ BINS = 30
 FREQUENT = 10
 # Of the layer's median margin: scores of different functions have different scales.
 LOW_MARGIN = 0.1
+COUNTED = {"dead": DEAD, "tied": TIED, "few": FEW, "saturated": SATURATED}
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Layer:
     Args:
         name: its own.
         units: how many.
-        dead, tied, few, low_margin: how many units have that flag.
+        dead, tied, few, saturated, low_margin: how many units have that flag.
         different: descriptions.
         among_runners_up: different texts among all descriptions and runners-up.
         concepts: in the set; None where it isn't known.
@@ -48,6 +51,7 @@ class Layer:
         right, top5: how many labels are, and have among their best five, the class's name; None
             without ground truth.
         classes_in_concepts: how many class names could be found at all; None where unknown.
+        null_95, above_null: of `evaluation.layers.null_metrics`; None where the run has no null.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Layer:
     dead: int
     tied: int
     few: int
+    saturated: int
     low_margin: int
     different: int
     among_runners_up: int
@@ -64,6 +69,8 @@ class Layer:
     right: int | None = None
     top5: int | None = None
     classes_in_concepts: int | None = None
+    null_95: float | None = None
+    above_null: float | None = None
 
     @property
     def live(self) -> int:
@@ -102,15 +109,15 @@ def histogram_of(values: pd.Series, bins: int = BINS) -> Histogram | None:
 
 def _layer(run: Run, name: str) -> Layer:
     rows = run.rows(name)
-    live = rows[(rows["flags"] != DEAD) & (rows["description"] != "")]
+    live = rows[~has_flag(rows, DEAD) & (rows["description"] != "")]
+    null = null_metrics(rows[~has_flag(rows, DEAD)]) if NULL in rows else {}
     texts = {text for column, _ in run.columns for text in live[column] if text}
     truth, final = truth_of(run, name), run.metrics.get("final_layer", {})
     judged = final if final.get("layer") == name else {}
     top5 = judged.get("top5")
     return Layer(
         name=name, units=len(rows), low_margin=int(low_margins(rows).sum()),
-        **{key: int((rows["flags"] == flag).sum())
-           for key, flag in (("dead", DEAD), ("tied", TIED), ("few", FEW))},
+        **{key: int(has_flag(rows, flag).sum()) for key, flag in COUNTED.items()},
         different=int(live["description"].nunique()), among_runners_up=len(texts),
         concepts=run.run.get("concepts", {}).get("texts"),
         frequent={str(k): int(v) for k, v in live["description"].value_counts()[:FREQUENT].items()},
@@ -118,4 +125,5 @@ def _layer(run: Run, name: str) -> Layer:
         right=None if truth is None else int(truth["right"].sum()),
         top5=None if top5 is None else round(top5 * len(rows)),
         classes_in_concepts=judged.get("classes_in_concepts"),
+        null_95=null.get("null_95"), above_null=null.get("above_null"),
     )  # fmt: skip

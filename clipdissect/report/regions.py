@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from clipdissect import digest
 from clipdissect.errors import DissectError
 from clipdissect.maps import activation_maps, map_readings
+from clipdissect.masks.levels import as_firing, is_saturated
 from clipdissect.probe import Probe
 from clipdissect.reading import READING_VERSION, Reading
 from clipdissect.settings import Settings
@@ -28,10 +30,11 @@ from clipdissect.target import Target
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the numbers change
+VERSION = 2  # raise it when the numbers change
 ABOVE = 0.005  # of the positions are above the threshold
 FINEST = 28  # positions a side that are kept of a map
 SAMPLE = 200  # images for the threshold
+PARTS = ("maps", "thresholds", "lowest", "highest")  # of `Regions`, as the store keeps them
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,20 @@ class Regions:
         maps: `[units, slots, h, w]`, at most 28 x 28 positions, of a finer map the largest value of
             each cell; NaN for an image that the network wasn't shown again.
         thresholds: `[units]`.
+        lowest, highest: of the activations of the images that the network was shown, `[units]`.
         images: how many random images the thresholds are from; 0 where they are the method's own.
     """
 
     maps: Float[Tensor, "units slots h w"]
     thresholds: Float[Tensor, " units"]
+    lowest: Float[Tensor, " units"]
+    highest: Float[Tensor, " units"]
     images: int
+
+    def as_firing(self) -> tuple[Float[np.ndarray, "units slots h w"], Float[np.ndarray, " units"]]:
+        """Maps and thresholds that say where units fire, also where they are saturated."""
+        saturated = is_saturated(self.thresholds, self.lowest, self.highest)
+        return as_firing(self.maps.numpy(), self.thresholds.numpy(), saturated.numpy())
 
 
 class Gathered:
@@ -62,7 +73,9 @@ class Gathered:
     def __init__(self, shown: Int[Tensor, "units slots"], sampled: int, seed: int = 0) -> None:
         self.shown, self.sampled, self.positions = shown, sampled, 0
         self.maps: Tensor | None = None
-        self.largest = torch.empty(len(shown), 0)
+        self.largest = torch.empty(len(shown), 0, dtype=torch.float32)
+        self.lowest = torch.full((len(shown),), torch.inf, dtype=torch.float32)
+        self.highest = -self.lowest
         self.generator = torch.Generator().manual_seed(seed)
 
     def add(
@@ -71,10 +84,12 @@ class Gathered:
     ) -> None:  # fmt: skip
         """Take what is wanted of a batch's maps."""
         self._count(maps[is_sampled])
+        self.lowest = torch.minimum(self.lowest, maps.amin((0, 2, 3)))
+        self.highest = torch.maximum(self.highest, maps.amax((0, 2, 3)))
         sides = [min(side, FINEST) for side in maps.shape[2:]]
         pooled = F.adaptive_max_pool2d(maps, sides)
         if self.maps is None:
-            self.maps = torch.full((*self.shown.shape, *sides), torch.nan)
+            self.maps = torch.full((*self.shown.shape, *sides), torch.nan, dtype=torch.float32)
         for row, image in enumerate(images.tolist()):
             units, slots = (self.shown == image).nonzero(as_tuple=True)
             self.maps[units, slots] = pooled[row, units]
@@ -168,7 +183,7 @@ def _computed(
         for layer, maps in batch.layers.items():
             gathered[layer].add(images, maps.cpu(), is_sampled)
     return {
-        layer: Regions(own.maps, own.threshold(), used)
+        layer: Regions(own.maps, own.threshold(), own.lowest, own.highest, used)
         for layer, own in gathered.items() if own.maps is not None and own.positions
     }  # fmt: skip
 
@@ -208,15 +223,15 @@ def _key(
 
 
 def _entry(found: dict[str, Regions]) -> Entry:
-    arrays = {"none": torch.zeros(1)}
+    arrays = {"none": torch.zeros(1, dtype=torch.float32)}
     for layer, own in found.items():
-        arrays |= {f"maps {layer}": own.maps, f"thresholds {layer}": own.thresholds}
+        arrays |= {f"{name} {layer}": getattr(own, name) for name in PARTS}
     images = {layer: own.images for layer, own in found.items()}
     return Entry(arrays, {"what": "regions for reports", "layers": images})
 
 
 def _regions(entry: Entry) -> dict[str, Regions]:
     return {
-        layer: Regions(entry.arrays[f"maps {layer}"], entry.arrays[f"thresholds {layer}"], images)
+        layer: Regions(**{name: entry.arrays[f"{name} {layer}"] for name in PARTS}, images=images)
         for layer, images in entry.about["layers"].items()
     }

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipdissect.describe import NULL
 from clipdissect.errors import DissectError, unknown
+from clipdissect.flags import COLUMN, read
 from clipdissect.report.loading import Run
 from clipdissect.report.material import REPORT, THUMBNAILS
 from clipdissect.report.truths import truth_of
@@ -36,6 +38,7 @@ class Unit:
         descriptions: with their scores, best first; empty for a dead unit.
         margin: best minus second; NaN where there is none.
         flags: such as `dead`.
+        null: the best score under shuffled images; NaN where the run has none.
         images: best first.
         truth: the class's name; empty without ground truth.
         others: method's name to its label.
@@ -47,7 +50,8 @@ class Unit:
     number: int
     descriptions: list[tuple[str, float]]
     margin: float
-    flags: str
+    flags: tuple[str, ...]
+    null: float = math.nan
     images: list[Shown] = field(default_factory=list)
     truth: str = ""
     others: dict[str, str] = field(default_factory=dict)
@@ -82,7 +86,8 @@ def unit_of(run: Run, address: str) -> Unit:
         layer=layer, number=unit,
         descriptions=[(row[text], float(row.get(score, math.nan)))
                       for text, score in run.columns if row[text]],
-        margin=float(row["margin"]), flags=str(row["flags"]), images=_images(run, layer, unit),
+        margin=float(row["margin"]), flags=read(row[COLUMN]),
+        null=float(row.get(NULL, math.nan)), images=_images(run, layer, unit),
         truth="" if truth is None else str(truth["truth"].loc[places[0]]),
         others={name: labels.get(layer, {}).get(str(unit), "")
                 for name, labels in run.material.facts.get("others", {}).items()},

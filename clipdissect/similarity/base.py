@@ -20,6 +20,7 @@ from clipdissect.similarity.running import RunningBest
 from clipdissect.similarity.sources import Dense, Factors, Source
 
 Activations = Tensor | TopActivations
+DEAD_UNITS = ("exclude", "include")
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,16 @@ class Plan:
         units: rows of the result.
         blocks: ranges of concepts, in order, each to be scored once.
         scores: `(start, stop) -> [units, stop - start]`, float32.
+        magnitudes: of each unit, the largest of the float32 sums that its scores are differences
+            of, right once all blocks are scored; None where that is the scores' own size. Two
+            sums rounded to float32 are off by half a spacing each, so scores nearer to each other
+            than the magnitude times the machine epsilon (2^-23) aren't told apart.
     """
 
     units: int
     blocks: Blocks
     scores: Callable[[int, int], Float[Tensor, "units block"]]
+    magnitudes: Float[Tensor, " units"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +48,15 @@ class Similarity(ABC):
     """A similarity function `sim(t_m, q_k; P)`; larger is better.
 
     Args:
+        dead: what descriptions do with units that never vary: `exclude` leaves them without a
+            description and out of the marginal over units; `include` scores them as any other, as
+            the published code does, for comparisons with it. They are flagged either way.
         memory_gb: working memory in units of 10^9 bytes, beside inputs and results. It decides how
             many concepts are worked on at once, and changes results by float32 rounding at most.
     """
 
     memory_gb: float = 2.0
+    dead: str = "exclude"
     name: ClassVar[str]
     needs_all: ClassVar[bool] = True  # or only every unit's top images
 
@@ -57,6 +67,7 @@ class Similarity(ABC):
             DissectError: a value out of its range; names the value and the range.
         """
         checks.number("memory_gb", self.memory_gb, above=0)
+        checks.choice("dead", self.dead, DEAD_UNITS)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -81,7 +92,7 @@ class Similarity(ABC):
         checks.matrix("P", P, "images", "concepts")
         with torch.no_grad():
             plan = self._plan(Dense(P), _checked(q, P.shape[0]))
-            out = torch.empty(plan.units, P.shape[1], device=P.device)
+            out = torch.empty(plan.units, P.shape[1], dtype=torch.float32, device=P.device)
             for start, stop in plan.blocks:
                 out[:, start:stop] = plan.scores(start, stop)
         return out
@@ -114,7 +125,7 @@ class Similarity(ABC):
             running = RunningBest(plan.units, n, len(texts), texts.device)
             for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
                 running.update(plan.scores(start, stop), start)
-            return running.best()
+            return running.best(plan.magnitudes)
 
     def streaming(
         self,

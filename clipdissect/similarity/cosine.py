@@ -54,7 +54,7 @@ class Cosine(Similarity):
             inverse, inverse_q = inverse_root(block.squares), inverse_root(moments.squares)
             return block.dots.mul_(inverse).mul_(inverse_q[:, None]).float()
 
-        return Plan(units, blocks, scores)
+        return Plan(units, blocks, scores, _of_directions(full))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CosineCubed(Similarity):
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            dots = torch.zeros(units, stop - start, device=full.device)
+            dots = torch.zeros(units, stop - start, dtype=torch.float32, device=full.device)
             squares = torch.zeros(stop - start, dtype=torch.float64, device=full.device)
             for rows, part in source.chunks(start, stop):
                 cubes = subtract(part, mean_p[start:stop]).pow_(3).T.contiguous()
@@ -102,7 +102,7 @@ class CosineCubed(Similarity):
                 _add_products(dots, full[rows], mean_q, scale, cubes)
             return dots.div_(squares.sqrt_().clamp_min_(self.min_norm).float())
 
-        return Plan(units, blocks, scores)
+        return Plan(units, blocks, scores, _of_directions(full))
 
     def _inverse_lengths(
         self, q: Float[Tensor, "images units"], mean: Float[Tensor, " units"]
@@ -113,6 +113,11 @@ class CosineCubed(Similarity):
             centred = part.double() - mean
             squares += centred.mul_(centred.square()).square_().sum(0)
         return squares.sqrt_().clamp_min_(self.min_norm).reciprocal_()
+
+
+def _of_directions(q: Float[Tensor, "images units"]) -> Float[Tensor, " units"]:
+    """Magnitudes as of `Plan`: of sums whose terms' sizes add up to 1 at most."""
+    return torch.ones(q.shape[1], dtype=torch.float32, device=q.device)
 
 
 def _add_products(

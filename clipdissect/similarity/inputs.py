@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -55,8 +55,15 @@ class Best:
         concepts: concept numbers, `[units, n]`.
         scores: similarities, `[units, n]`, larger is better.
         margin: best score minus the runner-up's, `[units]`; NaN where there is one concept.
+        resolution: what float32 tells apart of a unit's scores, `[units]`, see `Plan.magnitudes`.
     """
 
     concepts: Int[Tensor, "units n"]
     scores: Float[Tensor, "units n"]
     margin: Float[Tensor, " units"]
+    resolution: Float[Tensor, " units"]
+
+    @property
+    def tied(self) -> Bool[Tensor, " units"]:
+        """Units whose best two scores are closer than float32 tells apart."""
+        return self.margin <= self.resolution

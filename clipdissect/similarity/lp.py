@@ -87,7 +87,7 @@ class Lp(Similarity):
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            total = torch.zeros(units, stop - start, device=q.device)
+            total = torch.zeros(units, stop - start, dtype=torch.float32, device=q.device)
             for one, other in scaled(start, stop):
                 rows, columns = one.T.contiguous(), other.T.contiguous()
                 part = torch.cdist(rows, columns, p=float(self.p))

@@ -120,8 +120,8 @@ class RankReorder(Similarity):
         So no power overflows, and the factor can be put back afterwards. Some units at a time.
         """
         k, units = values.shape
-        out = torch.empty(units, k, device=values.device)
-        factor = torch.empty(units, 1, device=values.device)
+        out = torch.empty(units, k, dtype=torch.float32, device=values.device)
+        factor = torch.empty(units, 1, dtype=torch.float32, device=values.device)
         step = max(1, _ACTIVATIONS_AT_ONCE // k)
         for first in range(0, units, step):
             some = slice(first, first + step)

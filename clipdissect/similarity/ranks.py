@@ -51,7 +51,7 @@ def ranks(
 
 def _own_scores(plan: Plan, wanted: Int[Tensor, " units"]) -> Float[Tensor, " units"]:
     """The score of each unit's wanted concept; 0 where there is none."""
-    own = torch.zeros(len(wanted), device=wanted.device)
+    own = torch.zeros(len(wanted), dtype=torch.float32, device=wanted.device)
     for start, stop in plan.blocks:
         units = ((wanted >= start) & (wanted < stop)).nonzero()[:, 0]
         if len(units):

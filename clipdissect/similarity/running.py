@@ -20,7 +20,7 @@ class RunningBest:
     def __init__(self, units: int, n: int, concepts: int, device: torch.device) -> None:
         self._n = min(n, concepts)
         kept = min(max(n, 2), concepts)
-        self._scores = torch.full((units, kept), -torch.inf, device=device)
+        self._scores = torch.full((units, kept), -torch.inf, dtype=torch.float32, device=device)
         # A number beyond every concept loses all ties.
         self._concepts = torch.full((units, kept), concepts, dtype=torch.int64, device=device)
 
@@ -28,11 +28,17 @@ class RunningBest:
         """Take in the scores of the concepts from number `start` on."""
         kernels.update_best(self._scores, self._concepts, scores, start)
 
-    def best(self) -> Best:
-        """The best concepts of every unit and the margin of the first to the second."""
+    def best(self, magnitudes: Float[Tensor, " units"] | None = None) -> Best:
+        """The best concepts of every unit and the margin of the first to the second.
+
+        Args:
+            magnitudes: as of `Plan`; None takes the scores' own.
+        """
+        largest = self._scores[:, 0].abs() if magnitudes is None else magnitudes
+        resolution = largest * torch.finfo(torch.float32).eps
         if self._scores.shape[1] > 1:
             margin = self._scores[:, 0] - self._scores[:, 1]
         else:
             margin = torch.full_like(self._scores[:, 0], torch.nan)
         n = self._n
-        return Best(self._concepts[:, :n].clone(), self._scores[:, :n].clone(), margin)
+        return Best(self._concepts[:, :n].clone(), self._scores[:, :n].clone(), margin, resolution)

@@ -14,7 +14,7 @@ from clipdissect.similarity.base import Activations, Plan, Similarity
 from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.membership import MEMBERSHIPS, membership
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.softmax import Exponentials, safe_group, union
+from clipdissect.similarity.softmax import Exponentials, grow, safe_group, union
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 
@@ -77,11 +77,12 @@ class SoftWpmi(Similarity):
         floats = len(rows) + 2 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
         exponentials = Exponentials(source.take(rows), blocks, self.a, self.memory_gb)
-        inverse = exponentials.inverse
+        inverse, magnitudes = exponentials.inverse, base.new_zeros(units)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             block = exponentials.take(start, stop)
             joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
+            grow(magnitudes, joint)
             return kernels.less_marginal(joint, self.lam, layers)
 
-        return Plan(units, blocks, scores)
+        return Plan(units, blocks, scores, magnitudes)

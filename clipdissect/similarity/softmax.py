@@ -96,7 +96,9 @@ class Exponentials:
         self, start: int, stop: int, sums: Float[Tensor, " images"] | None = None
     ) -> Float[Tensor, "images block"]:
         """A block of exponentials; adds its sums to the given ones."""
-        out = torch.empty(self._source.images, stop - start, device=self._source.device)
+        out = torch.empty(
+            self._source.images, stop - start, dtype=torch.float32, device=self._source.device
+        )
         for rows, part in self._chunks(start, stop):
             torch.exp(part, out=out[rows])
             if sums is not None:
@@ -113,11 +115,23 @@ class Exponentials:
 
     def _largest(self, blocks: Blocks) -> Float[Tensor, " images"]:
         """The largest `a * P_im` of every image."""
-        out = torch.full((self._source.images,), -torch.inf, device=self._source.device)
+        out = torch.full(
+            (self._source.images,), -torch.inf, dtype=torch.float32, device=self._source.device
+        )
         for start, stop in blocks:
             for rows, part in self._source.chunks(start, stop):
                 out[rows] = torch.maximum(out[rows], part.amax(dim=1))
         return out.mul_(self._a)
+
+
+def grow(magnitudes: Float[Tensor, " units"], joint: Float[Tensor, "units block"]) -> None:
+    """Raise each unit's magnitude, in place, to that of its largest sum of logarithms in a block.
+
+    Args:
+        magnitudes: as of `Plan`; 0 at first.
+        joint: sums of logarithms of probabilities, so below 0.
+    """
+    torch.maximum(magnitudes, joint.amin(1).neg_(), out=magnitudes)
 
 
 def safe_group(smallest: float, largest: float = 1.0) -> int:

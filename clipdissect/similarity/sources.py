@@ -59,14 +59,14 @@ class Source(ABC):
 
     def block(self, start: int, stop: int) -> Float[Tensor, "images block"]:
         """Columns `start` to `stop` of P, float32, contiguous, the caller's to overwrite."""
-        out = torch.empty(self.images, stop - start, device=self.device)
+        out = torch.empty(self.images, stop - start, dtype=torch.float32, device=self.device)
         for rows, part in self.chunks(start, stop):
             out[rows] = part
         return out
 
     def columns(self, start: int, stop: int) -> Float[Tensor, "block images"]:
         """The same block with concepts as rows."""
-        out = torch.empty(stop - start, self.images, device=self.device)
+        out = torch.empty(stop - start, self.images, dtype=torch.float32, device=self.device)
         for rows, part in self.chunks(start, stop):
             out[:, rows] = part.T
         return out
@@ -104,7 +104,7 @@ class Source(ABC):
 
     def _bag_sums(self, bags: Int[Tensor, "units k"]) -> Float[Tensor, "units columns"]:
         table = self.table.float()
-        out = torch.empty(len(bags), table.shape[1], device=self.device)
+        out = torch.empty(len(bags), table.shape[1], dtype=torch.float32, device=self.device)
         step = max(1, _NUMBERS_AT_ONCE // bags.shape[1])
         for first in range(0, len(bags), step):
             some = bags[first : first + step]

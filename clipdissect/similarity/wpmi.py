@@ -14,7 +14,7 @@ from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
 from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.softmax import Exponentials, safe_group, union
+from clipdissect.similarity.softmax import Exponentials, grow, safe_group, union
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
 
 
@@ -68,13 +68,17 @@ class Wpmi(Similarity):
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
         exponentials = Exponentials(some, blocks, self.a, self.memory_gb, keep=False)
         constant = embedding_bag(index, exponentials.log_normaliser[:, None], mode="sum").float()
-        sums = some.bag_sums(index)
+        sums, magnitudes = (
+            some.bag_sums(index),
+            torch.zeros(units, dtype=torch.float32, device=some.device),
+        )
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             joint = sums.block(start, stop).mul_(self.a).sub_(constant)
+            grow(magnitudes, joint)
             return kernels.less_marginal(joint, self.lam, layers)
 
-        return Plan(units, blocks, scores)
+        return Plan(units, blocks, scores, magnitudes)
 
     def _elementwise(
         self, some: Source, index: Int[Tensor, "units k"], layers: tuple[int, ...]
@@ -84,12 +88,17 @@ class Wpmi(Similarity):
         floats = some.images + 2 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
         exponentials = Exponentials(some, blocks, self.a, self.memory_gb)
-        inverse, ones = exponentials.inverse, torch.ones(1, self.top_k, device=some.device)
+        inverse, ones = (
+            exponentials.inverse,
+            torch.ones(1, self.top_k, dtype=torch.float32, device=some.device),
+        )
         base, group = ones * self.eps, safe_group(self.eps)
+        magnitudes = torch.zeros(units, dtype=torch.float32, device=some.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             block = exponentials.take(start, stop)
             joint = kernels.log_product_sums(block, index, inverse, base, ones, group)
+            grow(magnitudes, joint)
             return kernels.less_marginal(joint, self.lam, layers)
 
-        return Plan(units, blocks, scores)
+        return Plan(units, blocks, scores, magnitudes)

@@ -68,7 +68,7 @@ class Features:
         check_images(similarity, len(q))
         activations = ConceptActivations(images, self.texts)
         return describe_layer(
-            layer, q, activations, concepts.texts, similarity, self.job.top, truth
+            layer, q, activations, concepts.texts, similarity, self.job.top, truth, null=False
         )
 
 

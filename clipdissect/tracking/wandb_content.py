@@ -77,7 +77,7 @@ def _read(path: Path) -> pd.DataFrame:
     # Words such as "nan" are concepts, not missing values; numbers of dead units are missing.
     table = pd.read_csv(path, keep_default_na=False)
     for name in map(str, table.columns):
-        if name.startswith("similarity") or name == "margin":
+        if name.startswith("similarity") or name in ("margin", "null_similarity"):
             table[name] = pd.to_numeric(table[name], errors="coerce")
     return table
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt64
 
 from clipdissect.masks.kernels import plain
 from clipdissect.masks.kernels.plain import popcount
+from clipdissect.similarity.kernels.dispatch import _COMPILER
 from clipdissect.similarity.kernels.dispatch import _split as split
 
 _LOG = logging.getLogger(__name__)
@@ -96,17 +97,22 @@ def _ran(name: str, length: int, *arguments: Any) -> bool:
 
     Returns:
         False where it can't run: no Numba, or it failed to compile.
+
+    Raises:
+        Exception: whatever the function itself raises; the plain loops would hide it.
     """
     global _failed
     found = _module()
     if found is None or not length:
         return False
+    function = getattr(found, name)
     try:
-        split(getattr(found, name), list(arguments), length, 1)
+        importlib.import_module(_COMPILER).prepare(function, [*arguments, 0, length])
     except Exception as error:  # whatever a compiler can raise, the plain loops still work
         _failed = True
         _LOG.warning("the compiled kernels don't work here, using plain NumPy: %s", error)
         return False
+    split(function, list(arguments), length, 1)
     return True
 
 

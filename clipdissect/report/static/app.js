@@ -16,7 +16,7 @@
     same: ["same", (item) => item.layer.same && Boolean(item.layer.same[item.row])],
     right: ["right", (item) => item.layer.r && item.layer.r[item.row] === 1],
     wrong: ["wrong", (item) => item.layer.r && item.layer.r[item.row] === 0],
-    low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], dead: ["dead", flag(1)],
+    low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], dead: ["dead", flag(1)], saturated: ["saturated", flag(16)],
   };
   const value = (found) => (found === undefined ? null : found);
   const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);

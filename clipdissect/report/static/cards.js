@@ -2,8 +2,9 @@
 // One unit: as a card in the list, and large on its own.
 (() => {
   const { el, svg, number, text } = dissect;
-  const FLAGS = [[1, "dead", "the same activation on every image"], [2, "tied", "the two best scores are equal"],
-    [4, "few distinct", "few different activations"], [8, "low margin", "the runner-up fits as well"]];
+  const FLAGS = [[1, "dead", "the same activation on every image"], [2, "tied", "the two best scores are closer than the arithmetic tells apart"],
+    [4, "few distinct", "few different activations"], [8, "low margin", "the runner-up fits as well"],
+    [16, "saturated", "at its largest activation at more positions than it may fire at"]];
   const MOST_BARS = 5;
 
   function badges(item) {
@@ -114,7 +115,7 @@
   }
 
   function numbers(item, side) {
-    const parts = [["margin", side.m[item.row]]];
+    const parts = [["margin", side.m[item.row]], ["null", side.n ? side.n[item.row] : null]];
     if (item.layer.a) parts.push(["agreement", item.layer.a[item.row]]);
     const shown = parts.filter(([, value]) => value !== null);
     return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));

@@ -19,6 +19,7 @@ from clipdissect.similarity.kernels import plain
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = "clipdissect.similarity.kernels"
+_COMPILER = "clipdissect.compiling"
 # Set to `torch` to do without Numba.
 _VARIABLE = "CLIPDISSECT_KERNELS"
 # Threads take whole cache lines of concepts, so that they don't write to the same one.
@@ -44,7 +45,7 @@ def log_product_sums(
     group: int,
 ) -> Float[Tensor, "units block"]:
     """As `plain.log_product_sums`."""
-    out = torch.empty(len(index), x.shape[1], device=x.device)
+    out = torch.empty(len(index), x.shape[1], dtype=torch.float32, device=x.device)
     arguments = (x, index, scale, base, weight, group)
     if _ran("compiled", "log_product_sums", x.shape[1], _STEP, *arguments, out):
         return out
@@ -74,7 +75,7 @@ def rank_errors(
     p: float,
 ) -> Float[Tensor, "units block"]:
     """As `plain.rank_errors`."""
-    out = torch.empty(len(index), len(columns), device=columns.device)
+    out = torch.empty(len(index), len(columns), dtype=torch.float32, device=columns.device)
     bits = columns.view(torch.uint32)
     if _ran("compiled_ranks", "rank_errors", len(columns), 1, bits, index, values, float(p), out):
         return out
@@ -101,18 +102,23 @@ def _ran(module: str, name: str, length: int, step: int, *arguments: Any) -> boo
 
     Returns:
         False where it can't run: not on a CPU, no Numba, or it failed to compile.
+
+    Raises:
+        Exception: whatever the function itself raises; the plain loops would hide it.
     """
     global _failed
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     if any(t.device.type != "cpu" for t in tensors) or (found := _module(module)) is None:
         return False
     arrays = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
+    function = getattr(found, name)
     try:
-        _split(getattr(found, name), arrays, length, step)
+        importlib.import_module(_COMPILER).prepare(function, [*arrays, 0, length])
     except Exception as error:  # whatever a compiler can raise, the plain loops still work
         _failed = True
         _LOG.warning("the compiled kernels don't work here, using plain torch: %s", error)
         return False
+    _split(function, arrays, length, step)
     return True
 
 

@@ -30,7 +30,7 @@ def log_product_sums(
         group: how many factors can be multiplied before a float32 underflows.
     """
     units, k = index.shape
-    total = torch.zeros(units, x.shape[1], device=x.device)
+    total = torch.zeros(units, x.shape[1], dtype=torch.float32, device=x.device)
     run = torch.ones_like(total)
     for j in range(k):
         images = index[:, j]
@@ -68,7 +68,7 @@ def rank_errors(
         values: their activations.
         p: the power.
     """
-    out = torch.empty(len(index), len(columns), device=columns.device)
+    out = torch.empty(len(index), len(columns), dtype=torch.float32, device=columns.device)
     for unit, images in enumerate(index):
         # The image at place r of the order stands at place order[r] in the activations.
         order = columns[:, images].argsort(dim=1, descending=True, stable=True)
