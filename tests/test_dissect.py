@@ -306,7 +306,7 @@ def test_another_default_dtype_changes_no_description(images: Path) -> None:
 
 
 def test_the_null_can_be_left_out(images: Path) -> None:
-    whole, without = dissect(images), dissect(images, null=False)
+    whole, without = dissect(images), dissect(images, null_similarity=False)
     assert whole.run["null"] == {"shuffled_by": 0} and without.run["null"] is None
     pd.testing.assert_frame_equal(
         whole.descriptions.drop(columns="null_similarity"), without.descriptions
