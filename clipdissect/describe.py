@@ -128,16 +128,16 @@ class Describer:
         return _frame(table)
 
     def _truth_ranks(
-        self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
+        self, activations: Activations, truth: Sequence[str], live: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN without a score, or where one isn't among the texts."""
+        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
         number = {text: i for i, text in enumerate(self._texts)}
-        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[scored]
-        out = np.full(len(scored), np.nan)
+        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
+        out = np.full(len(live), np.nan)
         if (wanted >= 0).any():
-            q = for_scoring(activations, scored)
+            q = for_scoring(activations, live)
             found = ranks(self._similarity, self._concept_activations, q, wanted)
-            out[scored.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
+            out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
         return out
 
 

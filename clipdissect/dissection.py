@@ -89,7 +89,7 @@ def dissect(
     images: int = 10,
     team: Team = ALONE,
     truth: Mapping[str, Sequence[str]] | None = None,
-    null: bool = True,
+    null_similarity: bool = True,
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
@@ -114,8 +114,8 @@ def dissect(
             this, the others `assist`.
         truth: a layer's right concepts, one a unit, for `truth_rank`; it costs two more passes
             over the concepts, and changes no description.
-        null: whether to score every unit once more with shuffled images, for `null_similarity`; it
-            takes as long as the scoring, and changes no description.
+        null_similarity: whether to score every unit once more with shuffled images, for the column
+            of that name; it takes as long as the scoring, and changes no description.
 
     Returns:
         Descriptions, top images and provenance.
@@ -141,7 +141,7 @@ def dissect(
         raise DissectError(f"team must come from clipdissect.distributed; got {shortened(team)}")
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
-        _checked_truth(truth, chosen.layers), null,
+        _checked_truth(truth, chosen.layers), null_similarity,
     )  # fmt: skip
 
 

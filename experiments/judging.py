@@ -34,7 +34,7 @@ def job_and_truth(config: Any, method: Method) -> tuple[Job, Truth]:
     if "similarity" in method.needs:
         needed["similarity"] = of_group(similarity.build, config.similarity)
     job = Job(settings=settings, store=store_of(config), top=config.top, images=config.images,
-              null=config.null, team=from_environment())  # fmt: skip
+              null=config.null_similarity, team=from_environment())  # fmt: skip
     needed |= build_groups(config, method.needs)
     truth = truth_of(config, needed.get("target"))
     if "target" in needed:

@@ -93,7 +93,8 @@ class Parts:
         return cls(
             **built, method=how, similarity=scorer, settings=settings, top=config.top,
             images=config.images, sentences=_sentences(config, built["target"]),
-            null=config.null and not config.objective,  # a search's trials have no use for it
+            # A search's trials have no use for it.
+            null=config.null_similarity and not config.objective,
             store=store, team=team,
             seconds=time.perf_counter() - start,
         )  # fmt: skip

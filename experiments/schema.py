@@ -166,9 +166,7 @@ class Root:
     runtime: Runtime = field(default_factory=Runtime)
     top: int = 5  # descriptions a unit
     images: int = 10  # top images a unit
-    null: bool = (
-        True  # also score with shuffled images, for null_similarity; see docs/similarity.md
-    )
+    null_similarity: bool = True  # also score with shuffled images; see docs/similarity.md
     show: int = 5  # units a layer in the printed table; 0 prints none
     objective: Optional[str] = None  # noqa: UP045 - what a search maximises; see clipdissect.tuning
     objective_seed: int = 0  # of the split of the units in a tuning and a report half

@@ -270,7 +270,9 @@ def test_layers_together_take_one_softmax(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(soft_wpmi, "Exponentials", exponentials)
     torch.manual_seed(0)
     factors = ConceptActivations(torch.randn(20, 5), torch.randn(9, 5))
-    describer = Describer(factors, list("abcdefghi"), similarity.build("soft_wpmi", top_k=3), 1)
+    describer = Describer(
+        factors, list("abcdefghi"), similarity.build("soft_wpmi", top_k=3), 1, False
+    )
     kept = KeptTop.of(torch.randn(20, 40), torch.arange(20), 5)
     for layer, q in {"all": torch.randn(20, 40), "top": kept}.items():
         describer.add(layer, q)
@@ -304,7 +306,7 @@ def test_another_default_dtype_changes_no_description(images: Path) -> None:
 
 
 def test_the_null_can_be_left_out(images: Path) -> None:
-    whole, without = dissect(images), dissect(images, null=False)
+    whole, without = dissect(images), dissect(images, null_similarity=False)
     assert whole.run["null"] == {"shuffled_by": 0} and without.run["null"] is None
     pd.testing.assert_frame_equal(
         whole.descriptions.drop(columns="null_similarity"), without.descriptions

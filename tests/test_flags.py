@@ -15,7 +15,7 @@ from clipdissect.describe import describe_layer
 from clipdissect.evaluation.layers import layer_metrics
 from clipdissect.flags import flags_of, has_flag, read, written
 from clipdissect.report.loading import load
-from clipdissect.report.unit import unit_of
+from clipdissect.report.unit import Unit, unit_of
 from clipdissect.results import write_table
 from clipdissect.similarity.inputs import ConceptActivations
 
@@ -117,3 +117,16 @@ def test_files_of_before_still_load(tmp_path: Path) -> None:
     assert run.descriptions["flags"].tolist() == [(), ("dead",), ("tied",)]
     assert unit_of(run, "fc/0").null != unit_of(run, "fc/0").null
     assert layer_metrics(run.descriptions)["dead"] == 1
+
+
+def test_show_prints_flags_and_the_null() -> None:
+    from rich.console import Console
+
+    from experiments.show_unit import parts
+
+    unit = Unit("fc", 3, [("cat", 4.5), ("dog", 4.5)], 0.0, ("tied", "few_distinct"), 4.25)
+    console = Console(record=True, width=100)
+    for part in parts(unit, 1):
+        console.print(part)
+    text = console.export_text()
+    assert "[tied, few_distinct]" in text and "4.250" in text

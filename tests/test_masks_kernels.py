@@ -165,3 +165,17 @@ def test_what_fails_to_compile_is_done_plainly(monkeypatch: pytest.MonkeyPatch) 
         masks["rows"], masks["concept"], masks["bits"], 3, none, none
     )
     assert sizes[0] == shared[0, 0] == plain.popcount(masks["dense"][0]).sum()
+
+
+def test_errors_of_the_data_are_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: Any) -> None:
+        raise IndexError("word 9 of 3")
+
+    monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
+    monkeypatch.setattr(dispatch, "_failed", False)
+    if dispatch._module() is None:
+        pytest.skip("Numba doesn't work here")
+    with monkeypatch.context() as patch, pytest.raises(IndexError, match="word 9"):
+        patch.setattr(dispatch, "split", failing)
+        kernels.stretch(np.ones((1, 2, 2), dtype=np.float32), np.zeros(1, dtype=np.float32), (4, 4))
+    assert dispatch._module() is not None

@@ -161,6 +161,8 @@ def test_a_run_leaves_what_its_page_needs(tmp_path: Path, images: Path) -> None:
     assert [start["texts"][own[0]] for own in head["sides"][0]["d"][:3]] == ["red", "green", "blue"]
     assert head["sides"][0]["d"][3] == [] and head["sides"][0]["f"][3] == 1
     assert head["r"] == [1, 1, 0, 0] and "r" not in relu
+    null = head["sides"][0]["n"]
+    assert null[3] is None and all(own is not None for own in null[:3])
     unit = data_of(folder, "0-0-0.js")["units"][0]
     assert len(unit["i"]) == 5 and sum(unit["h"]) == 24
     # Constant maps: above the threshold everywhere or nowhere, never a part.
@@ -169,6 +171,8 @@ def test_a_run_leaves_what_its_page_needs(tmp_path: Path, images: Path) -> None:
     found = overview(report.load(folder))
     assert [(layer.dead, layer.right) for layer in found] == [(1, None), (1, 2)]
     assert found[1].coverage == 3 / 6
+    assert found[1].null_95 is not None and 0 <= (found[1].above_null or 0) <= 1
+    assert "above chance" in (folder / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("view", ["whole", "target"])

@@ -25,7 +25,7 @@ class ClipDissect(Method):
         parts = job.parts(self)
         result = dissect(
             parts.pop("target"), **parts, settings=job.settings, store=job.store, top=job.top,
-            images=job.images, team=job.team, truth=job.truth, null=job.null,
+            images=job.images, team=job.team, truth=job.truth, null_similarity=job.null,
         )  # fmt: skip
         result.run["method"] = {"name": self.name}
         return result

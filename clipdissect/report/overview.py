@@ -89,11 +89,11 @@ def overview(run: Run) -> list[Layer]:
 
 
 def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
-    """Which units' margins are below a tenth of the median margin of the layer's live units."""
+    """Which units' margins are at most a tenth of the median margin of the layer's live units."""
     margins = rows["margin"].to_numpy(float)
     if np.isnan(margins).all():
         return np.zeros(len(rows), dtype=bool)
-    found: np.ndarray = margins < LOW_MARGIN * float(np.nanmedian(margins))
+    found: np.ndarray = margins <= LOW_MARGIN * float(np.nanmedian(margins))
     return found
 
 
