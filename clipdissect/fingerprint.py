@@ -254,7 +254,8 @@ class Fingerprint:
     def _of_globals(self, function: FunctionType) -> Any:
         """What a function's code names outside of itself: functions, classes, constants."""
         names, attributes = _named(function.__code__)
-        spaces = {**{n: m for n, m in sys.modules.items() if n in names}, **function.__globals__}
+        imported = {name: sys.modules[name] for name in names if name in sys.modules}
+        spaces = {**imported, **function.__globals__}
         with self._leniently():
             return self._of_names(spaces, names, attributes, set())
 

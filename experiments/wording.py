@@ -63,7 +63,7 @@ def explain(error: BaseException) -> str | None:
                 return message
         if isinstance(cause, OmegaConfBaseException) and cause.full_key is not None:
             return _of_key(cause)
-        if isinstance(cause, OSError) and cause.strerror:
+        if isinstance(cause, OSError) and cause.strerror and (cause.filename or cause is error):
             return of_system(cause)
         if type(cause).__module__.split(".")[0] in LAUNCHERS:
             return f"a job's process ended before the job did: {str(cause).strip()}"

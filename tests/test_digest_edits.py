@@ -199,6 +199,30 @@ def test_an_edit_in_a_notebook_is_noticed(project: Path, old: str, new: str) -> 
     assert own(CELL) != before
 
 
+def test_of_a_script_what_the_network_uses_counts(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = project / "run.py"
+
+    def ran(source: str) -> str:
+        forget()
+        script.write_text(source, encoding="utf-8")
+        module = ModuleType("__main__")
+        module.__file__ = str(script)
+        monkeypatch.setitem(sys.modules, "__main__", module)
+        exec(compile(source, str(script), "exec"), module.__dict__)
+        return digest.of_model(module.Net())
+
+    cell = CELL.replace("twice(x) *", "shift(twice(x)) *")
+    source = f"from app.helpers import shift\n{cell}\nif False:\n    dissect(top_k=5)\n"
+    before = ran(source)
+    assert ran(source.replace("top_k=5", "top_k=9") + "print\n") == before
+    for old, new in (("GAIN = 2.0", "GAIN = 2.5"), ("x * GAIN", "x + GAIN"), ("ones", "zeros")):
+        assert ran(source.replace(old, new)) != before
+    edit(project, "app/deeper/amounts.py", "4.0", "4.5")  # three imports away
+    assert ran(source) != before
+
+
 def test_what_a_program_changes_in_a_module_is_noticed(project: Path) -> None:
     before = key()
     importlib.import_module("app.numbers").LAST = 8.0
