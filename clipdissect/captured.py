@@ -49,6 +49,7 @@ class Captured:
         digests: of the target, the encoder and the images.
         holder: keeps a temporary store alive.
         seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
+        notes: warnings to record with the results, such as those of `randomness.notes`.
     """
 
     images: tuple[str, ...]
@@ -59,6 +60,7 @@ class Captured:
     digests: dict[str, str]
     holder: Any = field(default=None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:

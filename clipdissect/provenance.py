@@ -44,7 +44,7 @@ def provenance(
         "similarity": {"name": similarity.name, **similarity.parameters},
         "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
         "precision": settings.numeric,
-        "notes": [*target.notes, *encoder.notes, *probe.notes],
+        "notes": [*target.notes, *encoder.notes, *probe.notes, *captured.notes],
         "digests": {**captured.digests, "concepts": concepts.digest},
         "computed": list(captured.computed),
     }  # fmt: skip

@@ -5,6 +5,7 @@ Both are kept in the feature store, so that several methods and later runs share
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clipdissect import digest
+from clipdissect import digest, randomness
 from clipdissect.capture import check_layers, check_still_readable
 from clipdissect.errors import DissectError
 from clipdissect.loader import Skipped
@@ -30,6 +31,8 @@ from clipdissect.store import Entry, Store
 from clipdissect.target import Target
 
 VERSION = 1  # raise it when the same activations give other levels or masks
+log = logging.getLogger(__name__)
+
 GROUP = 512  # units an entry of the store
 
 
@@ -67,6 +70,7 @@ class Dense:
         skipped: numbers of the unreadable images, with the reason; of all layers the same ones.
         found: layer to its levels.
         holder: keeps a temporary store alive.
+        notes: warnings to record with the results.
     """
 
     target: Target
@@ -81,6 +85,7 @@ class Dense:
     skipped: dict[int, str] = field(default_factory=dict)
     found: dict[str, Levels] = field(default_factory=dict)
     holder: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> list[int]:
@@ -209,6 +214,7 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     entries = _kept(what.store, keys)
     missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:
+        _keep_out(what, list(missing))
         with what.store.locked(missing.values()):
             entries |= _kept(what.store, missing)  # another process may have been faster
             left = [layer for layer in missing if layer not in entries]
@@ -222,6 +228,17 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
         arrays, about = entries[layer].arrays, entries[layer].about
         what.found[layer] = Levels(arrays["levels"], arrays["peaks"], arrays["dead"],
                                    float(about["error"]), keys[layer])  # fmt: skip
+
+
+def _keep_out(what: Dense, layers: Sequence[str]) -> None:
+    """Move to a temporary store where a layer isn't a function of the image."""
+    found = randomness.fickle(what.target, None, what.probe, layers, what.settings)
+    if found:
+        what.notes = randomness.notes(found, what.target.name)
+        folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        what.holder, what.store = (what.holder, folder), Store(Path(folder.name))
+    for note in what.notes:
+        log.warning(note)
 
 
 def _kept(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:

@@ -137,7 +137,7 @@ class Captioner(Method):
                       "used": len(captured.images), "skipped": captured.skipped},
             "method": {"name": self.name, "model": named, **values, "images": job.images},
             "precision": job.settings.numeric,
-            "notes": [*job.target.notes, *job.probe.notes],
+            "notes": [*job.target.notes, *job.probe.notes, *captured.notes],
             "digests": {**captured.digests, "captioner": getattr(model, "digest", None)},
             "computed": list(captured.computed),
         }  # fmt: skip

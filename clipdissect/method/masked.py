@@ -161,7 +161,7 @@ class Masked(Method):
             "method": {"name": self.name, **asdict(self)},
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
             "precision": job.settings.numeric,
-            "notes": [*target.notes, *probe.notes, *notes],
+            "notes": [*target.notes, *probe.notes, *fires.notes, *notes],
             "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
             "computed": fires.computed,
         }  # fmt: skip
