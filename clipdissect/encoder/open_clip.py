@@ -232,12 +232,13 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
             config = (library.get_model_config(source.model) or {}).get("text_cfg", {})
             name = config.get("hf_tokenizer_name")
             if name and (folder / "tokenizer.json").is_file():
-                return HFTokenizer(
+                found = HFTokenizer(
                     str(folder), config.get("context_length", 77), cache_dir=cache,
                     tokenizer_mode=config.get("tokenizer_mode"),
                     **config.get("tokenizer_kwargs", {}),
                 )  # fmt: skip
-            return library.get_tokenizer(source.model, cache_dir=cache)
+            else:
+                found = library.get_tokenizer(source.model, cache_dir=cache)
     except Exception as error:  # as above
         raise MissingResource(
             f"the tokenizer of {source.model} ({name})",
@@ -245,6 +246,9 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
             "put its tokenizer.json and tokenizer_config.json beside the checkpoint, or unset "
             "HF_HUB_OFFLINE where there is a network",
         ) from error
+    if "siglip" in (name or source.model).lower() and hasattr(found, "tokenizer"):
+        found.tokenizer.padding_side = "right"  # as trained; Gemma's own default is left
+    return found
 
 
 @contextmanager
