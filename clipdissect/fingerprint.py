@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 # Deeper than any sensible config object; cycles end here too.
 MAX_DEPTH = 8
-_OWN = frozenset(vars(nn.Module()))  # what every module has, its tensors among them
+# What every module has, its tensors among them; and the mark of `torch.compile`.
+_OWN = frozenset([*vars(nn.Module()), "_is_torch_compile"])
 # Nothing is computed from these, and what they hold changes with the rest of the program.
 IDLE = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")

@@ -149,7 +149,8 @@ def _ready(model: nn.Module, device: str) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        model.eval().to(device)
+        model.eval()  # not chained: a train() of the user's may return nothing
+        model.to(device)
         yield
     finally:
         model.to(before)

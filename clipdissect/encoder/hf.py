@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
-from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
@@ -84,7 +84,8 @@ class HFImageText:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         """Unit-length image embeddings, `[images, dims]`."""
-        features: Any = self.model.to(images.device).get_image_features
+        features: Any = self.model.get_image_features
+        images = placed(self.model, images)
         return F.normalize(_vectors(features(pixel_values=images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:

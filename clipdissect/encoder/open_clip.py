@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
 from clipdissect.encoder import open_clip_weights as weights
-from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
@@ -68,8 +68,8 @@ class OpenClip:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         """Unit-length image embeddings, `[images, dims]`."""
-        encode: Any = self.model.to(images.device).encode_image
-        return F.normalize(encode(images).float(), dim=-1)
+        encode: Any = self.model.encode_image
+        return F.normalize(encode(placed(self.model, images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         """Unit-length text embeddings, `[texts, dims]`, without a prompt template, as the paper."""

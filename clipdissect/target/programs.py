@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError
 from clipdissect.target.base import Target
 from clipdissect.target.own import Given, finish
+from clipdissect.weights import check_file
 
 
 def torchscript(
@@ -84,8 +85,7 @@ def exported(
 
 def _existing(path: str) -> Path:
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise MissingResource("the program", [str(file.absolute())], "set target.path to the file")
+    check_file(file, "the program", "set target.path to the file")
     return file
 
 
