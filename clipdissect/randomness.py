@@ -145,7 +145,8 @@ def _generators() -> list[Any]:
 
 
 def _has_cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()
+    is_initialised: Any = torch.cuda.is_initialized
+    return torch.cuda.is_available() and bool(is_initialised())
 
 
 def _differ(first: Tensor, again: Tensor, tolerance: float) -> bool:
