@@ -117,8 +117,9 @@ def run_network(model: Any, images: Tensor) -> None:
         reason = " ".join(str(error).split())[:300]
         raise DissectError(
             f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
-            f"{reason}. Does the preprocessing give what the network wants (size, channels), and "
-            f"was capture.compile left out?"
+            f"{reason}. Does the preprocessing give what the network wants (size, channels), does "
+            f"its forward take a batch of images alone (wrap one that takes a dict or more in a "
+            f"module of yours), and was capture.compile left out?"
         ) from error
 
 

@@ -256,6 +256,35 @@ def test_parts_of_outputs(images: Path, kind: Any) -> None:
         run(images, model, "backbone[mapz]")
 
 
+@pytest.mark.parametrize("kind", ["more", "dict", "dict wrapped"])
+def test_forward_that_takes_something_else(images: Path, kind: str) -> None:
+    class Odd(ColourNet):
+        def forward(self, batch: Any, mask: Any = None) -> Tensor:  # type: ignore[override]
+            if kind == "more" and mask is None:
+                raise TypeError("forward() missing 1 required positional argument: 'mask'")
+            return super().forward(batch["image"])
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Odd()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net({"image": x})
+
+    if kind == "dict wrapped":
+        assert run(images, Wrapper(), "net.head").activations["net.head"].shape == (6, 4)
+        return
+    with pytest.raises(DissectError, match="forward take a batch of images alone"):
+        run(images, Odd(), "head")
+
+
+def test_wrapped_program_is_refused_as_a_plain_one() -> None:
+    program = torch.jit.trace(ColourNet(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(DissectError, match="target=torchscript"):
+        Target("net", nn.DataParallel(program), preprocess())
+
+
 def test_quantised_networks(images: Path) -> None:
     from torch.ao import quantization
 

@@ -45,12 +45,12 @@ class Target:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, torch.jit.ScriptModule):
+        model = unwrap(self.model)
+        if isinstance(model, torch.jit.ScriptModule):
             raise DissectError(
                 "torch puts no hooks into TorchScript programs: save it to a file and use "
                 "target=torchscript (target.build('torchscript', path=...))"
             )
-        model = unwrap(self.model)
         check_initialised(model)
         layers = [plain_name(layer, model) for layer in self.layers]
         object.__setattr__(self, "model", model)
