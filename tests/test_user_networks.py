@@ -71,6 +71,23 @@ def test_wrappers_are_taken_off(images: Path, tmp_path: Path, name: str) -> None
         assert again.activations["fc"].equal(plain.activations["fc"])
 
 
+@pytest.mark.parametrize("how", ["part", "in place"])
+def test_compiled_parts_run_with_hooks(images: Path, how: str) -> None:
+    plain = run(images, resnet(), "layer2.0", "fc", size=32)
+    model = resnet()
+    if how == "part":
+        model.layer2 = torch.compile(model.layer2, backend="eager")
+    else:
+        model.compile(backend="eager")
+    model(torch.zeros(6, 3, 32, 32))  # compiled now, without hooks
+    model.load_state_dict(
+        dict(zip(model.state_dict(), resnet().state_dict().values(), strict=True))
+    )
+    found = run(images, model, "layer2.0", "fc", size=32)
+    for one, other in zip(plain.activations.values(), found.activations.values(), strict=True):
+        assert one.equal(other)
+
+
 def test_distributed_wrapper(images: Path, tmp_path: Path) -> None:
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel

@@ -7,6 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from clipdissect.errors import DissectError
+from clipdissect.summary import split_layer
 
 # What `DataParallel` and `torch.compile` put before the names of layers and tensors.
 PREFIXES = ("module.", "_orig_mod.")
@@ -26,11 +27,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def plain_name(layer: str, model: nn.Module) -> str:
-    """Return a layer's name without the prefixes of wrappers that the network doesn't have."""
+    """Return a layer's name in the network, whether it was given with wrappers' prefixes or not."""
     for prefix in PREFIXES * 2:  # one may stand before the other
         if layer.startswith(prefix) and not hasattr(model, prefix.rstrip(".")):
             layer = layer.removeprefix(prefix)
-    return layer
+    # A compiled part of the network has its mark inside of names.
+    name, parts = split_layer(layer)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    marked = {n.replace("_orig_mod.", ""): n for n in modules if "_orig_mod." in n}
+    if name in modules or name not in marked:
+        return layer
+    return marked[name] + "".join(f"[{part}]" for part in parts)
 
 
 def check_initialised(model: nn.Module) -> None:
