@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from clipdissect import digest
+from clipdissect import digest, randomness
 from clipdissect.captured import Captured, Lazy, joined
 from clipdissect.distributed import ALONE, Team, mention_threads
 from clipdissect.encoder import Encoder
@@ -42,6 +42,32 @@ EMBEDS_VERSION = 1
 KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
 
 
+@dataclass
+class Scratch:
+    """A store of one run, made when it is first needed; its folder goes with the object.
+
+    Args:
+        holder: its folder, where this process made it.
+        fickle: names in it, see `randomness.fickle`.
+    """
+
+    holder: TemporaryDirectory[str] | None = None
+    fickle: dict[str, str] = field(default_factory=dict)
+    _store: Store | None = None
+
+    def store(self, team: Team, kept: Store) -> Store:
+        """The store; the processes of a team share a folder in the store that they all see."""
+        if self._store is None:
+            if team.leads:
+                kept.root.mkdir(parents=True, exist_ok=True)
+                place = kept.root if team.size > 1 else None
+                self.holder = TemporaryDirectory(
+                    prefix="clipdissect-", dir=place, ignore_cleanup_errors=True
+                )
+            self._store = Store(Path(team.share(self.holder.name if self.holder else "")))
+        return self._store
+
+
 @dataclass(frozen=True)
 class Capture:
     """All that a capture is about.
@@ -56,6 +82,7 @@ class Capture:
         team: the processes that share the work.
         stages: gets the seconds spent.
         readings: layer to how its output is read.
+        scratch: where features go that must not be kept.
     """
 
     target: Target
@@ -67,6 +94,7 @@ class Capture:
     team: Team = ALONE
     stages: Stages = field(default_factory=Stages)
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=lambda: Scratch())
 
     @property
     def grid(self) -> list[Rows]:
@@ -89,7 +117,8 @@ def capture(
     Each image is decoded once for both networks, and only networks with something missing run. An
     interrupted capture goes on after its last whole shard; processes that want the same arrays
     compute them once. In a team the leader calls this, the others `contribute`. A union is captured
-    part by part, so that parts captured before cost nothing.
+    part by part, so that parts captured before cost nothing. Outputs that aren't a function of the
+    image (see `randomness`) are computed anew in each run, with a warning and a note.
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
@@ -103,18 +132,24 @@ def capture(
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
     mention_threads(team, settings.torch_device)
-    stages = Stages()
+    stages, scratch = Stages(), Scratch()
     with stages.stage("digests"):
         networks = _of_networks(target, layers, encoder)
         known = _readings(target, layers, settings, networks, store)
     parts = []
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, stages, known)
+        what = Capture(
+            target, tuple(layers), encoder, part, settings, top_k, team, stages, known, scratch
+        )
         digests = {**networks, "images": part.digest}
         shards, computed = _ensure(what, _keys(what, digests), store)
         parts.append(_assemble(what, shards, computed, digests))
     found = joined(probe, parts) if probe.parts else parts[0]
-    return replace(found, holder=(holder, store), seconds=stages.seconds, readings=known)
+    notes = randomness.notes(scratch.fickle, target.name, encoder.name if encoder else "")
+    for note in notes:
+        log.warning(note)
+    return replace(found, holder=(holder, store, scratch), seconds=stages.seconds, notes=notes,
+                   readings=known)  # fmt: skip
 
 
 def contribute(
@@ -126,10 +161,11 @@ def contribute(
     Raises:
         DissectError: as `capture`; or another process stopped.
     """
-    networks = _of_networks(target, layers, encoder)
+    networks, scratch = _of_networks(target, layers, encoder), Scratch()
     known = _readings(target, layers, settings, networks, store)
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team, readings=known)
+        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team,
+                       readings=known, scratch=scratch)  # fmt: skip
         _ensure(what, _keys(what, {**networks, "images": part.digest}), store)
 
 
@@ -238,10 +274,26 @@ def _ensure(
             # Another process may have been faster.
             found |= _complete({n: sinks[n] for n in wanted}) if what.team.leads else {}
             computed = what.team.share([name for name in wanted if name not in found])
+            for name in _fickle(what, computed):
+                series = what.scratch.store(what.team, store).series(keys[name])
+                sinks[name] = _sink(what, name, series)
             found |= _fill(what, {name: sinks[name] for name in computed})
     for name in found:
         sinks[name].series.used()
     return found, tuple(computed)
+
+
+def _fickle(what: Capture, names: Sequence[str]) -> dict[str, str]:
+    """Those of the names that must not be kept; the leader's trial counts."""
+    found: dict[str, str] = {}
+    if what.team.leads and names:
+        with what.stages.stage("forward"):
+            found = randomness.fickle(
+                what.target, what.encoder, what.probe, names, what.readings, what.settings
+            )
+    found = what.team.share(found)
+    what.scratch.fickle.update(found)
+    return found
 
 
 def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:

@@ -51,6 +51,7 @@ class Captured:
         holder: keeps a temporary store alive.
         seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
         readings: layer to how its output was read.
+        notes: warnings to record with the results, such as those of `randomness.notes`.
     """
 
     images: tuple[str, ...]
@@ -62,6 +63,7 @@ class Captured:
     holder: Any = field(default=None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
     readings: Mapping[str, Reading] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:

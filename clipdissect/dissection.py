@@ -37,6 +37,7 @@ from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.stages import Stages
 from clipdissect.store import Store
 from clipdissect.target import Target
+from clipdissect.target.wrappers import unwrap
 from clipdissect.texts import text_embeds
 
 log = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ def _target(
                 "preprocess is needed with a plain network: the transform from a "
                 "PIL image to its input, as used for evaluating it"
             )
-        model = Target(type(model).__name__, model, preprocess)
+        model = Target(type(unwrap(model)).__name__, model, preprocess)
     if not isinstance(model, Target):
         raise DissectError(
             "model must be a torch.nn.Module, a Target or a target's name; got "

@@ -39,7 +39,8 @@ from torch.utils.hooks import RemovableHandle
 from clipdissect import source_files
 
 MAX_DEPTH = 60  # of objects in objects; Python's own limit is not far beyond
-_OWN = frozenset(vars(nn.Module()))  # what every module has, its tensors among them
+# What every module has, its tensors among them; and the mark of `torch.compile`.
+_OWN = frozenset([*vars(nn.Module()), "_is_torch_compile"])
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # Nothing is computed from these, and what they hold changes with the rest of the program.
 IDLE = (

@@ -110,16 +110,36 @@ def run_network(model: Any, images: Tensor) -> None:
         DissectError: the network raises; most often the preprocessing doesn't fit it.
     """
     try:
-        model(images)
+        with _parts_run_eagerly(model):
+            model(images)
     except (DissectError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code
         reason = " ".join(str(error).split())[:300]
         raise DissectError(
             f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
-            f"{reason}. Does the preprocessing give what the network wants (size, channels), and "
-            f"was capture.compile left out?"
+            f"{reason}. Does the preprocessing give what the network wants (size, channels), does "
+            f"its forward take a batch of images alone (wrap one that takes a dict or more in a "
+            f"module of yours), and was capture.compile left out?"
         ) from error
+
+
+@contextmanager
+def _parts_run_eagerly(model: Any) -> Iterator[None]:
+    """Switch off `torch.compile` of parts of a network: code that was compiled before passes hooks
+    by, and the cache key says whether the whole network is compiled (`capture.compile`)."""
+    set_stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+    is_whole = type(model).__name__ == "OptimizedModule"
+    if is_whole or set_stance is None or not any(map(_is_compiled, model.modules())):
+        yield
+        return
+    with set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    is_called_so = getattr(module, "_compiled_call_impl", None) is not None
+    return is_called_so or type(module).__name__ == "OptimizedModule"
 
 
 @contextmanager
@@ -149,7 +169,8 @@ def on_device(model: nn.Module, device: str) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        model.eval().to(device)
+        model.eval()  # not chained: a train() of the user's may return nothing
+        model.to(device)
         yield
     finally:
         model.to(before)

@@ -47,7 +47,8 @@ def provenance(
         "readings": {layer: {"rule": reading.describe(), **reading.facts}
                      for layer, reading in captured.readings.items()},
         "precision": settings.numeric,
-        "notes": [*target.notes, *encoder.notes, *probe.notes, *passing_notes(captured.digests)],
+        "notes": [*target.notes, *encoder.notes, *probe.notes, *captured.notes,
+                  *passing_notes(captured.digests)],
         "digests": {**captured.digests, "concepts": concepts.digest},
         "computed": list(captured.computed),
     }  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from clipdissect.arguments import check_fields
@@ -63,27 +65,59 @@ def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
     for part in parts:
         output = _pick(output, part, layer)
     if isinstance(output, Tensor):
-        return output
+        return _plain(output, layer)
     raise DissectError(
         f"layer {layer} returned {describe_output(output)}, not a tensor. {_advice(output, layer)}"
     )
 
 
+def _plain(output: Tensor, layer: str) -> Tensor:
+    """An ordinary tensor of real numbers."""
+    if output.is_complex():
+        raise DissectError(
+            f"layer {layer} returned complex numbers {tuple(output.shape)}, which have no order: "
+            f"choose a layer of real numbers"
+        )
+    if output.is_quantized:
+        return output.dequantize()
+    is_dense = output.is_nested or output.layout == torch.strided
+    return output if is_dense else output.to_dense()
+
+
 def _pick(output: Any, part: str, layer: str) -> Any:
-    if isinstance(output, Mapping) and part in output:
-        return output[part]
-    is_index = isinstance(output, (tuple, list)) and part.isdecimal()
-    if is_index and int(part) < len(output):
-        return output[int(part)]
+    parts = _parts(output)
+    if part in parts:
+        return parts[part]
+    # The outputs of transformers are mappings that can be indexed too.
+    values = list(output.values() if isinstance(output, Mapping) else _items(output))
+    if part.isdecimal() and int(part) < len(values):
+        return values[int(part)]
     raise DissectError(f"layer {layer}: there is no part [{part}] in {describe_output(output)}")
+
+
+def _items(output: Any) -> Sequence[Any]:
+    return output if isinstance(output, (tuple, list)) else ()
+
+
+def _parts(output: Any) -> Mapping[str, Any]:
+    """The named parts: of mappings, dataclasses, named tuples, and objects with tensors."""
+    if isinstance(output, Mapping):
+        return output
+    if isinstance(output, tuple):
+        return output._asdict() if hasattr(output, "_asdict") else {}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    held = getattr(output, "__dict__", {})
+    parts = {name: value for name, value in held.items() if not name.startswith("_")}
+    return parts if any(isinstance(v, (Tensor, tuple, list)) for v in parts.values()) else {}
 
 
 def describe_output(output: Any) -> str:
     """What a layer returned, in words: its type, shapes and parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        inside = ", ".join(f"{k}: {describe_output(v)}" for k, v in output.items())
+    if parts := _parts(output):
+        inside = ", ".join(f"{k}: {describe_output(v)}" for k, v in parts.items())
         return f"a {type(output).__name__} of ({inside})"
     if isinstance(output, (tuple, list)):
         return f"a {type(output).__name__} of ({', '.join(describe_output(v) for v in output)})"
@@ -92,8 +126,8 @@ def describe_output(output: Any) -> str:
 
 def _advice(output: Any, layer: str) -> str:
     name = layer.split("[")[0]
-    if isinstance(output, Mapping) and output:
-        return f"Select one part, such as '{name}[{next(iter(output))}]'"
+    if parts := _parts(output):
+        return f"Select one part, such as '{name}[{next(iter(parts))}]'"
     if isinstance(output, (tuple, list)) and output:
         return f"Select one part, such as '{layer}[0]'"
     return "Choose a layer that returns a tensor"

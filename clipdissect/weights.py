@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.extras import install
 from clipdissect.fetch.download import matches, sums
 
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Under which training scripts keep the state dict, and what their wrappers put before its names.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -74,11 +79,12 @@ def read(path: Path) -> dict[str, Tensor]:
         MissingResource: no such file.
         DissectError: not a checkpoint that can be read safely.
     """
-    if not path.is_file():
-        raise MissingResource("the checkpoint", [str(path.absolute())], "check the path")
+    check_file(path)
     try:
         loaded: Any = _load(path)
     except Exception as error:  # each format fails in its own way
+        if isinstance(error, EOFError) or "unexpected EOF" in str(error):
+            raise _truncated(path) from error
         reason = " ".join(str(error).split("\n\n")[0].split())[:200]
         raise DissectError(
             f"{path} is not a checkpoint that can be read safely: {reason}. A file that you trust "
@@ -96,6 +102,73 @@ def read(path: Path) -> dict[str, Tensor]:
             f"{', '.join(WRAPPERS)}; it holds {held[:200] or 'nothing'}"
         )
     return loaded
+
+
+def check_file(
+    path: Path, what: str = "the checkpoint", remedy: str = "check the path"
+) -> None:  # fmt: skip
+    """Raise an error for a file that isn't there, can't be opened, or can't be weights.
+
+    Args:
+        path: the file.
+        what: what it is, in errors.
+        remedy: what to do where it is missing.
+
+    Raises:
+        MissingResource: no such file.
+        DissectError: a folder, a file without read permission, an empty or truncated one, a Git LFS
+            pointer, or a web page.
+    """
+    try:
+        with path.open("rb") as source:
+            start, size = source.read(1024), os.fstat(source.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingResource(what, [str(path.absolute())], remedy) from error
+    except IsADirectoryError as error:
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)[:5]
+        hint = f", such as {', '.join(inside)}" if inside else ""
+        raise DissectError(f"{path} is a folder: name the file in it{hint}") from error
+    except OSError as error:
+        raise DissectError(
+            f"{path} can't be read ({error.strerror}): check the permissions of it and its folder"
+        ) from error
+    if not size:
+        raise DissectError(f"{path} is empty: download or copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise DissectError(
+            f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` in its repository"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise DissectError(
+            f"{path} is a web page, not weights: open it to see what the server said, and download "
+            f"the file itself"
+        )
+    is_cut_zip = start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
+    if is_cut_zip or (_is_safetensors(start) and size < _safetensors_size(path)):
+        raise _truncated(path)
+
+
+def _truncated(path: Path) -> DissectError:
+    return DissectError(
+        f"{path} is truncated after {path.stat().st_size} bytes: download or copy it again"
+    )
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file begins with the length of a JSON header, and that header."""
+    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 100_000_000
+
+
+def _safetensors_size(path: Path) -> int:
+    """The size that a safetensors file's header announces; of the header where that is cut."""
+    with path.open("rb") as source:
+        length = int.from_bytes(source.read(8), "little")
+        try:
+            header: dict[str, Any] = json.loads(source.read(length))
+        except ValueError:
+            return 8 + length
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
 
 
 def of_file(path: Path, known: str, name: str) -> str:
@@ -143,21 +216,30 @@ def random(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
+    with path.open("rb") as source:
+        by_content = _is_safetensors(source.read(16))  # a name may lie
+    if by_content:
         from safetensors.torch import load_file
 
         return load_file(path)
     with warnings.catch_warnings():
         # torch says that it doesn't use the encoding, but does: for the strings of Python 2 alone.
         warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+        # Opened here: by the name of a file, torch chooses another reader.
+        with path.open("rb") as source:
+            return torch.load(source, map_location="cpu", weights_only=True, encoding="latin1")
 
 
 def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "n_averaged" not in own:  # the count of `torch.optim.swa_utils.AveragedModel`
+        state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
+    # `torch.compile` of a part puts its prefix inside of names, there or here.
+    names = {name.replace("_orig_mod.", ""): name for name in own}
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
     for prefix in PREFIXES * 2:  # one may stand before the other
-        if state and all(name.startswith(prefix) for name in state) and not set(state) & set(own):
+        if state and all(name.startswith(prefix) for name in state) and not set(state) & set(names):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return {names.get(name, name): tensor for name, tensor in state.items()}
 
 
 def _differences(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
@@ -165,7 +247,7 @@ def _differences(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     shapes = [
         f"{n} {tuple(state[n].shape)} in the file, {tuple(own[n].shape)} in the network"
         for n in own
-        if n in state and state[n].shape != own[n].shape
+        if n in state and not is_lazy(own[n]) and state[n].shape != own[n].shape
     ]
     # Old checkpoints lack these, and torch doesn't ask for them.
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_encoders import (
     TINY,
     network,
@@ -260,6 +261,29 @@ def test_openais_torchscript_archive(small: None, checkpoint: Path, tmp_path: Pa
         encoder.build("open_clip", model="ViT-B-16", pretrained=str(tmp_path / "openai.pt"))
     with pytest.raises(DissectError, match="not one of OpenAI's"):
         encoder.build("clip_vit_b16", checkpoint=str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_state_dict_in_openais_layout(
+    small: None, checkpoint: Path, tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    state = {name: tensor.half() for name, tensor in network(QUICK).state_dict().items()}
+    extras = {"input_resolution": 32, "context_length": 12, "vocab_size": 49408}
+    state |= {name: torch.tensor(value) for name, value in extras.items()}
+    named = {prefix + name: tensor for name, tensor in state.items()}
+    path = tmp_path / f"clip{suffix}"
+    if suffix == ".pt":
+        torch.save({"epoch": 3, "state_dict": named}, path)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in named.items()}, path)
+    found = encoder.build("clip_vit_b16", checkpoint=str(path))
+    whole = encoder.build("clip_vit_b16", checkpoint=str(checkpoint))
+    torch.testing.assert_close(
+        found.embed_texts(["cat"]), whole.embed_texts(["cat"]), atol=5e-3, rtol=0
+    )
+    with pytest.raises(DissectError, match="use model=ViT-B-16-quickgelu"):
+        encoder.build("open_clip", model="ViT-B-16", pretrained=str(path))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, {tests!r})
 from tiny import ColourEncoder, ColourNet, preprocess
 
@@ -30,9 +33,17 @@ from clipdissect.settings import Settings
 from clipdissect.store import Store
 from clipdissect.target import Target
 
+
+class Noise(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+
 images, folder, keep = sys.argv[1:4]
 team = from_environment()
 net = ColourNet()
+if "draw" in sys.argv:
+    net.relu = torch.nn.Sequential(net.relu, Noise())
 if "differ" in sys.argv and not team.leads:
     net.head.weight.data *= 2
 if "die" in sys.argv:
@@ -113,6 +124,18 @@ def test_other_numbers_of_threads_are_mentioned(
     assert not caplog.text
     distributed.mention_threads(Team(0, 2), "cpu")
     assert "OMP_NUM_THREADS" in caplog.text
+
+
+def test_what_draws_goes_to_a_temporary_store_that_all_see(tmp_path: Path) -> None:
+    code, said = launch(tmp_path, "job", "full", "draw")
+    assert code == 0, said
+    notes = json.loads((tmp_path / "job" / "run" / "run.json").read_text())["notes"]
+    assert any("activations of head" in note and "not kept" in note for note in notes)
+    store = tmp_path / "job" / "store"
+    kept = [json.loads(path.read_text())["what"] for path in store.rglob("about.json")]
+    assert "conv" in kept
+    assert "head" not in kept
+    assert not list(store.glob("clipdissect-*"))  # gone with the run
 
 
 def test_shares_are_runs_of_neighbours() -> None:

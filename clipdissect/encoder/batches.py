@@ -6,11 +6,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 TEXT_BATCH = 256
+
+
+def placed(model: nn.Module, images: Tensor) -> Tensor:
+    """Move a network to the images' device; returns the images in its type of numbers."""
+    model.to(images.device)
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return images.to(next(floating, images.dtype))
 
 
 @torch.no_grad()

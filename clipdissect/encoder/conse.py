@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from clipdissect import digest, sentence
 from clipdissect.classes import imagenet_names
 from clipdissect.digest import Transform
+from clipdissect.encoder.batches import placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError
 from clipdissect.sentence import SentenceEncoder
@@ -80,9 +81,8 @@ class ConSE:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         """Unit-length embeddings, `[images, dims]`."""
-        probabilities, classes = (
-            self.classifier.to(images.device)(images).float().softmax(-1).topk(self.top)
-        )
+        logits = self.classifier(placed(self.classifier, images))
+        probabilities, classes = logits.float().softmax(-1).topk(self.top)
         names = self._class_embeds.to(images.device)[classes]
         return F.normalize((probabilities.unsqueeze(-1) * names).sum(1), dim=-1)
 

@@ -16,12 +16,14 @@ from torch.nn import functional as F
 
 from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
-from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
 # Buffers that old checkpoints hold and that networks now make themselves.
 _HARMLESS = ("position_ids",)
+# What a tokenizer leaves to its caller: see `_text_rules`.
+LOWER, NO_MASK = "lower case", "no attention mask"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class HFImageText:
         tokenizer: from `AutoTokenizer`.
         context_length: tokens that the text network takes.
         notes: what a reader of the results must know about it.
+        text_rules: `LOWER` and `NO_MASK`, where the model wants them and the tokenizer doesn't see
+            to it.
     """
 
     name: str
@@ -59,6 +63,7 @@ class HFImageText:
     tokenizer: Any
     context_length: int
     notes: tuple[str, ...] = ()
+    text_rules: tuple[str, ...] = ()
 
     @property
     def image_digest(self) -> str:
@@ -68,17 +73,19 @@ class HFImageText:
     @property
     def text_digest(self) -> str:
         """Changes with the model's weights, code and configuration and with the tokenizer."""
-        return digest.of("hf text 1", self.image_digest, self._tokenizer_digest)
+        parts = self.image_digest, self._tokenizer_digest
+        return digest.of("hf text 1", *parts, *self.text_rules)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the special ones."""
-        return tokens.count_hf(self.tokenizer, texts)
+        return tokens.count_hf(self.tokenizer, self._cleaned(texts))
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         """Unit-length image embeddings, `[images, dims]`."""
-        features: Any = self.model.to(images.device).get_image_features
+        features: Any = self.model.get_image_features
+        images = placed(self.model, images)
         return F.normalize(_vectors(features(pixel_values=images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
@@ -89,11 +96,16 @@ class HFImageText:
     def _tokens(self, texts: list[str], device: str) -> Mapping[str, Tensor]:
         # Always padded to the context: SigLIP was trained so, and to CLIP it makes no difference.
         found: Any = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.context_length,
-            return_tensors="pt",
+            self._cleaned(texts), padding="max_length", truncation=True,
+            max_length=self.context_length, return_tensors="pt",
         )  # fmt: skip
+        if NO_MASK in self.text_rules:
+            found.pop("attention_mask", None)
         moved: Mapping[str, Tensor] = found.to(device)
         return moved
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() for text in texts] if LOWER in self.text_rules else list(texts)
 
     @cached_property
     def _tokenizer_digest(self) -> str:
@@ -129,8 +141,10 @@ def hf(
         processor, tokenizer = _processors(source, cache)
     _check(processor, tokenizer, model)
     name = place.name if place.is_dir() else model
-    limit = _context(network, tokenizer)
-    encoder = HFImageText(f"hf/{name}", network, ImageProcessor(processor), tokenizer, limit)
+    encoder = HFImageText(
+        f"hf/{name}", network, ImageProcessor(processor), tokenizer, _context(network, tokenizer),
+        text_rules=_text_rules(network, tokenizer),
+    )  # fmt: skip
     return Prompted(encoder, *prompting)
 
 
@@ -190,7 +204,35 @@ def _check(processor: Any, tokenizer: Any, model: str) -> None:
 def _context(network: Any, tokenizer: Any) -> int:
     text = getattr(network.config, "text_config", network.config)
     positions = getattr(text, "max_position_embeddings", tokenizer.model_max_length)
-    return int(min(positions, tokenizer.model_max_length))
+    # XLM-RoBERTa's positions (AltCLIP) start behind the padding token's number.
+    offset = text.pad_token_id + 1 if _is_roberta(text) else 0
+    return int(min(positions - offset, tokenizer.model_max_length))
+
+
+def _is_roberta(text: Any) -> bool:
+    return "roberta" in text.model_type or text.model_type == "altclip_text_model"
+
+
+def _text_rules(network: Any, tokenizer: Any) -> tuple[str, ...]:
+    """The rules of a model's training that its tokenizer doesn't apply by itself.
+
+    SigLIP and SigLIP 2 were trained on lower-cased texts, padded on the right to the context
+    without an attention mask: they pool the last position. SigLIP 2's checkpoints name Gemma's
+    tokenizer with `do_lower_case`, which transformers ignored before its Siglip2Tokenizer.
+
+    Source: transformers, convert_siglip_to_hf.py and convert_siglip2_to_hf.py; pull request 43101.
+    """
+    is_siglip = "siglip" in network.config.model_type
+    rules = []
+    wants_lower = is_siglip or tokenizer.init_kwargs.get("do_lower_case") is True
+    cased, lower = tokenizer(["A Photo of a CAT", "a photo of a cat"], verbose=False).input_ids
+    if wants_lower and cased != lower:
+        rules.append(LOWER)
+    if is_siglip:
+        tokenizer.padding_side = "right"
+        if "attention_mask" in tokenizer.model_input_names:
+            rules.append(NO_MASK)
+    return tuple(rules)
 
 
 def _vectors(output: Any) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clipdissect import digest, hub, tokens
 from clipdissect.digest import Transform
 from clipdissect.encoder import open_clip_weights as weights
-from clipdissect.encoder.batches import in_batches
+from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
 
@@ -68,8 +68,8 @@ class OpenClip:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         """Unit-length image embeddings, `[images, dims]`."""
-        encode: Any = self.model.to(images.device).encode_image
-        return F.normalize(encode(images).float(), dim=-1)
+        encode: Any = self.model.encode_image
+        return F.normalize(encode(placed(self.model, images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         """Unit-length text embeddings, `[texts, dims]`, without a prompt template, as the paper."""
@@ -232,12 +232,13 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
             config = (library.get_model_config(source.model) or {}).get("text_cfg", {})
             name = config.get("hf_tokenizer_name")
             if name and (folder / "tokenizer.json").is_file():
-                return HFTokenizer(
+                found = HFTokenizer(
                     str(folder), config.get("context_length", 77), cache_dir=cache,
                     tokenizer_mode=config.get("tokenizer_mode"),
                     **config.get("tokenizer_kwargs", {}),
                 )  # fmt: skip
-            return library.get_tokenizer(source.model, cache_dir=cache)
+            else:
+                found = library.get_tokenizer(source.model, cache_dir=cache)
     except Exception as error:  # as above
         raise MissingResource(
             f"the tokenizer of {source.model} ({name})",
@@ -245,6 +246,9 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
             "put its tokenizer.json and tokenizer_config.json beside the checkpoint, or unset "
             "HF_HUB_OFFLINE where there is a network",
         ) from error
+    if "siglip" in (name or source.model).lower() and hasattr(found, "tokenizer"):
+        found.tokenizer.padding_side = "right"  # as trained; Gemma's own default is left
+    return found
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def load(network: nn.Module, path: Path, model: str) -> None:
     """Load a checkpoint into one of open_clip's networks, all of it; nothing in it is executed.
 
     Reads safetensors, checkpoints that torch opens with `weights_only`, and OpenAI's original
-    TorchScript archives (through torch's own reader, without Python's pickle).
+    TorchScript archives (through torch's own reader, without Python's pickle) or their state dicts.
 
     Args:
         network: what `open_clip.create_model` made.
@@ -156,10 +156,14 @@ def load(network: nn.Module, path: Path, model: str) -> None:
         DissectError: it can't be read safely, its tensors aren't the network's, or it was trained
             with another activation function, image size or text length.
     """
-    if path.is_file() and _is_archive(path):
+    weights.check_file(path)
+    if _is_archive(path):
         weights.load(network, _openai(path, model), f"{path} (for {model})")
         return
     state = weights.read(path)
+    if any(name.removeprefix("module.") in _OPENAI_EXTRAS for name in state):
+        weights.load(network, _without_extras(state, path, model), f"{path} (for {model})")
+        return
     _check_positions(network, state, path, model)
     del state  # open_clip reads the file itself: it knows other projects' names
     from open_clip import load_checkpoint
@@ -208,10 +212,19 @@ def _openai(path: Path, model: str) -> dict[str, Tensor]:
             f"{path} is a TorchScript archive, but not one of OpenAI's: save the network's state "
             f"dict instead"
         )
+    return _without_extras(state, path, model)
+
+
+def _without_extras(state: dict[str, Tensor], path: Path, model: str) -> dict[str, Tensor]:
+    """The network's tensors of a state dict in OpenAI's layout, which always has QuickGELU."""
     if not is_quick(model):
         other = other_activation(model)
         raise DissectError(
             f"{path} is OpenAI's, and was trained with another activation function than {model} "
             f"has" + (f": use model={other}" if other else "")
         )
-    return {name: tensor for name, tensor in state.items() if name not in _OPENAI_EXTRAS}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name.removeprefix("module.") not in _OPENAI_EXTRAS
+    }

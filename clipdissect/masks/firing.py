@@ -5,6 +5,7 @@ Both are kept in the feature store, so that several methods and later runs share
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect import digest
+from clipdissect import digest, randomness
 from clipdissect.capture import check_layers, check_still_readable
 from clipdissect.errors import DissectError
 from clipdissect.loader import Skipped
-from clipdissect.maps import Maps, activation_maps
+from clipdissect.maps import Maps, activation_maps, map_readings
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Exact, Histogram, Levels, collector, firing, is_saturated
 from clipdissect.masks.units import UnitMasks, entry_of, fire
@@ -31,6 +32,8 @@ from clipdissect.store import Entry, Store
 from clipdissect.target import Target
 
 VERSION = 2  # raise it when the same activations give other levels or masks
+log = logging.getLogger(__name__)
+
 GROUP = 512  # units an entry of the store
 
 
@@ -49,6 +52,7 @@ class Dense:
         skipped: numbers of the unreadable images, with the reason; of all layers the same ones.
         found: layer to its levels.
         holder: keeps a temporary store alive.
+        notes: warnings to record with the results.
     """
 
     target: Target
@@ -63,6 +67,7 @@ class Dense:
     skipped: dict[int, str] = field(default_factory=dict)
     found: dict[str, Levels] = field(default_factory=dict)
     holder: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> list[int]:
@@ -193,6 +198,7 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     entries = _kept(what.store, keys)
     missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:
+        _keep_out(what, list(missing))
         with what.store.locked(missing.values()):
             entries |= _kept(what.store, missing)  # another process may have been faster
             left = [layer for layer in missing if layer not in entries]
@@ -207,6 +213,18 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
         what.found[layer] = Levels(arrays["levels"], arrays["peaks"], arrays["dead"],
                                    arrays["saturated"],
                                    float(about["error"]), keys[layer])  # fmt: skip
+
+
+def _keep_out(what: Dense, layers: Sequence[str]) -> None:
+    """Move to a temporary store where a layer isn't a function of the image."""
+    known = map_readings(what.target, layers, what.settings)
+    found = randomness.fickle(what.target, None, what.probe, layers, known, what.settings)
+    if found:
+        what.notes = randomness.notes(found, what.target.name)
+        folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        what.holder, what.store = (what.holder, folder), Store(Path(folder.name))
+    for note in what.notes:
+        log.warning(note)
 
 
 def _kept(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:

@@ -138,7 +138,8 @@ class Captioner(Method):
                       "used": len(captured.images), "skipped": captured.skipped},
             "method": {"name": self.name, "model": named, **values, "images": job.images},
             "precision": job.settings.numeric,
-            "notes": [*job.target.notes, *job.probe.notes, *passing_notes(captured.digests)],
+            "notes": [*job.target.notes, *job.probe.notes, *captured.notes,
+                      *passing_notes(captured.digests)],
             "digests": {**captured.digests, "captioner": getattr(model, "digest", None)},
             "computed": list(captured.computed),
         }  # fmt: skip

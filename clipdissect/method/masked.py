@@ -178,7 +178,8 @@ class Masked(Method):
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
             "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
             "precision": job.settings.numeric,
-            "notes": [*target.notes, *probe.notes, *notes, *passing_notes(fires.digests)],
+            "notes": [*target.notes, *probe.notes, *fires.notes, *notes,
+                      *passing_notes(fires.digests)],
             "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
             "computed": fires.computed,
         }  # fmt: skip

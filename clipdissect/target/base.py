@@ -11,6 +11,7 @@ from torch import nn
 from clipdissect.digest import Transform
 from clipdissect.errors import DissectError
 from clipdissect.layers import expand
+from clipdissect.target.wrappers import check_initialised, plain_name, unwrap
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Target:
 
     Args:
         name: what to call it in results.
-        model: the network.
+        model: the network; `DataParallel`, `torch.compile` and the like are taken off.
         preprocess: PIL image to the network's input `[channels, h, w]`.
         layers: modules dissected by default, by dotted name; patterns are expanded, see
             `clipdissect.layers.expand`.
@@ -30,7 +31,8 @@ class Target:
             it isn't known.
 
     Raises:
-        DissectError: a pattern among the layers matches nothing, or a TorchScript program.
+        DissectError: a pattern among the layers matches nothing, a TorchScript program, or lazy
+            modules without a shape.
     """
 
     name: str
@@ -43,12 +45,18 @@ class Target:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, torch.jit.ScriptModule):
+        model = unwrap(self.model)
+        if isinstance(model, torch.jit.ScriptModule):
             raise DissectError(
                 "torch puts no hooks into TorchScript programs: save it to a file and use "
                 "target=torchscript (target.build('torchscript', path=...))"
             )
-        object.__setattr__(self, "layers", expand(self.model, self.layers))
+        check_initialised(model)
+        layers = [plain_name(layer, model) for layer in self.layers]
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "layers", expand(model, layers))
+        if self.class_layer is not None:
+            object.__setattr__(self, "class_layer", plain_name(self.class_layer, model))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.target.base import Target
 from clipdissect.target.preprocess import choose
 from clipdissect.target.torchvision import class_layer as last_linear
+from clipdissect.target.wrappers import plain_name, unwrap
 
 
 class Given(NamedTuple):
@@ -100,6 +101,7 @@ def checkpoint(
             f"target.factory: {factory} must return a torch.nn.Module; it returned a "
             f"{type(built).__name__}"
         )
+    built = unwrap(built)
     checkpoints.load(built, state, checkpoint)
     name = f"{factory.partition(':')[2]}/{Path(checkpoint).name}"
     options = Given(layers, preprocess, transform, classes, class_layer)
@@ -164,20 +166,22 @@ def finish(
     Raises:
         DissectError: a class layer that doesn't exist, or another number of class names than units.
     """
-    own = brought.preprocess if brought else None
+    model, own = unwrap(model), brought.preprocess if brought else None
+    model.eval()  # not `model = model.eval()`: a train() of one's own may return nothing
     steps, notes = choose(given.transform, given.preprocess, own)
     layer, names = _classes(model, given.classes, given.class_layer)
     layers = tuple(given.layers or (brought.layers if brought else ()))
     if brought and not names:
         layer, names = layer or brought.class_layer, brought.class_names
     notes = (*(brought.notes if brought else ()), *notes)
-    return Target(name, model.eval(), steps, layers, layer, names, notes, weights)
+    return Target(name, model, steps, layers, layer, names, notes, weights)
 
 
 def _classes(
     model: nn.Module, classes: str | None, class_layer: str | None
 ) -> tuple[str | None, tuple[str, ...]]:
     modules = dict(model.named_modules())
+    class_layer = plain_name(class_layer, model) if class_layer else class_layer
     if class_layer is not None and class_layer not in modules:
         raise unknown("target.class_layer", class_layer, [name for name in modules if name], 12)
     if classes is None:

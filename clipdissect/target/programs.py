@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from clipdissect import digest
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError
 from clipdissect.target.base import Target
 from clipdissect.target.own import Given, finish
+from clipdissect.weights import check_file
 
 
 def torchscript(
@@ -85,8 +86,7 @@ def exported(
 
 def _existing(path: str) -> Path:
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise MissingResource("the program", [str(file.absolute())], "set target.path to the file")
+    check_file(file, "the program", "set target.path to the file")
     return file
 
 
