@@ -51,6 +51,8 @@ IDLE = (
 _FILLED = (Counter, defaultdict, deque)
 # Modules around a network that don't change what it computes, but for the last digit.
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+# Libraries that check types, change no value, and hold addresses.
+_CHECKERS = ("beartype", "typeguard", "jaxtyping")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # Methods that no forward pass runs.
 _IDLE_METHODS = frozenset(
@@ -134,6 +136,8 @@ class Fingerprint:
     def _look(self, value: Any) -> Any:
         if isinstance(value, IDLE):
             return type(value).__qualname__
+        if _module_of(value).partition(".")[0] in _CHECKERS:
+            return _name(value)
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             return ["array", self.of_value(value.tolist())]
         if isinstance(value, (Tensor, np.ndarray)):
@@ -244,6 +248,8 @@ class Fingerprint:
         plain = getattr(function, "_torchdynamo_orig_callable", None)
         if plain is not None and plain is not function:
             return ["compiled", self.of_value(plain)]
+        if function.__code__.co_filename.startswith("<@beartype"):  # made for this process
+            return ["checked", self.of_value(getattr(function, "__wrapped__", None))]
         cells = [_content(cell) for cell in function.__closure__ or ()]
         held = [function.__defaults__, function.__kwdefaults__, cells]
         found: list[Any] = [self._instructions(function.__code__), self.of_value(held)]
@@ -407,6 +413,11 @@ def _name(value: Any) -> str:
     """Full name of a class or of a function without bytecode."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+
+
+def _module_of(value: Any) -> str:
+    named = value if isinstance(value, (type, FunctionType)) else type(value)
+    return str(named.__module__)
 
 
 def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:

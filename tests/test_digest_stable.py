@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from beartype import beartype
+from jaxtyping import Float, jaxtyped
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
@@ -112,9 +114,21 @@ def with_compiled_function() -> nn.Module:
     return model
 
 
+class Checked(nn.Module):
+    """One whose types are checked at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    @jaxtyped(typechecker=beartype)
+    def forward(self, x: Float[Tensor, "images 3"]) -> Float[Tensor, "images 3"]:
+        return self.fc(x)
+
+
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "abstract": Concrete, "enum": holding("mode", lambda: Mode.SCALED), "cycle": cyclic,
-    "handle": with_handle,
+    "handle": with_handle, "checked": Checked,
     "generator of torch": holding("state", lambda: torch.Generator().manual_seed(1)),
     "generator": holding("items", lambda: (i for i in [1, 2])),
     "iterator": holding("items", lambda: iter([1, 2])),
