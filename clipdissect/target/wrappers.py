@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -18,7 +20,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Hooks in the wrapper's copies would run several times per pass, or not at all.
     """
-    inner = None
+    inner: Any = None
     if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
         inner = model.module
     elif type(model).__name__ == "OptimizedModule":
@@ -34,7 +36,7 @@ def plain_name(layer: str, model: nn.Module) -> str:
     # A compiled part of the network has its mark inside of names.
     name, parts = split_layer(layer)
     modules = dict(model.named_modules(remove_duplicate=False))
-    marked = {n.replace("_orig_mod.", ""): n for n in modules if "_orig_mod." in n}
+    marked: dict[str, str] = {n.replace("_orig_mod.", ""): n for n in modules if "_orig_mod." in n}
     if name in modules or name not in marked:
         return layer
     return marked[name] + "".join(f"[{part}]" for part in parts)
