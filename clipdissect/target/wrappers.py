@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -18,7 +20,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Hooks in the wrapper's copies would run several times per pass, or not at all.
     """
-    inner = None
+    inner: Any = None
     if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
         inner = model.module
     elif type(model).__name__ == "OptimizedModule":
