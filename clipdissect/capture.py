@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 ACTIVATIONS_VERSION = 2
 EMBEDS_VERSION = 1
 
+READINGS = "how outputs are read"  # what an entry of the store with them is
 KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
 
 
@@ -227,10 +228,11 @@ def _readings(
     entry = store.get(key)
     if entry is None:
         found = read_layers(target, layers, settings.summary, settings.torch_device)
-        about = {"what": "how outputs are read", "of": target.name,
+        about = {"what": READINGS, "of": target.name,
                  "layers": {layer: reading.facts for layer, reading in found.items()}}  # fmt: skip
         with store.locked([key]):
             entry = store.put(key, Entry({}, about))
+            store.series(key).used()
     return {layer: Reading.of_facts(layer, entry.about["layers"][layer]) for layer in layers}
 
 

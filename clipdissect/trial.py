@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -141,10 +141,12 @@ def try_out(target: Target, layers: Sequence[str]) -> Trial:
     like = next(floating, image)
     image = image.to(like.device, like.dtype)
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    passes = _passes(target.model, layers, image)
-    trial = Trial(target.model, passes, size)
-    unsure = [layer for layer in layers if _is_unsure(trial, layer)]
-    return Trial(target.model, passes, size, _grown(target.model, unsure, image) if unsure else {})
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):  # some networks draw
+        passes = _passes(target.model, layers, image)
+        trial = Trial(target.model, passes, size)
+        unsure = [layer for layer in layers if _is_unsure(trial, layer)]
+        grown = _grown(target.model, unsure, image) if unsure else {}
+    return replace(trial, grown=grown)
 
 
 def read_layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdissect import method, probe, randomness
-from clipdissect.capture import capture
+from clipdissect.capture import READINGS, capture
 from clipdissect.dissection import dissect
 from clipdissect.forward import EMBEDS
 from clipdissect.method import Job
 from clipdissect.settings import Settings
 from clipdissect.similarity import build as similarity
 from clipdissect.store import Store
+from clipdissect.summary import Summary
 from clipdissect.target import Target
+from clipdissect.trial import read_layers
 
 
 class Dropout(ColourNet):
@@ -119,8 +122,10 @@ def run(
     return capture(target, target.layers, encoder, found, store, chosen)
 
 
-def entries(store: Store) -> int:
-    return len(list(store.root.rglob("manifest.json")))
+def entries(root: Path) -> int:
+    """Entries of features; how outputs are read is kept beside them."""
+    kept = [json.loads(path.read_text())["what"] for path in root.rglob("about.json")]
+    return sum(what != READINGS for what in kept)
 
 
 @pytest.mark.parametrize("keep", ["full", "top_k"])
@@ -135,7 +140,7 @@ def test_what_draws_is_computed_anew(
     random.seed(0)
     store, model = Store(tmp_path / "store"), kind()
     first = run(images, model, store, keep=keep)
-    assert entries(store) == 2 - len(expected)
+    assert entries(store.root) == 2 - len(expected)
     again = run(images, model, store, keep=keep)
     assert set(again.computed) == set(expected)
     for note in first.notes:
@@ -161,7 +166,7 @@ def test_an_encoder_that_draws(images: Path, tmp_path: Path) -> None:
     found = run(images, ColourNet(), store, NoisyEncoder())
     [note] = found.notes
     assert note.startswith("colours: the image embeddings differ")
-    assert entries(store) == 2
+    assert entries(store.root) == 2
     assert run(images, ColourNet(), store, NoisyEncoder()).computed == (EMBEDS,)
     assert found.image_embeds.shape == (24, 3)
 
@@ -179,7 +184,7 @@ def test_run_json_has_the_note_and_a_union_its_parts(images: Path, tmp_path: Pat
         )  # fmt: skip
         assert [note for note in result.run["notes"] if "draws random numbers" in note]
         kept = 1 + max(1, len(chosen.parts))  # embeddings of the texts and of each part's images
-        assert len(list(store.rglob("about.json"))) == kept
+        assert entries(store) == kept
 
 
 def test_generators_are_left_as_they_were(images: Path) -> None:
@@ -188,8 +193,8 @@ def test_generators_are_left_as_they_were(images: Path) -> None:
     found = probe.build("folder", root=str(images))
     target = Target("net", MonteCarlo(), preprocess(), ("head",))
     torch.set_rng_state(before)
-    chosen = Settings("cpu", workers=0)
-    assert randomness.fickle(target, None, found, ["head"], chosen) == {"head": DRAWN}
+    known, settings = read_layers(target, ["head"], Summary()), Settings("cpu", workers=0)
+    assert randomness.fickle(target, None, found, ["head"], known, settings) == {"head": DRAWN}
     assert torch.get_rng_state().equal(before)
 
 
@@ -201,7 +206,8 @@ def test_real_networks_in_evaluation_mode_are_steady(images: Path, name: str) ->
     last = [n for n, _ in model.named_children()][-1]
     target = Target(name, model, preprocess(32), (last,))
     found = probe.build("folder", root=str(images))
-    assert randomness.fickle(target, None, found, [last], Settings("cpu", workers=0)) == {}
+    known, settings = read_layers(target, [last], Summary()), Settings("cpu", workers=0)
+    assert randomness.fickle(target, None, found, [last], known, settings) == {}
     assert model.training  # as before
 
 
@@ -222,7 +228,7 @@ def test_levels_and_masks_of_what_draws(tmp_path: Path) -> None:
         job = Job(target=own, probe=images, store=store, images=3,
                   settings=Settings("cpu", workers=0))  # fmt: skip
         run = method.build("network_dissection", quantile=0.1).describe(job).run
-        return entries(store), run["notes"]
+        return entries(store.root), run["notes"]
 
     steady = dense_target("pool")
     drawing = Target("drawing", nn.Sequential(steady.model, Drop()), steady.preprocess, ("1",))
