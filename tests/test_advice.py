@@ -29,7 +29,7 @@ COMMAND = re.compile(
     r"(?:^|`|&& )(?:[A-Z_]+=\S+ )*(?:\S*/)?clipdissect (?P<rest>[a-z_]+ [^`\n#]*)", re.M
 )
 # What stands for anything: in a placeholder, and of an f-string.
-ANYTHING = re.compile(r"<[^>]*>|X|%s|NAME|FILE|FOLDER|\.\.\.")
+ANYTHING = re.compile(r"<[^>]*>|\{path\}|X|%s|NAME|FILE|FOLDER|\.\.\.")
 
 
 def problem(override: str) -> str | None:

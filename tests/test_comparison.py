@@ -56,7 +56,7 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ])  # fmt: skip
     similarity_comparison.run(config)
     folder = tmp_path / "run"
-    assert network.calls == 3 + 1  # features are shared: one batch, after a trial for draws
+    assert network.calls == 2 + 3 + 1  # features are shared: one batch, after trials
     table = pd.read_csv(folder / "comparison.csv")
     assert set(table["concepts"]) == {"google_20k", "list"}
     table = table[table["concepts"] == "google_20k"]

@@ -46,7 +46,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_list_of_texts() -> None:
     assert concepts.resolve(["cat", "wheel", "cat"]).texts == ("cat", "wheel")
-    with pytest.raises(DissectError, match="must be a text; got 3"):
+    with pytest.raises(DissectError, match="must be a list of texts; got"):
         concepts.build("list", texts=["cat", 3])
 
 

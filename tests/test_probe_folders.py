@@ -263,7 +263,7 @@ def test_files_of_others_make_no_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("folder", {"root": ""}), ("folder", {"root": "  "}), ("folder", {"root": Path()}),
+        ("folder", {"root": ""}), ("folder", {"root": "  "}),
         ("broden", {"root": ""}),
         ("imagenet_val", {"root": ""}), ("imagenet_val", {"ground_truth": ""}),
         ("imagenet_broden", {"imagenet": ""}), ("imagenet_broden", {"broden": ""}),

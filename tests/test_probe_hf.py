@@ -138,5 +138,5 @@ def test_dataset_that_is_not_there(library: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingResource, match=r"clipdissect\[hf\]"):
+    with pytest.raises(MissingResource, match=r"\.\[hf\]"):
         probe.build("hf_datasets", path="x")
