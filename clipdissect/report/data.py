@@ -55,7 +55,7 @@ def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
 def truths(
     run: Run, layer: str, texts: Texts, units: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """`t` right texts, `r` whether the label is, `k` the right one's rank; empty without truth.
+    """`t` right texts, `r` whether the label is (2: by a synonym), `k` the rank; empty without truth.
 
     Args:
         run: the run.
@@ -70,7 +70,10 @@ def truths(
         truth = truth.set_axis(run.rows(layer)["unit"].tolist()).loc[list(units)]
     return {
         "t": [texts.number(name) for name in truth["truth"]],
-        "r": [int(right) for right in truth["right"]],
+        "r": [
+            1 if right else 2 if near else 0
+            for right, near in zip(truth["right"], truth["right_any_synonym"], strict=True)
+        ],
         "k": [short(rank) for rank in truth["rank"]],
     }
 

@@ -15,7 +15,9 @@ from clipdissect.method import Job
 from clipdissect.method.published import Published
 from clipdissect.report.material import Material, read_material
 
-NUMBERS = re.compile(r"unit|rank|activation|margin|truth_rank|right|top5|similarity(_\d+)?|.*_cos")
+NUMBERS = re.compile(
+    r"unit|rank|activation|margin|truth_rank|(right|top5)(_any_synonym)?|similarity(_\d+)?|.*_cos"
+)
 NO_IMAGES = ("layer", "unit", "rank", "image", "activation")
 
 
