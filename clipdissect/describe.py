@@ -130,14 +130,21 @@ class Describer:
     def _truth_ranks(
         self, activations: Activations, truth: Sequence[str], live: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead."""
-        number = {text: i for i, text in enumerate(self._texts)}
-        wanted = torch.tensor([number.get(text, -1) for text in truth], dtype=torch.int64)[live]
+        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead.
+
+        Among the different texts: copies of one have one embedding, so the first stands for all.
+        """
+        first = {text: i for i, text in reversed([*enumerate(self._texts)])}
+        wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[live]
         out = np.full(len(live), np.nan)
         if (wanted >= 0).any():
+            rivals = None
+            if len(first) < len(self._texts):
+                rivals = torch.zeros(len(self._texts), dtype=torch.bool)
+                rivals[list(first.values())] = True
             q = for_scoring(activations, live)
-            found = ranks(self._similarity, self._concept_activations, q, wanted)
-            out[live.numpy()] = np.where((wanted >= 0).numpy(), found.cpu().numpy(), np.nan)
+            found = ranks(self._similarity, self._concept_activations, q, wanted, rivals)
+            out[live.numpy()] = found.numpy()
         return out
 
 
@@ -158,8 +165,9 @@ def describe_layer(
 ) -> pd.DataFrame:
     """One row a unit: its best concepts with their similarities, its margin, its flags, its null.
 
-    With the truth known, also `truth_rank`: where the right concept stands among all, from 1; NaN
-    where it isn't among them or the unit is dead.
+    With the truth known, also `truth_rank`: where the right concept stands among all different
+    texts, from 1, tied ones in the middle of their ranks; NaN where it isn't among them or the unit
+    is dead.
 
     `flags` is a tuple of names. Units that never vary are flagged `dead`, get no description, and
     take no part in the scoring (unless `similarity.dead` is `include`): their top images are

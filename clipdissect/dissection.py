@@ -51,8 +51,8 @@ class Result:
         descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
             (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
             names, see `clipdissect.flags`), `null_similarity` (the best score with shuffled
-            images); with the truth known, `truth_rank`: where the right concept stands among all,
-            from 1.
+            images); with the truth known, `truth_rank`: where the right concept stands among all
+            texts, from 1; ties share the middle of their ranks, and dead units have none.
         top_images: `layer, unit, rank, image, activation`.
         run: what the numbers depend on, and how long they took.
         histograms: layer to the histograms of its units' activations, for reports; empty of
@@ -60,6 +60,8 @@ class Result:
         target: the network as the method showed it the images, for reports; None: as it was given.
         thresholds: layer to the activations above which its units fire, for reports; empty of
             methods that have none.
+        vocabulary: what the descriptions were chosen from; None where they are free text, or come
+            from a file that doesn't say.
     """
 
     descriptions: pd.DataFrame
@@ -68,6 +70,7 @@ class Result:
     histograms: dict[str, Histograms] = field(default_factory=dict)
     target: Target | None = None
     thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
+    vocabulary: Concepts | None = None
 
     def save(self, folder: str | Path) -> Path:
         """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
@@ -202,8 +205,9 @@ def _dissect(
     run["seconds"] = stages.seconds
     run["seconds_of_images"] = captured.seconds
     return Result(
-        pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run, counted
-    )
+        pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run, counted,
+        vocabulary=concepts,
+    )  # fmt: skip
 
 
 def _settings(settings: Settings | None, device: str | torch.device | None) -> Settings:

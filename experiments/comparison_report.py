@@ -41,10 +41,11 @@ def markdown(table: pd.DataFrame, chosen: str) -> str:
 
 HEAD = """# Comparison of probes, concept sets and similarity functions
 
-Labels of the layer of classes against the class names. In brackets: 95 % percentile bootstrap
-interval over units (another level where the run says so). In tables of functions an asterisk
-marks the best one of the column and those whose paired interval of the difference to it holds 0.
-The best one is picked on the same units, which flatters its lead a little.
+Labels of the layer of classes against the class names. In brackets: 95 % interval over units
+(another level where the run says so), Wilson's of accuracies, else the bootstrap's. In tables of
+functions an asterisk marks the best one of the column and those whose paired interval of the
+difference to it holds 0. The best one is picked on the same units, which flatters its lead a
+little. `top1` is of the exact class name, `top1_any_synonym` of any of its names.
 """
 
 

@@ -69,7 +69,7 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     from clipdissect.similarity.inputs import ConceptActivations
     from clipdissect.studies import compositional_concepts as library
     from clipdissect.studies.features import similarity_of
-    from clipdissect.studies.numbers import mean_interval
+    from clipdissect.studies.numbers import share
     from clipdissect.texts import text_embeds
 
     job, activations = found.job, found.captured.activations[layer]
@@ -99,7 +99,7 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
         "units": len(units), "distinct_phrases": phrases.tried, "scored": phrases.pairs,
         "phrases_per_second": phrases.rate, "seconds": phrases.seconds,
         "normaliser": study.normaliser,
-        "phrase_scores_higher": mean_interval(higher * 1.0, how) if comparable else None,
+        "phrase_scores_higher": share(higher, how) if comparable else None,
     }  # fmt: skip
 
 

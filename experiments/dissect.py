@@ -40,7 +40,7 @@ def run(config: Any) -> float | None:
     stages = Stages()
     with stages.stage("metrics"):
         metrics = evaluation.metrics(
-            result.descriptions, parts.target, parts.concepts, parts.sentences, parts.store
+            result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
         )
         if config.objective and parts.concepts:
             metrics["objective"] = tuning.objective(

@@ -2,8 +2,9 @@
 
 method=clip_dissect describes the layer itself; method=published_milan method.path=FILE, and its
 like, read labels from a file and need neither weights nor images. Writes descriptions.csv,
-units.csv (label, truth, rank and cosines of every unit), metrics.json (metrics, bootstrap
-intervals, and two controls: the best constant label and random ones), top_images.csv where there
+units.csv (label, truth, rank and cosines of every unit), metrics.json (metrics with intervals, and,
+where it is known what labels were chosen from, two controls: the best constant label and random
+ones), top_images.csv where there
 are images, and, last, run.json to <paths.results>/final_layer/<date>_<time>/, prints a table, and
 makes report/index.html there.
 
@@ -39,7 +40,7 @@ def run(config: Any) -> None:
         sentences = judging.sentences_of(config)
     result = method.describe(job)
     with stages.stage("metrics"):
-        found = _judge(result.descriptions, job, truth, sentences, ready)
+        found = _judge(result, job, truth, sentences, ready)
     seconds = result.run["seconds"]
     result.run["seconds"] = {**seconds, "load": seconds.get("load", 0) + stages.seconds["load"],
                              "metrics": stages.seconds["metrics"]}  # fmt: skip
@@ -61,12 +62,12 @@ def main() -> None:
     launch(run, "final_layer")
 
 
-def _judge(descriptions: Any, job: Any, truth: Any, sentences: Any, ready: Any) -> Any:
+def _judge(result: Any, job: Any, truth: Any, sentences: Any, ready: Any) -> Any:
     from clipdissect.evaluation import difference, evaluate, places365
 
     how, earlier, scenes = ready
-    concepts = job.concepts.texts if job.concepts else None
-    found = evaluate(descriptions, truth, concepts, sentences, job.store, how,
+    concepts = result.vocabulary.texts if result.vocabulary else None
+    found = evaluate(result.descriptions, truth, concepts, sentences, job.store, how,
                      job.settings.torch_device)  # fmt: skip
     if truth.is_places:
         found.metrics["places365"] = places365(found.rows, truth.names, scenes, how)

@@ -130,7 +130,7 @@ def _table(group: str, found: dict[str, Any]) -> Any:
 
     parts = []
     for name, labels in found.items():
-        part = labels.units.table.assign(in_group=labels.in_group)
+        part = labels.units.table.assign(in_group=labels.in_group.astype(float))
         others = [c for c in labels.rows if str(c).startswith("description_")]
         part = pd.concat([part, labels.rows[others]], axis=1)
         part.insert(0, "setting", name)

@@ -97,11 +97,15 @@ def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]
         scores = {k: v for k, v in final.items() if isinstance(v, float)}
         listed = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         reasons = [
-            f"{k.removesuffix('_reason')}: {v}" for k, v in final.items() if k.endswith("_reason")
+            f"{k.removesuffix('_reason')}: {v}"
+            for k, v in final.items()
+            if k.endswith("_reason") and "concepts" not in k
         ]
+        among = final["classes_in_concepts"]
+        known = "of unknown concepts" if among is None else f"{among} are among the concepts"
         lines.append(
             f"{final['layer']} against its {final['units']} class names "
-            f"({final['classes_in_concepts']} are among the concepts): {listed or 'no metric'}"
+            f"({known}): {listed or 'no metric'}"
         )
         lines += [f"  undefined: {reason.splitlines()[0]}" for reason in reasons]
     if "objective" in metrics:

@@ -67,7 +67,8 @@ def _units(found: Evaluation, units: int) -> Any:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2))
-    columns = [c for c in found.units.table if c not in ("layer", "similarity", "right", "top5")]
+    shares = ("right", "top5", "right_any_synonym", "top5_any_synonym")
+    columns = [c for c in found.units.table if c not in ("layer", "similarity", *shares)]
     for column in columns:
         table.add_column(str(column), max_width=40, no_wrap=True, overflow="ellipsis")
     for _, row in found.units.table.head(units).iterrows():
@@ -78,18 +79,12 @@ def _units(found: Evaluation, units: int) -> Any:
 
 def _closing(metrics: dict[str, Any], run: dict[str, Any], folder: Path) -> list[str]:
     final = metrics["final_layer"]
-    lines = [
-        f"{final['described']} of {final['units']} units are described; "
-        f"{final['classes_in_concepts']} class names are among the {final['concepts']} concepts"
-        + (" (the labels themselves)" if final["concepts_are"] == "the labels" else "")
-    ]
-    reasons = {k: v for k, v in final.items() if k.endswith("_reason")}
+    lines = [f"{final['described']} of {final['units']} units are described; " + _known(final)]
+    reasons = {k: v for k, v in final.items() if k.endswith("_reason") and "concepts" not in k}
     for reason in dict.fromkeys(reasons.values()):
         names = [k.removesuffix("_reason") for k, v in reasons.items() if v == reason]
         lines.append(f"  undefined: {', '.join(names)}: {reason.splitlines()[0]}")
-    labels = metrics["controls"]["best_constant"]["labels"]
-    constants = ", ".join(f"{label!r} for {name}" for name, label in labels.items())
-    lines.append(f"best constant label, chosen knowing the truth: {constants or 'none'}")
+    lines.append(_constants(metrics))
     lines += _places(metrics)
     for name in list(metrics["differences"])[len(metrics["controls"]) :]:
         for metric, found in metrics["differences"][name].items():
@@ -97,6 +92,22 @@ def _closing(metrics: dict[str, Any], run: dict[str, Any], folder: Path) -> list
     lines += [f"note: {note}" for note in run["notes"]]
     spent = ", ".join(f"{stage} {value:.1f} s" for stage, value in run["seconds"].items())
     return [*lines, f"time: {spent}", f"files: {folder}"]
+
+
+def _known(final: dict[str, Any]) -> str:
+    """How many classes are among the concepts."""
+    if final["concepts"] is None:
+        return str(final["concepts_reason"])
+    return (f"{final['classes_in_concepts']} class names are among the {final['concepts']} "
+            f"concepts, {final['classes_in_concepts_any_synonym']} by any synonym")  # fmt: skip
+
+
+def _constants(metrics: dict[str, Any]) -> str:
+    if "controls_reason" in metrics:
+        return f"no controls: {metrics['controls_reason']}"
+    labels = metrics["controls"]["best_constant"]["labels"]
+    constants = ", ".join(f"{label!r} for {name}" for name, label in labels.items())
+    return f"best constant label, chosen knowing the truth: {constants or 'none'}"
 
 
 def _places(metrics: dict[str, Any]) -> list[str]:

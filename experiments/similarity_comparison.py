@@ -1,7 +1,7 @@
 """Compare similarity functions on several probes by the layer of classes (Table 3).
 
 Judges the labels of every function, probe and concept set of `comparison` against the class names,
-with bootstrap intervals over units and the paired difference to the best function. Features are
+with intervals over units and the paired difference to the best function. Features are
 computed once. With comparison.top_k=[5,20] it also gives each function that has a top_k its best
 one, chosen on half of the units and judged on the other half, beside the default on that half.
 Writes comparison.csv, comparison.md, comparison.png and .pdf, metrics.json and, last, run.json to
@@ -49,7 +49,7 @@ def run(config: Any) -> None:
     with stages.stage("scores"):
         cells = list(job.cells())
     with stages.stage("metrics"):
-        table = comparing.table(cells, how)
+        table = comparing.table(cells, how, comparing.unions_beside_parts(job.probes))
     begin(folder)
     write_table(folder / "comparison.csv", table)
     text = markdown(table, config.similarity.name)

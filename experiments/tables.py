@@ -4,8 +4,8 @@ Writes table1.md, table1.csv and so on. A run of final_layer, or a cell of a run
 similarity_comparison with default hyperparameters, counts as a row if its run.json says so (the
 target and its weights, probe, concepts, encoder, similarity function, summary, class names; of
 published labels the file), never by its folder's name; of several the latest. Averages are of the
-numbers above them. A number without a run says which command would give it. Nothing of the paper is
-filled in as ours.
+numbers above them, the union of ImageNet and Broden among them, as the paper's are. A number
+without a run says which command would give it. Nothing of the paper is filled in as ours.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _cells(run: Run, rows: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
     defaults = {s["name"]: s for s in reversed(run.get("similarities", []))}
     probes = {AVERAGE: {"name": AVERAGE}, **run.get("probes", {})}
     for row in rows:
-        if row["setting"] == "default":
+        if row["setting"] == "default" and row["probe"] in probes:
             facts = {"method": {"name": "clip_dissect"}, "probe": probes.get(row["probe"]),
                      "concepts": run.get("concepts", {}).get(row["concepts"]),
                      "similarity": defaults.get(row["similarity"])}  # fmt: skip
@@ -161,7 +161,10 @@ def _judged(wanted: Row, runs: Sequence[Run]) -> Row:
 
 
 def _averaged(wanted: Row, cells: Sequence[Row], runs: Sequence[Run]) -> Row:
-    """The mean of the cells; its interval where one comparison gave them all."""
+    """The mean of the cells, as in the paper's Table 3: of four probes, one a union of two others.
+
+    Its interval where one comparison gave them all.
+    """
     values = [cell["ours"] for cell in cells]
     if None in values:
         return _started(wanted) | {"verdict": "not run: needs the numbers that it is of"}

@@ -9,7 +9,12 @@ from scipy import stats
 
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Units, difference, interval, values
-from clipdissect.evaluation.bootstrap import distributions
+from clipdissect.evaluation.bootstrap import (
+    distributions,
+    intervals,
+    share_difference_interval,
+    share_interval,
+)
 from clipdissect.evaluation.measures import auc, mean, median
 
 
@@ -124,12 +129,69 @@ def test_differences_are_paired() -> None:
     better = Units(one.table.assign(plane_cos=one.table["plane_cos"] + 0.1), {})
     found = difference(better, one, Resampling(500))
     # The same units in both: what differs by a constant has no spread, however wide each is.
-    assert found["plane_cos"] == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
-    assert found["top1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    every = {"units": 59, "only_one": 0, "only_other": 0}
+    assert found["plane_cos"] == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1, **every})
+    assert found["mean_rank"]["units"] == 57
+    assert found["top1"]["value"] == 0.0
+    assert -0.05 < found["top1"]["low"] <= 0 <= found["top1"]["high"] < 0.05
     back = difference(one, better, Resampling(500))
     assert back["plane_cos"]["low"] == pytest.approx(-0.1)
     loose = interval(distributions(one, Resampling(500))["plane_cos"], 0.95)
     assert loose["high"] - loose["low"] > 0.1
+
+
+def shares(right: list[float]) -> Units:
+    names = [f"class {i}" for i in range(len(right))]
+    return Units(pd.DataFrame({"unit": range(len(right)), "truth": names, "right": right}), {})
+
+
+@pytest.mark.parametrize("right", [0, 1, 59, 118])
+def test_shares_have_wilsons_interval(right: int) -> None:
+    some = shares([1.0] * right + [0.0] * (118 - right))
+    found = intervals(some, distributions(some, Resampling(100)), 0.95)["top1"]
+    wanted = stats.binomtest(right, 118).proportion_ci(0.95, "wilson")
+    assert found == pytest.approx({"low": wanted.low, "high": wanted.high})
+    assert found["high"] - found["low"] > 0.02  # nothing is known exactly of 118 units
+    assert share_interval(0, 0, 0.95)["low"] is None
+
+
+def test_differences_of_shares_cover_zero_as_often_as_they_say() -> None:
+    draw, inside = np.random.default_rng(3), 0
+    for _ in range(500):
+        both = draw.random(60) < 0.1
+        one, other = ((both | (draw.random(60) < 0.02)).astype(float) for _ in "ab")
+        found = share_difference_interval(one, other, 0.9)
+        inside += found["low"] <= 0 <= found["high"]
+    assert inside / 500 > 0.87
+    # None of 118 against one: the bootstrap knows of nothing above 0.
+    one, other = np.zeros(118), np.eye(118)[0]
+    found = share_difference_interval(one, other, 0.95)
+    assert found["low"] < -1 / 118 < 0 < found["high"]
+
+
+def test_differences_of_shares_by_hand() -> None:
+    one = np.array([1.0] * 38 + [0.0] * 12)
+    other = np.array([1.0] * 36 + [0.0] * 2 + [1.0] * 3 + [0.0] * 9)
+    found = share_difference_interval(one, other, 0.95)
+    p, q, phi = 0.76, 0.78, (36 * 9 - 2 * 3) / np.sqrt(38 * 12 * 39 * 11)
+    a, b = (stats.binomtest(k, 50).proportion_ci(0.95, "wilson") for k in (38, 39))
+    down, up = p - a.low, b.high - q
+    assert found["low"] == pytest.approx(p - q - np.sqrt(down**2 - 2 * phi * down * up + up**2))
+    assert found["low"] < p - q < found["high"]
+
+
+def test_leaving_units_out_gains_nothing() -> None:
+    every = units(60)
+    cosines = every.table["plane_cos"].to_numpy().copy()
+    cosines[cosines < np.nanmedian(cosines)] = np.nan  # the hard ones are left out
+    some = Units(every.table.assign(plane_cos=cosines, similarity=np.nan), {})
+    found = difference(some, every, Resampling(300))
+    assert values(some)["plane_cos"] - values(every)["plane_cos"] > 0.2
+    assert found["plane_cos"]["value"] == found["plane_cos"]["low"] == 0.0
+    counts = {k: found["plane_cos"][k] for k in ("units", "only_one", "only_other")}
+    assert counts == {"units": 30, "only_one": 0, "only_other": 29}
+    assert found["auc"]["value"] is None
+    assert "no unit that both" in found["auc"]["reason"]
 
 
 def test_only_the_same_units_are_compared() -> None:

@@ -34,7 +34,7 @@ def test_ranks_are_places_in_the_sorted_scores(name: str, memory_gb: float) -> N
     # The place of the wanted concept in the list of all, best first, as `top` gives it.
     for unit in range(UNITS):
         if wanted[unit] < 0:
-            assert found[unit] == 0
+            assert found[unit].isnan()
         else:
             assert found[unit] == best[unit].tolist().index(int(wanted[unit])) + 1
     assert found[5:].tolist() == [1, CONCEPTS]
@@ -47,11 +47,27 @@ def test_top_images_are_enough_where_they_are_for_the_scores() -> None:
     assert ranks(scorer, p, top_images(q, 9), wanted).equal(ranks(scorer, p, q, wanted))
 
 
-def test_equal_scores_rank_in_concept_order() -> None:
+def test_equal_scores_share_the_middle_rank() -> None:
     p, q = inputs()
-    twice = ConceptActivations(p.image_embeds, p.text_embeds[[3, 3, 3]])
-    found = ranks(Cosine(), twice, q[:, :3], torch.tensor([0, 1, 2]))
-    assert found.tolist() == [1, 2, 3]
+    twice = ConceptActivations(p.image_embeds, p.text_embeds[[3, 3, 3, 3]])
+    found = ranks(Cosine(), twice, q[:, :3], torch.tensor([0, 1, 3]))
+    assert found.tolist() == [2.5, 2.5, 2.5]
+    # Blocks of one concept each, with one that is ahead or behind.
+    some = ConceptActivations(p.image_embeds, p.text_embeds[[3, 3, 5]])
+    best = Cosine().top(some, q[:, :1], 1).concepts[0, 0].item()
+    found = ranks(Cosine(memory_gb=1e-9), some, q[:, :1], torch.tensor([1]))
+    assert found.tolist() == [1.5 if best in (0, 1) else 2.5]
+
+
+def test_copies_are_no_rivals() -> None:
+    p, q = inputs()
+    order = [7, 3, 3, 9, 7, 3]  # texts are 7, 3, 9
+    some = ConceptActivations(p.image_embeds, p.text_embeds[order])
+    once = ConceptActivations(p.image_embeds, p.text_embeds[[7, 3, 9]])
+    first = torch.tensor([True, True, False, True, False, False])
+    for place, plain in ((0, 0), (1, 1), (3, 2)):
+        found = ranks(Cosine(), some, q, torch.full((UNITS,), place), first)
+        assert found.equal(ranks(Cosine(), once, q, torch.full((UNITS,), plain)))
 
 
 def test_a_concept_for_every_unit() -> None:

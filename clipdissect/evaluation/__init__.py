@@ -6,7 +6,7 @@ with intervals and controls, for descriptions of any method; `difference` compar
 
 from __future__ import annotations
 
-from clipdissect.evaluation.bootstrap import Resampling, difference, interval
+from clipdissect.evaluation.bootstrap import Resampling, difference, interval, share_interval
 from clipdissect.evaluation.final import Evaluation, evaluate
 from clipdissect.evaluation.layers import final_layer, layer_metrics, metrics
 from clipdissect.evaluation.measures import values
@@ -28,6 +28,7 @@ __all__ = [
     "layer_metrics",
     "metrics",
     "places365",
+    "share_interval",
     "unit_table",
     "values",
 ]

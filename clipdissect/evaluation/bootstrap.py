@@ -1,10 +1,12 @@
-"""Bootstrap intervals over units, of metrics and of differences between two sets of labels.
+"""Intervals over units, of metrics and of differences between two sets of labels.
 
-The percentile interval: it is defined for medians and for accuracies near 0 and 1, where the
-acceleration of BCa isn't, can't leave a metric's range, and over a thousand units the two differ
-by less than the last digit that tables show. The resampled units depend on the seed and the number
-of units alone, so that two sets of labels of the same units are resampled alike: the interval of
-their difference is a paired one.
+Shares (accuracies, any mean of zeros and ones) have Wilson's score interval, and paired differences
+of them Newcombe's: a bootstrap of 0 right labels of 118 draws nothing but zeros, and would call the
+share 0 exactly. All other numbers have the bootstrap's percentile interval: it is defined for
+medians, can't leave a metric's range, and over a thousand units BCa differs by less than the last
+digit that tables show. The resampled units depend on the seed and the number of units alone, so
+that two sets of labels of the same units are resampled alike: the interval of their difference is a
+paired one.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import binomtest
 
 from clipdissect.errors import DissectError
-from clipdissect.evaluation.measures import metrics_of, values
+from clipdissect.evaluation.measures import Metric, metrics_of
 from clipdissect.evaluation.units import Units
 
 _NUMBERS_AT_ONCE = 1_000_000
@@ -91,9 +94,65 @@ def interval(drawn: Float[np.ndarray, " resamples"], confidence: float) -> dict[
     return {"low": float(low), "high": float(high)}
 
 
-def intervals(drawn: Distributions, confidence: float) -> dict[str, Any]:
-    """JSON-able intervals, by metric."""
-    return {name: interval(some, confidence) for name, some in drawn.items()}
+def share_interval(right: int, of: int, confidence: float) -> dict[str, Any]:
+    """JSON-able `low` and `high` of a share by Wilson's score method; None and a reason if of none.
+
+    Args:
+        right: how many are.
+        of: of how many.
+        confidence: of the interval.
+
+    Source: Wilson, JASA 1927, as in scipy.
+    """
+    if not of:
+        return {"low": None, "high": None, "reason": "there is nothing to count"}
+    found = binomtest(right, of).proportion_ci(confidence, method="wilson")
+    return {"low": float(found.low), "high": float(found.high)}
+
+
+def share_difference_interval(
+    one: Float[np.ndarray, " units"], other: Float[np.ndarray, " units"], confidence: float
+) -> dict[str, Any]:  # fmt: skip
+    """JSON-able `low` and `high` of one share minus another of the same units.
+
+    Args:
+        one, other: a zero or one for each unit.
+        confidence: of the interval.
+
+    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions
+    based on paired data", Statistics in Medicine 1998, method 8.
+    """
+    if not len(one):
+        return {"low": None, "high": None, "reason": "there is nothing to count"}
+    p, q = float(one.mean()), float(other.mean())
+    mine, theirs = (share_interval(int(side.sum()), len(side), confidence) for side in (one, other))
+    spread = np.sqrt(p * (1 - p) * q * (1 - q))
+    phi = float((one * other).mean() - p * q) / spread if spread else 0.0
+    ends = {}
+    for end, sign, a, b in (
+        ("low", -1, p - mine["low"], theirs["high"] - q),
+        ("high", 1, mine["high"] - p, q - theirs["low"]),
+    ):
+        ends[end] = float(p - q + sign * np.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0)))
+    return ends
+
+
+def intervals(units: Units, drawn: Distributions, confidence: float) -> dict[str, Any]:
+    """JSON-able intervals, by metric.
+
+    Args:
+        units: whose metrics.
+        drawn: their `distributions`.
+        confidence: of the intervals.
+    """
+    found = {}
+    for metric in metrics_of(units):
+        if metric.is_share:
+            hits = units.table[metric.columns[0]]
+            found[metric.name] = share_interval(int(hits.sum()), len(hits), confidence)
+        elif metric.name in drawn:
+            found[metric.name] = interval(drawn[metric.name], confidence)
+    return found
 
 
 def difference(
@@ -102,13 +161,17 @@ def difference(
 ) -> dict[str, Any]:  # fmt: skip
     """One minus the other, with paired intervals, for the metrics that both have.
 
+    Both are over the units that have the metric on both sides: labels that leave the hard units out
+    gain nothing by it.
+
     Args:
         one, other: of the same units in the same order.
         how: resampling.
         drawn: their `distributions`, where they are at hand already.
 
     Returns:
-        JSON-able: metric to `value`, `low` and `high`.
+        JSON-able: metric to `value`, `low` and `high`; `units` (it is of), and `only_one` and
+        `only_other` (left out as the other side has no number of them).
 
     Raises:
         DissectError: they aren't of the same units and right labels.
@@ -116,11 +179,46 @@ def difference(
     keys = ["unit", "truth"]
     if not one.table[keys].equals(other.table[keys]):
         raise DissectError("only labels of the same units, with the same truth, can be compared")
+    theirs = {metric.name for metric in metrics_of(other)}
     first, second = drawn or (distributions(one, how), distributions(other, how))
-    mine, theirs = values(one), values(other)
     return {
-        name: {"value": mine[name] - theirs[name]}
-        | interval(first[name] - second[name], how.confidence)
-        for name in first
-        if name in second and mine[name] is not None and theirs[name] is not None
+        metric.name: _difference(metric, (one, other), (first, second), how)
+        for metric in metrics_of(one)
+        if metric.name in theirs
     }
+
+
+def _difference(
+    metric: Metric, sides: tuple[Units, Units], drawn: tuple[Distributions, Distributions],
+    how: Resampling,
+) -> dict[str, Any]:  # fmt: skip
+    """A metric of one side minus the other's, over the units that both have."""
+    columns = [side.table[list(metric.columns)].to_numpy(dtype=float) for side in sides]
+    known = [~np.isnan(own).any(axis=1) for own in columns]
+    both = known[0] & known[1]
+    mine, theirs = (own[both] for own in columns)
+    value = float(metric.of(*mine.T) - metric.of(*theirs.T)) if both.any() else float("nan")
+    found = {"units": int(both.sum()), "only_one": int((known[0] & ~both).sum()),
+             "only_other": int((known[1] & ~both).sum())}  # fmt: skip
+    if np.isnan(value):
+        reason = "there is no unit that both have a number of, or it is undefined over them"
+        return {"value": None, "low": None, "high": None, "reason": reason, **found}
+    if metric.is_share:
+        span = share_difference_interval(mine[:, 0], theirs[:, 0], how.confidence)
+    elif (known[0] == known[1]).all():
+        span = interval(drawn[0][metric.name] - drawn[1][metric.name], how.confidence)
+    else:
+        resampled = _resampled(metric, (mine, theirs), how)
+        span = interval(resampled, how.confidence)
+    return {"value": value, **span, **found}
+
+
+def _resampled(
+    metric: Metric, sides: tuple[Float[np.ndarray, "units columns"], ...], how: Resampling
+) -> Float[np.ndarray, " resamples"]:
+    """The difference of a metric in every resampled set of the units that both sides have."""
+    one, other = sides
+    return np.concatenate([
+        metric.of(*np.moveaxis(one[rows], -1, 0)) - metric.of(*np.moveaxis(other[rows], -1, 0))
+        for rows in how.rows(len(one))
+    ])  # fmt: skip

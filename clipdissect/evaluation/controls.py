@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from clipdissect.evaluation.units import TOP, Units
+from clipdissect.classes import is_a_name, synonyms
+from clipdissect.evaluation.units import ANY, TOP, Units
 from clipdissect.evaluation.vectors import Vectors
+
+NO_ORDER = "a constant order of the concepts that is chosen knowing the truth is no control"
 
 
 def best_constant(
@@ -18,8 +20,9 @@ def best_constant(
 ) -> tuple[Units, dict[str, str]]:
     """The same label for every unit: for each metric the concept that reaches most in it.
 
-    It is chosen knowing the truth, so no constant label is better. For `top5` it is a list of five,
-    for the ranks one order of all concepts: the commonest right labels first.
+    It is chosen knowing the truth, so no constant label is better. For `top5` it is a list of five.
+    It has no rank: the order of all concepts that is best on average lists the class names first,
+    which nobody could without the truth.
 
     Args:
         units: whose truth; only metrics that these have are filled in.
@@ -38,13 +41,25 @@ def best_constant(
         chosen[f"{name}_cos"] = label
         table[f"{name}_cos"] = vectors.cosines([label] * len(truth), truth)
     inside = set(concepts)
-    order = [name for name, _ in Counter(t for t in truth if t in inside).most_common()]
-    place = {name: i + 1.0 for i, name in enumerate(order)}
-    ranks = np.array([place.get(name, np.nan) for name in truth])
-    _add(table, units, ranks)
-    if "right" in table and order:
-        chosen["top1"] = order[0]
-    return Units(table, _reasons(units)), chosen
+    order = [name for name, _ in Counter(t for t in truth if t in inside).most_common(TOP)]
+    if "right" in units.table:
+        table["right"] = np.isin(truth, order[:1]).astype(float)
+        chosen |= {"top1": order[0]} if order else {}
+    if "top5" in units.table:
+        table["top5"] = np.isin(truth, order).astype(float)
+    if f"right{ANY}" in units.table:
+        label = _commonest_name(truth, concepts)
+        table[f"right{ANY}"] = np.asarray(is_a_name([label] * len(truth), truth), dtype=float)
+        chosen |= {f"top1{ANY}": label} if label else {}
+    ranks = {name: NO_ORDER for name in ("mean_rank", "median_rank") if "rank" in units.table}
+    return Units(table, _reasons(units) | ranks), chosen
+
+
+def _commonest_name(truth: Sequence[str], concepts: Sequence[str]) -> str:
+    """The concept that is a name of most classes; empty where none is of any."""
+    names = Counter(name for own in truth for name in synonyms(own))
+    best = max(concepts, key=lambda text: names[text.casefold()], default="")
+    return best if names[best.casefold()] else ""
 
 
 def random_labels(
@@ -70,7 +85,11 @@ def random_labels(
     table = _start(units).assign(description=labels)
     for name, vectors in cosines.items():
         table[f"{name}_cos"] = vectors.cosines(labels, truth)
-    _add(table, units, ranks)
+    columns = {"right": ranks == 1, "top5": ranks <= TOP, "rank": ranks,
+               f"right{ANY}": is_a_name(labels, truth)}  # fmt: skip
+    for name, column in columns.items():
+        if name in units.table:
+            table[name] = np.asarray(column, dtype=float)
     return Units(table, _reasons(units))
 
 
@@ -79,14 +98,6 @@ def _start(units: Units) -> pd.DataFrame:
     return start
 
 
-def _add(table: pd.DataFrame, units: Units, ranks: Float[np.ndarray, " units"]) -> None:
-    """What follows from the rank, as far as the labels have it."""
-    columns = {"right": (ranks == 1).astype(float), "top5": (ranks <= TOP).astype(float),
-               "rank": ranks}  # fmt: skip
-    for name, column in columns.items():
-        if name in units.table:
-            table[name] = column
-
-
 def _reasons(units: Units) -> dict[str, str]:
-    return units.reasons | {"auc": "these labels have no score"}
+    reasons = units.reasons | {"auc": "these labels have no score"}
+    return reasons | {f"top5{ANY}": "there is one label a unit, not five"}

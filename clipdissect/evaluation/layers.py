@@ -9,6 +9,7 @@ import pandas as pd
 from clipdissect.concepts import Concepts
 from clipdissect.describe import NULL
 from clipdissect.errors import MissingResource
+from clipdissect.evaluation.final import of_concepts
 from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
@@ -28,7 +29,7 @@ def metrics(
     Args:
         descriptions: of `dissect`.
         target: knows its classes.
-        concepts: the set that the descriptions come from; None takes the descriptions themselves.
+        concepts: what the descriptions could be chosen from; None where that isn't known.
         sentences: the sentence encoder of the cosine, or why it is undefined.
         store: keeps the embeddings.
     """
@@ -87,12 +88,13 @@ def final_layer(
     """Exact-label accuracy and mean sentence cosine of last-layer descriptions (Sec. 4.2).
 
     A unit without a description counts as wrong, and is left out of the cosine. Also top-5
-    accuracy, where there are five descriptions a unit, and AUC, where some labels are right.
+    accuracy, where there are five descriptions a unit, and AUC, where some labels are right; and
+    both accuracies with any of the class's names for right.
     """
     described, names = rows["description"].tolist(), target.class_names
+    texts = None if concepts is None else concepts.texts
     found: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
-    texts = tuple(filter(None, dict.fromkeys(described))) if concepts is None else concepts.texts
-    found["classes_in_concepts"] = len(set(names) & set(texts))
+    found |= of_concepts(names, texts)
     cosines: dict[str, Vectors | str] = {}
     if sentences is None or isinstance(sentences, MissingResource):
         cosines["sentence"] = str(sentences or "none configured")

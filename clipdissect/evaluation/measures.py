@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from clipdissect.evaluation.units import NOT_DESCRIBED, Units
+from clipdissect.evaluation.units import ANY, NOT_DESCRIBED, Units
 
 Values = Float[np.ndarray, "*sets units"]
 
@@ -25,12 +25,14 @@ class Metric:
         columns: of the units' table that it reads.
         of: takes these columns, each `[*sets, units]`, and returns `[*sets]`; NaN where undefined.
         empty: why it is undefined where its columns are there.
+        is_share: whether it is the mean of one column of zeros and ones.
     """
 
     name: str
     columns: tuple[str, ...]
     of: Callable[..., Float[np.ndarray, "*sets"]]
     empty: str
+    is_share: bool = False
 
 
 def mean(values: Values) -> Float[np.ndarray, "*sets"]:
@@ -68,9 +70,12 @@ def auc(scores: Values, right: Values) -> Float[np.ndarray, "*sets"]:
         return np.asarray(pairs / (first * second), dtype=float)
 
 
+_NO_UNITS = "there are no units"
 METRICS = (
-    Metric("top1", ("right",), mean, "there are no units"),
-    Metric("top5", ("top5",), mean, "there are no units"),
+    Metric("top1", ("right",), mean, _NO_UNITS, is_share=True),
+    Metric(f"top1{ANY}", (f"right{ANY}",), mean, _NO_UNITS, is_share=True),
+    Metric("top5", ("top5",), mean, _NO_UNITS, is_share=True),
+    Metric(f"top5{ANY}", (f"top5{ANY}",), mean, _NO_UNITS, is_share=True),
     Metric("mean_rank", ("rank",), mean, "no right label has a rank"),
     Metric("median_rank", ("rank",), median, "no right label has a rank"),
     Metric("auc", ("similarity", "right"), auc, "it takes right and wrong labels with scores"),
@@ -90,14 +95,19 @@ def metrics_of(units: Units) -> list[Metric]:
 
 
 def values(units: Units) -> dict[str, Any]:
-    """JSON-able metrics; an undefined one is None, with the reason under `<metric>_reason`."""
+    """JSON-able metrics; an undefined one is None, with the reason under `<metric>_reason`.
+
+    Also how many labels are right (`top1_right`), and how many units the ranks are of (`ranked`).
+    """
     found: dict[str, Any] = {}
     for metric in metrics_of(units):
         columns = [units.table[c].to_numpy(dtype=float) for c in metric.columns]
         value = float(metric.of(*columns))
         found |= defined(metric.name, value, metric.empty)
-        if metric.name == "top1":
-            found["top1_right"] = int(columns[0].sum())
+        if metric.columns[0].startswith("right"):
+            found[f"{metric.name}_right"] = int(columns[0].sum())
+        if metric.name == "mean_rank":
+            found["ranked"] = int((~np.isnan(columns[0])).sum())
     for name, reason in units.reasons.items():
         found |= {name: None, f"{name}_reason": reason}
     return found

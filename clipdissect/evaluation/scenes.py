@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from clipdissect.evaluation.bootstrap import Resampling, interval
+from clipdissect.evaluation.bootstrap import Resampling, share_interval
 from clipdissect.evaluation.units import TOP
 from clipdissect.places import MATCHINGS, match_key, places_to_broden
 
@@ -30,7 +29,7 @@ def places365(
         names: the 365 classes.
         scenes: Broden's scene labels. Without them right labels are counted over all classes, and
             the denominator is the paper's 267; that is the same where all labels are of scenes.
-        how: resampling, for the intervals.
+        how: the intervals are made.
 
     Source: Table 2.
     """
@@ -69,12 +68,9 @@ def _hits(
 
 
 def _accuracy(name: str, right: int, of: int, how: Resampling) -> dict[str, Any]:
-    """The share, with an interval: resampled classes are right as often as a binomial says."""
+    """The share, with its interval."""
     if not of:
         return {name: None, f"{name}_reason": "no class is among Broden's scenes"}
-    generator = np.random.default_rng(how.seed)
-    drawn = generator.binomial(of, min(right / of, 1.0), how.resamples) / of
-    return {
-        name: right / of, f"{name}_right": right, "classes": of,
-        f"{name}_interval": interval(drawn, how.confidence),
-    }  # fmt: skip
+    # Without Broden's scenes more classes may be right than the published number of them.
+    span = share_interval(min(right, of), of, how.confidence)
+    return {name: right / of, f"{name}_right": right, "classes": of, f"{name}_interval": span}

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from clipdissect.annotations import Masks
+from clipdissect.concepts import Concepts
 from clipdissect.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.dissection import Result, warn_of_skipped
 from clipdissect.errors import DissectError
@@ -102,6 +104,7 @@ class Masked(Method):
         return Result(
             pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run,
             target=target, thresholds={name: own.levels for name, own in fires.found.items()},
+            vocabulary=_vocabulary(fires, concepts),
         )  # fmt: skip
 
     def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
@@ -152,6 +155,8 @@ class Masked(Method):
         if NULL in table:
             table.loc[dead, NULL] = np.nan
         nowhere = (table["description"] == "").to_numpy()
+        if "truth_rank" in table:
+            table.loc[nowhere, "truth_rank"] = np.nan  # no description, no rank
         tied = (table["margin"] == 0).to_numpy()
         flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: levels.saturated.numpy()}
         table.insert(list(table).index("margin") + 1, COLUMN, flags_of(flags))
@@ -164,7 +169,7 @@ class Masked(Method):
         self, target: Target, fires: Dense, concepts: ConceptMasks, job: Job,
         notes: tuple[str, ...],
     ) -> dict[str, Any]:  # fmt: skip
-        probe = fires.probe
+        probe, own = fires.probe, _vocabulary(fires, concepts)
         return {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(), "machine": machine(),
@@ -172,8 +177,8 @@ class Masked(Method):
             "target": target.facts,
             "probe": {"name": probe.name, "images": len(probe), "used": len(fires.images),
                       "skipped": fires.left_out},
-            "concepts": {"name": f"masks of {probe.name}", "texts": len(concepts.concepts),
-                         "categories": list(concepts.categories)},
+            "concepts": {"name": own.name, "texts": len(own), "digest": own.digest,
+                         "masks": len(concepts.concepts), "categories": list(concepts.categories)},
             "method": {"name": self.name, **asdict(self)},
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
             "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
@@ -185,12 +190,20 @@ class Masked(Method):
         }  # fmt: skip
 
 
+def _vocabulary(fires: Dense, concepts: ConceptMasks) -> Concepts:
+    """The texts of the masks; formulas are made of them."""
+    texts = tuple(dict.fromkeys(concept.text for concept in concepts.concepts))
+    return Concepts(f"masks of {fires.probe.name}", texts)
+
+
 def truth_ranks(counts: Tally, concepts: ConceptMasks, truth: list[str]) -> list[float]:
     """Where the right text stands among the single concepts by IoU, from 1; NaN where it isn't.
 
+    Texts with equal IoU share the middle of their ranks.
+
     Args:
         counts: of the units.
-        concepts: the concepts; of several with one text the best counts.
+        concepts: the concepts; several with one text are one, with the best one's IoU.
         truth: each unit's right text.
 
     Raises:
@@ -200,11 +213,14 @@ def truth_ranks(counts: Tally, concepts: ConceptMasks, truth: list[str]) -> list
     if len(truth) != len(scores):
         raise DissectError(f"there are {len(scores)} units, but {len(truth)} right labels")
     texts = np.array([concept.text for concept in concepts.concepts], dtype=object)
-    found = []
-    for row, text in zip(scores, truth, strict=True):
-        own = row[texts == text]
-        found.append(float(1 + (row > own.max()).sum()) if len(own) else float("nan"))
-    return found
+    distinct = np.unique(texts)
+    best = np.stack([scores[:, texts == text].max(axis=1) for text in distinct], axis=1)
+    ranks = rankdata(-best, axis=1)
+    number = {text: n for n, text in enumerate(distinct)}
+    return [
+        float(row[number[text]]) if text in number else float("nan")
+        for row, text in zip(ranks, truth, strict=True)
+    ]
 
 
 def ranked(

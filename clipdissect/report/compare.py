@@ -210,13 +210,14 @@ def _values(runs: tuple[Run, Run], pairs: list[Pair], by: str) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _right(run: Run, pair: Pair) -> int | None:
-    """How many of the pair's labels are the class's name."""
+def _right(run: Run, pair: Pair) -> tuple[int, int] | None:
+    """How many of the pair's labels are the class's name, and how many are any of its names."""
     truth = truth_of(run, pair.name)
     if truth is None:
         return None
     is_compared = run.rows(pair.name)["unit"].isin(pair.units).to_numpy()
-    return int(truth["right"][is_compared].sum())
+    exact, near = (truth[c][is_compared].sum() for c in ("right", "right_any_synonym"))
+    return int(exact), int(near)
 
 
 def _pairing(runs: tuple[Run, Run], pairs: list[Pair]) -> list[str]:

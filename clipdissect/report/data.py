@@ -61,7 +61,9 @@ def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
 def truths(
     run: Run, layer: str, texts: Texts, units: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """`t` right texts, `r` whether the label is, `k` the right one's rank; empty without truth.
+    """`t` right texts, `r` whether the label is right (2: by a synonym), `k` its rank.
+
+    Empty without truth.
 
     Args:
         run: the run.
@@ -76,7 +78,10 @@ def truths(
         truth = truth.set_axis(run.rows(layer)["unit"].tolist()).loc[list(units)]
     return {
         "t": [texts.number(name) for name in truth["truth"]],
-        "r": [int(right) for right in truth["right"]],
+        "r": [
+            1 if right else 2 if near else 0
+            for right, near in zip(truth["right"], truth["right_any_synonym"], strict=True)
+        ],
         "k": [short(rank) for rank in truth["rank"]],
     }
 

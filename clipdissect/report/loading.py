@@ -17,7 +17,8 @@ from clipdissect.method.published import Published
 from clipdissect.report.material import Material, read_material
 
 NUMBERS = re.compile(
-    r"unit|rank|activation|margin|null_similarity|truth_rank|right|top5|similarity(_\d+)?|.*_cos"
+    r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
+    r"|similarity(_\d+)?|.*_cos"
 )
 NO_IMAGES = ("layer", "unit", "rank", "image", "activation")
 

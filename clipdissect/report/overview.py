@@ -50,6 +50,7 @@ class Layer:
         scores: of the best descriptions; None where there are none.
         right, top5: how many labels are, and have among their best five, the class's name; None
             without ground truth.
+        near: how many labels are any of the class's names.
         classes_in_concepts: how many class names could be found at all; None where unknown.
         null_95, above_null: of `evaluation.layers.null_metrics`; None where the run has no null.
     """
@@ -67,6 +68,7 @@ class Layer:
     frequent: dict[str, int]
     scores: Histogram | None
     right: int | None = None
+    near: int | None = None
     top5: int | None = None
     classes_in_concepts: int | None = None
     null_95: float | None = None
@@ -123,6 +125,7 @@ def _layer(run: Run, name: str) -> Layer:
         frequent={str(k): int(v) for k, v in live["description"].value_counts()[:FREQUENT].items()},
         scores=histogram_of(rows["similarity"]),
         right=None if truth is None else int(truth["right"].sum()),
+        near=None if truth is None else int(truth["right_any_synonym"].sum()),
         top5=None if top5 is None else round(top5 * len(rows)),
         classes_in_concepts=judged.get("classes_in_concepts"),
         null_95=null.get("null_95"), above_null=null.get("above_null"),

@@ -17,7 +17,7 @@ from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
 from clipdissect.probe.imagenet_truth import synsets
 from clipdissect.studies.correlation import Pairs
-from clipdissect.studies.numbers import check_least, mean_interval
+from clipdissect.studies.numbers import check_least, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,8 @@ def measured(
     """
     given = nearest[chosen]
     found: dict[str, Any] = {
-        "truth": mean_interval((given == truth) * 1.0, how),
-        "prediction": mean_interval((given == predicted) * 1.0, how),
+        "truth": share(given == truth, how),
+        "prediction": share(given == predicted, how),
     }
     generator = np.random.default_rng(how.seed)
     living = (nearest >= 0).nonzero()[0]

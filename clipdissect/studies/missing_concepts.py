@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
+from clipdissect.classes import synonyms
 from clipdissect.concepts import Concepts
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, Units, difference, unit_table
@@ -17,7 +19,7 @@ from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.hypernyms import Hypernyms
 from clipdissect.probe import Probe
-from clipdissect.studies.numbers import check_least, judged, mean_interval
+from clipdissect.studies.numbers import check_least, judged, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +175,13 @@ class GroupLabels:
     Args:
         units: their labels and the truth.
         in_group: whether each unit's label is one of the group's names.
+        in_group_any_synonym: whether it is any name of a class of the group.
         rows: of the descriptions, for the tables.
     """
 
     units: Units
-    in_group: np.ndarray
+    in_group: Bool[np.ndarray, " units"]
+    in_group_any_synonym: Bool[np.ndarray, " units"]
     rows: pd.DataFrame
 
 
@@ -199,8 +203,13 @@ def labels_of_group(
     """
     rows = described.iloc[list(numbers)].reset_index(drop=True)
     names = [truth.names[i] for i in numbers]
-    inside = rows["description"].isin(names).to_numpy(dtype=float)
-    return GroupLabels(unit_table(rows, names, concepts.texts, cosines), inside, rows)
+    inside = rows["description"].isin(names).to_numpy(dtype=bool)
+    known = {text for name in names for text in synonyms(name)}
+    others = set(truth.names) - set(names)  # a class outside of the group may have such a name
+    near = [text in names or (text not in others and text.casefold() in known)
+            for text in rows["description"]]  # fmt: skip
+    units = unit_table(rows, names, concepts.texts, cosines)
+    return GroupLabels(units, inside, np.asarray(near, dtype=bool), rows)
 
 
 def group_metrics(
@@ -218,9 +227,10 @@ def group_metrics(
 
     Returns:
         `units`, `missing` (metrics, `intervals`, `in_group`: the share of labels that name some
-        member of the group), `present` and `minus_present` where there is one, `controls`
-        (`best_constant`, `random`, `random_in_group`: the expectation of a random name of the
-        group; `in_group` of each, which for `random` is the group's share of the concepts),
+        member of the group, and `in_group_any_synonym`), `present` and `minus_present` where there
+        is one, `controls` (`best_constant`, `random`, `random_in_group`: the expectation of a
+        random name of the group; `in_group` of each, which for `random` is the group's share of the
+        concepts),
         `minus_best_constant`.
     """
     ready = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
@@ -257,4 +267,7 @@ def _controls(
 
 
 def _with_share(labels: GroupLabels, how: Resampling) -> dict[str, Any]:
-    return judged(labels.units, how) | {"in_group": mean_interval(labels.in_group, how)}
+    return judged(labels.units, how) | {
+        "in_group": share(labels.in_group, how),
+        "in_group_any_synonym": share(labels.in_group_any_synonym, how),
+    }

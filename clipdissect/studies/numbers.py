@@ -1,4 +1,4 @@
-"""Numbers with bootstrap intervals, of units or of anything else that can be resampled."""
+"""Numbers with intervals, of units or of anything else that can be resampled."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.evaluation import Resampling, interval, values
+from clipdissect.evaluation import Resampling, interval, share_interval, values
 from clipdissect.evaluation.bootstrap import distributions, intervals
 from clipdissect.evaluation.units import Units
 from clipdissect.evaluation.vectors import Vectors, vectors
@@ -32,9 +32,22 @@ def mean_interval(of: Float[np.ndarray, " things"], how: Resampling) -> dict[str
     return {"value": float(known.mean()), **interval(drawn, how.confidence), "of": len(known)}
 
 
+def share(hits: Bool[np.ndarray, " things"], how: Resampling) -> dict[str, Any]:
+    """JSON-able: the share that is true, its Wilson interval, and how many things it is of.
+
+    Args:
+        hits: whether each thing (unit, image) is.
+        how: whose confidence.
+    """
+    right, of = int(hits.sum()), len(hits)
+    span = share_interval(right, of, how.confidence)
+    return {"value": right / of if of else None, **span, "right": right, "of": of}
+
+
 def judged(units: Units, how: Resampling) -> dict[str, Any]:
     """JSON-able metrics of units, with `intervals`."""
-    return {**values(units), "intervals": intervals(distributions(units, how), how.confidence)}
+    drawn = distributions(units, how)
+    return {**values(units), "intervals": intervals(units, drawn, how.confidence)}
 
 
 def embedded(

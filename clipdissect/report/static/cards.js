@@ -12,7 +12,7 @@
     const list = FLAGS.filter(([bit]) => flags & bit).map(([, name, why]) => el("span", { class: "badge", title: why, text: name }));
     if (item.layer.r) {
       const right = item.layer.r[item.row];
-      list.push(el("span", { class: right ? "badge right" : "badge wrong", text: right ? "✓ right" : "✗ wrong" }));
+      list.push(el("span", { class: right ? "badge right" : "badge wrong", text: ["✗ wrong", "✓ right", "✓ a synonym"][right] }));
     }
     if (item.layer.near) {
       const near = item.layer.near[item.row];
