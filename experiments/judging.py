@@ -120,7 +120,7 @@ def earlier(config: Any) -> dict[str, Units]:
         MissingResource: a folder has no complete run of this runner.
     """
     found = {}
-    for folder in config.evaluation.against:
+    for folder in parameters(config.evaluation)["against"]:
         path = Path(folder).expanduser()
         if not (path / "run.json").is_file() or not (path / "units.csv").is_file():
             raise MissingResource(

@@ -135,7 +135,9 @@ def find(shards: str | Sequence[str]) -> list[Shard]:
     """
     from braceexpand import braceexpand
 
-    given = [shards] if isinstance(shards, str) else list(shards)
+    given = [shards] if isinstance(shards, str) else shards
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise DissectError(f"probe.shards must be text or a list of texts; got {shards!r}")
     try:
         patterns = [one for pattern in given for one in braceexpand(str(pattern))]
     except ValueError as error:  # unbalanced braces
