@@ -140,6 +140,9 @@ def groups_of(runtime: Any) -> list[dict[str, str]]:
     """
     from clipdissect.errors import DissectError
 
+    for one in runtime.methods:
+        if not isinstance(one, str) and not hasattr(one, "get"):
+            raise DissectError(f"runtime.methods lists names and {{name: ...}}; got {one!r}")
     names = [one if isinstance(one, str) else str(one.get("name")) for one in runtime.methods]
     if not names or len(set(names)) < len(names):
         raise DissectError(f"runtime.methods lists methods, each once; got {names}")

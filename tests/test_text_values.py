@@ -15,8 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from clipdissect import concepts
-from clipdissect.errors import DissectError
+from clipdissect import concepts, probe
+from clipdissect.errors import DissectError, MissingResource
+from experiments import judging
 from experiments.help import conf_folder
 from experiments.quoting import on_command_line
 from experiments.schema import GROUPS, Root, Text, register, schema_of, strict
@@ -195,3 +196,23 @@ def test_parts_of_unions_are_checked_where_they_are_built() -> None:
 
 def test_the_schemas_text_is_what_the_wording_looks_for() -> None:
     assert str(Text).replace("typing.", "") == "Union[str, bytes]"
+
+
+def test_lists_of_text_are_plain_where_the_runners_read_them() -> None:
+    # omegaconf yields its nodes, not their values, when a list of a union's values is iterated.
+    with pytest.raises(MissingResource, match="the run to compare with"):
+        judging.earlier(compose("config", overrides=["evaluation.against=[gone]"]))
+
+
+def test_a_folder_may_start_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    config = compose("config", overrides=['paths.results="~/x"'], return_hydra_config=True)
+    raw: Any = OmegaConf.to_container(config.hydra.run, resolve=False)
+    assert raw["dir"].startswith("${expand:${paths.results}}/")
+    assert OmegaConf.create({"a": "${expand:${b}}", "b": "~/x"}).a == "/somewhere/x"
+
+
+def test_shards_must_be_text() -> None:
+    for wrong in (1e3, [1, 2]):
+        with pytest.raises(DissectError, match=r"probe\.shards must be text"):
+            probe.build("webdataset", shards=wrong)

@@ -152,7 +152,9 @@ def find(shards: str | Sequence[str]) -> list[Shard]:
     """
     from braceexpand import braceexpand
 
-    given = [shards] if isinstance(shards, str) else list(shards)
+    given = [shards] if isinstance(shards, str) else shards
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise DissectError(f"probe.shards must be text or a list of texts; got {shards!r}")
     for one in given:
         not_empty(shards=one)
     try:
