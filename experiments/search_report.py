@@ -87,7 +87,9 @@ def table(study: Any, jobs: Sequence[Job]) -> pd.DataFrame:
             "report": job.objective["report"] if job else None, **trial.params,
             "folder": str(job.folder) if job else "",
         })  # fmt: skip
-    return pd.DataFrame(rows).astype({"trial": "Int64", "tuning": float, "report": float})
+    kinds = {"trial": "Int64", "tuning": float, "report": float}
+    table: pd.DataFrame = pd.DataFrame(rows).astype(kinds)
+    return table
 
 
 def _default_cells(known: Mapping[str, Any]) -> dict[str, Any]:
