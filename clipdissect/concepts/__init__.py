@@ -71,10 +71,8 @@ def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> 
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
     if isinstance(what, str) and what.replace("_", "").isalnum() and not Path(what).exists():
-        raise DissectError(
-            f"{unknown('concept set or text file', what, OPTIONS)}. For words of your own pass a "
-            f"list: [{what!r}]"
-        )
+        message = unknown("concept set or text file", what, OPTIONS)
+        raise DissectError(f"{message}. To give the texts themselves, pass a list")
     if isinstance(what, (str, Path)):
         return _reported(file(str(what)))
     if isinstance(what, Mapping):
