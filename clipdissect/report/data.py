@@ -55,7 +55,7 @@ def side(run: Run, rows: pd.DataFrame, texts: Texts) -> dict[str, Any]:
 def truths(
     run: Run, layer: str, texts: Texts, units: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """`t` right texts, `r` whether the label is (2: by a synonym), `k` the rank; empty without truth.
+    """`t` right texts, `r` whether the label is (2: a synonym), `k` the rank; empty without truth.
 
     Args:
         run: the run.
