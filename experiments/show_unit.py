@@ -84,8 +84,7 @@ def _known(unit: Unit) -> Any:
     if unit.null == unit.null:
         table.add_row("null", f"{unit.null:.3f} (best score with shuffled images)")
     if unit.truth:
-        right = bool(unit.descriptions) and unit.descriptions[0][0] == unit.truth
-        table.add_row("class", Text(f"{unit.truth} ({'right' if right else 'wrong'})"))
+        table.add_row("class", Text(f"{unit.truth} ({_verdict(unit)})"))
     for name, label in unit.others.items():
         table.add_row(Text(name), Text(label or "-"))
     if unit.counts:
@@ -94,6 +93,15 @@ def _known(unit: Unit) -> Any:
         line = "".join(BLOCKS[-(-8 * count // most)] for count in unit.counts)
         table.add_row("activation", f"{unit.low:.3g} {line} {unit.high:.3g}")
     return table
+
+
+def _verdict(unit: Unit) -> str:
+    """Whether the description is the class's name, or any of its names."""
+    from clipdissect.classes import is_a_name
+
+    label = unit.descriptions[0][0] if unit.descriptions else ""
+    near = is_a_name([label], [unit.truth])[0]
+    return "right" if label == unit.truth else "right: a synonym" if near else "wrong"
 
 
 def _names(unit: Unit, images: int) -> Any:

@@ -16,7 +16,9 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from clipdissect import concepts, sentence, similarity
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
-from clipdissect.evaluation import Units
+from clipdissect.evaluation import Resampling, Units
+from clipdissect.probe import Probe
+from clipdissect.probe.joined import join
 from clipdissect.target import Target
 from experiments import (
     comparing,
@@ -92,6 +94,51 @@ def test_the_best_is_the_default_where_nothing_is_better() -> None:
         same = comparing.unsearched(default, report)
         pd.testing.assert_frame_equal(best.units.table, same.units.table)
         assert same.setting == comparing.UNSEARCHED
+
+
+def cell(name: str, similarity: str, right: list[float], cosines: list[float]) -> comparing.Cell:
+    names = [f"class {i}" for i in range(len(right))]
+    units = pd.DataFrame({"unit": range(len(right)), "truth": names, "right": right,
+                          "right_any_synonym": right, "x_cos": cosines})  # fmt: skip
+    return comparing.Cell(name, "c", similarity, "default", "", 9, Units(units, {}))
+
+
+def test_an_average_without_the_union_stands_beside_the_papers() -> None:
+    shares = {"a": [1.0, 0, 0, 0], "b": [0.0, 0, 0, 0], "a+b": [1.0, 1, 1, 1]}
+    cells = [cell(name, "soft_wpmi", right, right) for name, right in shares.items()]
+    found = comparing.table(cells, Resampling(100), ["a+b"]).set_index(["metric", "probe"])["value"]
+    assert found["top1", "average"] == pytest.approx(1.25 / 3)  # as the paper's
+    assert found["top1", "average without unions"] == pytest.approx(0.125)
+    plain = comparing.table(cells[:2], Resampling(100))
+    assert "average without unions" not in set(plain["probe"])
+    nothing = comparing.table([cell("a", "s", [0.0] * 4, [0.0] * 4)] * 2, Resampling(100))
+    wide = nothing[(nothing["metric"] == "top1")]
+    assert (wide["high"] > 0.4).all()  # no share of four units is known to be 0
+
+
+def test_the_papers_average_counts_the_union() -> None:
+    numbers = paper.values()["table3"]
+    for metric in ("mpnet_cos", "top1"):
+        for name in ("rank_reorder", "wpmi", "soft_wpmi"):
+            *probes, average = numbers[metric][name]
+            assert average == pytest.approx(sum(probes) / 4, abs=1e-3)
+            assert average != pytest.approx(sum(probes[:3]) / 3, abs=1e-3)
+
+
+def test_a_function_that_leaves_units_out_does_not_lead_by_it() -> None:
+    nan = float("nan")
+    cells = [cell("a", "every", [1.0, 0, 0, 0], [0.9, 0.8, 0.1, 0.1]),
+             cell("a", "some", [1.0, 0, 0, 0], [0.9, 0.8, nan, nan])]  # fmt: skip
+    found = comparing.table(cells, Resampling(100)).set_index(["metric", "similarity", "probe"])
+    assert found.loc[("x_cos", "every", "a"), "best"] == "some"
+    assert found.loc[("x_cos", "every", "a"), "minus_best"] == 0.0  # over the two they share
+
+
+def test_unions_are_told_by_their_parts() -> None:
+    a, b = (Probe.of(name, [f"{name}1"], lambda i: None, name) for name in "ab")
+    both = join("both", [a, b])
+    assert comparing.unions_beside_parts({"x": a, "y": both}) == ["y"]
+    assert comparing.unions_beside_parts({"y": both}) == []
 
 
 def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:

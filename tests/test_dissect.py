@@ -16,6 +16,7 @@ from torch import nn
 
 import clipdissect
 from clipdissect import similarity
+from clipdissect.concepts.base import clean
 from clipdissect.describe import Describer, describe_layer
 from clipdissect.errors import DissectError
 from clipdissect.kept import KeptTop, few_distinct, top_of
@@ -227,6 +228,17 @@ def test_ranks_of_right_concepts(images: Path) -> None:
         dissect(images, truth={"head": ["red"]})
     with pytest.raises(DissectError, match="unknown layer of truth 'haed'"):
         dissect(images, truth={"haed": ["red"]})
+
+
+def test_copies_of_a_concept_have_one_rank(images: Path) -> None:
+    once = ["cyan", "red", "green", "blue"]
+    truth = {"head": ["red", "cyan", "green", "blue"]}
+    plain = dissect(images, concepts=once, truth=truth).descriptions["truth_rank"]
+    texts = ["cyan", "red", "cyan", "green", "red", "green", "blue", "cyan"]
+    kept = clean("kept", texts, duplicates="keep")
+    table = dissect(images, concepts=kept, truth=truth).descriptions
+    assert table["truth_rank"].tolist()[:3] == plain.tolist()[:3]
+    assert table["truth_rank"][0] == table["truth_rank"][2] == 1
 
 
 def test_few_distinct_activations_are_flagged(images: Path) -> None:

@@ -102,9 +102,12 @@ def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[s
     table = pd.read_csv(folder / "units.csv", keep_default_na=False)
     assert list(table["description"]) == ["red", "green", "blue", ""]
     assert list(table["rank"]) == ["1", "1", "", ""]
-    assert set(found["intervals"]) == {"mpnet_cos", "top1", "top5", "mean_rank", "median_rank",
+    assert set(found["intervals"]) == {"mpnet_cos", "top1", "top1_any_synonym", "top5",
+                                       "top5_any_synonym", "mean_rank", "median_rank",
                                        "auc"}  # fmt: skip
     assert found["controls"]["best_constant"]["top1"] == 0.25
+    assert (final["concepts"], final["classes_in_concepts"], final["ranked"]) == (5, 2, 2)
+    assert final["top1_any_synonym"] == final["top5_any_synonym"] == 0.5
     run = facts(folder, "run")
     assert run["method"] == {"name": "clip_dissect"}
     assert run["sentences"] == {"mpnet": "mpnet", "clip_vit_b16": None}
@@ -136,7 +139,9 @@ def test_two_functions_are_compared_in_pairs(
     first = runner()
     second = runner("similarity=cosine", f"evaluation.against=[{first}]")
     found = facts(second)["differences"][str(first)]
-    assert found["top1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    every = {"units": 4, "only_one": 0, "only_other": 0}
+    assert found["top1"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 0.0, **every})
+    assert found["mpnet_cos"]["units"] == 3  # one is dead
     assert f"minus {first}: mpnet_cos 0.0000" in capsys.readouterr().out
     with pytest.raises(MissingResource, match=r"evaluation\.against"):
         runner("evaluation.against=[nowhere]")
@@ -159,6 +164,8 @@ def test_published_labels_need_nothing_else(
                     f"evaluation.truth={tmp_path}/classes.txt")  # fmt: skip
     final = facts(folder)["final_layer"]
     assert (final["top1"], final["mpnet_cos"], final["truth"]) == (0.5, 0.5, "classes")
+    assert "a file of labels" in facts(folder)["controls_reason"]
+    assert facts(folder)["controls"] == {}
     assert not (folder / "top_images.csv").exists()
     assert facts(folder, "run")["digests"]["labels"]
     again = runner("method=published_milan", f"method.path={path}",

@@ -20,9 +20,10 @@ from torch import nn
 
 from clipdissect import method, probe
 from clipdissect.errors import DissectError
+from clipdissect.evaluation import Resampling, Truth, evaluate
 from clipdissect.flags import has_flag
 from clipdissect.masks import ConceptMasks, concept_masks, firing, view, whole_view
-from clipdissect.method import Job
+from clipdissect.method import Job, masked
 from clipdissect.report import regions
 from clipdissect.settings import Settings
 from clipdissect.store import Store
@@ -240,6 +241,50 @@ def test_ranks_of_the_right_labels(root: Path) -> None:
             assert table["truth_rank"][unit] == 1 + listed.index(right)
     with pytest.raises(DissectError, match="6 units, but 1 right"):
         describe(root, "pool", truth={"pool": ["x"]})
+
+
+@pytest.mark.parametrize("name", ["network_dissection", "compositional"])
+def test_dead_units_have_no_rank(root: Path, name: str) -> None:
+    own = target("pool")
+    network = nn.Sequential()
+    network.add_module("first", own.model)
+    network.add_module("some", _SomeUnits())
+    some = replace(own, model=network, layers=("some",))
+    table = describe(root, name=name, own=some, truth={"some": ["sky"] * 6}).descriptions
+    assert table["truth_rank"].isna().tolist() == [False] * 2 + [True] * 4
+    assert (table["description"] == "").tolist() == [False] * 2 + [True] * 4
+
+
+class _SomeUnits(nn.Module):
+    """All units but two are dead."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.cat([maps[:, :2], torch.zeros_like(maps[:, 2:])], dim=1)
+
+
+@pytest.mark.parametrize("name", ["network_dissection", "compositional"])
+def test_the_vocabulary_is_the_masks(root: Path, name: str) -> None:
+    found = describe(root, "pool", name=name)
+    labels = {text(label) for own in LABELS.values() for label in own}
+    assert found.vocabulary is not None
+    assert {label.removesuffix("-c") for label in found.vocabulary.texts} == {
+        label.removesuffix("-c") for label in labels
+    }
+    assert found.run["concepts"]["texts"] == len(found.vocabulary)
+    # Not all of it is a label that was given, but it all could have been.
+    final = evaluate(found.descriptions, Truth("t", ("door",) * 6), found.vocabulary.texts, {}, None,
+                     Resampling(100)).metrics  # fmt: skip
+    assert final["final_layer"]["concepts"] == len(found.vocabulary)
+    assert final["controls"]["best_constant"]["top1"] == 1.0
+
+
+def test_equal_ious_share_the_middle_rank() -> None:
+    # Texts and IoUs: a 0.5 (twice: 0.1), b 0, c 0, d 0.25; of equal ones, ranks 3 and 4 are shared.
+    texts = ["a", "b", "c", "d", "a"]
+    scores = np.array([[0.1, 0.0, 0.0, 0.25, 0.5]] * 6)
+    found = masked.ranks_among(scores, texts, ["a", "b", "c", "d", "x", "a"])
+    assert found[:4] + found[5:] == [1.0, 3.5, 3.5, 2.0, 1.0]
+    assert np.isnan(found[4])
 
 
 @pytest.mark.parametrize(

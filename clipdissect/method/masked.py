@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 from clipdissect.annotations import Masks
@@ -212,14 +214,26 @@ def truth_ranks(counts: Tally, concepts: ConceptMasks, truth: list[str]) -> list
     scores = concept_iou(counts, concepts)
     if len(truth) != len(scores):
         raise DissectError(f"there are {len(scores)} units, but {len(truth)} right labels")
-    texts = np.array([concept.text for concept in concepts.concepts], dtype=object)
-    distinct = np.unique(texts)
-    best = np.stack([scores[:, texts == text].max(axis=1) for text in distinct], axis=1)
-    ranks = rankdata(-best, axis=1)
+    return ranks_among(scores, [concept.text for concept in concepts.concepts], truth)
+
+
+def ranks_among(
+    scores: Float[np.ndarray, "units concepts"], texts: Sequence[str], wanted: Sequence[str]
+) -> list[float]:
+    """The rank of each unit's wanted text by score, from 1; NaN where there is no such text.
+
+    Args:
+        scores: larger is better.
+        texts: of the concepts; those with one text count once, with their best score.
+        wanted: a text for each unit.
+    """
+    names = np.array(texts, dtype=object)
+    distinct = list(dict.fromkeys(texts))
+    best = np.stack([scores[:, names == text].max(axis=1) for text in distinct], axis=1)
     number = {text: n for n, text in enumerate(distinct)}
     return [
         float(row[number[text]]) if text in number else float("nan")
-        for row, text in zip(ranks, truth, strict=True)
+        for row, text in zip(rankdata(-best, axis=1), wanted, strict=True)
     ]
 
 
