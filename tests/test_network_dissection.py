@@ -247,7 +247,7 @@ def test_ranks_of_the_right_labels(root: Path) -> None:
 def test_dead_units_have_no_rank(root: Path, name: str) -> None:
     own = target("pool")
     network = nn.Sequential()
-    network.add_module("first", own.model)
+    network.add_module("first", nn.Sequential(own.model.conv, own.model.pool))
     network.add_module("some", _SomeUnits())
     some = replace(own, model=network, layers=("some",))
     table = describe(root, name=name, own=some, truth={"some": ["sky"] * 6}).descriptions
@@ -272,8 +272,8 @@ def test_the_vocabulary_is_the_masks(root: Path, name: str) -> None:
     }
     assert found.run["concepts"]["texts"] == len(found.vocabulary)
     # Not all of it is a label that was given, but it all could have been.
-    final = evaluate(found.descriptions, Truth("t", ("door",) * 6), found.vocabulary.texts, {}, None,
-                     Resampling(100)).metrics  # fmt: skip
+    truth, texts = Truth("t", ("door",) * 6), found.vocabulary.texts
+    final = evaluate(found.descriptions, truth, texts, {}, None, Resampling(100)).metrics
     assert final["final_layer"]["concepts"] == len(found.vocabulary)
     assert final["controls"]["best_constant"]["top1"] == 1.0
 
