@@ -133,7 +133,7 @@ def test_features_under_keys_that_never_come_again_are_not_kept(
             Target("net", net, preprocess(), ("conv", "head")), probe=str(tmp_path / "images"),
             concepts=list(COLOURS), encoder=encoder, store=store, images=3,
             similarity=build("soft_wpmi", top_k=4),
-            settings=Settings(device="cpu", workers=0, keep=keep, shard=7),
+            settings=Settings(device="cpu", workers=0, batch_size=4, keep=keep, shard=7),
         )  # fmt: skip
         return {"run": found.run, "told": found.descriptions["description"].tolist()}
 
