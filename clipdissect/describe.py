@@ -124,27 +124,27 @@ class Describer:
         if self._shuffled is not None:
             table[NULL] = _spread(self._null[layer.name].cpu().numpy(), scored, np.nan)
         if layer.ranks is not None:
-            table["truth_rank"] = layer.ranks
+            table["truth_rank"] = np.where(layer.dead, np.nan, layer.ranks)
         return _frame(table)
 
     def _truth_ranks(
-        self, activations: Activations, truth: Sequence[str], live: Bool[Tensor, " units"]
+        self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit is dead.
+        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit isn't scored.
 
         Among the different texts: copies of one have one embedding, so the first stands for all.
         """
         first = {text: i for i, text in reversed([*enumerate(self._texts)])}
-        wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[live]
-        out = np.full(len(live), np.nan)
+        wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[scored]
+        out = np.full(len(scored), np.nan)
         if (wanted >= 0).any():
             rivals = None
             if len(first) < len(self._texts):
                 rivals = torch.zeros(len(self._texts), dtype=torch.bool)
                 rivals[list(first.values())] = True
-            q = for_scoring(activations, live)
+            q = for_scoring(activations, scored)
             found = ranks(self._similarity, self._concept_activations, q, wanted, rivals)
-            out[live.numpy()] = found.numpy()
+            out[scored.numpy()] = found.numpy()
         return out
 
 
