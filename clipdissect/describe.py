@@ -130,7 +130,7 @@ class Describer:
     def _truth_ranks(
         self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN where one isn't among the texts, or the unit isn't scored.
+        """Ranks of the right concepts; NaN where one is missing, or the unit isn't scored.
 
         Among the different texts: copies of one have one embedding, so the first stands for all.
         """
