@@ -149,6 +149,7 @@ def capture(
     notes = randomness.notes(scratch.fickle, target.name, encoder.name if encoder else "")
     for note in notes:
         log.warning(note)
+    notes += digest.passing_notes(found.digests)
     return replace(found, holder=(holder, store, scratch), seconds=stages.seconds, notes=notes,
                    readings=known)  # fmt: skip
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -85,6 +85,20 @@ def is_passing(digest: str) -> bool:
     What is kept under it is of use to this run alone.
     """
     return digest.startswith(_PASSING)
+
+
+def passing_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on the networks whose features couldn't be kept; see `is_passing`.
+
+    Args:
+        digests: name to digest.
+    """
+    return tuple(
+        f"the features of {name} are of this run alone and not in the store: the network holds "
+        f"what can't be looked into (the log names it)"
+        for name, found in digests.items()
+        if is_passing(found)
+    )
 
 
 @functools.cache  # once for each

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdissect.encoder import Encoder
+from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
 from clipdissect.hooks import Recorder, Reduce, recording
 from clipdissect.reading import Reading, summarise
@@ -38,8 +39,7 @@ class Networks:
         self.encoder, self.recorder, self.settings = encoder, recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
         # A half or double network wants its own type; of one without weights any will do.
-        floating = (p.dtype for p in target.model.parameters() if p.is_floating_point())
-        self.dtype = next(floating, torch.float32)
+        self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
         self.most: int | None = None  # images that fit the device at once, once that is known
 
     def __call__(
@@ -166,14 +166,23 @@ def networks(
 @contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
     """The network in evaluation mode on the device; both as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with evaluating(model):
+        try:
+            model.to(device)
+            yield
+        finally:
+            model.to(before)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode within the block; each module's mode as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()  # not chained: a train() of the user's may return nothing
-        model.to(device)
         yield
     finally:
-        model.to(before)
         for module, training in modes.items():
             module.training = training
 

@@ -68,11 +68,14 @@ def activation_maps(
 
 
 def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
-    """How the layers' outputs are read as maps; a summary that was asked for doesn't matter.
+    """How the layers' outputs are read as maps.
 
     Raises:
         DissectError: see `trial.read_layers`.
     """
-    return read_layers(
-        target, layers, Summary("mean", settings.summary.layout), settings.torch_device
-    )
+    return read_layers(target, layers, of_maps(settings), settings.torch_device)
+
+
+def of_maps(settings: Settings) -> Summary:
+    """The summary to read maps with; the one that was asked for doesn't matter."""
+    return Summary("mean", settings.summary.layout)

@@ -49,14 +49,10 @@ def named(kind: str, build: Callable[..., T], given: Any) -> T:
     Raises:
         DissectError: neither; or from `build`.
     """
-    if isinstance(given, str):
-        return build(given)
-    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
-        return build(**given)
-    raise DissectError(
+    return _built(build, given, (
         f"{kind} must be a name, or a name with parameters, such as "
         f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
-    )
+    ))  # fmt: skip
 
 
 def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
@@ -74,11 +70,16 @@ def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: An
     """
     if isinstance(given, made):
         return given
+    return _built(build, given, (
+        f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
+        f"got {given!r}"
+    ))  # fmt: skip
+
+
+def _built(build: Callable[..., T], given: Any, otherwise: str) -> T:
+    """Build from a name or a mapping with one; a DissectError that says `otherwise` if neither."""
     if isinstance(given, str):
         return build(given)
     if isinstance(given, Mapping) and isinstance(given.get("name"), str):
         return build(**given)
-    raise DissectError(
-        f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
-        f"got {given!r}"
-    )
+    raise DissectError(otherwise)

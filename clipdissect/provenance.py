@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from clipdissect import __version__, digest
+from clipdissect import __version__
 from clipdissect.captured import Captured
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
@@ -47,25 +46,10 @@ def provenance(
         "readings": {layer: {"rule": reading.describe(), **reading.facts}
                      for layer, reading in captured.readings.items()},
         "precision": settings.numeric,
-        "notes": [*target.notes, *encoder.notes, *probe.notes, *captured.notes,
-                  *passing_notes(captured.digests)],
+        "notes": [*target.notes, *encoder.notes, *probe.notes, *captured.notes],
         "digests": {**captured.digests, "concepts": concepts.digest},
         "computed": list(captured.computed),
     }  # fmt: skip
-
-
-def passing_notes(digests: Mapping[str, str]) -> list[str]:
-    """Notes on the networks whose features couldn't be kept; see `digest.is_passing`.
-
-    Args:
-        digests: name to digest.
-    """
-    return [
-        f"the features of {name} are of this run alone and not in the store: the network holds "
-        f"what can't be looked into (the log names it)"
-        for name, found in digests.items()
-        if digest.is_passing(found)
-    ]
 
 
 def versions() -> dict[str, str]:

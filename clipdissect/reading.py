@@ -62,8 +62,7 @@ class Reading:
 
     def units_of(self, shape: Shape) -> int:
         """How many units an output of this shape has."""
-        inside = shape[: self.images] + shape[self.images + 1 :]
-        return inside[self.units - 1]
+        return _without(shape, self.images)[self.units - 1]
 
     def describe(self) -> str:
         """The rule in words, such as `class token of 1 prefix token and 14 x 14 patches`."""
@@ -216,7 +215,11 @@ class Output:
     @property
     def inside(self) -> Shape:
         """The shape without the images' axis."""
-        return self.shape[: self.images] + self.shape[self.images + 1 :]
+        return _without(self.shape, self.images)
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return shape[:axis] + shape[axis + 1 :]
 
 
 def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -> Reading:
@@ -324,8 +327,10 @@ def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
 def _layout(output: Output, asked: str, evidence: Evidence) -> str:
     """`first` or `last`, the axis of a map's units: as asked, by the layer's type, by the map's
     proportions, by the axes that grow with the input, by other layers' outputs of this shape."""
-    if asked != "auto" or output.own is not None:
-        return output.own if asked == "auto" and output.own else asked.removeprefix("channels_")
+    if asked != "auto":
+        return asked.removeprefix("channels_")
+    if output.own is not None:
+        return output.own
     sizes = {"first": output.inside[1:], "last": output.inside[:2]}
     fits = [name for name, size in sizes.items() if is_grid(size, evidence)]  # type: ignore[arg-type]
     if len(fits) == 1:

@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
-from clipdissect.forward import on_device, run_network
+from clipdissect.forward import evaluating, on_device, run_network
 from clipdissect.hooks import find_layers
 from clipdissect.layers import kind_of
 from clipdissect.reading import Evidence, Output, Reading, Shape, Size, declared, read
@@ -137,11 +138,11 @@ def try_out(target: Target, layers: Sequence[str]) -> Trial:
         DissectError: the network fails on images of its own preprocessing.
     """
     image = target.preprocess(Image.new("RGB", (BLANK, BLANK), (128, 128, 128)))[None]
-    floating = (p for p in target.model.parameters() if p.is_floating_point())
-    like = next(floating, image)
+    like = floating(target.model, image)
     image = image.to(like.device, like.dtype)
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    with torch.random.fork_rng([image.device] if image.is_cuda else []):  # some networks draw
+    drawing = torch.random.fork_rng([image.device] if image.is_cuda else [])  # some networks draw
+    with evaluating(target.model), drawing:
         passes = _passes(target.model, layers, image)
         trial = Trial(target.model, passes, size)
         unsure = [layer for layer in layers if _is_unsure(trial, layer)]
@@ -248,14 +249,12 @@ def _is_unsure(trial: Trial, layer: str) -> bool:
 
 @contextmanager
 def _hooked(model: nn.Module, layers: Sequence[str], outputs: Outputs) -> Iterator[None]:
-    """All modules' outputs go to `outputs` within the block, in evaluation mode."""
+    """All modules' outputs go to `outputs` within the block."""
     names: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
         names[split_layer(layer)[0]].append(layer)
-    modes = {module: module.training for module in model.modules()}
     handles = []
     try:
-        model.eval()
         of_module: dict[nn.Module, list[str]] = defaultdict(list)
         for name, module in model.named_modules(remove_duplicate=False):
             of_module[module] += names.get(name, []) if name else []
@@ -265,8 +264,6 @@ def _hooked(model: nn.Module, layers: Sequence[str], outputs: Outputs) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
 
 
 def _images_axis(layer: str, shapes: Sequence[Shape]) -> int:

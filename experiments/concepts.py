@@ -11,7 +11,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.help import conf_folder
@@ -77,7 +76,7 @@ def _concepts(what: Sequence[str]) -> Concepts:
     Raises:
         DissectError: two sets, or from building it.
     """
-    from clipdissect.concepts import file
+    from clipdissect.concepts import file, is_wrong_name
     from clipdissect.errors import DissectError, unknown
 
     overrides = [w for w in what if w.startswith(("concepts=", "concepts."))]
@@ -87,7 +86,7 @@ def _concepts(what: Sequence[str]) -> Concepts:
     if named and named[0] not in _names():
         if overrides:
             raise DissectError(f"{named[0]} is a file, which has no parameters: {overrides[0]}")
-        if named[0].replace("_", "").isalnum() and not Path(named[0]).exists():
+        if is_wrong_name(named[0]):
             raise unknown("concept set or text file", named[0], _names())
         return file(named[0])
     return _configured([*(f"concepts={name}" for name in named), *overrides])

@@ -70,7 +70,7 @@ def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> 
         return what
     if isinstance(what, str) and what in OPTIONS:
         return build(what)
-    if isinstance(what, str) and what.replace("_", "").isalnum() and not Path(what).exists():
+    if isinstance(what, str) and is_wrong_name(what):
         message = unknown("concept set or text file", what, OPTIONS)
         raise DissectError(f"{message}. To give the texts themselves, pass a list")
     if isinstance(what, (str, Path)):
@@ -83,6 +83,11 @@ def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> 
             f"{shortened(what)}"
         )
     return _reported(of_list(list(what)))
+
+
+def is_wrong_name(what: str) -> bool:
+    """Whether a word that names no concept set was meant as a name and isn't a file's path."""
+    return what.replace("_", "").isalnum() and not Path(what).exists()
 
 
 def _reported(concepts: Concepts) -> Concepts:

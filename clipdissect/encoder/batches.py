@@ -16,8 +16,13 @@ TEXT_BATCH = 256
 def placed(model: nn.Module, images: Tensor) -> Tensor:
     """Move a network to the images' device; returns the images in its type of numbers."""
     model.to(images.device)
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return images.to(next(floating, images.dtype))
+    return images.to(floating(model, images).dtype)
+
+
+def floating(model: nn.Module, otherwise: Tensor) -> Tensor:
+    """A network's first floating-point parameter, whose type its images must have; `otherwise` of a
+    network without any."""
+    return next((p for p in model.parameters() if p.is_floating_point()), otherwise)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Both are kept in the feature store, so that several methods and later runs share
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Exact, Histogram, Levels, collector, firing, is_saturated
 from clipdissect.masks.units import UnitMasks, entry_of, fire
 from clipdissect.probe import Probe
-from clipdissect.reading import READING_VERSION
+from clipdissect.reading import READING_VERSION, Reading
 from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
 from clipdissect.target import Target
@@ -51,6 +51,7 @@ class Dense:
         computed: what was computed and didn't come from the store.
         skipped: numbers of the unreadable images, with the reason; of all layers the same ones.
         found: layer to its levels.
+        known: layer to how its output is read, once that was needed.
         holder: keeps a temporary store alive.
         notes: warnings to record with the results.
     """
@@ -66,6 +67,7 @@ class Dense:
     computed: list[str] = field(default_factory=list)
     skipped: dict[int, str] = field(default_factory=dict)
     found: dict[str, Levels] = field(default_factory=dict)
+    known: dict[str, Reading] = field(default_factory=dict)
     holder: Any = None
     notes: tuple[str, ...] = ()
 
@@ -78,6 +80,16 @@ class Dense:
     def left_out(self) -> dict[str, str]:
         """Names of the unreadable images, with the reason."""
         return {self.probe.images[i]: why for i, why in sorted(self.skipped.items())}
+
+    def readings(self, layers: Collection[str]) -> dict[str, Reading]:
+        """How the layers' outputs are read, found out once for each.
+
+        Raises:
+            DissectError: as `map_readings`.
+        """
+        if lacking := [layer for layer in layers if layer not in self.known]:
+            self.known |= map_readings(self.target, lacking, self.settings)
+        return {layer: self.known[layer] for layer in layers}
 
     def masks(self, layer: str) -> Iterator[UnitMasks]:
         """A layer's units, some hundred at a time, with their masks.
@@ -130,7 +142,7 @@ class Dense:
                 return  # another process was faster
             levels = {name: self.found[name] for name in plan}
             fired = fire(self.target, self.probe, self.settings, self.layout, levels, plan,
-                         self.skipped)  # fmt: skip
+                         self.readings(plan), self.skipped)  # fmt: skip
             for (name, start), key in keys.items():
                 unit, words, bits = fired[name]
                 units = min(GROUP, plan[name].stop - start)
@@ -184,6 +196,7 @@ def dense(
         digests, holder=holder,
     )  # fmt: skip
     _find_levels(made, layers)
+    made.notes += digest.passing_notes(digests)
     return made
 
 
@@ -217,7 +230,7 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
 
 def _keep_out(what: Dense, layers: Sequence[str]) -> None:
     """Move to a temporary store where a layer isn't a function of the image."""
-    known = map_readings(what.target, layers, what.settings)
+    known = what.readings(layers)
     found = randomness.fickle(what.target, None, what.probe, layers, known, what.settings)
     if found:
         what.notes = randomness.notes(found, what.target.name)
@@ -267,7 +280,8 @@ class _Running:
 def _levels(what: Dense, layers: Sequence[str]) -> dict[str, Entry]:
     running: dict[str, _Running] = {}
     skipped: list[Skipped] = []
-    for maps in activation_maps(what.target, layers, what.probe, what.settings):
+    known = what.readings(layers)
+    for maps in activation_maps(what.target, layers, what.probe, what.settings, known):
         skipped += maps.skipped
         for layer, values in maps.layers.items():
             _check(layer, values, maps, what.probe)

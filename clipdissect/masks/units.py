@@ -17,6 +17,7 @@ from clipdissect.masks.kernels import stretch
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Levels, as_firing
 from clipdissect.probe import Probe
+from clipdissect.reading import Reading
 from clipdissect.settings import Settings
 from clipdissect.store import Entry
 from clipdissect.target import Target
@@ -54,7 +55,7 @@ class UnitMasks:
 
 def fire(
     target: Target, probe: Probe, settings: Settings, layout: Layout,
-    levels: Mapping[str, Levels], wanted: Mapping[str, range],
+    levels: Mapping[str, Levels], wanted: Mapping[str, range], readings: Mapping[str, Reading],
     skipped: Collection[int] = (),
 ) -> dict[str, Firing]:  # fmt: skip
     """Where units of some layers fire: unit, word and bits of every word with a bit set.
@@ -64,6 +65,7 @@ def fire(
         layout: of the masks.
         levels: of all units of the layers.
         wanted: layer to its units of interest.
+        readings: how these layers' outputs are read as maps.
         skipped: images that couldn't be read for the levels.
 
     Returns:
@@ -73,7 +75,7 @@ def fire(
         DissectError: another image can't be read.
     """
     parts: dict[str, list[Firing]] = {layer: [] for layer in wanted}
-    for maps in activation_maps(target, list(wanted), probe, settings):
+    for maps in activation_maps(target, list(wanted), probe, settings, readings):
         unreadable = {image.index: image.reason for image in maps.skipped}
         check_still_readable(probe.images, dict.fromkeys(wanted, skipped), unreadable)
         for layer, values in maps.layers.items():

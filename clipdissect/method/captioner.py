@@ -26,7 +26,7 @@ from clipdissect.images import to_pil
 from clipdissect.kept import dead_units, top_of
 from clipdissect.method.base import Job, Method
 from clipdissect.probe import Probe
-from clipdissect.provenance import git_state, machine, passing_notes, versions
+from clipdissect.provenance import git_state, machine, versions
 from clipdissect.stages import Stages
 
 DECODED = 512  # images that are kept decoded
@@ -138,8 +138,7 @@ class Captioner(Method):
                       "used": len(captured.images), "skipped": captured.skipped},
             "method": {"name": self.name, "model": named, **values, "images": job.images},
             "precision": job.settings.numeric,
-            "notes": [*job.target.notes, *job.probe.notes, *captured.notes,
-                      *passing_notes(captured.digests)],
+            "notes": [*job.target.notes, *job.probe.notes, *captured.notes],
             "digests": {**captured.digests, "captioner": getattr(model, "digest", None)},
             "computed": list(captured.computed),
         }  # fmt: skip

@@ -25,7 +25,7 @@ from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
 from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
-from clipdissect.provenance import git_state, machine, passing_notes, versions
+from clipdissect.provenance import git_state, machine, versions
 from clipdissect.stages import Stages
 from clipdissect.target import Target
 
@@ -185,8 +185,7 @@ class Masked(Method):
             "threshold_error": {layer: own.error for layer, own in fires.found.items()},
             "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
             "precision": job.settings.numeric,
-            "notes": [*target.notes, *probe.notes, *fires.notes, *notes,
-                      *passing_notes(fires.digests)],
+            "notes": [*target.notes, *probe.notes, *fires.notes, *notes],
             "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
             "computed": fires.computed,
         }  # fmt: skip

@@ -20,13 +20,15 @@ from torch.nn import functional as F
 
 from clipdissect import digest
 from clipdissect.errors import DissectError
-from clipdissect.maps import activation_maps, map_readings
+from clipdissect.forward import on_device
+from clipdissect.maps import activation_maps, of_maps
 from clipdissect.masks.levels import as_firing, is_saturated
 from clipdissect.probe import Probe
 from clipdissect.reading import READING_VERSION, Reading
 from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
 from clipdissect.target import Target
+from clipdissect.trial import try_out
 
 log = logging.getLogger(__name__)
 
@@ -190,10 +192,16 @@ def _computed(
 
 def _with_maps(target: Target, settings: Settings, layers: Sequence[str]) -> dict[str, Reading]:
     """The layers whose outputs have positions in a grid, with how these are read."""
+    try:
+        with on_device(target.model, settings.torch_device):
+            trial = try_out(target, layers)
+    except DissectError as error:
+        log.info("report: no regions: %s", error)
+        return {}
     found = {}
     for layer in layers:
         try:
-            reading = map_readings(target, [layer], settings)[layer]
+            reading = trial.read(layer, of_maps(settings))
         except DissectError as error:
             log.info("report: no regions of %s: %s", layer, error)
             continue

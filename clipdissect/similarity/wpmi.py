@@ -68,10 +68,8 @@ class Wpmi(Similarity):
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
         exponentials = Exponentials(some, blocks, self.a, self.memory_gb, keep=False)
         constant = embedding_bag(index, exponentials.log_normaliser[:, None], mode="sum").float()
-        sums, magnitudes = (
-            some.bag_sums(index),
-            torch.zeros(units, dtype=torch.float32, device=some.device),
-        )
+        sums = some.bag_sums(index)
+        magnitudes = torch.zeros(units, dtype=torch.float32, device=some.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             joint = sums.block(start, stop).mul_(self.a).sub_(constant)
@@ -88,10 +86,8 @@ class Wpmi(Similarity):
         floats = some.images + 2 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(some.concepts, floats, self.memory_gb, some.device)
         exponentials = Exponentials(some, blocks, self.a, self.memory_gb)
-        inverse, ones = (
-            exponentials.inverse,
-            torch.ones(1, self.top_k, dtype=torch.float32, device=some.device),
-        )
+        inverse = exponentials.inverse
+        ones = torch.ones(1, self.top_k, dtype=torch.float32, device=some.device)
         base, group = ones * self.eps, safe_group(self.eps)
         magnitudes = torch.zeros(units, dtype=torch.float32, device=some.device)
 

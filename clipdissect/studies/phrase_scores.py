@@ -106,10 +106,8 @@ def _log_joint(similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]) ->
     if isinstance(similarity, Wpmi):
         if similarity.eps == 0:
             return lambda exponents, index: embedding_bag(index, exponents, mode="sum")
-        weight, smallest = (
-            torch.ones(1, len(values), dtype=torch.float32, device=values.device),
-            similarity.eps,
-        )
+        weight = torch.ones(1, len(values), dtype=torch.float32, device=values.device)
+        smallest = similarity.eps
         base = weight * similarity.eps
     else:
         weight = membership(similarity.membership, values, similarity.p_start, similarity.p_end)
@@ -123,10 +121,8 @@ def _log_joint(similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]) ->
         beyond = (exponents - _LARGEST_EXPONENT).relu_() if most == _LARGEST_EXPONENT else None
         largest = float(base.max()) + float(weight.max()) * math.exp(most)
         x = exponents.clamp_(max=_LARGEST_EXPONENT).exp_()
-        ones, group = (
-            torch.ones(len(x), dtype=torch.float32, device=x.device),
-            safe_group(smallest, largest),
-        )
+        ones = torch.ones(len(x), dtype=torch.float32, device=x.device)
+        group = safe_group(smallest, largest)
         joint = kernels.log_product_sums(x, index, ones, base, weight, group)
         return joint if beyond is None else joint.add_(embedding_bag(index, beyond, mode="sum"))
 
