@@ -22,6 +22,7 @@ from clipdissect import method, probe
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, evaluate
 from clipdissect.flags import has_flag
+from clipdissect.maps import map_readings
 from clipdissect.masks import ConceptMasks, concept_masks, firing, view, whole_view
 from clipdissect.method import Job, masked
 from clipdissect.report import regions
@@ -433,3 +434,15 @@ def test_shuffled_masks_are_whole_images_of_one_size(root: Path) -> None:
 
     count = len(own.annotated)
     assert {of_image(own, i) for i in range(count)} == {of_image(other, i) for i in range(count)}
+
+
+def test_a_layer_is_tried_out_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def counted(target: Target, layers: Any, settings: Settings) -> Any:
+        tried.extend(layers)
+        return map_readings(target, layers, settings)
+
+    monkeypatch.setattr(firing, "map_readings", counted)
+    describe(root, "pool", "conv")  # passes for randomness, levels and masks
+    assert sorted(tried) == ["conv", "pool"]
