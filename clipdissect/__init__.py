@@ -10,19 +10,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clipdissect._version import __version__
+
 if TYPE_CHECKING:
+    from clipdissect.capture.pooling import Summary
+    from clipdissect.capture.settings import Settings
     from clipdissect.dissection import Result, dissect
     from clipdissect.errors import DissectError
-    from clipdissect.settings import Settings
-    from clipdissect.summary import Summary
 
-__version__ = "0.1.0"
 __all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
 
 _HOMES = {
-    "dissect": "dissection", "Result": "dissection", "DissectError": "errors",
-    "Settings": "settings", "Summary": "summary",
-}  # fmt: skip
+    "dissect": "dissection",
+    "Result": "dissection",
+    "DissectError": "errors",
+    "Settings": "capture.settings",
+    "Summary": "capture.pooling",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,30 +15,30 @@ from torch import Tensor, nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
-from clipdissect import options
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
-from clipdissect import target as targets
-from clipdissect.arguments import shortened
-from clipdissect.capture import capture, check_layers, contribute
+from clipdissect import targets
+from clipdissect.capture.capture import capture, check_layers, contribute
+from clipdissect.capture.settings import Settings
+from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.concepts import Concepts
-from clipdissect.describe import SHUFFLED_BY, Describer, top_images_of_layer
-from clipdissect.digest import Transform
-from clipdissect.distributed import ALONE, Team, all_cores
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
-from clipdissect.histograms import Histograms, histograms
-from clipdissect.paths import store_dir
-from clipdissect.provenance import provenance
-from clipdissect.results import write_result
-from clipdissect.settings import Settings
+from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
+from clipdissect.results.histograms import Histograms, histograms
+from clipdissect.results.provenance import provenance
+from clipdissect.results.run_files import write_result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
-from clipdissect.stages import Stages
 from clipdissect.store import Store
-from clipdissect.target import Target
-from clipdissect.target.wrappers import unwrap
-from clipdissect.texts import text_embeds
+from clipdissect.targets import Target
+from clipdissect.targets.wrappers import unwrap
+from clipdissect.utils import registry
+from clipdissect.utils.distributed import ALONE, Team, all_cores
+from clipdissect.utils.hashing import Transform
+from clipdissect.utils.paths import store_dir
+from clipdissect.utils.timing import Stages
+from clipdissect.utils.type_checks import shortened
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Result:
     Args:
         descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
             (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
-            names, see `clipdissect.flags`), `null_similarity` (the best score with shuffled
+            names, see `clipdissect.results.flags`), `null_similarity` (the best score with shuffled
             images); with the truth known, `truth_rank`: where the right concept stands among all
             texts, from 1; ties share the middle of their ranks, and dead units have none.
         top_images: `layer, unit, rank, image, activation`.
@@ -225,7 +225,7 @@ def _settings(settings: Settings | None, device: str | torch.device | None) -> S
 def _similarity(given: Similarity | Mapping[str, Any] | str) -> Similarity:
     if isinstance(given, Similarity):
         return given
-    return options.named("similarity", similarities.build, given)
+    return registry.named("similarity", similarities.build, given)
 
 
 def _target(
@@ -237,7 +237,7 @@ def _target(
     if not listed or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
     if isinstance(model, (str, Mapping)):
-        model = options.named("target", targets.build, model)
+        model = registry.named("target", targets.build, model)
     if preprocess is not None and not callable(preprocess):
         raise DissectError(
             f"preprocess must be a function of a PIL image; got {shortened(preprocess)}"

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import results_folder
-from experiments.show_final import number, with_interval
-from experiments.studying import launch_study
+from clipdissect.app.launch import results_folder
+from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.study_job import launch_study
 
 PARTS = ("target", "probe", "encoder", "concepts")
 
@@ -24,15 +24,16 @@ PARTS = ("target", "probe", "encoder", "concepts")
 def run(config: Any) -> None:
     """One study as configured."""
     from clipdissect import method, similarity
+    from clipdissect.app import evaluation_job
+    from clipdissect.app import study_job as studying
+    from clipdissect.app.build import of_group
     from clipdissect.evaluation.vectors import Vectors
-    from clipdissect.results import begin
-    from clipdissect.stages import Stages
+    from clipdissect.results.run_files import begin
     from clipdissect.studies import class_from_descriptions as library
     from clipdissect.studies import weight_similarity as weighing
     from clipdissect.studies.features import features
     from clipdissect.studies.numbers import embedded
-    from experiments import judging, studying
-    from experiments.parts import of_group
+    from clipdissect.utils.timing import Stages
     from experiments.weight_similarity import rows_of_layer
 
     folder, stages = results_folder(), Stages()
@@ -45,7 +46,7 @@ def run(config: Any) -> None:
         layer = weighing.feeding_layer(job.target, into, study.layer)
         weights = weighing.linear_weights(job.target.model, into)
         _check(job, weights, into, truth.names)
-        sentences, how = judging.sentences_of(config), judging.resampling_of(config)
+        sentences, how = evaluation_job.sentences_of(config), evaluation_job.resampling_of(config)
     with stages.stage("images"):
         found = features(job, list(dict.fromkeys([layer, into])))
     result = chosen.describe(replace(job, target=replace(job.target, layers=(layer,))))
@@ -183,7 +184,7 @@ def _value(one: dict[str, Any], what: str, label: str) -> dict[str, Any]:
 
 def _panels(table: Any, found: Any, layer: str, study: Any, folder: Path) -> None:
     """Images, each before the top images of its unit."""
-    from clipdissect.describe import top_images_of_layer
+    from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
     top = top_images_of_layer(layer, found.captured.activations[layer], found.captured.images,

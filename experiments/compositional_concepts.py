@@ -15,9 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import results_folder
-from experiments.show_final import with_interval
-from experiments.studying import launch_study
+from clipdissect.app.launch import results_folder
+from clipdissect.app.print_evaluation import with_interval
+from clipdissect.app.study_job import launch_study
 
 LABELS = {"words": "best word", "phrases": "best phrase", "either": "better scored\nof both",
           "joined": "two best\nwords", "random": "two random\nof its words"}  # fmt: skip
@@ -29,18 +29,19 @@ def run(config: Any) -> None:
     import pandas as pd
 
     from clipdissect import method
-    from clipdissect.results import begin
-    from clipdissect.stages import Stages
+    from clipdissect.app import evaluation_job
+    from clipdissect.app import study_job as studying
+    from clipdissect.app.build import of_group
+    from clipdissect.results.run_files import begin
     from clipdissect.studies.features import features
-    from experiments import judging, studying
-    from experiments.parts import of_group
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
         chosen = of_group(method.build, config.method)
         study = studying.settings(config, chosen)
         job, truth = studying.job_of(config, chosen)
-        sentences, how = judging.sentences_of(config), judging.resampling_of(config)
+        sentences, how = evaluation_job.sentences_of(config), evaluation_job.resampling_of(config)
     with stages.stage("images"):
         found = features(job, job.target.layers)
     tables, metrics = [], {}
@@ -63,14 +64,14 @@ def run(config: Any) -> None:
 
 def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[str, Any]]:
     """A layer's best words and phrases, one row a living unit, and what the search cost."""
-    from clipdissect.describe import scored_units
+    from clipdissect.capture.activations import dead_units, for_scoring
+    from clipdissect.capture.text_embeddings import text_embeds
     from clipdissect.errors import DissectError
-    from clipdissect.kept import dead_units, for_scoring
+    from clipdissect.results.describe import scored_units
     from clipdissect.similarity.inputs import ConceptActivations
     from clipdissect.studies import compositional_concepts as library
     from clipdissect.studies.features import similarity_of
     from clipdissect.studies.numbers import share
-    from clipdissect.texts import text_embeds
 
     job, activations = found.job, found.captured.activations[layer]
     similarity = similarity_of(job)
@@ -186,7 +187,7 @@ def _figure(judged: dict[str, Any], folder: Path) -> None:
 
 def _panels(table: Any, layer: str, study: Any, found: Any, folder: Path) -> None:
     """Units whose phrase is best by its score, or gains most over their word."""
-    from clipdissect.describe import top_images_of_layer
+    from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
     comparable = study.normaliser == "concepts"

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.launch import launch, results_folder
+from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> float | None:
     """One dissection as configured; gives the objective of the tuning half, if one is set."""
-    from clipdissect import evaluation, tuning
+    from clipdissect import evaluation
+    from clipdissect.app.build import Parts, track
+    from clipdissect.app.print_run import show
+    from clipdissect.app.reporting import Reporter, truth_of
     from clipdissect.errors import DissectError
-    from clipdissect.results import begin, write_json, write_tables
-    from clipdissect.stages import Stages
-    from experiments.parts import Parts, track
-    from experiments.reporting import Reporter, truth_of
-    from experiments.show import show
+    from clipdissect.evaluation import half_split
+    from clipdissect.results.run_files import begin, write_json, write_tables
+    from clipdissect.utils.timing import Stages
 
     reporter = Reporter.of(config)
     parts = Parts.build(config)
@@ -33,7 +34,7 @@ def run(config: Any) -> float | None:
     if config.objective and parts.concepts is None:
         raise DissectError(f"objective={config.objective} needs a method with concepts")
     if config.objective and parts.concepts:
-        tuning.check(config.objective, parts.target, parts.concepts, parts.sentences)
+        half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images)
@@ -43,7 +44,7 @@ def run(config: Any) -> float | None:
             result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
         )
         if config.objective and parts.concepts:
-            metrics["objective"] = tuning.objective(
+            metrics["objective"] = half_split.objective(
                 config.objective, result.descriptions, parts.target, parts.concepts,
                 parts.sentences, parts.store, config.objective_seed,
             )  # fmt: skip

@@ -16,28 +16,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import launch, results_folder
+from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> None:
     """One evaluation as configured."""
     from clipdissect import method as methods
-    from clipdissect.stages import Stages
-    from experiments import judging
-    from experiments.parts import of_group, track
-    from experiments.reporting import Reporter
-    from experiments.show_final import show
+    from clipdissect.app import evaluation_job
+    from clipdissect.app.build import of_group, track
+    from clipdissect.app.print_evaluation import show
+    from clipdissect.app.reporting import Reporter
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
         reporter = Reporter.of(config)
         method = of_group(methods.build, config.method)
-        job, truth = judging.job_and_truth(config, method)
+        job, truth = evaluation_job.job_and_truth(config, method)
         if not job.team.leads:
             method.assist(job)
             return
-        ready = judging.resampling_of(config), judging.earlier(config), judging.scenes_of(config)
-        sentences = judging.sentences_of(config)
+        ready = (
+            evaluation_job.resampling_of(config),
+            evaluation_job.earlier(config),
+            evaluation_job.scenes_of(config),
+        )
+        sentences = evaluation_job.sentences_of(config)
     result = method.describe(job)
     with stages.stage("metrics"):
         found = _judge(result, job, truth, sentences, ready)
@@ -78,7 +82,7 @@ def _judge(result: Any, job: Any, truth: Any, sentences: Any, ready: Any) -> Any
 
 def _write(folder: Path, result: Any, found: Any) -> None:
     """The tables, then `run.json`, which marks the folder as complete."""
-    from clipdissect.results import begin, write_json, write_table
+    from clipdissect.results.run_files import begin, write_json, write_table
 
     begin(folder)
     write_table(folder / "descriptions.csv", result.descriptions)

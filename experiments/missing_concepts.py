@@ -14,9 +14,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import results_folder
-from experiments.show_final import number, with_interval
-from experiments.studying import launch_study
+from clipdissect.app.launch import results_folder
+from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.study_job import launch_study
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,22 @@ def run(config: Any) -> None:
     """One study as configured."""
     import pandas as pd
 
-    from clipdissect import hypernyms, method
-    from clipdissect.results import begin
-    from clipdissect.stages import Stages
+    from clipdissect import method
+    from clipdissect.app import evaluation_job
+    from clipdissect.app import study_job as studying
+    from clipdissect.app.build import of_group
+    from clipdissect.datasets import wordnet
+    from clipdissect.results.run_files import begin
     from clipdissect.studies.features import features
-    from experiments import judging, studying
-    from experiments.parts import of_group
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
         chosen = of_group(method.build, config.method)
         study = studying.settings(config, chosen)
-        job, truth = judging.job_and_truth(config, chosen)
-        sentences, how = judging.sentences_of(config), judging.resampling_of(config)
-        kinds = hypernyms.installed() or hypernyms.packaged()
+        job, truth = evaluation_job.job_and_truth(config, chosen)
+        sentences, how = evaluation_job.sentences_of(config), evaluation_job.resampling_of(config)
+        kinds = wordnet.installed() or wordnet.packaged()
         _check(study, job, truth, kinds)
     with stages.stage("images"):
         found = features(job, [str(truth.layer)])
@@ -198,7 +200,7 @@ def _bar(one: dict[str, Any], what: str) -> dict[str, Any]:
 
 def _panels(group: str, one: dict[str, Any], study: Any, probe: Any, folder: Path) -> None:
     """Units with truth, description and top images of the probe without the group."""
-    from clipdissect.describe import top_images_of_layer
+    from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
     rows, features, labels = one["rows"], one["features"], one["labels"]

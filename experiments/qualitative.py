@@ -13,20 +13,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from experiments.launch import results_folder
-from experiments.studying import launch_study
+from clipdissect.app.launch import results_folder
+from clipdissect.app.study_job import launch_study
 
 
 def run(config: Any) -> None:
     """One set of panels as configured."""
     from clipdissect import method
-    from clipdissect.results import begin
-    from clipdissect.stages import Stages
+    from clipdissect.app import evaluation_job
+    from clipdissect.app import study_job as studying
+    from clipdissect.app.build import of_group
+    from clipdissect.results.run_files import begin
     from clipdissect.studies import figures
     from clipdissect.studies.features import features
     from clipdissect.studies.qualitative import check
-    from experiments import judging, studying
-    from experiments.parts import of_group
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
@@ -38,7 +39,7 @@ def run(config: Any) -> None:
         known = others[study.rank_by].descriptions if study.rank_by in others else None
         asked = job.target.layers
         check(study, asked, (str(truth.layer), len(truth.names)), known)
-        sentences = judging.sentences_of(config) if study.unit_table is not None else {}
+        sentences = evaluation_job.sentences_of(config) if study.unit_table is not None else {}
     layers = list(asked)
     if study.unit_table is not None and truth.layer not in layers:
         layers.append(str(truth.layer))
@@ -67,7 +68,7 @@ def run(config: Any) -> None:
 
 
 def _units(study: Any, layers: Any, found: Any, results: dict[str, Any]) -> list[tuple[str, int]]:
-    from clipdissect.kept import units_of
+    from clipdissect.capture.activations import units_of
     from clipdissect.studies.qualitative import choose
 
     counts = {layer: units_of(q) for layer, q in found.captured.activations.items()}
@@ -90,7 +91,7 @@ def _table(units: list[tuple[str, int]], results: dict[str, Any]) -> Any:
 def _tops(found: Any, layers: Any, count: int) -> Any:
     import pandas as pd
 
-    from clipdissect.describe import top_images_of_layer
+    from clipdissect.results.describe import top_images_of_layer
 
     captured = found.captured
     tops = (

@@ -17,20 +17,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.launch import launch, results_folder
+from clipdissect.app.launch import launch, results_folder
 
-log = logging.getLogger("experiments.runtime")  # also where it runs as __main__
+log = logging.getLogger("clipdissect.runtime")  # also where it runs as __main__
 
 OURS, PLAIN = "clip_dissect", "plain"
 
 
 def run(config: Any) -> None:
     """One measurement as configured."""
-    from clipdissect.files import write_text
-    from clipdissect.results import begin, write_json, write_table
-    from experiments import runtime_report as report
-    from experiments.parts import track
-    from experiments.runtime_figure import figure
+    from clipdissect.app.build import track
+    from clipdissect.app.runtime import report
+    from clipdissect.app.runtime.figure import figure
+    from clipdissect.results.run_files import begin, write_json, write_table
+    from clipdissect.utils.files import write_text
 
     folder, facts = results_folder(), manifest(config)
     with TemporaryDirectory(prefix="clipdissect-runtime-") as scratch:
@@ -86,13 +86,13 @@ class _Measured:
         """The rounds of sides that take turns: name to the worker's side."""
         from shutil import rmtree
 
-        from experiments.alternation import Side, alternate
+        from clipdissect.app.runtime.time_slicing import Side, alternate
 
         sides: list[Side] = []
         try:
             for name, side in group.items():
                 clock = self.scratch / f"{name}.clock"
-                sides.append(Side(name, "experiments.runtime_worker",
+                sides.append(Side(name, "clipdissect.app.runtime.worker",
                                   [str(self.scratch / "config.yaml"), side], clock,
                                   environment_of(name, self.config.runtime)))  # fmt: skip
                 self.facts[name] = sides[-1].turn(None)  # it is loaded
@@ -156,7 +156,7 @@ def groups_of(runtime: Any) -> list[dict[str, str]]:
 def environment_of(name: str, runtime: Any) -> dict[str, str]:
     """The environment of a side's process: the command line's, whose large pages the plain pipeline
     doesn't take unless it is to keep memory."""
-    from clipdissect.allocator import LARGE_PAGES
+    from clipdissect.utils.memory import LARGE_PAGES
 
     if name != PLAIN or runtime.baseline_keeps_memory:
         return {**os.environ, LARGE_PAGES: "1"}
@@ -183,13 +183,15 @@ def measured_pieces(config: Any) -> Any:
     """Short pieces at several sizes; an empty table where none are asked for."""
     import pandas as pd
 
-    from experiments import runtime_pieces as pieces
-    from experiments.runtime_worker import PLAIN_NEEDS, job_of, with_baseline_batch
+    from clipdissect.app.runtime import microbenchmarks as pieces
+    from clipdissect.app.runtime.worker import PLAIN_NEEDS, job_of, with_baseline_batch
 
     own = config.runtime
     if not own.repeats:
         return pd.DataFrame()
-    logging.getLogger("clipdissect.loader").setLevel(logging.WARNING)  # a line for each piece
+    logging.getLogger("clipdissect.capture.dataloader").setLevel(
+        logging.WARNING
+    )  # a line for each piece
     job = job_of(config, PLAIN_NEEDS)
     assert job.similarity and job.encoder
     dims = job.encoder.embed_texts(["a"], job.settings.torch_device).shape[1]
@@ -208,8 +210,8 @@ def manifest(config: Any) -> dict[str, Any]:
 
     from omegaconf import OmegaConf
 
-    from clipdissect.provenance import git_state, machine, versions
-    from experiments.parts import settings_of
+    from clipdissect.app.build import settings_of
+    from clipdissect.results.provenance import git_state, machine, versions
 
     settings = settings_of(config)
     chosen: Any = OmegaConf.to_container(config, resolve=True)

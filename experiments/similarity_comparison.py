@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.launch import NO_OBJECTIVE, launch, results_folder
+from clipdissect.app.launch import NO_OBJECTIVE, launch, results_folder
 
-log = logging.getLogger("experiments.similarity_comparison")  # also when run as __main__
+log = logging.getLogger("clipdissect.similarity_comparison")  # also when run as __main__
 
 PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
 # What this runner doesn't read, and what to set instead.
@@ -34,12 +34,13 @@ UNUSED = {
 def run(config: Any) -> None:
     """One comparison as configured."""
     from clipdissect import sentence
-    from clipdissect.files import write_text
-    from clipdissect.results import begin, write_json, write_table
-    from clipdissect.stages import Stages
-    from experiments import comparing, judging
-    from experiments.comparison_report import figure, markdown, metrics, tracked
-    from experiments.parts import of_group, track
+    from clipdissect.app import evaluation_job as judging
+    from clipdissect.app.build import of_group, track
+    from clipdissect.app.comparison import table as comparing
+    from clipdissect.app.comparison.report import figure, markdown, metrics, tracked
+    from clipdissect.results.run_files import begin, write_json, write_table
+    from clipdissect.utils.files import write_text
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
@@ -67,11 +68,12 @@ class _Job:
     def __init__(self, config: Any, sentences: Any) -> None:
         from dataclasses import replace
 
-        from clipdissect import options, probe, similarity
+        from clipdissect import probe, similarity
+        from clipdissect.app import evaluation_job as judging
+        from clipdissect.app.build import build_groups, parameters, settings_of, store_of
+        from clipdissect.app.comparison.features import SharedFeatures
         from clipdissect.errors import DissectError, unknown
-        from experiments import judging
-        from experiments.features import SharedFeatures
-        from experiments.parts import build_groups, parameters, settings_of, store_of
+        from clipdissect.utils import registry as options
 
         own = parameters(config.comparison)
         own["probes"] = own["probes"] or {name: name for name in PAPER_PROBES}
@@ -100,8 +102,8 @@ class _Job:
         self.known: dict[tuple[Any, ...], Any] = {}
 
     def cells(self) -> Iterator[Any]:
-        from clipdissect.tuning import halves
-        from experiments.comparing import unsearched
+        from clipdissect.app.comparison.table import unsearched
+        from clipdissect.evaluation.half_split import halves
 
         tuning, report = halves(len(self.truth.names), self.seed)
         for probe in self.probes:
@@ -117,7 +119,7 @@ class _Job:
 
     def _best(self, default: Any, tuning: Any, report: Any) -> Any:
         """The best top_k's cell, the default's among them; of a function without one, that."""
-        from experiments.comparing import best_of
+        from clipdissect.app.comparison.table import best_of
 
         tried = [default]
         if _has_top_k(default.similarity):
@@ -136,10 +138,10 @@ class _Job:
 
     def _scored(self, probe: str, concepts: str, name: str, top_k: int | None) -> Any:
         from clipdissect import similarity
+        from clipdissect.app.comparison.table import Cell, judged
         from clipdissect.evaluation import unit_table
         from clipdissect.evaluation.units import rows_of
         from clipdissect.evaluation.vectors import vectors
-        from experiments.comparing import Cell, judged
 
         chosen = {"top_k": top_k} if _has_top_k(name) and top_k is not None else {}
         given = self.chosen if name == self.chosen["name"] else {"name": name}
@@ -186,7 +188,8 @@ def main() -> None:
 
 def _concept_set(what: Any) -> tuple[str, Any]:
     """A concept set and its name in the tables, from its config's name or its parameters."""
-    from clipdissect import concepts, options
+    from clipdissect import concepts
+    from clipdissect.utils import registry as options
 
     built = options.named("a part of comparison.concepts", concepts.build, what)
     return what if isinstance(what, str) else built.name, built

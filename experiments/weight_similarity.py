@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import results_folder
-from experiments.show_final import number, with_interval
-from experiments.studying import launch_study
+from clipdissect.app.launch import results_folder
+from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.study_job import launch_study
 
 LARGEST = 1000  # rows of largest_weights.csv
 
@@ -26,13 +26,14 @@ LARGEST = 1000  # rows of largest_weights.csv
 def run(config: Any) -> None:
     """One study as configured."""
     from clipdissect import method
+    from clipdissect.app import evaluation_job
+    from clipdissect.app import study_job as studying
+    from clipdissect.app.build import of_group
     from clipdissect.evaluation.vectors import Vectors
-    from clipdissect.results import begin
-    from clipdissect.stages import Stages
+    from clipdissect.results.run_files import begin
     from clipdissect.studies import weight_similarity as library
     from clipdissect.studies.numbers import embedded
-    from experiments import judging, studying
-    from experiments.parts import of_group
+    from clipdissect.utils.timing import Stages
 
     folder, stages = results_folder(), Stages()
     with stages.stage("load"):
@@ -42,7 +43,7 @@ def run(config: Any) -> None:
         into = study.into or str(truth.layer)
         layer = library.feeding_layer(job.target, into, study.layer)
         table = library.linear_weights(job.target.model, into)
-        sentences, how = judging.sentences_of(config), judging.resampling_of(config)
+        sentences, how = evaluation_job.sentences_of(config), evaluation_job.resampling_of(config)
     captured = _captured(job, layer, into)
     result = chosen.describe(replace(job, target=replace(job.target, layers=(layer,))))
     rows = rows_of_layer(result.descriptions, table, layer, into)
@@ -171,7 +172,7 @@ def _panels(
     pairs: Any, captured: Any, layer: str, into: str, study: Any, probe: Any, folder: Path
 ) -> None:
     """Fig. 6a: the largest weights, the unit at the left and the class at the right."""
-    from clipdissect.describe import top_images_of_layer
+    from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
     top = {name: top_images_of_layer(name, captured.activations[name], captured.images,

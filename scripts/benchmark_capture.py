@@ -8,7 +8,7 @@ Three measurements in one run, after a warm-up, on the same images:
 
 - bare: both networks on batches that are ready in memory. No decoding, no store. On a processor
   each batch of a capture runs twice in turn, as part of it and bare; on a GPU whole passes do.
-- ours: `clipdissect.capture` into an empty store, everything included.
+- ours: `clipdissect.capture.capture` into an empty store, everything included.
 - plain: a DataLoader and a loop for each network, every image decoded twice, in batches of
   `--plain-batch-size`, 32 by default.
 
@@ -36,16 +36,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from clipdissect import probe as probes
-from clipdissect.allocator import keep_memory, memory_is_kept
-from clipdissect.capture import capture
+from clipdissect.capture.capture import capture
+from clipdissect.capture.dataloader import workers_for
+from clipdissect.capture.infer_layout import read_layers
+from clipdissect.capture.networks import EMBEDS, networks
+from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
-from clipdissect.forward import EMBEDS, networks
-from clipdissect.loader import workers_for
 from clipdissect.probe import Probe
-from clipdissect.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
-from clipdissect.trial import read_layers
+from clipdissect.targets import Target
+from clipdissect.utils.memory import keep_memory, memory_is_kept
 
 VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
 
@@ -73,7 +73,8 @@ def readings_of(target: Target, settings: Settings) -> Any:
 
 def chosen_networks(name: str) -> tuple[Target, Encoder]:
     """The offline profile's networks, or the paper's with random weights."""
-    from clipdissect import encoder, target
+    from clipdissect import encoder
+    from clipdissect import targets as target
 
     if name == "offline":
         return target.build("efficientnet_lite0"), encoder.build("conse")
@@ -130,7 +131,7 @@ def paired(
     first alternates. So both see the machine at the same speed, however that drifts. For processors
     only: a GPU would be made to wait after every batch.
     """
-    from clipdissect import passes
+    from clipdissect.capture import shard_runner
 
     bare = 0.0
 
@@ -150,11 +151,11 @@ def paired(
 
             yield both
 
-    passes.networks, before = twice, passes.networks  # type: ignore[assignment]
+    shard_runner.networks, before = twice, shard_runner.networks  # type: ignore[assignment]
     try:
         total = ours(target, encoder, probe, settings)
     finally:
-        passes.networks = before
+        shard_runner.networks = before
     return total - bare, bare
 
 
@@ -256,13 +257,13 @@ class _Contiguous:
     """Images as they come, instead of channels-last."""
 
     def __enter__(self) -> None:
-        from clipdissect import forward
+        from clipdissect.capture import networks as forward
 
         self.before: Any = forward._place
         forward._place = lambda images, device: images.to(device)
 
     def __exit__(self, *_: object) -> None:
-        from clipdissect import forward
+        from clipdissect.capture import networks as forward
 
         forward._place = self.before
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect import concepts, encoder, method, probe, similarity, target, testing
+from clipdissect import concepts, encoder, method, probe, similarity, targets, testing
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import MissingResource
 from clipdissect.method import Job
-from clipdissect.paths import store_dir
-from clipdissect.provenance import git_state, machine, versions
-from clipdissect.results import write_json, write_table
-from clipdissect.settings import Settings
+from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store
+from clipdissect.utils.paths import store_dir
 
 KINDS = ("color", "shape", "texture")  # of the probes, beside the most frequent objects
 OBJECTS = 10
@@ -66,7 +66,7 @@ def main() -> None:
 def probes(given: Any, settings: Settings) -> testing.Planted | None:
     """Probes on EfficientNet-Lite0; None where its weights aren't here."""
     try:
-        network = target.build("efficientnet_lite0")
+        network = targets.build("efficientnet_lite0")
     except MissingResource as missing:
         print(f"no planted probes: {missing}")
         return None
@@ -181,7 +181,7 @@ def summary(units: pd.DataFrame) -> str:
 
 def kinds(truth: Sequence[str]) -> list[str]:
     """What is planted: a colour, a shape, a texture, an object or a formula."""
-    from clipdissect.synthetic.patterns import SHAPES, TEXTURES
+    from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES
 
     found = []
     for text in truth:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipdissect.capture.hooks import recording
+from clipdissect.capture.infer_layout import Trial, try_out
+from clipdissect.capture.output_layout import Reading, summarise
+from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
-from clipdissect.hooks import recording
-from clipdissect.reading import Reading, summarise
-from clipdissect.summary import Summary
-from clipdissect.target import Target
-from clipdissect.trial import Trial, try_out
+from clipdissect.targets import Target
 
 IMAGES = 2
 KINDS = ("auto", "max")

@@ -24,11 +24,20 @@ SIMILARITY = [
 ]
 CHECKED = [
     *(
-        f"clipdissect.{name}"
-        for name in ("capture", "describe", "kept", "maps", "passes", "sinks", "summary", "texts")
+        f"clipdissect.capture.{name}"
+        for name in (
+            "activations",
+            "capture",
+            "maps",
+            "pooling",
+            "shard_runner",
+            "text_embeddings",
+            "writers",
+        )
     ),
+    "clipdissect.results.describe",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
-    "clipdissect.annotations",
+    "clipdissect.datasets.segmentation",
     *(
         f"clipdissect.masks.{name}"
         for name in ("counts", "firing", "kernels", "layout", "levels", "search", "units")
@@ -38,7 +47,7 @@ CHECKED = [
 ]
 install_import_hook(CHECKED, "typechecker.check")
 
-from clipdissect.paths import cache_dir  # noqa: E402 - after the hook
+from clipdissect.utils.paths import cache_dir  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 USER_CACHE = cache_dir()  # the real one, which `own_cache` hides

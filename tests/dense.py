@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 SIDE = 8  # of images
 SIZES = ((8, 8), (16, 8))  # of masks

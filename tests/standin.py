@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import launch, results_folder
+from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> float:
@@ -32,7 +32,7 @@ def run(config: Any) -> float:
                  "report": value - 1, "report_units": 3}  # fmt: skip
     (results_folder() / "metrics.json").write_text(json.dumps({"objective": objective}))
     if config.tracking.name != "none":
-        from experiments.parts import track
+        from clipdissect.app.build import track
 
         track(config, results_folder(), {"objective": objective})
     print("done", Path(results_folder()).name)

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdissect import probe, sentence
+from clipdissect.app import build as parts
+from clipdissect.app.help import conf_folder
+from clipdissect.app.schema import register
 from clipdissect.probe import Probe
-from clipdissect.target import Target
-from experiments import parts
-from experiments.help import conf_folder
-from experiments.schema import register
+from clipdissect.targets import Target
 
 
 def class_folders(root: Path, folders: Mapping[str, tuple[int, int, int]]) -> Probe:

@@ -13,8 +13,8 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from experiments.help import COMMANDS, MODULES, RUNNERS, conf_folder, group_folders
-from experiments.schema import GROUPS, Root, schema_of, strict
+from clipdissect.app.help import COMMANDS, MODULES, RUNNERS, conf_folder, group_folders
+from clipdissect.app.schema import GROUPS, Root, schema_of, strict
 
 CONF = conf_folder()
 CHOICES = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in group_folders()}

@@ -12,7 +12,7 @@ from dense import LABELS, read_plainly, write_dense
 from PIL import Image
 
 from clipdissect import probe
-from clipdissect.annotations import Concept
+from clipdissect.datasets.segmentation import Concept
 from clipdissect.errors import DissectError
 from clipdissect.masks import concept_masks
 from clipdissect.probe.broden_masks import label_numbers

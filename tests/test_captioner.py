@@ -17,11 +17,11 @@ from tiny_encoders import WORDS, word_tokenizer, write_hf
 from torch import Tensor
 
 from clipdissect import method, probe
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
-from clipdissect.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 transformers = pytest.importorskip("transformers")
 START, END = 2, 1

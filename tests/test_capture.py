@@ -14,13 +14,13 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 
 from clipdissect import probe
-from clipdissect.capture import capture
-from clipdissect.captured import Captured
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import Captured
+from clipdissect.capture.pooling import Summary
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.settings import Settings
 from clipdissect.store import Store
-from clipdissect.summary import Summary
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 LAYERS = ("conv", "head")
 
@@ -264,8 +264,8 @@ def test_kept_memory_is_not_asked_for_again() -> None:
 import os, resource
 os.cpu_count = lambda: 2
 import numpy as np
-from clipdissect.allocator import keep_memory, memory_is_kept
-from clipdissect.settings import Settings
+from clipdissect.utils.memory import keep_memory, memory_is_kept
+from clipdissect.capture.settings import Settings
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -12,9 +12,9 @@ from conftest import ROOT
 from torch import Tensor, nn
 from torchvision import models
 
-from clipdissect.summary import Summary
-from clipdissect.target import Target
-from clipdissect.trial import try_out
+from clipdissect.capture.infer_layout import try_out
+from clipdissect.capture.pooling import Summary
+from clipdissect.targets import Target
 
 NETS = all_nets()
 DOCS = (ROOT / "docs" / "capture.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedPro
     }  # fmt: skip
     environment.pop("HYDRA_FULL_ERROR", None)
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *arguments],
+        [sys.executable, "-m", "clipdissect.app.cli", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
@@ -77,7 +77,7 @@ def job(first: Path, tmp_path: Path) -> Path:
 def test_help_lists_runners_without_loading_anything_heavy(tmp_path: Path) -> None:
     assert "dissect" in run(tmp_path, "--help").stdout
     assert "profile" in run(tmp_path, "dissect", "--help").stdout
-    check = ("import sys; from experiments.help import usage, runner_help; usage(); "
+    check = ("import sys; from clipdissect.app.help import usage, runner_help; usage(); "
              "runner_help('dissect'); import clipdissect; "
              "print({'torch', 'hydra', 'pandas', 'wandb'} & set(sys.modules))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True,

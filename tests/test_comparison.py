@@ -14,23 +14,20 @@ from test_final_layer import CLASSES, ColourSentences
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import concepts, sentence, similarity
+from clipdissect.app import build as parts
+from clipdissect.app.commands import tables
+from clipdissect.app.comparison import table as comparing
+from clipdissect.app.help import conf_folder
+from clipdissect.app.paper import matching, study_tables
+from clipdissect.app.paper import values as paper
+from clipdissect.app.schema import register
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Units
 from clipdissect.probe import Probe
 from clipdissect.probe.joined import join
-from clipdissect.target import Target
-from experiments import (
-    comparing,
-    fitting,
-    paper,
-    parts,
-    similarity_comparison,
-    study_tables,
-    tables,
-)
-from experiments.help import conf_folder
-from experiments.schema import register
+from clipdissect.targets import Target
+from experiments import similarity_comparison
 
 
 def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +164,7 @@ CLIP_DISSECT = "clip_dissect/resnet50_imagenet_broden.csv"
 
 def published(file: str, **options: Any) -> dict[str, Any]:
     """The manifest's facts on labels of a published file."""
-    config = compose_method(fitting.PRESETS[file.partition("/")[0]])
+    config = compose_method(matching.PRESETS[file.partition("/")[0]])
     digest = paper.values()["label_files"][file]
     return {"method": config | {"path": file} | options, "digests": {"labels": digest}}
 
@@ -271,7 +268,7 @@ def comparison(values: dict[str, float], **facts: Any) -> tuple[dict[str, Any], 
             rows.append({"concepts": "google_20k", "setting": setting, "similarity": "soft_wpmi",
                          "probe": probe, "metric": "mpnet_cos", "value": own, "low": own - 0.01,
                          "high": own + 0.01})  # fmt: skip
-    probes = {name: {"name": name, "images": fitting.IMAGES.get(name, 9)} for name in values}
+    probes = {name: {"name": name, "images": matching.IMAGES.get(name, 9)} for name in values}
     probes.pop("average", None)
     keys = ("date", "encoder", "target", "truth", "summary")
     run = {key: OWN[key] for key in keys} | {

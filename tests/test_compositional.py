@@ -16,7 +16,7 @@ from dense import LABELS, SIZES, fired, maps_of, read_plainly, write_dense
 from test_network_dissection import SHARE, describe
 
 from clipdissect import method
-from clipdissect.annotations import Concept
+from clipdissect.datasets.segmentation import Concept
 from clipdissect.errors import DissectError
 from clipdissect.masks.formulas import Formula
 from clipdissect.masks.kernels.plain import AND, AND_NOT, OR

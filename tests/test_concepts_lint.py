@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipdissect import concepts
+from clipdissect.app.commands import concepts as command
 from clipdissect.concepts.lint import ALIKE, LONG, alike, lint, too_long
-from experiments import concepts as command
 
 
 def test_clean_list_has_nothing_to_mend() -> None:

@@ -13,19 +13,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipdissect import similarity
+from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, group_folders, runner_help, usage
+from clipdissect.app.schema import GROUPS, register, schema_of
+from clipdissect.app.user_errors import explain
 from clipdissect.errors import DissectError
-from clipdissect.target.preprocess import KEYS
-from clipdissect.target.torchvision import PRESETS, default_layers
-from experiments.help import (
-    COMMANDS,
-    RUNNERS,
-    conf_folder,
-    group_folders,
-    runner_help,
-    usage,
-)
-from experiments.schema import GROUPS, register, schema_of
-from experiments.wording import explain
+from clipdissect.targets.preprocess import KEYS
+from clipdissect.targets.torchvision import PRESETS, default_layers
 
 CONF = conf_folder()
 OPTIONS = sorted((path.parent.name, path.stem) for folder in group_folders()

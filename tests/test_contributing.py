@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from sets import picture
 
-from experiments.help import conf_folder
-from experiments.parts import BUILDERS, of_group
-from experiments.schema import GROUPS, register, schema_of
+from clipdissect.app.build import BUILDERS, of_group
+from clipdissect.app.help import conf_folder
+from clipdissect.app.schema import GROUPS, register, schema_of
 
 EXAMPLES = re.compile(
     r"`clipdissect/(?P<group>\w+)/(?P<name>\w+)\.py`.*?\n```python\n(?P<code>.*?)```\s+"

@@ -12,10 +12,10 @@ import similarity_reference as reference
 import torch
 
 from clipdissect import similarity
-from clipdissect.describe import Describer, describe_layer, shuffled
+from clipdissect.capture.activations import KeptTop
 from clipdissect.errors import DissectError
 from clipdissect.evaluation.layers import layer_metrics
-from clipdissect.kept import KeptTop
+from clipdissect.results.describe import Describer, describe_layer, shuffled
 from clipdissect.similarity.inputs import ConceptActivations
 
 WORDS = [f"word {i}" for i in range(40)]

@@ -20,28 +20,28 @@ from tiny import ColourNet, preprocess
 from torch import Tensor, nn
 from torchvision import transforms
 
-from clipdissect import digest
 from clipdissect.errors import DissectError
+from clipdissect.utils import hashing
 
 
 def test_equal_networks_have_equal_digests_in_any_mode() -> None:
-    assert digest.of_model(ColourNet()) == digest.of_model(ColourNet().train())
+    assert hashing.of_model(ColourNet()) == hashing.of_model(ColourNet().train())
 
 
 def test_one_changed_weight_or_buffer_is_noticed() -> None:
-    before = digest.of_model(ColourNet())
+    before = hashing.of_model(ColourNet())
     changed = ColourNet()
     with torch.no_grad():
         changed.head.weight[0, 0] += 1e-6
-    assert digest.of_model(changed) != before
+    assert hashing.of_model(changed) != before
     norm, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     other.running_mean += 1
-    assert digest.of_model(norm) != digest.of_model(other)
+    assert hashing.of_model(norm) != hashing.of_model(other)
 
 
 def test_attributes_without_tensors_are_noticed() -> None:
-    assert digest.of_model(nn.LeakyReLU(0.1)) != digest.of_model(nn.LeakyReLU(0.2))
-    assert digest.of_model(nn.Conv2d(1, 1, 1, stride=1)) != digest.of_model(nn.MaxPool2d(1))
+    assert hashing.of_model(nn.LeakyReLU(0.1)) != hashing.of_model(nn.LeakyReLU(0.2))
+    assert hashing.of_model(nn.Conv2d(1, 1, 1, stride=1)) != hashing.of_model(nn.MaxPool2d(1))
 
 
 class Base(nn.Module):
@@ -99,8 +99,8 @@ def with_attribute(name: str, value: object) -> nn.Module:
 
 @pytest.mark.parametrize("make", [with_forward, with_default, with_patched_method, with_hook])
 def test_code_closures_defaults_and_hooks_are_noticed(make: Callable[[float], nn.Module]) -> None:
-    assert digest.of_model(make(2.0)) == digest.of_model(make(2.0))
-    assert digest.of_model(make(2.0)) != digest.of_model(make(3.0))
+    assert hashing.of_model(make(2.0)) == hashing.of_model(make(2.0))
+    assert hashing.of_model(make(2.0)) != hashing.of_model(make(3.0))
 
 
 @pytest.mark.parametrize(
@@ -112,25 +112,25 @@ def test_code_closures_defaults_and_hooks_are_noticed(make: Callable[[float], nn
     ],
 )  # fmt: skip
 def test_attributes_of_every_kind_are_noticed(name: str, value: object) -> None:
-    assert digest.of_model(with_attribute(name, value)) != digest.of_model(Base())
+    assert hashing.of_model(with_attribute(name, value)) != hashing.of_model(Base())
 
 
 def test_class_attributes_and_replaced_methods_are_noticed() -> None:
     class Model(Base):
         pass
 
-    before = digest.of_model(Model())
+    before = hashing.of_model(Model())
     Model.SCALE = 2.0
-    changed = digest.of_model(Model())
+    changed = hashing.of_model(Model())
     assert changed != before
     Model.forward = lambda self, x: x  # type: ignore[method-assign]
-    assert digest.of_model(Model()) != changed
+    assert hashing.of_model(Model()) != changed
 
 
 def test_digest_is_the_same_in_every_process() -> None:
     code = ("import torch, warnings; warnings.simplefilter('ignore'); "
             "from test_digest import Base, with_hook; from test_digest_stable import MAKERS; "
-            "from clipdissect import digest; "
+            "from clipdissect.utils import hashing as digest; "
             "print(digest.of_model(Base()), digest.of_model(with_hook(2.0))); "
             "[(torch.manual_seed(0), print(name, digest.of_model(make()))) "
             "for name, make in MAKERS.items()]")  # fmt: skip
@@ -146,9 +146,9 @@ def test_digest_is_the_same_in_every_process() -> None:
 
 def test_repeated_modules_without_tensors_count_each_time() -> None:
     pool, relu, tanh = nn.AvgPool2d(2), nn.ReLU(), nn.Tanh()
-    assert digest.of_model(nn.Sequential(pool, pool)) != digest.of_model(nn.Sequential(pool))
+    assert hashing.of_model(nn.Sequential(pool, pool)) != hashing.of_model(nn.Sequential(pool))
     first, second = nn.Sequential(relu, tanh, relu), nn.Sequential(relu, tanh, tanh)
-    assert digest.of_model(first) != digest.of_model(second)
+    assert hashing.of_model(first) != hashing.of_model(second)
 
 
 def test_packed_weights_are_noticed() -> None:
@@ -161,7 +161,7 @@ def test_packed_weights_are_noticed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    assert digest.of_model(Packed(1.0)) != digest.of_model(Packed(2.0))
+    assert hashing.of_model(Packed(1.0)) != hashing.of_model(Packed(2.0))
 
 
 def test_empty_closure_cells_keep_their_places() -> None:
@@ -170,7 +170,7 @@ def test_empty_closure_cells_keep_their_places() -> None:
         model.act = lambda x: x if a is None else x + (b or a)
         return model
 
-    assert digest.of_model(make(None, 2.0)) != digest.of_model(make(2.0, None))
+    assert hashing.of_model(make(None, 2.0)) != hashing.of_model(make(2.0, None))
 
 
 def test_callable_objects_by_their_code_and_loggers_by_name() -> None:
@@ -183,32 +183,32 @@ def test_callable_objects_by_their_code_and_loggers_by_name() -> None:
             return -x
 
     One.__qualname__ = Two.__qualname__ = "Act"
-    assert digest.of_model(with_attribute("act", One())) != digest.of_model(
+    assert hashing.of_model(with_attribute("act", One())) != hashing.of_model(
         with_attribute("act", Two())
     )
-    before = digest.of_model(with_attribute("log", logging.getLogger("a")))
+    before = hashing.of_model(with_attribute("log", logging.getLogger("a")))
     logging.getLogger("something.else")
-    assert digest.of_model(with_attribute("log", logging.getLogger("a"))) == before
+    assert hashing.of_model(with_attribute("log", logging.getLogger("a"))) == before
 
 
 def test_what_cannot_be_looked_into_never_matches_and_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    digest._warn_of_opaque.cache_clear()  # it warns once in a process
+    hashing._warn_of_opaque.cache_clear()  # it warns once in a process
     opaque = with_attribute("handle", memoryview(b"1"))
-    first, second = digest.of_model(opaque), digest.of_model(opaque)
+    first, second = hashing.of_model(opaque), hashing.of_model(opaque)
     assert first != second
-    assert digest.is_passing(first)
-    assert digest.is_passing(digest.of("made of it", [first, 1]))
-    assert not digest.is_passing(digest.of_model(Base()))
+    assert hashing.is_passing(first)
+    assert hashing.is_passing(hashing.of("made of it", [first, 1]))
+    assert not hashing.is_passing(hashing.of_model(Base()))
     assert "Base holds what can't be looked into (builtins.memoryview)" in caplog.text
 
 
 def test_modules_in_a_plain_list_in_any_mode() -> None:
     model = with_attribute("extra", [nn.Dropout()])
-    before = digest.of_model(model)
+    before = hashing.of_model(model)
     model.extra[0].eval()
-    assert digest.of_model(model) == before
+    assert hashing.of_model(model) == before
 
 
 def test_half_and_scalar_tensors() -> None:
@@ -216,26 +216,26 @@ def test_half_and_scalar_tensors() -> None:
     module.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.bfloat16))
     other = nn.Module()
     other.scale = nn.Parameter(torch.tensor(3.0, dtype=torch.bfloat16))
-    assert digest.of_model(module) != digest.of_model(other)
+    assert hashing.of_model(module) != hashing.of_model(other)
 
 
 def test_transforms_by_what_they_do() -> None:
-    base = digest.of_transform(preprocess(8))
-    assert digest.of_transform(lambda image: preprocess(8)(image)) == base
-    assert digest.of_transform(preprocess(9)) != base
+    base = hashing.of_transform(preprocess(8))
+    assert hashing.of_transform(lambda image: preprocess(8)(image)) == base
+    assert hashing.of_transform(preprocess(9)) != base
     shifted = transforms.Compose([preprocess(8), transforms.Normalize([0.1] * 3, [1.0] * 3)])
-    assert digest.of_transform(shifted) != base
+    assert hashing.of_transform(shifted) != base
     nearest = transforms.Compose([
         transforms.Resize((8, 8), interpolation=transforms.InterpolationMode.NEAREST),
         transforms.ToTensor(),
     ])  # fmt: skip
-    assert digest.of_transform(nearest) != base
+    assert hashing.of_transform(nearest) != base
 
 
 def test_random_transform_is_refused() -> None:
     crop = transforms.Compose([transforms.RandomCrop(30), transforms.ToTensor()])
     with pytest.raises(DissectError, match="evaluation transform"):
-        digest.of_transform(crop)
+        hashing.of_transform(crop)
 
 
 @pytest.mark.parametrize("chance", [0.5, 0.01])
@@ -243,7 +243,7 @@ def test_random_flip_is_refused_however_it_falls(chance: float) -> None:
     flip = transforms.Compose([preprocess(8), transforms.RandomHorizontalFlip(chance)])
     for _ in range(10):
         with pytest.raises(DissectError, match="evaluation transform"):
-            digest.of_transform(flip)
+            hashing.of_transform(flip)
 
 
 def from_python(image: Tensor) -> Tensor:
@@ -268,7 +268,7 @@ GENERATOR = torch.Generator()
 @pytest.mark.parametrize("draw", [from_python, from_numpy, from_torch, from_own_generator])
 def test_draws_are_noticed_wherever_they_come_from(draw: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(DissectError, match="evaluation transform"):
-        digest.of_transform(lambda image: draw(preprocess(8)(image)))
+        hashing.of_transform(lambda image: draw(preprocess(8)(image)))
 
 
 @pytest.mark.parametrize("step", [torch.rand, np.random.rand])
@@ -282,7 +282,7 @@ def test_other_threads_may_draw(step: Callable[..., object]) -> None:
     thread = threading.Thread(target=draw)
     thread.start()
     try:
-        found = {digest.of_transform(preprocess(8)) for _ in range(5)}
+        found = {hashing.of_transform(preprocess(8)) for _ in range(5)}
     finally:
         done.set()
         thread.join()
@@ -291,17 +291,17 @@ def test_other_threads_may_draw(step: Callable[..., object]) -> None:
 
 def test_transform_without_tensor_is_refused() -> None:
     with pytest.raises(DissectError, match="ToTensor"):
-        digest.of_transform(transforms.Resize(8))
+        hashing.of_transform(transforms.Resize(8))
     with pytest.raises(DissectError, match=r"\(1, 3, 8, 8\)"):
-        digest.of_transform(lambda image: preprocess(8)(image)[None])
+        hashing.of_transform(lambda image: preprocess(8)(image)[None])
 
 
 def test_of_distinguishes_structure() -> None:
-    assert digest.of("a", "bc") != digest.of("ab", "c")
-    assert digest.of(["a"], "b") != digest.of(["a", "b"])
+    assert hashing.of("a", "bc") != hashing.of("ab", "c")
+    assert hashing.of(["a"], "b") != hashing.of(["a", "b"])
 
 
 def test_pattern_is_fixed() -> None:
-    image = digest._pattern(5, 4)
+    image = hashing._pattern(5, 4)
     assert isinstance(image, Image.Image)
     assert image.getpixel((1, 1)) == (4, 0, 0)

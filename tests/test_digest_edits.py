@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipdissect import digest, source_files
+from clipdissect.utils import hashing, source_files
 
 FILES = {
     "app/__init__.py": "",
@@ -83,7 +83,7 @@ def forget() -> None:
 def key() -> str:
     """The network's key in a program that starts now."""
     forget()
-    return digest.of_model(importlib.import_module("app.net").Net())
+    return hashing.of_model(importlib.import_module("app.net").Net())
 
 
 def edit(project: Path, name: str, old: str, new: str) -> None:
@@ -135,11 +135,11 @@ def test_a_folder_elsewhere_with_the_same_files_has_the_same_key(
 
 def test_an_edit_counts_when_it_is_loaded(project: Path) -> None:
     net = importlib.import_module("app.net")
-    before = digest.of_model(net.Net())
+    before = hashing.of_model(net.Net())
     edit(project, "app/net.py", '"bias": 1.0', '"bias": 1.5')
-    assert digest.of_model(net.Net()) == before  # the program still computes what it did
+    assert hashing.of_model(net.Net()) == before  # the program still computes what it did
     importlib.reload(net)
-    after = digest.of_model(net.Net())
+    after = hashing.of_model(net.Net())
     assert after != before
     assert key() == after
 
@@ -189,7 +189,7 @@ class Net(nn.Module, Mixin):
 )  # fmt: skip
 def test_an_edit_in_a_notebook_is_noticed(project: Path, old: str, new: str) -> None:
     def own(source: str) -> str:
-        return digest.of_model(typed(source).Net())
+        return hashing.of_model(typed(source).Net())
 
     before = own(CELL)
     assert own(CELL + "\nUNUSED = 1\n") == before
@@ -211,7 +211,7 @@ def test_of_a_script_what_the_network_uses_counts(
         module.__file__ = str(script)
         monkeypatch.setitem(sys.modules, "__main__", module)
         exec(compile(source, str(script), "exec"), module.__dict__)
-        return digest.of_model(module.Net())
+        return hashing.of_model(module.Net())
 
     cell = CELL.replace("twice(x) *", "shift(twice(x)) *")
     source = f"from app.helpers import shift\n{cell}\nif False:\n    dissect(top_k=5)\n"
@@ -226,7 +226,7 @@ def test_of_a_script_what_the_network_uses_counts(
 def test_what_a_program_changes_in_a_module_is_noticed(project: Path) -> None:
     before = key()
     importlib.import_module("app.numbers").LAST = 8.0
-    assert digest.of_model(importlib.import_module("app.net").Net()) != before
+    assert hashing.of_model(importlib.import_module("app.net").Net()) != before
 
 
 def test_code_of_hooks_is_part_of_the_key(project: Path) -> None:
@@ -240,7 +240,7 @@ def test_code_of_hooks_is_part_of_the_key(project: Path) -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 3))
         model[0].register_forward_hook(importlib.import_module("app.hooks").hook)
-        return digest.of_model(model)
+        return hashing.of_model(model)
 
     before = hooked()
     edit(project, "app/numbers.py", "5.0", "5.5")
@@ -248,7 +248,7 @@ def test_code_of_hooks_is_part_of_the_key(project: Path) -> None:
 
 
 def test_installed_libraries_and_this_one_are_no_files_of_the_user() -> None:
-    import clipdissect.target.script as ours
+    import clipdissect.targets.script as ours
 
     for place in (torch, nn.functional, importlib, ours, "<string>", "/no/such/file.py"):
         assert source_files.file_of(place) is None
@@ -263,4 +263,4 @@ def test_networks_of_libraries_read_no_source_file(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(source_files, "_of_file", refuse)
     model: Callable[..., nn.Module] = torchvision.models.squeezenet1_1
-    digest.of_model(model())
+    hashing.of_model(model())

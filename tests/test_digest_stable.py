@@ -19,7 +19,7 @@ from jaxtyping import Float, jaxtyped
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from clipdissect import digest
+from clipdissect.utils import hashing
 
 
 class Mode(enum.Enum):
@@ -158,12 +158,12 @@ def test_key_comes_again_and_changes_with_a_weight(name: str) -> None:
         torch.manual_seed(0)
         made.append(MAKERS[name]())
     first, second = made
-    key = digest.of_model(first)
-    assert not digest.is_passing(key)
-    assert digest.of_model(second) == key
+    key = hashing.of_model(first)
+    assert not hashing.is_passing(key)
+    assert hashing.of_model(second) == key
     with torch.no_grad():
         next(second.parameters()).flatten()[0].add_(1e-3)
-    assert digest.of_model(second) != key
+    assert hashing.of_model(second) != key
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_key_comes_again_and_changes_with_a_weight(name: str) -> None:
 def test_what_such_objects_hold_is_noticed(name: str, one: Any, other: Any) -> None:
     def key(value: Any) -> str:
         torch.manual_seed(0)
-        return digest.of_model(holding(name, lambda: value)())
+        return hashing.of_model(holding(name, lambda: value)())
 
     assert key(one) != key(other)
 
@@ -196,7 +196,7 @@ def test_state_of_a_hook_that_is_a_method_is_noticed() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 3))
         model[0].register_forward_hook(Scale(factor).hook)
-        return digest.of_model(model)
+        return hashing.of_model(model)
 
     assert key(1.0) == key(1.0)
     assert key(1.0) != key(2.0)
@@ -208,4 +208,4 @@ def test_objects_that_raise_when_they_are_looked_at_never_match() -> None:
             raise RuntimeError("not now")
 
     model = holding("options", Broken)()
-    assert digest.is_passing(digest.of_model(model))
+    assert hashing.is_passing(hashing.of_model(model))

@@ -16,11 +16,11 @@ from torch import nn
 
 import clipdissect
 from clipdissect import similarity
+from clipdissect.capture.activations import KeptTop, few_distinct, top_of
+from clipdissect.capture.settings import Settings
 from clipdissect.concepts.base import clean
-from clipdissect.describe import Describer, describe_layer
 from clipdissect.errors import DissectError
-from clipdissect.kept import KeptTop, few_distinct, top_of
-from clipdissect.settings import Settings
+from clipdissect.results.describe import Describer, describe_layer
 from clipdissect.similarity import ConceptActivations, soft_wpmi
 from clipdissect.similarity.sources import Source
 

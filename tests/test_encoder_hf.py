@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tiny_encoders import write_hf
 
-from clipdissect import digest, encoder
+from clipdissect import encoder
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.utils import hashing
 
 transformers = pytest.importorskip("transformers")
 
@@ -64,7 +65,7 @@ def test_counts_the_special_tokens_that_the_tokenizer_adds(folders: dict[str, Pa
 def test_preprocessing_is_a_transform(folders: dict[str, Path]) -> None:
     transform = encoder.build("hf", model=str(folders["clip"])).preprocess
     again = pickle.loads(pickle.dumps(transform))  # noqa: S301 - our own, as workers get it
-    assert digest.of_transform(transform) == digest.of_transform(again)
+    assert hashing.of_transform(transform) == hashing.of_transform(again)
     assert transform(Image.new("RGB", (40, 30))).shape == (3, 16, 16)
 
 

@@ -23,10 +23,12 @@ from tiny_encoders import (
 )
 from torch import nn
 
-from clipdissect import digest, encoder, hub, sentence
+from clipdissect import encoder, sentence
 from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.presets import PRESETS
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.models import hub
+from clipdissect.utils import hashing
 
 open_clip = pytest.importorskip("open_clip")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -380,4 +382,6 @@ def test_logging_is_left_as_it_was(checkpoint: Path) -> None:
     before = root.level, list(root.handlers)
     encoder.build("clip_vit_b16", checkpoint=str(checkpoint))
     assert (root.level, root.handlers) == before
-    assert digest.of_transform(encoder.build("clip_vit_b16", checkpoint=str(checkpoint)).preprocess)
+    assert hashing.of_transform(
+        encoder.build("clip_vit_b16", checkpoint=str(checkpoint)).preprocess
+    )

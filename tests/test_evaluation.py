@@ -18,7 +18,7 @@ from clipdissect.evaluation import Resampling, Truth, evaluate, places365
 from clipdissect.evaluation.controls import best_constant
 from clipdissect.evaluation.truth import of_source, of_target
 from clipdissect.evaluation.units import rows_of, unit_table
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 VECTORS = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "wolf": [0.6, 0.8], "pet": [0.8, 0.6]}
 HOW = Resampling(200)

@@ -14,9 +14,9 @@ from test_fetch_unpack import make_deb
 
 from clipdissect import fetch as library
 from clipdissect import probe
+from clipdissect.app.commands import fetch as command
+from clipdissect.app.help import COMMANDS, RUNNERS, usage
 from clipdissect.errors import DissectError
-from experiments import fetch as command
-from experiments.help import COMMANDS, RUNNERS, usage
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_help_and_list_load_nothing_heavy() -> None:
     check = (
-        "import sys; from experiments import fetch; fetch._parser(); fetch.listing();"
+        "import sys; from clipdissect.app.commands import fetch; fetch._parser(); fetch.listing();"
         "print({'torch', 'hydra', 'pandas', 'numpy', 'requests', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -19,14 +19,15 @@ from test_fetch_unpack import make_deb
 from test_hypernyms import DATA, INDEX
 from test_probe_sets import devkit
 
-from clipdissect import concepts, encoder, probe, sentence, target
+from clipdissect import concepts, encoder, probe, sentence
+from clipdissect import targets as target
+from clipdissect.app.commands import fetch as command
 from clipdissect.encoder import presets
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import ITEMS, run
 from clipdissect.fetch.own import address
 from clipdissect.fetch.sources import File, Item
 from clipdissect.fetch.weights import _MPNET_FILES, _OPENAI, _TORCHVISION
-from experiments import fetch as command
 
 STAMPS = "usr/share/tuxpaint/stamps"
 BUILDERS: Mapping[str, Callable[..., Any]] = {
@@ -156,7 +157,7 @@ def test_what_was_fetched_is_where_its_reader_looks(
         # Building it would take a whole network's weights: that torch finds the file is enough.
         from torchvision import models
 
-        from clipdissect.target.torchvision import _download
+        from clipdissect.targets.torchvision import _download
 
         assert list(_download(models.get_model_weights(name)["IMAGENET1K_V1"])) == ["w"]
         return

@@ -17,12 +17,15 @@ from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 from torch.nn import functional as F
 
 from clipdissect import report, sentence
+from clipdissect.app import build as parts
+from clipdissect.app.commands import check_published
+from clipdissect.app.help import conf_folder
+from clipdissect.app.paper import values as paper
+from clipdissect.app.paper.published_checks import Check
+from clipdissect.app.schema import register
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.target import Target
-from experiments import check_published, dissect, final_layer, paper, parts
-from experiments.help import conf_folder
-from experiments.published_checks import Check
-from experiments.schema import register
+from clipdissect.targets import Target
+from experiments import dissect, final_layer
 
 CLASSES = ("red", "green", "yellow", "white")
 
@@ -206,12 +209,12 @@ def test_classes_follow_from_the_target_without_building_it(runner: Runner, tmp_
 
 
 def test_other_processes_only_assist(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipdissect.distributed import Team
+    from clipdissect.app import evaluation_job
     from clipdissect.method import clip_dissect
-    from experiments import judging
+    from clipdissect.utils.distributed import Team
 
     seen: list[Any] = []
-    monkeypatch.setattr(judging, "from_environment", lambda: Team(1, 2))
+    monkeypatch.setattr(evaluation_job, "from_environment", lambda: Team(1, 2))
     monkeypatch.setattr(clip_dissect, "assist", lambda target, **job: seen.append((target, job)))
     folder = runner()
     target, job = seen[0]

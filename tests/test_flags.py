@@ -11,12 +11,12 @@ import similarity_reference as reference
 import torch
 
 from clipdissect import similarity
-from clipdissect.describe import describe_layer
 from clipdissect.evaluation.layers import layer_metrics
-from clipdissect.flags import flags_of, has_flag, read, written
 from clipdissect.report.loading import load
 from clipdissect.report.unit import Unit, unit_of
-from clipdissect.results import write_table
+from clipdissect.results.describe import describe_layer
+from clipdissect.results.flags import flags_of, has_flag, read, written
+from clipdissect.results.run_files import write_table
 from clipdissect.similarity.inputs import ConceptActivations
 
 WORDS = [f"word {i}" for i in range(40)]
@@ -122,7 +122,7 @@ def test_files_of_before_still_load(tmp_path: Path) -> None:
 def test_show_prints_flags_and_the_null() -> None:
     from rich.console import Console
 
-    from experiments.show_unit import parts
+    from clipdissect.app.commands.show import parts
 
     unit = Unit("fc", 3, [("cat", 4.5), ("dog", 4.5)], 0.0, ("tied", "few_distinct"), 4.25)
     console = Console(record=True, width=100)

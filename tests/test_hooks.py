@@ -11,10 +11,18 @@ from tiny import ColourNet
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
+from clipdissect.capture.hooks import find_layers, recording
+from clipdissect.capture.output_layout import (
+    Declared,
+    Evidence,
+    Output,
+    Reading,
+    as_maps,
+    read,
+    summarise,
+)
+from clipdissect.capture.pooling import Summary, split_layer
 from clipdissect.errors import DissectError
-from clipdissect.hooks import find_layers, recording
-from clipdissect.reading import Declared, Evidence, Output, Reading, as_maps, read, summarise
-from clipdissect.summary import Summary, split_layer
 
 
 def test_value_is_taken_before_an_inplace_operation() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from clipdissect.datasets.wordnet import TABLE, classes_below, of_folder, packaged, to_line
 from clipdissect.errors import DissectError
-from clipdissect.hypernyms import TABLE, classes_below, of_folder, packaged, to_line
 
 DATA = """  1 licence
 00000001 03 n 01 entity 0 001 ~ 00000002 n 0000 | all

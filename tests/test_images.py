@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdissect.images import UnreadableImage, open_rgb
+from clipdissect.images.decode import UnreadableImage, open_rgb
 
 
 def pixel(path: Path) -> tuple[int, ...]:

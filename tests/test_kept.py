@@ -13,13 +13,20 @@ from hypothesis import strategies as st
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import dissect, probe, similarity
-from clipdissect.capture import capture
-from clipdissect.captured import Captured
+from clipdissect.capture.activations import (
+    KeptTop,
+    dead_units,
+    few_distinct,
+    for_scoring,
+    top_of,
+    units_of,
+)
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import Captured
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.kept import KeptTop, dead_units, few_distinct, for_scoring, top_of, units_of
-from clipdissect.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,16 +15,18 @@ import torch
 from PIL import Image
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 
-from clipdissect import digest, images, probe
-from clipdissect.capture import READINGS
+from clipdissect import probe
+from clipdissect.capture.capture import READINGS
+from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
 from clipdissect.encoder.conse import ConSE
 from clipdissect.evaluation.vectors import vectors
+from clipdissect.images import decode as images
 from clipdissect.probe import choices
-from clipdissect.settings import Settings
 from clipdissect.similarity import build
 from clipdissect.store import Store, inventory
-from clipdissect.target import Target
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
 
 
 @dataclass
@@ -137,7 +139,7 @@ def test_features_under_keys_that_never_come_again_are_not_kept(
         )  # fmt: skip
         return {"run": found.run, "told": found.descriptions["description"].tolist()}
 
-    digest._warn_of_opaque.cache_clear()  # it warns once in a process
+    hashing._warn_of_opaque.cache_clear()  # it warns once in a process
     known, first, second = run(ColourNet()), run(opaque()), run(opaque())
     assert first["told"] == second["told"] == known["told"]
     assert encoder.images_seen == 24 + 10  # its embeddings are kept as ever; 10 are a trial
@@ -145,7 +147,7 @@ def test_features_under_keys_that_never_come_again_are_not_kept(
     assert sorted(item.about["what"] for item in kept) == [
         "conv", "head", READINGS, "image embeddings", "text embeddings",
     ]  # fmt: skip
-    assert not any(digest.is_passing(item.key) for item in kept)
+    assert not any(hashing.is_passing(item.key) for item in kept)
     assert any("can't be looked into" in note for note in first["run"]["notes"])  # type: ignore[index]
     assert not any("looked into" in note for note in known["run"]["notes"])  # type: ignore[index]
     assert "memoryview" in caplog.text

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from clipdissect import target
+from clipdissect import targets
+from clipdissect.app.callbacks import Launched
+from clipdissect.app.jobs import FAILURE, Failure, failures
 from clipdissect.tracking.base import flatten
-from experiments.callbacks import Launched
-from experiments.jobs import FAILURE, Failure, failures
 
 
 def test_failures_of_other_commands_are_left_out(
@@ -36,13 +36,13 @@ def test_no_cell_holds_a_list() -> None:
 def test_own_networks_say_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights_net.py").write_text(
         "from torch import nn\nfrom torchvision.transforms import ToTensor\n"
-        "from clipdissect.target import Target\n"
+        "from clipdissect.targets import Target\n"
         "def build():\n    return nn.Conv2d(3, 2, 1)\n"
         "def known():\n    return Target('x', build(), ToTensor(), (), weights='mine v2')\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    plain = target.build("module", factory="weights_net:build")
+    plain = targets.build("module", factory="weights_net:build")
     assert plain.facts["weights"] == "of weights_net:build"
-    assert target.build("module", factory="weights_net:known").facts["weights"] == "mine v2"
-    assert target.build("timm", model="test_resnet", weights="random").facts["weights"] == "random"
+    assert targets.build("module", factory="weights_net:known").facts["weights"] == "mine v2"
+    assert targets.build("timm", model="test_resnet", weights="random").facts["weights"] == "random"

@@ -10,12 +10,13 @@ from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 
 import clipdissect
-from clipdissect import similarity, target
-from clipdissect.capture import Settings
+from clipdissect import similarity
+from clipdissect import targets as target
+from clipdissect.capture.capture import Settings
+from clipdissect.capture.model_summary import survey
 from clipdissect.errors import DissectError
-from clipdissect.layers import expand
-from clipdissect.survey import survey
-from clipdissect.target import Target
+from clipdissect.models.layer_patterns import expand
+from clipdissect.targets import Target
 
 
 class Nest(nn.Module):

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from clipdissect import target
-from clipdissect.capture import check_layers
-from clipdissect.survey import survey
-from experiments import layers
-from experiments.help import COMMANDS, RUNNERS, conf_folder, usage
-from experiments.parts import of_group
-from experiments.schema import register
+from clipdissect import targets as target
+from clipdissect.app.build import of_group
+from clipdissect.app.commands import layers
+from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, usage
+from clipdissect.app.schema import register
+from clipdissect.capture.capture import check_layers
+from clipdissect.capture.model_summary import survey
 
 NET = """
 import torch
@@ -96,7 +96,7 @@ def test_every_option_is_built_from_its_config(here: Path, option: str) -> None:
 
 
 def test_no_option_is_left_out() -> None:
-    from clipdissect.target.torchvision import PRESETS
+    from clipdissect.targets.torchvision import PRESETS
 
     elsewhere = {*PRESETS, *(f"efficientnet_lite{n}" for n in range(3))}
     assert {*OPTIONS, *elsewhere} == set(target.OPTIONS)

@@ -12,10 +12,11 @@ from PIL import Image
 from tiny import preprocess, write_colours
 from torch import Tensor
 
-from clipdissect import loader, probe
+from clipdissect import probe
+from clipdissect.capture import dataloader as loader
+from clipdissect.capture.dataloader import Request, batches, default_workers, workers_for
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.loader import Request, batches, default_workers, workers_for
-from clipdissect.settings import Settings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems share otherwise")
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from clipdissect import probe as probes
+from clipdissect.capture.maps import activation_maps
+from clipdissect.capture.output_layout import Reading, as_maps, summarise
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.maps import activation_maps
-from clipdissect.reading import Reading, as_maps, summarise
-from clipdissect.settings import Settings
-from clipdissect.target import Target
+from clipdissect.targets import Target
 from tests.tiny import ColourNet, preprocess, write_colours
 
 

@@ -157,7 +157,7 @@ def test_what_fails_to_compile_is_done_plainly(monkeypatch: pytest.MonkeyPatch) 
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr("clipdissect.compiling.prepare", broken)
+    monkeypatch.setattr("clipdissect.utils.jit.prepare", broken)
     monkeypatch.setattr(dispatch, "_failed", False)
     masks = masks_of(np.random.default_rng(5), 3, 9)
     none = np.zeros((1, 1), dtype=np.int64)

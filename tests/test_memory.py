@@ -18,11 +18,11 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import to_tensor
 
-from clipdissect.capture import capture
+from clipdissect.capture.capture import capture
 from clipdissect.probe import Probe
-from clipdissect.settings import Settings
+from clipdissect.capture.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 UNITS, DIMS = 2000, 256
 

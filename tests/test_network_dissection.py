@@ -19,17 +19,17 @@ from PIL import Image
 from torch import nn
 
 from clipdissect import method, probe
+from clipdissect.capture.maps import map_readings
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, evaluate
-from clipdissect.flags import has_flag
-from clipdissect.maps import map_readings
 from clipdissect.masks import ConceptMasks, concept_masks, firing, view, whole_view
 from clipdissect.method import Job, masked
 from clipdissect.report import regions
-from clipdissect.settings import Settings
+from clipdissect.results.flags import has_flag
 from clipdissect.store import Store
-from clipdissect.target import Target
-from clipdissect.target.preprocess import image_transform
+from clipdissect.targets import Target
+from clipdissect.targets.preprocess import image_transform
 
 SHARE = 0.1
 

@@ -15,9 +15,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from clipdissect import probe
 from clipdissect.errors import DissectError
-from clipdissect.images import decode_picture, open_picture, orientation_of, to_pil
-from clipdissect.thumbnails import Thumbnails
-from clipdissect.transforms import apply
+from clipdissect.images.decode import decode_picture, open_picture, orientation_of, to_pil
+from clipdissect.images.transforms import apply
+from clipdissect.probe.thumbnails import Thumbnails
 
 TAGS = range(1, 9)
 IGNORED = ("images with an EXIF orientation that isn't applied: {} (set probe.orientation=apply to "

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from clipdissect.app import jobs
+from clipdissect.app.commands import store
+from clipdissect.app.output import Forgiving
 from clipdissect.errors import DissectError
-from clipdissect.files import write_text
-from clipdissect.results import write_json
+from clipdissect.results.run_files import write_json
 from clipdissect.store import Entry, Store, inventory
-from experiments import jobs, store
-from experiments.output import Forgiving
+from clipdissect.utils.files import write_text
 
 
 def test_a_pipe_that_nobody_reads_stops_nothing() -> None:
@@ -36,7 +37,7 @@ def test_commands_end_quietly_when_their_reader_goes(arguments: list[str], own_c
     os.close(reader)
     root = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *arguments], stdout=writer,
+        [sys.executable, "-m", "clipdissect.app.cli", *arguments], stdout=writer,
         stderr=subprocess.PIPE, text=True, check=False, cwd=root,
         env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip

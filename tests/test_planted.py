@@ -14,14 +14,14 @@ from dense import levels_of_grey, write_dense
 from torch import nn
 
 from clipdissect import concepts, method, probe, similarity, testing
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.formulas import Formula
 from clipdissect.method import Job
-from clipdissect.settings import Settings
+from clipdissect.probe.scenes.colours import NAMES, PALETTE
+from clipdissect.probe.scenes.patterns import SHAPES
 from clipdissect.store import Store
-from clipdissect.synthetic.colours import NAMES, PALETTE
-from clipdissect.synthetic.patterns import SHAPES
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 SETTINGS = Settings(device="cpu", workers=0)
 SIZE, IMAGES = 112, 100
@@ -73,7 +73,7 @@ def test_colours_are_their_own_units() -> None:
 
 def test_shapes_are_told_apart() -> None:
     planted = testing.planted_filters(112)
-    from clipdissect.synthetic.patterns import points
+    from clipdissect.probe.scenes.patterns import points
 
     pictures = []
     for shape in SHAPES.values():

@@ -14,7 +14,7 @@ from tiny import write_colours
 
 from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import UnreadableImage
+from clipdissect.images.decode import UnreadableImage
 from clipdissect.probe import stamps as stamps_function
 from clipdissect.probe.photos import boxes
 

@@ -205,7 +205,7 @@ def of_a_runner(folder: Path) -> Path:
     picture(folder / "panels.png")
     (folder / ".hydra").mkdir()
     callbacks = (
-        "hydra:\n  callbacks:\n    launched:\n      _target_: experiments.callbacks.Launched"
+        "hydra:\n  callbacks:\n    launched:\n      _target_: clipdissect.app.callbacks.Launched"
     )
     (folder / ".hydra" / "hydra.yaml").write_text(callbacks)
     return folder
@@ -213,7 +213,7 @@ def of_a_runner(folder: Path) -> Path:
 
 def multirun(folder: Path) -> Path:
     picture(folder / "search.png")
-    (folder / "multirun.yaml").write_text("_target_: experiments.callbacks.Launched\n")
+    (folder / "multirun.yaml").write_text("_target_: clipdissect.app.callbacks.Launched\n")
     return folder
 
 

@@ -14,7 +14,7 @@ from sets import picture
 
 from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import UnreadableImage
+from clipdissect.images.decode import UnreadableImage
 
 GREYS = (10, 60, 110, 160)
 

@@ -18,7 +18,8 @@ import torch
 from scipy.io import savemat
 from sets import picture, write_broden, write_cifar
 
-from clipdissect import cifar, probe
+from clipdissect import probe
+from clipdissect.datasets import cifar
 from clipdissect.errors import DissectError, MissingResource
 
 TENCH = "tench, Tinca tinca"

@@ -14,7 +14,7 @@ from sets import jpeg, write_tar
 
 from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import UnreadableImage, to_pil
+from clipdissect.images.decode import UnreadableImage, to_pil
 from clipdissect.probe import shards
 
 REDS = (250, 200, 150, 100, 50, 0)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tiny import ColourNet, preprocess, write_colours
 from tiny_encoders import WORDS, PlaneEncoder, word_tokenizer
 
-from clipdissect import encoder, tokens
-from clipdissect.capture import Settings
+from clipdissect import encoder
+from clipdissect.capture.capture import Settings
 from clipdissect.dissection import dissect
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError
+from clipdissect.models import tokenizers
 
 
 def test_mean_over_templates_is_of_unit_vectors_and_has_unit_length() -> None:
@@ -155,7 +156,7 @@ def test_counts_agree_with_what_the_tokenizers_do(text: str) -> None:
     # Given one place more, a text that was cut fills it, and one that wasn't leaves it empty.
     for tokenizer in open_clip_tokenizers():
         row = tokenizer([text], context_length=LIMIT + 1)[0]  # type: ignore[operator]
-        (counted,) = tokens.count(tokenizer, [text])
+        (counted,) = tokenizers.count(tokenizer, [text])
         assert (counted > LIMIT) == (row[-1].item() != 0)
         if counted <= LIMIT:
             assert counted == (row != 0).sum().item() or "!" in text  # whose token is 0
@@ -172,16 +173,16 @@ class Counting(PlaneEncoder):
         self.tokenizer = tokenizer
 
     def count_tokens(self, texts: list[str]) -> list[int]:  # type: ignore[override]
-        return tokens.count(self.tokenizer, texts)
+        return tokenizers.count(self.tokenizer, texts)
 
 
 def test_special_tokens_count() -> None:
     clip, words = open_clip_tokenizers()
-    assert tokens.count(clip, ["cat", ""]) == [3, 2]  # start and end
-    assert tokens.count(words, ["cat", "a photo of a dog", ""]) == [2, 6, 1]  # the end only
+    assert tokenizers.count(clip, ["cat", ""]) == [3, 2]  # start and end
+    assert tokenizers.count(words, ["cat", "a photo of a dog", ""]) == [2, 6, 1]  # the end only
     clips = copy(words)
     clips.tokenizer_mode = "clips"  # type: ignore[attr-defined]
-    assert tokens.count(clips, ["cat"]) == [4]  # start, end and class
+    assert tokenizers.count(clips, ["cat"]) == [4]  # start, end and class
 
 
 def test_digest_of_a_tokenizer() -> None:
@@ -192,14 +193,14 @@ def test_digest_of_a_tokenizer() -> None:
         SimpleTokenizer(clean="whitespace"),
     ]  # fmt: skip
     made[1](["warm up its cache"])
-    first, same, shorter, unclean = (tokens.digest_of(t) for t in made)
+    first, same, shorter, unclean = (tokenizers.digest_of(t) for t in made)
     assert first == same
     assert len({first, shorter, unclean}) == 3
     one, other = (
         word_tokenizer(True, 8),
         word_tokenizer(True, 8, [*WORDS, "more"]),
     )
-    before = tokens.digest_of_hf(one, 8)
+    before = tokenizers.digest_of_hf(one, 8)
     one(["cat"], padding="max_length", max_length=5, truncation=True)  # which it remembers
-    assert tokens.digest_of_hf(one, 8) == before
-    assert len({before, tokens.digest_of_hf(one, 9), tokens.digest_of_hf(other, 8)}) == 3
+    assert tokenizers.digest_of_hf(one, 8) == before
+    assert len({before, tokenizers.digest_of_hf(one, 9), tokenizers.digest_of_hf(other, 8)}) == 3

@@ -11,9 +11,10 @@ import torch
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 import clipdissect
-from clipdissect import Settings, Summary, concepts, encoder, options, probe, similarity
+from clipdissect import Settings, Summary, concepts, encoder, probe, similarity
 from clipdissect.errors import DissectError
 from clipdissect.report.settings import ReportSettings
+from clipdissect.utils import registry
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_wrong_types_of_settings(kind: Any, values: dict[str, Any], says: str) -
         ({"top": "5"}, "top must be a whole number"),
         ({"images": 2.5}, "images must be a whole number"),
         ({"truth": ["red"]}, "truth must be a mapping"),
-        ({"team": None}, "team must come from clipdissect.distributed"),
+        ({"team": None}, "team must come from clipdissect.utils.distributed"),
     ],
 )
 def test_wrong_types_of_dissect(images: Path, changes: dict[str, Any], says: str) -> None:
@@ -113,7 +114,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(options, "call", lambda kind, known, name, given: built.append(name))
+    monkeypatch.setattr(registry, "call", lambda kind, known, name, given: built.append(name))
     monkeypatch.setattr(concepts, "_reported", lambda built: built)
     for name in concepts.OPTIONS:
         concepts.resolve(name)
@@ -130,6 +131,6 @@ def test_values_of_any_type_pass() -> None:
         return anything, pairs
 
     known = {"option": option}
-    assert options.call("kind", known, "option", {"anything": 3}) == (3, None)
+    assert registry.call("kind", known, "option", {"anything": 3}) == (3, None)
     given = {"anything": [None], "pairs": {"a": object}}
-    assert options.call("kind", known, "option", given) == ([None], {"a": object})
+    assert registry.call("kind", known, "option", given) == ([None], {"a": object})

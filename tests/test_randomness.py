@@ -17,17 +17,18 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect import method, probe, randomness
-from clipdissect.capture import READINGS, capture
+from clipdissect import method, probe
+from clipdissect.capture import determinism
+from clipdissect.capture.capture import READINGS, capture
+from clipdissect.capture.infer_layout import read_layers
+from clipdissect.capture.networks import EMBEDS
+from clipdissect.capture.pooling import Summary
+from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
-from clipdissect.forward import EMBEDS
 from clipdissect.method import Job
-from clipdissect.settings import Settings
 from clipdissect.similarity import build as similarity
 from clipdissect.store import Store
-from clipdissect.summary import Summary
-from clipdissect.target import Target
-from clipdissect.trial import read_layers
+from clipdissect.targets import Target
 
 
 class Dropout(ColourNet):
@@ -95,7 +96,7 @@ class BatchStatistics(nn.Module):
 
 
 GENERATOR = torch.Generator().manual_seed(3)
-DRAWN, MIXED = randomness.DRAWN, randomness.MIXED
+DRAWN, MIXED = determinism.DRAWN, determinism.MIXED
 CASES = [
     (Dropout, {"head": DRAWN}),
     (MonteCarlo, {"head": DRAWN}),
@@ -194,7 +195,7 @@ def test_generators_are_left_as_they_were(images: Path) -> None:
     target = Target("net", MonteCarlo(), preprocess(), ("head",))
     torch.set_rng_state(before)
     known, settings = read_layers(target, ["head"], Summary()), Settings("cpu", workers=0)
-    assert randomness.fickle(target, None, found, ["head"], known, settings) == {"head": DRAWN}
+    assert determinism.fickle(target, None, found, ["head"], known, settings) == {"head": DRAWN}
     assert torch.get_rng_state().equal(before)
 
 
@@ -207,7 +208,7 @@ def test_real_networks_in_evaluation_mode_are_steady(images: Path, name: str) ->
     target = Target(name, model, preprocess(32), (last,))
     found = probe.build("folder", root=str(images))
     known, settings = read_layers(target, [last], Summary()), Settings("cpu", workers=0)
-    assert randomness.fickle(target, None, found, [last], known, settings) == {}
+    assert determinism.fickle(target, None, found, [last], known, settings) == {}
     assert model.training  # as before
 
 
@@ -215,9 +216,9 @@ def test_rounding_isn_t_a_draw() -> None:
     values = torch.randn(8, 50) * torch.logspace(-6, 3, 50)
     for mode, epsilon in (("fp32", 2**-23), ("tf32", 2**-11), ("bf16", 2**-8)):
         noise = 1 + epsilon * (2 * torch.rand(values.shape) - 1)
-        assert not randomness._differ(values, values * noise, randomness.SAME_BATCH[mode])
+        assert not determinism._differ(values, values * noise, determinism.SAME_BATCH[mode])
         dropped = F.dropout(values, 0.1)
-        assert randomness._differ(values, dropped, randomness.SAME_BATCH[mode])
+        assert determinism._differ(values, dropped, determinism.SAME_BATCH[mode])
 
 
 def test_levels_and_masks_of_what_draws(tmp_path: Path) -> None:

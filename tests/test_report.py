@@ -22,9 +22,9 @@ from torchvision import transforms
 
 from clipdissect import method, report
 from clipdissect import probe as probes
+from clipdissect.app import cli
+from clipdissect.capture.activations import KeptTop
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.histograms import histograms
-from clipdissect.kept import KeptTop
 from clipdissect.masks import whole_view
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings, regions
@@ -34,10 +34,10 @@ from clipdissect.report.overview import overview
 from clipdissect.report.pictures import Seen
 from clipdissect.report.relative import relative
 from clipdissect.report.unit import unit_of
-from clipdissect.results import write_json
-from clipdissect.target import Target
-from clipdissect.target.preprocess import image_transform
-from experiments import cli
+from clipdissect.results.histograms import histograms
+from clipdissect.results.run_files import write_json
+from clipdissect.targets import Target
+from clipdissect.targets.preprocess import image_transform
 
 EVIL = "</script><script>alert(1)</script>"
 

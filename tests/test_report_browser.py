@@ -18,7 +18,7 @@ from test_cli import JOB, run
 from tiny import write_colours
 
 from clipdissect import report
-from clipdissect.results import write_json, write_tables
+from clipdissect.results.run_files import write_json, write_tables
 
 EVIL = "<script>alert('x')</script>"
 AXE = ROOT / ".venv" / "axe-core" / "package" / "axe.min.js"

@@ -17,14 +17,15 @@ import torch
 from PIL import Image
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
-from clipdissect import probe, randomness
-from clipdissect.capture import capture
-from clipdissect.captured import Captured
+from clipdissect import probe
+from clipdissect.capture import determinism
+from clipdissect.capture.activations import KeptTop
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import Captured
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.kept import KeptTop
-from clipdissect.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 LAYERS = ("conv", "head")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -48,7 +49,7 @@ class SlowReader:
 @pytest.fixture(autouse=True)
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests count what a pass reads; the trial before it has its own in test_randomness."""
-    monkeypatch.setattr(randomness, "fickle", lambda *_: {})
+    monkeypatch.setattr(determinism, "fickle", lambda *_: {})
 
 
 @pytest.fixture

@@ -19,22 +19,21 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny import COLOURS, ColourEncoder, LiveNet, preprocess, write_colours
 
-from clipdissect import probe, similarity, stages
+from clipdissect import probe, similarity
+from clipdissect.app import build as parts
+from clipdissect.app.help import conf_folder
+from clipdissect.app.runtime import microbenchmarks as runtime_pieces
+from clipdissect.app.runtime import report as runtime_report
+from clipdissect.app.runtime import time_slicing
+from clipdissect.app.runtime import worker as runtime_worker
+from clipdissect.app.runtime.baseline import Plain, soft_wpmi
+from clipdissect.app.schema import register
+from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
 from clipdissect.errors import DissectError
-from clipdissect.settings import Settings
-from clipdissect.target import Target
-from experiments import (
-    alternation,
-    parts,
-    runtime,
-    runtime_pieces,
-    runtime_report,
-    runtime_worker,
-)
-from experiments.help import conf_folder
-from experiments.plain_pipeline import Plain, soft_wpmi
-from experiments.schema import register
+from clipdissect.targets import Target
+from clipdissect.utils import timing
+from experiments import runtime
 
 WORDS = list(COLOURS)
 
@@ -88,7 +87,7 @@ def test_plain_scores_are_ours(rows: str, results: str) -> None:
 SIDE = """
 import json, sys, time
 from pathlib import Path
-from experiments.alternation import PausedClock, end_with_parent
+from clipdissect.app.runtime.time_slicing import PausedClock, end_with_parent
 end_with_parent()
 clock = PausedClock(Path(sys.argv[1]))
 print(json.dumps({"ready": True}), flush=True)
@@ -106,7 +105,7 @@ for line in sys.stdin:
 def two_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "sleeper.py").write_text(SIDE)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    sides = [alternation.Side(n, "sleeper", [], tmp_path / f"{n}.clock") for n in ("a", "b")]
+    sides = [time_slicing.Side(n, "sleeper", [], tmp_path / f"{n}.clock") for n in ("a", "b")]
     yield sides
     for side in sides:
         side.close()
@@ -119,7 +118,7 @@ def test_sides_take_turns_and_pauses_do_not_count(two_sides: Any) -> None:
     messages = [{"work": 0.3}, {"work": 0.9}]
     for _ in range(2):
         start = time.perf_counter()
-        answers = alternation.alternate(two_sides, messages, 0.05)
+        answers = time_slicing.alternate(two_sides, messages, 0.05)
         took = time.perf_counter() - start
         assert [answer["seconds"] for answer in answers] == pytest.approx([0.3, 0.9], abs=0.15)
         assert took >= 1.15  # one at a time
@@ -136,8 +135,8 @@ def test_sides_take_turns_and_pauses_do_not_count(two_sides: Any) -> None:
 
 def test_stages_go_by_the_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1.0, 3.5])
-    monkeypatch.setattr(stages, "clock", lambda: next(ticks))
-    spent = stages.Stages()
+    monkeypatch.setattr(timing, "clock", lambda: next(ticks))
+    spent = timing.Stages()
     with spent.stage("x"):
         pass
     assert spent.seconds == {"x": 2.5}
@@ -260,7 +259,7 @@ def test_large_pages_are_for_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 TINY = """
 from tiny import LiveNet, preprocess
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 def target():

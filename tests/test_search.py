@@ -14,7 +14,7 @@ import standin
 from PIL import Image
 from test_sweeps import launched
 
-from experiments import search_report
+from clipdissect.app.search import report as search_report
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `sweep`")
 

@@ -118,7 +118,7 @@ def test_failure_falls_back_with_one_warning(
 
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
     monkeypatch.setattr(dispatch, "_failed", False)
-    monkeypatch.setattr("clipdissect.compiling.prepare", broken)
+    monkeypatch.setattr("clipdissect.utils.jit.prepare", broken)
     x = torch.randn(9, 5)
     with caplog.at_level(logging.WARNING):
         first, second = (kernels.less_marginal(x.clone(), 1.0) for _ in range(2))

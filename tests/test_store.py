@@ -203,9 +203,9 @@ def test_nothing_of_a_folder_that_is_no_store_is_pruned(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_the_user_cache_is_listed_and_pruned(tmp_path: Path, own_cache: Path) -> None:
-    from clipdissect.paths import store_dir
     from clipdissect.probe import build
-    from clipdissect.thumbnails import Thumbnails
+    from clipdissect.probe.thumbnails import Thumbnails
+    from clipdissect.utils.paths import store_dir
 
     write_colours(tmp_path / "images")
     images = build("folder", root=str(tmp_path / "images"), identity="content")

@@ -13,8 +13,8 @@ from study_runs import study as study  # the fixture
 
 from clipdissect import probe
 from clipdissect.concepts import of_list
+from clipdissect.datasets.wordnet import packaged
 from clipdissect.errors import DissectError
-from clipdissect.hypernyms import packaged
 from clipdissect.probe import Probe
 from clipdissect.studies import build
 from clipdissect.studies.missing_concepts import absence

@@ -15,9 +15,9 @@ import pytest
 import standin
 from conftest import ROOT
 
-from experiments.callbacks import Launched
-from experiments.jobs import FAILURE, UNFINISHED
-from experiments.launch import launch
+from clipdissect.app.callbacks import Launched
+from clipdissect.app.jobs import FAILURE, UNFINISHED
+from clipdissect.app.launch import launch
 
 
 def launched(

@@ -10,17 +10,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipdissect import probe, synthetic
+from clipdissect import probe
 from clipdissect.errors import DissectError
+from clipdissect.probe import scenes as synthetic
 from clipdissect.probe import synthetic as synthetic_probe
-from clipdissect.synthetic import sources as found_sources
-from clipdissect.synthetic.colours import NAMES, PALETTE, name_colours
-from clipdissect.synthetic.patterns import SHAPES, TEXTURES, points
-from clipdissect.synthetic.scene import NOISE, SHADE, Painter
-from clipdissect.synthetic.sources import Sources, find
+from clipdissect.probe.scenes import sources as found_sources
+from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
+from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
+from clipdissect.probe.scenes.scene import NOISE, SHADE, Painter
+from clipdissect.probe.scenes.sources import Sources, find
 
 SIZE = 48
-WRITE = import_module("clipdissect.synthetic.write")  # the package has a function of that name
+WRITE = import_module("clipdissect.probe.scenes.write")  # the package has a function of that name
 
 
 @pytest.fixture

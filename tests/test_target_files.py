@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdissect import places, target, weights
-from clipdissect.capture import check_layers
+from clipdissect import targets as target
+from clipdissect.capture.capture import check_layers
+from clipdissect.datasets import places365
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.target.base import Target
-from clipdissect.target.torchvision import PRESETS
+from clipdissect.models import checkpoints
+from clipdissect.targets.base import Target
+from clipdissect.targets.torchvision import PRESETS
 
 
 class _Python2(pickle._Pickler):  # type: ignore[name-defined, misc]
@@ -95,51 +98,51 @@ def test_places_without_its_files(data: Path) -> None:
         target.build("resnet18_places365")
     assert str(data / "places365" / "resnet18_places365.pth.tar") in caught.value.looked
     with pytest.raises(MissingResource, match=r"categories_places365\.txt"):
-        places.places365_names()
+        places365.places365_names()
 
 
 @pytest.mark.parametrize("text", ["airfield\n", "/a/airfield 1\n", "/a/airfield 0\n", ""])
 def test_other_files_than_the_categories(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.txt").write_text(text)
     with pytest.raises(DissectError, match="365 lines"):
-        places.places365_names(str(tmp_path / "c.txt"))
+        places365.places365_names(str(tmp_path / "c.txt"))
 
 
 def test_scene_labels_of_broden(tmp_path: Path) -> None:
     with pytest.raises(MissingResource, match="scene labels"):
-        places.scene_labels(tmp_path)
+        places365.scene_labels(tmp_path)
     (tmp_path / "label.csv").write_text(
         "number,name,category,frequency\n1,sky,object(120);part(2),5\n2,abbey-s,scene(9),9\n"
         "3,bar,object(7);scene(3),10\n"
     )
-    assert places.scene_labels(tmp_path) == ("abbey-s", "bar")
+    assert places365.scene_labels(tmp_path) == ("abbey-s", "bar")
     (tmp_path / "c_scene.csv").write_text(
         "code,number,name,frequency,coverage\n1,2,abbey-s,9,\n2,4,zoo-s,3,\n"
     )
-    assert places.scene_labels(tmp_path) == ("abbey-s", "zoo-s")
+    assert places365.scene_labels(tmp_path) == ("abbey-s", "zoo-s")
 
 
 def test_classes_of_places_in_broden() -> None:
     names = ["airfield", "apartment_building/outdoor", "art_gallery", "zen_garden"]
     labels = ["sky", "art_gallery-s", "apartment_building-outdoor-s", "Airfield-s", "airfield"]
-    assert places.places_to_broden(names, labels) == {
+    assert places365.places_to_broden(names, labels) == {
         0: "Airfield-s", 1: "apartment_building-outdoor-s", 2: "art_gallery-s",
     }  # fmt: skip
-    assert places.places_to_broden(names, labels, "released") == {
+    assert places365.places_to_broden(names, labels, "released") == {
         0: "airfield", 2: "art_gallery-s",
     }  # fmt: skip
     with pytest.raises(DissectError, match="normalised or released"):
-        places.match_key("x", "exact")
+        places365.match_key("x", "exact")
 
 
 def test_published_labels_match_as_in_the_design_notes(shared: Path) -> None:
-    names = places.places365_names(str(shared / "data/concepts/places365_categories.txt"))
+    names = places365.places365_names(str(shared / "data/concepts/places365_categories.txt"))
     table = pd.read_csv(shared / "data/published/netdissect/resnet18_places365_fc.csv")
     assert len(names) == 365
     for matching, right in (("released", 117), ("normalised", 141)):
         pairs = zip(table["label"], table["unit"], strict=True)
-        same = [places.match_key(label, matching) == places.match_key(names[unit - 1], matching)
-                for label, unit in pairs]  # fmt: skip
+        key = partial(places365.match_key, matching=matching)
+        same = [key(label) == key(names[unit - 1]) for label, unit in pairs]
         assert sum(same) == right, matching
 
 
@@ -198,7 +201,7 @@ def test_timm_random_and_with_a_checkpoint(tmp_path: Path) -> None:
     found = target.build("timm", model="test_resnet", weights="random")
     assert found.layers and found.class_layer == "fc"
     assert len(found.class_names) == 1000
-    assert weights.RANDOM_NOTE in found.notes
+    assert checkpoints.RANDOM_NOTE in found.notes
     model = timm.create_model("test_vit", num_classes=7)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))

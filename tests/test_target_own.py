@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from clipdissect import target
+from clipdissect import targets as target
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.target.preprocess import ASSUMED, image_transform
+from clipdissect.targets.preprocess import ASSUMED, image_transform
 
 CODE = """
 import torch
 from torch import nn
 from torchvision import transforms
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 class Net(nn.Module):
     def __init__(self, width=4):

@@ -14,14 +14,15 @@ import torch
 from conftest import ROOT
 from torch import Tensor, nn
 
-from clipdissect import digest, target
+from clipdissect import targets as target
+from clipdissect.capture.hooks import recording
+from clipdissect.capture.infer_layout import read_layers
+from clipdissect.capture.model_summary import survey
+from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.hooks import recording
-from clipdissect.layers import kind_of
-from clipdissect.summary import Summary
-from clipdissect.survey import survey
-from clipdissect.target import Target
-from clipdissect.trial import read_layers
+from clipdissect.models.layer_patterns import kind_of
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
 
 PREPROCESS = {"image_size": 8}
 
@@ -127,7 +128,7 @@ def test_real_networks_with_branches() -> None:
     """timm's scripted blocks stand inside of branches."""
     import timm
 
-    from clipdissect.target.script import Program
+    from clipdissect.targets.script import Program
 
     torch.manual_seed(0)
     model = timm.create_model("test_vit").eval()
@@ -142,9 +143,9 @@ def test_real_networks_with_branches() -> None:
 
 def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -> None:
     names = ("scripted.pt", "any.pt2")
-    first = [digest.of_model(build(files, name).model) for name in names]
+    first = [hashing.of_model(build(files, name).model) for name in names]
     code = (f"from pathlib import Path; from test_target_programs import build; "
-            f"from clipdissect import digest; "
+            f"from clipdissect.utils import hashing as digest; "
             f"folder = Path({str(files)!r}); "
             f"[print(digest.of_model(build(folder, n).model)) for n in {names}]")  # fmt: skip
     done = subprocess.run(
@@ -156,7 +157,7 @@ def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -
         changed = build(files, name).model
         with torch.no_grad():
             next(iter(changed.parameters())).add_(1)
-        assert digest.of_model(changed) != before
+        assert hashing.of_model(changed) != before
 
 
 def test_program_moves_with_its_tensors(files: Path) -> None:

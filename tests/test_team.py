@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import write_colours
 
-from clipdissect import distributed
-from clipdissect.distributed import ALONE, Team
+from clipdissect.utils import distributed
+from clipdissect.utils.distributed import ALONE, Team
 
 JOB = """
 import os
@@ -27,11 +27,11 @@ from tiny import ColourEncoder, ColourNet, preprocess
 
 from clipdissect import probe, similarity
 from clipdissect.dissection import assist, dissect
-from clipdissect.distributed import from_environment
+from clipdissect.utils.distributed import from_environment
 from clipdissect.errors import DissectError
-from clipdissect.settings import Settings
+from clipdissect.capture.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 class Noise(torch.nn.Module):

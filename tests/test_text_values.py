@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
 from clipdissect import concepts, probe
+from clipdissect.app import evaluation_job
+from clipdissect.app.help import conf_folder
+from clipdissect.app.quoting import on_command_line
+from clipdissect.app.schema import GROUPS, Root, Text, register, schema_of, strict
+from clipdissect.app.user_errors import explain
 from clipdissect.errors import DissectError, MissingResource
-from experiments import judging
-from experiments.help import conf_folder
-from experiments.quoting import on_command_line
-from experiments.schema import GROUPS, Root, Text, register, schema_of, strict
-from experiments.wording import explain
 
 # Words that YAML or Hydra's grammar read as something else, and characters that they refuse.
 WORDS = ["no", "yes", "on", "1e3", "010", "12:30:45", "true", "null", "inf", "1_000", "~", "2024"]
@@ -201,7 +201,7 @@ def test_the_schemas_text_is_what_the_wording_looks_for() -> None:
 def test_lists_of_text_are_plain_where_the_runners_read_them() -> None:
     # omegaconf yields its nodes, not their values, when a list of a union's values is iterated.
     with pytest.raises(MissingResource, match="the run to compare with"):
-        judging.earlier(compose("config", overrides=["evaluation.against=[gone]"]))
+        evaluation_job.earlier(compose("config", overrides=["evaluation.against=[gone]"]))
 
 
 def test_a_folder_may_start_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tiny import write_colours
 
 from clipdissect import probe, tracking
 from clipdissect.errors import DissectError
-from clipdissect.thumbnails import Thumbnails
+from clipdissect.probe.thumbnails import Thumbnails
 from clipdissect.tracking import Finished, wandb_run
 
 METRICS = {

@@ -17,8 +17,8 @@ from torchvision import models, transforms
 from torchvision.transforms import InterpolationMode, v2
 
 from clipdissect.encoder.conse import whole_image
-from clipdissect.images import decode_picture, fast_jpeg, open_picture, to_pil
-from clipdissect.transforms import _shorter_side, apply, tensor_transform
+from clipdissect.images.decode import decode_picture, fast_jpeg, open_picture, to_pil
+from clipdissect.images.transforms import _shorter_side, apply, tensor_transform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BICUBIC = InterpolationMode.BICUBIC
@@ -182,7 +182,7 @@ def test_odd_jpegs_are_decoded_by_pil(tmp_path: Path) -> None:
 
 
 def test_damaged_jpeg_gives_pils_reason(tmp_path: Path) -> None:
-    from clipdissect.images import UnreadableImage
+    from clipdissect.images.decode import UnreadableImage
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "x.jpg")

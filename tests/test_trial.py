@@ -12,12 +12,12 @@ from tiny import COLOURS, ColourEncoder, write_colours
 from torch import Tensor, nn
 
 import clipdissect
+from clipdissect.capture.infer_layout import read_layers, try_out, units_axis
+from clipdissect.capture.output_layout import Declared, Evidence, Output, Reading, read, summarise
+from clipdissect.capture.pooling import Summary
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.reading import Declared, Evidence, Output, Reading, read, summarise
-from clipdissect.settings import Settings
-from clipdissect.summary import Summary
-from clipdissect.target import Target
-from clipdissect.trial import read_layers, try_out, units_axis
+from clipdissect.targets import Target
 
 NOTHING = Evidence((8, 8), frozenset(), {}, {})
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_evaluation import SENTENCES, TARGET, table
 
-from clipdissect import concepts, tuning
+from clipdissect import concepts
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.evaluation import half_split
 from clipdissect.sentence import Remembered
 
 WORDS = concepts.resolve(["cat", "dog", "wolf"])
@@ -18,23 +19,23 @@ WORDS = concepts.resolve(["cat", "dog", "wolf"])
 
 @pytest.mark.parametrize("units", [2, 7, 1000])
 def test_halves_share_nothing_and_leave_nothing_out(units: int) -> None:
-    tuned, reported = tuning.halves(units, seed=3)
+    tuned, reported = half_split.halves(units, seed=3)
     assert len(tuned) == units // 2
     assert sorted([*tuned, *reported]) == list(range(units))
-    again, _ = tuning.halves(units, seed=3)
+    again, _ = half_split.halves(units, seed=3)
     assert np.array_equal(tuned, again)
 
 
 def test_other_seeds_are_other_halves() -> None:
-    assert not np.array_equal(tuning.halves(1000, 0)[0], tuning.halves(1000, 1)[0])
+    assert not np.array_equal(half_split.halves(1000, 0)[0], half_split.halves(1000, 1)[0])
 
 
 def test_values_of_the_halves_by_hand() -> None:
     rows = table(["cat", "wolf", "wolf"])  # of cat, dog, wolf: right, 0.8 near, right
     right, near = np.array([1, 0, 1]), np.array([1.0, 0.8, 1.0])
-    halves = dict(zip(("tuning", "report"), tuning.halves(3, 5), strict=True))
+    halves = dict(zip(("tuning", "report"), half_split.halves(3, 5), strict=True))
     for name, values in (("top1", right), ("plane_cos", near)):
-        found = tuning.objective(name, rows, TARGET, WORDS, SENTENCES, None, seed=5)
+        found = half_split.objective(name, rows, TARGET, WORDS, SENTENCES, None, seed=5)
         for half, units in halves.items():
             assert found[half] == pytest.approx(values[units].mean())
             assert found[f"{half}_units"] == len(units)
@@ -43,7 +44,7 @@ def test_values_of_the_halves_by_hand() -> None:
 
 def test_undefined_half_is_an_error() -> None:
     with pytest.raises(DissectError, match=r"plane_cos of the tuning half.*no unit is described"):
-        tuning.objective("plane_cos", table([""] * 3), TARGET, WORDS, SENTENCES, None)
+        half_split.objective("plane_cos", table([""] * 3), TARGET, WORDS, SENTENCES, None)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +62,13 @@ def test_told_before_any_work(
 ) -> None:
     target = replace(TARGET, **changes)  # type: ignore[arg-type]
     with pytest.raises(DissectError, match=says):
-        tuning.check(name, target, concepts.resolve(words), sentences)  # type: ignore[arg-type]
+        half_split.check(name, target, concepts.resolve(words), sentences)  # type: ignore[arg-type]
 
 
 def test_defined_objectives_pass() -> None:
-    tuning.check("top1", TARGET, WORDS, SENTENCES)
-    tuning.check("plane_cos", TARGET, WORDS, SENTENCES)
-    tuning.check("top1", TARGET, WORDS, MissingResource("mpnet", [], "get it"))
+    half_split.check("top1", TARGET, WORDS, SENTENCES)
+    half_split.check("plane_cos", TARGET, WORDS, SENTENCES)
+    half_split.check("top1", TARGET, WORDS, MissingResource("mpnet", [], "get it"))
 
 
 def test_remembered_sentences_are_embedded_once() -> None:

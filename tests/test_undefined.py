@@ -16,21 +16,18 @@ import pytest
 from omegaconf import OmegaConf
 from test_runtime import facts, made_pieces, made_rounds
 
-from clipdissect import results
+from clipdissect.app import build as parts
+from clipdissect.app import jobs, study_job
+from clipdissect.app.comparison import report as comparison_report
+from clipdissect.app.comparison import table as comparing
+from clipdissect.app.runtime import figure as runtime_figure
+from clipdissect.app.runtime import report as runtime_report
 from clipdissect.report.material import Material, compact, read_material
-from clipdissect.stages import Stages
+from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
-from experiments import (
-    comparing,
-    comparison_report,
-    final_layer,
-    jobs,
-    parts,
-    runtime_figure,
-    runtime_report,
-    studying,
-)
+from clipdissect.utils.timing import Stages
+from experiments import final_layer
 
 NAN, INF = math.nan, math.inf
 # As a runner might hand it on: of Python, of NumPy, in lists and in lists of mappings.
@@ -70,7 +67,7 @@ def check(found: dict[str, Any]) -> None:
 
 def write_studies(folder: Path) -> Path:
     config = OmegaConf.create({"tracking": {"name": "none"}})
-    studying.save(config, folder, {"units": pd.DataFrame({"x": [NAN]})}, METRICS, METRICS)
+    study_job.save(config, folder, {"units": pd.DataFrame({"x": [NAN]})}, METRICS, METRICS)
     assert (folder / "run.json").is_file()
     return folder / "metrics.json"
 
@@ -85,12 +82,12 @@ def write_final_layer(folder: Path) -> Path:
 
 
 def write_dissection(folder: Path) -> Path:
-    results.write_result(folder, pd.DataFrame({"a": [NAN]}), pd.DataFrame({"a": [NAN]}), METRICS)
+    run_files.write_result(folder, pd.DataFrame({"a": [NAN]}), pd.DataFrame({"a": [NAN]}), METRICS)
     return folder / "run.json"
 
 
 def write_plainly(folder: Path) -> Path:
-    results.write_json(folder / "search.json", METRICS)
+    run_files.write_json(folder / "search.json", METRICS)
     return folder / "search.json"
 
 
@@ -147,7 +144,7 @@ def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
     assert "is unknown" in text
     assert "nan" not in text
     runtime_figure.figure(found, pieces, tmp_path)
-    results.write_json(tmp_path / "metrics.json", found)
+    run_files.write_json(tmp_path / "metrics.json", found)
     assert strict(tmp_path / "metrics.json") == found
 
 
@@ -160,7 +157,7 @@ def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
     text = comparison_report.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
     comparison_report.figure(table, tmp_path)
-    results.write_json(tmp_path / "metrics.json", comparison_report.metrics(table))
+    run_files.write_json(tmp_path / "metrics.json", comparison_report.metrics(table))
     assert strict(tmp_path / "metrics.json")["comparison"][0]["low"] is None
 
 
@@ -175,7 +172,7 @@ def test_figures_draw_what_there_is(tmp_path: Path) -> None:
 
 def test_short_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = (0.0003 * (n // 2 + n % 2) for n in range(2000))
-    monkeypatch.setattr("clipdissect.stages.clock", lambda: next(ticks))
+    monkeypatch.setattr("clipdissect.utils.timing.clock", lambda: next(ticks))
     spent = Stages()
     for _ in range(500):
         with spent.stage("decode"):

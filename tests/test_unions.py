@@ -9,11 +9,11 @@ import torch
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import probe
-from clipdissect.capture import capture
-from clipdissect.kept import KeptTop
-from clipdissect.settings import Settings
+from clipdissect.capture.activations import KeptTop
+from clipdissect.capture.capture import capture
+from clipdissect.capture.settings import Settings
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 LAYERS = ("conv", "head")
 

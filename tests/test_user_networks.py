@@ -18,14 +18,16 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from clipdissect import probe, target, weights
-from clipdissect.capture import capture
+from clipdissect import probe
+from clipdissect import targets as target
+from clipdissect.capture.capture import capture
+from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.settings import Settings
+from clipdissect.models import checkpoints
 from clipdissect.similarity import build as similarity
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_train_that_returns_nothing(images: Path, monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     assert len(found.descriptions) == 4
     assert model.training
-    monkeypatch.setattr("clipdissect.importing.call", lambda *_: Silent())
+    monkeypatch.setattr("clipdissect.utils.import_path.call", lambda *_: Silent())
     assert not target.build("module", factory="any:thing", layers=["head"]).model.training
 
 
@@ -207,7 +209,7 @@ def test_lazy_modules(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     trained = build()
     trained(torch.zeros(1, 3, 8, 8))
     torch.save(trained.state_dict(), tmp_path / "lazy.pt")
-    monkeypatch.setattr("clipdissect.importing.call", lambda *_: build())
+    monkeypatch.setattr("clipdissect.utils.import_path.call", lambda *_: build())
     found = target.build(
         "checkpoint", factory="any:thing", checkpoint=str(tmp_path / "lazy.pt"), layers=["2"]
     )
@@ -359,23 +361,23 @@ def test_files_that_are_no_weights_say_what_they_are(
     for name, (says, content) in broken_files(tmp_path).items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DissectError, match=f"{name} {says}"):
-            weights.read(tmp_path / name)
+            checkpoints.read(tmp_path / name)
     with pytest.raises(DissectError, match=r"is a folder: name the file in it, such as cut\.pt"):
-        weights.read(tmp_path)
+        checkpoints.read(tmp_path)
     with pytest.raises(MissingResource, match=r"gone\.pt"):
-        weights.read(tmp_path / "gone.pt")
+        checkpoints.read(tmp_path / "gone.pt")
     with pytest.raises(MissingResource):
-        weights.read(tmp_path / "good.pt" / "inside.pt")
+        checkpoints.read(tmp_path / "good.pt" / "inside.pt")
     (tmp_path / "renamed.pt").write_bytes((tmp_path / "good.safetensors").read_bytes())
     (tmp_path / "renamed.safetensors").write_bytes((tmp_path / "good.pt").read_bytes())
     for name in ("good.pt", "old.pt", "good.safetensors", "renamed.pt", "renamed.safetensors"):
-        assert weights.read(tmp_path / name)["weight"].shape == (300, 30)
+        assert checkpoints.read(tmp_path / name)["weight"].shape == (300, 30)
 
     def forbidden(path: Path, *arguments: Any) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", forbidden)  # root may read whatever the mode says
     with pytest.raises(DissectError, match=r"good\.pt can't be read \(Permission denied\)"):
-        weights.read(tmp_path / "good.pt")
+        checkpoints.read(tmp_path / "good.pt")
     with pytest.raises(DissectError, match="Permission denied"):
         target.build("torchscript", path=str(tmp_path / "good.pt"))

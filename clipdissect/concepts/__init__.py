@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from clipdissect import options
-from clipdissect.arguments import shortened
 from clipdissect.concepts.base import Concepts
 from clipdissect.concepts.joined import union
 from clipdissect.concepts.known import broden, cifar100, places365
@@ -26,6 +24,8 @@ from clipdissect.concepts.sources import (
 )
 from clipdissect.concepts.wordnet import wordnet_nouns
 from clipdissect.errors import DissectError, unknown
+from clipdissect.utils import registry
+from clipdissect.utils.type_checks import shortened
 
 OPTIONS: dict[str, Callable[..., Concepts]] = {
     "broden": broden,
@@ -56,7 +56,7 @@ def build(name: str, **parameters: Any) -> Concepts:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    return _reported(options.call("concepts", OPTIONS, name, parameters))
+    return _reported(registry.call("concepts", OPTIONS, name, parameters))
 
 
 def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
@@ -76,7 +76,7 @@ def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> 
     if isinstance(what, (str, Path)):
         return _reported(file(str(what)))
     if isinstance(what, Mapping):
-        return options.named("concepts", build, what)
+        return registry.named("concepts", build, what)
     if not isinstance(what, Iterable) or isinstance(what, (bytes, Set)):
         raise DissectError(
             f"concepts must be a list of texts, a text file or the name of a concept set; got "

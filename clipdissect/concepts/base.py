@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from clipdissect import digest
 from clipdissect.errors import DissectError
+from clipdissect.utils import hashing
 
 DUPLICATES = ("drop", "keep")
 
@@ -44,7 +44,7 @@ class Concepts:
     @property
     def digest(self) -> str:
         """Changes with any text or their order."""
-        return digest.of("concepts 1", self.texts)
+        return hashing.of("concepts 1", self.texts)
 
 
 Rule = Callable[[str], bool]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from clipdissect import options
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.errors import DissectError
+from clipdissect.utils import registry
 
 
 def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
@@ -40,4 +40,4 @@ def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
 def _part(part: Any) -> Concepts:
     from clipdissect.concepts import build  # which has `union` among its options
 
-    return options.part("concept set", "set", Concepts, build, part)
+    return registry.part("concept set", "set", Concepts, build, part)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from clipdissect import cifar
-from clipdissect.cifar import CIFAR100
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import find, read_lines
-from clipdissect.paths import BRODEN
+from clipdissect.datasets import cifar
+from clipdissect.datasets.cifar import CIFAR100
 from clipdissect.probe.broden import label_names
+from clipdissect.utils.paths import BRODEN
 
 # A line of categories_places365.txt: `/a/apartment_building/outdoor 8`.
 PLACE = re.compile(r"/[a-z]/(\S+)\s+\d+")

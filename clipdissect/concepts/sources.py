@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdissect.classes import imagenet_names
 from clipdissect.concepts.base import Concepts, Rule, clean
+from clipdissect.datasets.class_names import imagenet_names
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.extras import install
-from clipdissect.paths import data_places
+from clipdissect.utils.extras import install
+from clipdissect.utils.paths import data_places
 
 # What to leave out of lists of words that no one has edited.
 NO_WORDS: dict[str, Rule] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import NO_WORDS
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.paths import cache_dir, data_places
+from clipdissect.utils.paths import cache_dir, data_places
 
 INDEX = "index.noun"
 DATA = "data.noun"

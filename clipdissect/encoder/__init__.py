@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import getattr_static
 from typing import Any
 
-from clipdissect import options
 from clipdissect.encoder.base import Encoder
 from clipdissect.encoder.conse import conse
 from clipdissect.encoder.hf import hf
@@ -14,6 +13,7 @@ from clipdissect.encoder.open_clip import open_clip
 from clipdissect.encoder.presets import PRESETS, preset
 from clipdissect.encoder.prompts import Prompted
 from clipdissect.errors import DissectError
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Prompted]] = {
     **{name: preset(name) for name in PRESETS},
@@ -31,7 +31,7 @@ def build(name: str, **parameters: Any) -> Prompted:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    encoder: Prompted = options.call("encoder", OPTIONS, name, parameters)
+    encoder: Prompted = registry.call("encoder", OPTIONS, name, parameters)
     return encoder
 
 
@@ -42,7 +42,7 @@ def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
         DissectError: unknown name, or an object that lacks a part of `Encoder`.
     """
     if isinstance(what, (str, Mapping)):
-        return options.named("encoder", build, what)
+        return registry.named("encoder", build, what)
     parts = [name for name in vars(Encoder) if not name.startswith("_")]
     # Looked up statically: a digest is a property that may take seconds.
     lacking = [name for name in parts if getattr_static(what, name, None) is None]

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.digest import Transform
+from clipdissect.utils.hashing import Transform
 
 
 @runtime_checkable

@@ -12,14 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect import digest, sentence
-from clipdissect.classes import imagenet_names
-from clipdissect.digest import Transform
+from clipdissect import sentence
+from clipdissect.datasets.class_names import imagenet_names
 from clipdissect.encoder.batches import placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError
 from clipdissect.sentence import SentenceEncoder
-from clipdissect.target.efficientnet import build_model
+from clipdissect.targets.efficientnet import build_model
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
 
 NOTE = (
     "the encoder is ConSE, not CLIP: weaker, and blind to what ImageNet's 1000 classes don't "

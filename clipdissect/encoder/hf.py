@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect import digest, hub, tokens
-from clipdissect.digest import Transform
 from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.models import hub, tokenizers
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
 
 # Buffers that old checkpoints hold and that networks now make themselves.
 _HARMLESS = ("position_ids",)
@@ -78,7 +79,7 @@ class HFImageText:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the special ones."""
-        return tokens.count_hf(self.tokenizer, self._cleaned(texts))
+        return tokenizers.count_hf(self.tokenizer, self._cleaned(texts))
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
@@ -109,7 +110,7 @@ class HFImageText:
 
     @cached_property
     def _tokenizer_digest(self) -> str:
-        return tokens.digest_of_hf(self.tokenizer, self.context_length)
+        return tokenizers.digest_of_hf(self.tokenizer, self.context_length)
 
 
 def hf(

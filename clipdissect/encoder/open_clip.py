@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect import digest, hub, tokens
-from clipdissect.digest import Transform
 from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import Prompted, checked
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.models import hub, tokenizers
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 RANDOM = "random"
@@ -62,7 +63,7 @@ class OpenClip:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the special ones."""
-        return tokens.count(self.tokenizer, texts)
+        return tokenizers.count(self.tokenizer, texts)
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
@@ -78,7 +79,7 @@ class OpenClip:
 
     @cached_property
     def _tokenizer_digest(self) -> str:
-        return tokens.digest_of(self.tokenizer)
+        return tokenizers.digest_of(self.tokenizer)
 
 
 def open_clip(

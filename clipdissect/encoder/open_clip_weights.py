@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdissect import hub, weights
 from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.models import checkpoints, hub
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 # Names that open_clip and the hub give, best first.
@@ -156,13 +156,13 @@ def load(network: nn.Module, path: Path, model: str) -> None:
         DissectError: it can't be read safely, its tensors aren't the network's, or it was trained
             with another activation function, image size or text length.
     """
-    weights.check_file(path)
+    checkpoints.check_file(path)
     if _is_archive(path):
-        weights.load(network, _openai(path, model), f"{path} (for {model})")
+        checkpoints.load(network, _openai(path, model), f"{path} (for {model})")
         return
-    state = weights.read(path)
+    state = checkpoints.read(path)
     if any(name.removeprefix("module.") in _OPENAI_EXTRAS for name in state):
-        weights.load(network, _without_extras(state, path, model), f"{path} (for {model})")
+        checkpoints.load(network, _without_extras(state, path, model), f"{path} (for {model})")
         return
     _check_positions(network, state, path, model)
     del state  # open_clip reads the file itself: it knows other projects' names

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clipdissect.encoder.open_clip import open_clip
 from clipdissect.encoder.prompts import Prompted
 from clipdissect.errors import MissingResource
-from clipdissect.paths import cache_dir
+from clipdissect.utils.paths import cache_dir
 
 
 class Preset(NamedTuple):

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdissect import digest
-from clipdissect.digest import Transform
 from clipdissect.encoder.base import CountingEncoder
 from clipdissect.errors import DissectError, unknown
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from clipdissect.classes import is_a_name, synonyms
+from clipdissect.datasets.class_names import is_a_name, synonyms
 from clipdissect.evaluation.units import ANY, TOP, Units
 from clipdissect.evaluation.vectors import Vectors
 

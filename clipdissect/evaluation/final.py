@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.classes import named_by
+from clipdissect.datasets.class_names import named_by
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.bootstrap import Resampling, difference, distributions, intervals
 from clipdissect.evaluation.controls import best_constant, random_labels

@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.concepts import Concepts
-from clipdissect.describe import NULL
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation.final import of_concepts
 from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
-from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
+from clipdissect.results.describe import NULL
+from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 def metrics(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect.datasets.places365 import MATCHINGS, match_key, places_to_broden
 from clipdissect.evaluation.bootstrap import Resampling, share_interval
 from clipdissect.evaluation.units import TOP
-from clipdissect.places import MATCHINGS, match_key, places_to_broden
 
 PUBLISHED_CLASSES = 267
 

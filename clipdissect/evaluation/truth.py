@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdissect.classes import imagenet_names, names_of_file
+from clipdissect.datasets.class_names import imagenet_names, names_of_file
+from clipdissect.datasets.places365 import places365_names
 from clipdissect.errors import DissectError
-from clipdissect.places import places365_names
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from clipdissect.classes import is_a_name, named_by
+from clipdissect.datasets.class_names import is_a_name, named_by
 from clipdissect.errors import DissectError
 from clipdissect.evaluation.vectors import Vectors
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.errors import MissingResource
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.store import Store
-from clipdissect.texts import text_embeds
 
 Sentences = SentenceEncoder | MissingResource | None
 

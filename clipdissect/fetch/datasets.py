@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipdissect.fetch.lists import PLACES_NAMES
 from clipdissect.fetch.sources import Debian, File, Holds, Item, hub_url
-from clipdissect.paths import (
+from clipdissect.utils.paths import (
     BRODEN,
     CIFAR10,
     CIFAR100,

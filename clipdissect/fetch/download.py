@@ -22,7 +22,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from clipdissect import __version__
+from clipdissect._version import __version__
 from clipdissect.errors import DissectError
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ The digests of the paper's lists are those of the files that this project is che
 from __future__ import annotations
 
 from clipdissect.fetch.sources import File, Holds, Item
-from clipdissect.paths import data_places
+from clipdissect.utils.paths import data_places
 
 AUTHORS = "https://raw.githubusercontent.com/Trustworthy-ML-Lab/CLIP-dissect/main/data"
 WORDS = "https://raw.githubusercontent.com/first20hours/google-10000-english/master"

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from clipdissect.fetch.sources import File, Item, Packages, hub_url
-from clipdissect.paths import cache_dir, data_places
+from clipdissect.utils.paths import cache_dir, data_places
 
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
 PYTORCH = "https://download.pytorch.org/models"

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Int, UInt64
 from torch import Tensor
 from tqdm import tqdm
 
-from clipdissect import digest
-from clipdissect.annotations import Annotation, Concept, Masks
+from clipdissect.datasets.segmentation import Annotation, Concept, Masks
 from clipdissect.errors import DissectError
 from clipdissect.masks.kernels import popcount
 from clipdissect.masks.layout import Layout, packed
 from clipdissect.store import Entry, Store
+from clipdissect.utils import hashing
 
 VERSION = 1  # raise it when the same labels give other bits
 MOST_CATEGORIES = 62
@@ -110,7 +110,7 @@ def concept_masks(masks: Masks, store: Store) -> ConceptMasks:
             f"the labels have {len(masks.categories)} categories; {MOST_CATEGORIES} fit: choose "
             f"some with method.categories"
         )
-    key = digest.of("concept masks", VERSION, masks.digest())
+    key = hashing.of("concept masks", VERSION, masks.digest())
     found = store.get(key)
     if found is None:
         with store.locked([key]):

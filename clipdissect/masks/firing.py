@@ -17,19 +17,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect import digest, randomness
-from clipdissect.capture import check_layers, check_still_readable
+from clipdissect.capture import determinism
+from clipdissect.capture.capture import check_layers, check_still_readable
+from clipdissect.capture.dataloader import Skipped
+from clipdissect.capture.maps import Maps, activation_maps, map_readings
+from clipdissect.capture.output_layout import READING_VERSION, Reading
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.loader import Skipped
-from clipdissect.maps import Maps, activation_maps, map_readings
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Exact, Histogram, Levels, collector, firing, is_saturated
 from clipdissect.masks.units import UnitMasks, entry_of, fire
 from clipdissect.probe import Probe
-from clipdissect.reading import READING_VERSION, Reading
-from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
 
 VERSION = 2  # raise it when the same activations give other levels or masks
 log = logging.getLogger(__name__)
@@ -113,8 +114,8 @@ class Dense:
 
     def _key(self, layer: str, first: int) -> str:
         # An image may be missing in this run alone: its levels then aren't those of the next one.
-        own = (self.found[layer].entry, sorted(self.skipped), digest.of(self.layout.sizes))
-        return digest.of("unit masks", VERSION, own, first, GROUP)
+        own = (self.found[layer].entry, sorted(self.skipped), hashing.of(self.layout.sizes))
+        return hashing.of("unit masks", VERSION, own, first, GROUP)
 
     def _plan(self, layer: str, first: int) -> dict[str, range]:
         """Units to compute masks of in one pass: these, and what comes next and fits the memory."""
@@ -188,15 +189,15 @@ def dense(
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
     digests = {
-        "target": digest.of_model(target.model),
-        "target preprocess": digest.of_transform(target.preprocess), "images": probe.digest,
+        "target": hashing.of_model(target.model),
+        "target preprocess": hashing.of_transform(target.preprocess), "images": probe.digest,
     }  # fmt: skip
     made = Dense(
         target, probe, settings, Layout.of(probe.masks.sizes), quantile, memory * 1e9, store,
         digests, holder=holder,
     )  # fmt: skip
     _find_levels(made, layers)
-    made.notes += digest.passing_notes(digests)
+    made.notes += hashing.passing_notes(digests)
     return made
 
 
@@ -204,7 +205,7 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     """Fill in the layers' levels, computing what the store lacks in one pass."""
     common = (what.digests, what.settings.numeric, torch.__version__)
     keys = {
-        layer: digest.of("levels", VERSION, READING_VERSION, layer, what.settings.summary.layout,
+        layer: hashing.of("levels", VERSION, READING_VERSION, layer, what.settings.summary.layout,
                          what.quantile, what.memory, common)
         for layer in layers
     }  # fmt: skip
@@ -231,9 +232,9 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
 def _keep_out(what: Dense, layers: Sequence[str]) -> None:
     """Move to a temporary store where a layer isn't a function of the image."""
     known = what.readings(layers)
-    found = randomness.fickle(what.target, None, what.probe, layers, known, what.settings)
+    found = determinism.fickle(what.target, None, what.probe, layers, known, what.settings)
     if found:
-        what.notes = randomness.notes(found, what.target.name)
+        what.notes = determinism.notes(found, what.target.name)
         folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         what.holder, what.store = (what.holder, folder), Store(Path(folder.name))
     for note in what.notes:

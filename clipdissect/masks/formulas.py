@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipdissect.annotations import Concept
+from clipdissect.datasets.segmentation import Concept
 from clipdissect.masks.kernels.plain import AND, AND_NOT, OR
 
 OPERATORS = {AND: "AND", OR: "OR", AND_NOT: "AND NOT"}

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt64
 
-from clipdissect.capture import check_still_readable
-from clipdissect.maps import activation_maps
+from clipdissect.capture.capture import check_still_readable
+from clipdissect.capture.maps import activation_maps
+from clipdissect.capture.output_layout import Reading
+from clipdissect.capture.settings import Settings
 from clipdissect.masks.kernels import stretch
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Levels, as_firing
 from clipdissect.probe import Probe
-from clipdissect.reading import Reading
-from clipdissect.settings import Settings
 from clipdissect.store import Entry
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 Firing = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"], UInt64[np.ndarray, " _"]]
 

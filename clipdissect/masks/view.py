@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipdissect.digest import Transform
-from clipdissect.transforms import steps_of
+from clipdissect.images.transforms import steps_of
+from clipdissect.utils.hashing import Transform
 
 VIEWS = ("whole", "target")
 RESIZES, CROPS = ("Resize", "ResizeKeepRatio"), ("CenterCrop", "CenterCropOrPad")

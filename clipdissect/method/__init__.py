@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect import options
 from clipdissect.method.base import Job, Method
 from clipdissect.method.captioner import Captioner
 from clipdissect.method.captioning import ImageCaptioner
@@ -13,6 +12,7 @@ from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Method]] = {
     "captioner": Captioner,
@@ -31,5 +31,5 @@ def build(name: str, **parameters: Any) -> Method:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    method: Method = options.call("method", OPTIONS, name, parameters)
+    method: Method = registry.call("method", OPTIONS, name, parameters)
     return method

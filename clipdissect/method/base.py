@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
 from clipdissect.dissection import Result
-from clipdissect.distributed import ALONE, Team
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
-from clipdissect.settings import Settings
 from clipdissect.similarity import Similarity
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
+from clipdissect.utils.distributed import ALONE, Team
 
 
 @dataclass(frozen=True)

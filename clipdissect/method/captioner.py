@@ -16,18 +16,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clipdissect.capture import capture
-from clipdissect.captured import Captured
-from clipdissect.describe import top_images_of_layer
+from clipdissect.capture.activations import dead_units, top_of
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import Captured
 from clipdissect.dissection import Result
 from clipdissect.errors import DissectError
-from clipdissect.flags import COLUMN, DEAD, flags_of
-from clipdissect.images import to_pil
-from clipdissect.kept import dead_units, top_of
+from clipdissect.images.decode import to_pil
 from clipdissect.method.base import Job, Method
 from clipdissect.probe import Probe
-from clipdissect.provenance import git_state, machine, versions
-from clipdissect.stages import Stages
+from clipdissect.results.describe import top_images_of_layer
+from clipdissect.results.flags import COLUMN, DEAD, flags_of
+from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.utils.timing import Stages
 
 DECODED = 512  # images that are kept decoded
 

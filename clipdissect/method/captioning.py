@@ -14,8 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.utils import hashing
 
 ENCODED = 256  # images whose features are kept
 TEXTS_AT_ONCE = 64
@@ -177,7 +177,7 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     kind = EncoderDecoder if network.config.model_type == "vision-encoder-decoder" else HFCaptions
     network = network.float().eval()
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    mark = digest.of("captioner 1", [[path.name, digest.of_file(path)] for path in files])
+    mark = hashing.of("captioner 1", [[path.name, hashing.of_file(path)] for path in files])
     found = kind(folder.name, network.to(device), processor, tokenizer, beams, max_tokens, device,
                  mark)  # fmt: skip
     if isinstance(found, EncoderDecoder):

@@ -14,20 +14,20 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from clipdissect.annotations import Masks
 from clipdissect.concepts import Concepts
-from clipdissect.describe import NULL, SHUFFLED_BY, top_images_of_layer
+from clipdissect.datasets.segmentation import Masks
 from clipdissect.dissection import Result, warn_of_skipped
 from clipdissect.errors import DissectError
-from clipdissect.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
 from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
 from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
-from clipdissect.provenance import git_state, machine, versions
-from clipdissect.stages import Stages
-from clipdissect.target import Target
+from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
+from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
+from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.targets import Target
+from clipdissect.utils.timing import Stages
 
 
 @dataclass(frozen=True, kw_only=True)

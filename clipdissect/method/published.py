@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from clipdissect import digest, flags
 from clipdissect.dissection import Result
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
-from clipdissect.provenance import versions
+from clipdissect.results import flags
+from clipdissect.results.provenance import versions
+from clipdissect.utils import hashing
 
 _SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
 
@@ -79,7 +80,7 @@ class Published(Method):
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(),
             "method": {"name": self.name, **asdict(self)},
-            "digests": {"labels": digest.of_file(file)},
+            "digests": {"labels": hashing.of_file(file)},
             "notes": [], "seconds": {}, "computed": [],
         }  # fmt: skip
         none = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])

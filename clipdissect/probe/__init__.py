@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipdissect import options
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
 from clipdissect.probe.choices import not_empty
@@ -20,6 +19,7 @@ from clipdissect.probe.photos import photos
 from clipdissect.probe.stamps import stamps
 from clipdissect.probe.synthetic import synthetic_broden
 from clipdissect.probe.webdataset import webdataset
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Probe]] = {
     "broden": broden,
@@ -47,7 +47,7 @@ def build(name: str, **parameters: Any) -> Probe:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    probe: Probe = options.call("probe", OPTIONS, name, parameters)
+    probe: Probe = registry.call("probe", OPTIONS, name, parameters)
     return probe
 
 
@@ -68,5 +68,5 @@ def resolve(what: Any) -> Probe:
         not_empty(root=what)
         return folder(str(what))
     if isinstance(what, Mapping):
-        return options.named("probe", build, what)
+        return registry.named("probe", build, what)
     return dataset(what)

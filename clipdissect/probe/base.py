@@ -10,10 +10,10 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clipdissect import digest
-from clipdissect.annotations import Masks
+from clipdissect.datasets.segmentation import Masks
 from clipdissect.errors import DissectError
-from clipdissect.images import Picture
+from clipdissect.images.decode import Picture
+from clipdissect.utils import hashing
 
 ON_ERROR = ("skip", "raise")
 
@@ -125,7 +125,7 @@ class Probe:
             self,
             images=tuple(self.images[i] for i in chosen),
             read=Renumbered(self.read, chosen),
-            digest=_digest(identities) if identities else digest.of("subset", self.digest, chosen),
+            digest=_digest(identities) if identities else hashing.of("subset", self.digest, chosen),
             identities=identities,
             labels=_at(self.labels, chosen),
             file=Renumbered(self.file, chosen) if self.file else None,
@@ -147,7 +147,7 @@ class Renumbered(Generic[T]):
 
 
 def _digest(identities: tuple[str, ...]) -> str:
-    return digest.of("images", DECODERS_VERSION, identities)
+    return hashing.of("images", DECODERS_VERSION, identities)
 
 
 def _at(values: tuple[T, ...] | None, indices: Sequence[int]) -> tuple[T, ...] | None:

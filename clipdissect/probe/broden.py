@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.files import check_listable
-from clipdissect.paths import BRODEN, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
 from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.folder import of_files
+from clipdissect.utils.files import check_listable
+from clipdissect.utils.paths import BRODEN, data_places
 
 # Categories that label an image as a whole: of scenes, of textures.
 WHOLE = ("scene", "texture")

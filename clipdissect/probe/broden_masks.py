@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Int
 from PIL import Image
 
-from clipdissect import digest
-from clipdissect.annotations import UNLABELLED, Annotation, Concept, Masks
+from clipdissect.datasets.segmentation import UNLABELLED, Annotation, Concept, Masks
 from clipdissect.errors import DissectError
+from clipdissect.utils import hashing
 
 NOT_CATEGORIES = ("image", "split", "ih", "iw", "sh", "sw")
 HIGHEST = 1 << 16  # a mask's red is the low byte of a label's number, its green the high one
@@ -108,13 +108,13 @@ class Reader:
         for category, table in self.numbers.items():
             labels = np.flatnonzero(table != UNLABELLED)
             pairs[category] = list(zip(labels.tolist(), table[labels].tolist(), strict=True))
-        return digest.of(pairs)
+        return hashing.of(pairs)
 
     def _identity(self, name: str) -> str:
         path = self._path(name)
         try:
             if self.identity == "content":
-                return digest.of_file(path)
+                return hashing.of_file(path)
             stat = path.stat()
         except OSError as error:
             raise DissectError(f"can't read the mask {path}: {error.strerror}") from error

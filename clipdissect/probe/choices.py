@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 
 from clipdissect.errors import DissectError
-from clipdissect.images import DECODE, ORIENTATION, decoder_version
+from clipdissect.images.decode import DECODE, ORIENTATION, decoder_version
 from clipdissect.probe.base import ON_ERROR
 
 IDENTITY = ("stat", "content")

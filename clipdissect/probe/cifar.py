@@ -11,13 +11,13 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from clipdissect import cifar as files
-from clipdissect import digest
-from clipdissect.cifar import CIFAR10, CIFAR100, Layout
+from clipdissect.datasets import cifar as files
+from clipdissect.datasets.cifar import CIFAR10, CIFAR100, Layout
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images import Picture
+from clipdissect.images.decode import Picture
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.utils import hashing
 
 SHAPE = (3, 32, 32)
 
@@ -147,4 +147,4 @@ def _batch(path: Path, layout: Layout) -> tuple[Any, list[int], str]:
         raise DissectError(f"{path} has no images of {size} bytes each")
     if not isinstance(numbers, list) or len(numbers) != len(data):
         raise DissectError(f"{path} must have one of {layout.labels} for each image")
-    return data.reshape(-1, *SHAPE), [int(n) for n in numbers], digest.of_file(path)
+    return data.reshape(-1, *SHAPE), [int(n) for n in numbers], hashing.of_file(path)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.images import UnreadableImage, tag_of, upright_rgb
+from clipdissect.images.decode import UnreadableImage, tag_of, upright_rgb
 from clipdissect.probe.base import Labels, Probe
 from clipdissect.probe.choices import Choices
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.files import check_listable
-from clipdissect.images import SUFFIXES, Picture, open_picture, orientation_of
+from clipdissect.images.decode import SUFFIXES, Picture, open_picture, orientation_of
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices, not_empty, one_of
 from clipdissect.probe.walk import walk
+from clipdissect.utils.files import check_listable
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.extras import install
-from clipdissect.images import (
+from clipdissect.images.decode import (
     Picture,
     UnreadableImage,
     decode_picture,
@@ -20,6 +18,8 @@ from clipdissect.images import (
 )
 from clipdissect.probe.base import Labels, Probe, Renumbered
 from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.utils import hashing
+from clipdissect.utils.extras import install
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _stats(reader: TableReader, rows: Sequence[int], in_files: bool) -> list[str
         return [_stat(reader.path(row)) for row in rows]
     table = reader.table
     files = [Path(cached["filename"]) for cached in table.cache_files]
-    of_table = digest.of(table._fingerprint, reader.column, [_stat(file) for file in files])
+    of_table = hashing.of(table._fingerprint, reader.column, [_stat(file) for file in files])
     return [f"{of_table} {row}" for row in rows]
 
 

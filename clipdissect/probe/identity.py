@@ -12,10 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clipdissect import digest
 from clipdissect.errors import DissectError
-from clipdissect.files import note_use, write_text
-from clipdissect.paths import cache_dir
+from clipdissect.utils import hashing
+from clipdissect.utils.files import note_use, write_text
+from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _digests(root: Path, names: Sequence[str]) -> list[str]:
     A file counts as unchanged where its size, modification time and change time are: the last
     moves with every rewriting and can't be set back.
     """
-    record = cache_dir() / "digests" / f"{digest.of(str(root.resolve()))}.json"
+    record = cache_dir() / "digests" / f"{hashing.of(str(root.resolve()))}.json"
     known = _load(record)
     note_use(record)
     stats = [_stat(root / name) for name in names]
@@ -70,7 +70,7 @@ def _stat(path: Path) -> os.stat_result:
 
 def _of_file(path: Path) -> str:
     try:
-        return digest.of_file(path)
+        return hashing.of_file(path)
     except OSError as error:
         raise DissectError(f"can't read {path} to digest it: {error.strerror}") from error
 

@@ -8,9 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdissect.classes import imagenet_names
+from clipdissect.datasets.class_names import imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.paths import IMAGENET, data_places
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
 from clipdissect.probe.choices import Choices, not_empty
@@ -18,6 +17,7 @@ from clipdissect.probe.folder import Label, existing_folder, image_files, of_fil
 from clipdissect.probe.imagenet_truth import find_truth, read_truth, synsets
 from clipdissect.probe.joined import join
 from clipdissect.probe.walk import is_image
+from clipdissect.utils.paths import IMAGENET, data_places
 
 log = logging.getLogger(__name__)
 

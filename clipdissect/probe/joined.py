@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
-from clipdissect import options
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
+from clipdissect.utils import registry
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
 def _part(part: Any) -> Probe:
     from clipdissect.probe import build  # which has `union` among its options
 
-    return options.part("probe", "probe", Probe, build, part)
+    return registry.part("probe", "probe", Probe, build, part)
 
 
 def _identities(part: Probe) -> Sequence[str]:

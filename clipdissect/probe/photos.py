@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipdissect import digest
 from clipdissect.errors import MissingResource
-from clipdissect.extras import install
-from clipdissect.images import SUFFIXES, decoder_version, open_rgb
+from clipdissect.images.decode import SUFFIXES, decoder_version, open_rgb
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
+from clipdissect.utils import hashing
+from clipdissect.utils.extras import install
 
 PLACES = (("skimage", "data"), ("sklearn", "datasets/images"))
 # Documents, diagrams and test patterns: not photographs.
@@ -71,7 +71,7 @@ def photos(
     names = tuple(
         f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
     )
-    digests = {file: digest.of_file(file) for file, _ in crops}
+    digests = {file: hashing.of_file(file) for file, _ in crops}
     identities = [f"{decoder_version()} {digests[file]} {box}" for file, box in crops]
     reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
     return Probe.of("photos", names, reader, identities, on_error=on_error)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from clipdissect.errors import DissectError
-from clipdissect.images import SUFFIXES
+from clipdissect.images.decode import SUFFIXES
 from clipdissect.probe.shards import LABELS, Listing, Member, split
 from clipdissect.probe.walk import is_image
 

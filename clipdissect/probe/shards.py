@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
-from clipdissect import digest
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.files import note_use, write_text
-from clipdissect.images import orientation_of
-from clipdissect.paths import cache_dir
+from clipdissect.images.decode import orientation_of
 from clipdissect.probe.choices import not_empty
 from clipdissect.probe.walk import is_hidden, is_image
+from clipdissect.utils import hashing
+from clipdissect.utils.files import note_use, write_text
+from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def listing(shard: Shard, stamp: Any) -> Listing:
         MissingResource: it isn't there.
         DissectError: not a plain tar file.
     """
-    record = cache_dir() / "shards" / f"{digest.of(INDEX_VERSION, shard.address)}.json"
+    record = cache_dir() / "shards" / f"{hashing.of(INDEX_VERSION, shard.address)}.json"
     known = _load(record, stamp)
     if known is not None:
         note_use(record)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from clipdissect.errors import MissingResource
 from clipdissect.fetch import fetch as get
-from clipdissect.paths import cache_dir
 from clipdissect.probe.base import Probe
 from clipdissect.probe.choices import Choices
 from clipdissect.probe.folder import image_files, of_files
 from clipdissect.probe.photos import photos
+from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
 

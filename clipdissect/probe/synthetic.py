@@ -41,8 +41,8 @@ def synthetic_broden(
         MissingResource: photographs or stamps that were asked for can't be had.
         DissectError: a value that isn't allowed, or a folder that can't be written.
     """
-    from clipdissect.synthetic import made  # which needs the other probes
-    from clipdissect.synthetic.sources import find
+    from clipdissect.probe.scenes import made
+    from clipdissect.probe.scenes.sources import find
 
     not_empty(root=root)
     choices = Choices(limit, sample, sample_seed, identity, on_error=on_error)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clipdissect.images import SUFFIXES
-from clipdissect.paths import cache_dir
+from clipdissect.images.decode import SUFFIXES
+from clipdissect.utils.paths import cache_dir
 
 HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
 # Folders that systems keep for themselves, in lower case; names with a leading dot come on top, and

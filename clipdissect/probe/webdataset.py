@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipdissect import digest
-from clipdissect.classes import imagenet_names, names_of_file
+from clipdissect.datasets.class_names import imagenet_names, names_of_file
 from clipdissect.errors import DissectError
-from clipdissect.images import Picture, UnreadableImage, decode_picture
+from clipdissect.images.decode import Picture, UnreadableImage, decode_picture
 from clipdissect.probe import samples
 from clipdissect.probe.base import Labels, Probe
 from clipdissect.probe.choices import Choices, not_empty
 from clipdissect.probe.identity import of_files
 from clipdissect.probe.shards import Shard, find, listing
+from clipdissect.utils import hashing
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def webdataset(
 
 def _identity(shard: Shard, stamp: Any, choices: Choices) -> str:
     if choices.identity == "stat":
-        return digest.of(shard.name, stamp)
+        return hashing.of(shard.name, stamp)
     if shard.file is None:
         raise DissectError(f"identity=content can't digest {shard.address}: only local shards")
     return of_files(shard.file.parent, [shard.file.name], "content")[0]

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipdissect import digest
+from clipdissect.capture.settings import Settings
 from clipdissect.dissection import Result
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
-from clipdissect.files import atomic
-from clipdissect.histograms import Histograms
 from clipdissect.probe import Probe
 from clipdissect.report.material import REPORT, THUMBNAILS, Material, short
 from clipdissect.report.others import Labels
@@ -24,9 +22,11 @@ from clipdissect.report.outlines import outline
 from clipdissect.report.pictures import Seen
 from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.settings import ReportSettings
-from clipdissect.settings import Settings
+from clipdissect.results.histograms import Histograms
 from clipdissect.store import Store
-from clipdissect.target import Target
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
+from clipdissect.utils.files import atomic
 
 
 def collect(
@@ -101,7 +101,7 @@ def _pictures(
         if made is None:
             continue
         path = (
-            folder / REPORT / THUMBNAILS / f"{digest.of(seen.folder.name, name)[:20]}{made.suffix}"
+            folder / REPORT / THUMBNAILS / f"{hashing.of(seen.folder.name, name)[:20]}{made.suffix}"
         )
         if not path.is_file():
             with atomic(path) as temporary:

@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
-from clipdissect.files import atomic
 from clipdissect.report import page
 from clipdissect.report.build import outlined, slots
 from clipdissect.report.data import CHUNK, Texts, details, side, truths
@@ -25,6 +24,7 @@ from clipdissect.report.overview import histogram_of, overview
 from clipdissect.report.relative import relative, roots_of
 from clipdissect.report.truths import truth_of
 from clipdissect.store import Store
+from clipdissect.utils.files import atomic
 
 TAGS = ("A", "B")
 

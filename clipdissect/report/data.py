@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.describe import NULL
-from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.report.loading import Run
 from clipdissect.report.material import short
 from clipdissect.report.overview import low_margins
 from clipdissect.report.truths import truth_of
+from clipdissect.results.describe import NULL
+from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 
 CHUNK = 100  # units a file of details
 FLAGS = {DEAD: 1, TIED: 2, FEW: 4, SATURATED: 16}

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect import flags
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.method.published import Published
 from clipdissect.report.material import Material, read_material
+from clipdissect.results import flags
 
 NUMBERS = re.compile(
     r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipdissect.files import write_text
-from clipdissect.results import jsonable
+from clipdissect.results.run_files import jsonable
+from clipdissect.utils.files import write_text
 
 VERSION = 1  # raise it when older files can't be read any more
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from clipdissect.describe import NULL
 from clipdissect.evaluation.layers import null_metrics
-from clipdissect.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.report.loading import Run
 from clipdissect.report.truths import truth_of
+from clipdissect.results.describe import NULL
+from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 
 BINS = 30
 FREQUENT = 10

@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipdissect import __version__
+from clipdissect._version import __version__
 from clipdissect.errors import DissectError
-from clipdissect.files import write_text
 from clipdissect.report.material import THUMBNAILS, compact
+from clipdissect.utils.files import write_text
 
 SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from PIL import Image, features
 from torch import Tensor
 
-from clipdissect import digest
-from clipdissect.digest import Transform
 from clipdissect.probe import Probe
-from clipdissect.thumbnails import Thumbnails
+from clipdissect.probe.thumbnails import Thumbnails
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
 
 QUALITY = 75  # 160 pixels wide: about 4 kB
 

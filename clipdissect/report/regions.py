@@ -18,17 +18,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdissect import digest
+from clipdissect.capture.infer_layout import try_out
+from clipdissect.capture.maps import activation_maps, of_maps
+from clipdissect.capture.networks import on_device
+from clipdissect.capture.output_layout import READING_VERSION, Reading
+from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.forward import on_device
-from clipdissect.maps import activation_maps, of_maps
 from clipdissect.masks.levels import as_firing, is_saturated
 from clipdissect.probe import Probe
-from clipdissect.reading import READING_VERSION, Reading
-from clipdissect.settings import Settings
 from clipdissect.store import Entry, Store
-from clipdissect.target import Target
-from clipdissect.trial import try_out
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
 
 log = logging.getLogger(__name__)
 
@@ -223,10 +223,10 @@ def _key(
     target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
 ) -> str:
     shown = top_images[["layer", "unit", "rank", "image"]].to_csv(errors="backslashreplace")
-    return digest.of(
-        "report regions", VERSION, torch.__version__, digest.of_model(target.model),
-        digest.of_transform(target.preprocess), probe.digest, settings.numeric,
-        settings.summary.layout, READING_VERSION, digest.of(shown), most, SAMPLE, FINEST,
+    return hashing.of(
+        "report regions", VERSION, torch.__version__, hashing.of_model(target.model),
+        hashing.of_transform(target.preprocess), probe.digest, settings.numeric,
+        settings.summary.layout, READING_VERSION, hashing.of(shown), most, SAMPLE, FINEST,
     )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdissect.arguments import check_fields
 from clipdissect.errors import DissectError
+from clipdissect.utils.type_checks import check_fields
 
 PATHS = ("relative", "absolute")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from clipdissect.classes import is_a_name
+from clipdissect.datasets.class_names import is_a_name
 from clipdissect.report.loading import Run
 
 

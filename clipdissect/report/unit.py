@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipdissect.describe import NULL
 from clipdissect.errors import DissectError, unknown
-from clipdissect.flags import COLUMN, read
 from clipdissect.report.loading import Run
 from clipdissect.report.material import REPORT, THUMBNAILS
 from clipdissect.report.truths import truth_of
+from clipdissect.results.describe import NULL
+from clipdissect.results.flags import COLUMN, read
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect import options
 from clipdissect.sentence.base import SentenceEncoder, local, minilm, mpnet
+from clipdissect.sentence.cached import Remembered
 from clipdissect.sentence.clip import clip_text
-from clipdissect.sentence.remembered import Remembered
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
     "clip_text": clip_text,
@@ -26,5 +26,5 @@ def build(name: str, **parameters: Any) -> SentenceEncoder:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    encoder: SentenceEncoder = options.call("sentence encoder", OPTIONS, name, parameters)
+    encoder: SentenceEncoder = registry.call("sentence encoder", OPTIONS, name, parameters)
     return encoder

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from clipdissect import digest, hub, tokens
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.paths import cache_dir
-from clipdissect.weights import package_folder
+from clipdissect.models import hub, tokenizers
+from clipdissect.models.checkpoints import package_folder
+from clipdissect.utils import hashing
+from clipdissect.utils.paths import cache_dir
 
 BATCH = 256
 CHUNK = 2048  # texts per step of the progress bar; sorted by length within
@@ -70,8 +71,8 @@ class SentenceFolder:
     def digest(self) -> str:
         """Changes with any file that embeddings depend on."""
         files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".md")
-        named = [(p.relative_to(self.folder).as_posix(), digest.of_file(p)) for p in files]
-        return digest.of("sentence 1", named)
+        named = [(p.relative_to(self.folder).as_posix(), hashing.of_file(p)) for p in files]
+        return hashing.of("sentence 1", named)
 
     @property
     def context_length(self) -> int:
@@ -82,7 +83,7 @@ class SentenceFolder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the special ones."""
-        return tokens.count_hf(self._model.tokenizer, texts)
+        return tokenizers.count_hf(self._model.tokenizer, texts)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
         """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect.options import call
 from clipdissect.similarity.base import Similarity
 from clipdissect.similarity.cosine import Cosine, CosineCubed
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
@@ -15,6 +14,7 @@ from clipdissect.similarity.ranking import merge, top_images
 from clipdissect.similarity.ranks import ranks
 from clipdissect.similarity.soft_wpmi import SoftWpmi
 from clipdissect.similarity.wpmi import Wpmi
+from clipdissect.utils.registry import call
 
 OPTIONS: dict[str, Callable[..., Similarity]] = {
     "soft_wpmi": SoftWpmi,

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from clipdissect import digest
 from clipdissect.errors import DissectError
-from clipdissect.files import write_text
 from clipdissect.store import locks, shards
 from clipdissect.store.shards import Damaged, Shard
+from clipdissect.utils import hashing
+from clipdissect.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Store:
 
     def series(self, key: str) -> Series:
         """The entry of a key, whole or not, to be read or written in shards."""
-        root = self._passing() if digest.is_passing(key) else self.root
+        root = self._passing() if hashing.is_passing(key) else self.root
         return Series(root / key[:2] / key, key)
 
     def _passing(self) -> Path:
@@ -93,7 +93,7 @@ class Store:
         """Hold the locks of entries that are about to be written."""
         with worded(self.root):
             (self.root / locks.FOLDER).mkdir(parents=True, exist_ok=True)
-        return locks.locked(self.root, [key for key in keys if not digest.is_passing(key)])
+        return locks.locked(self.root, [key for key in keys if not hashing.is_passing(key)])
 
 
 class Series:
@@ -171,7 +171,7 @@ class Series:
             for stale in self.folder.glob("*.safetensors"):
                 if stale.name not in names:
                     stale.unlink()
-            text = json.dumps({**body, "checksum": digest.of(body)}, sort_keys=True, indent=1)
+            text = json.dumps({**body, "checksum": hashing.of(body)}, sort_keys=True, indent=1)
             write_text(self.folder / MANIFEST, text + "\n")
         return found
 
@@ -184,7 +184,7 @@ class Series:
     def _manifest(self) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         body = {name: manifest[name] for name in ("key", "shards")}
-        if digest.of(body) != manifest["checksum"] or manifest["key"] != self.key:
+        if hashing.of(body) != manifest["checksum"] or manifest["key"] != self.key:
             raise Damaged(f"{self.folder / MANIFEST} isn't what was written")
         return manifest
 

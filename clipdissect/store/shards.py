@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from clipdissect.files import atomic
+from clipdissect.utils.files import atomic
 
 _CHUNK = 1 << 20
 

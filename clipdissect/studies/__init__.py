@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect import options
 from clipdissect.studies.class_from_descriptions import ClassFromDescriptions
 from clipdissect.studies.compositional_concepts import CompositionalConcepts
 from clipdissect.studies.missing_concepts import MissingConcepts
 from clipdissect.studies.qualitative import Qualitative
 from clipdissect.studies.weight_similarity import WeightSimilarity
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "class_from_descriptions": ClassFromDescriptions,
@@ -32,4 +32,4 @@ def build(name: str, **parameters: Any) -> Any:
     Raises:
         DissectError: unknown name or parameter, or a value that isn't allowed.
     """
-    return options.call("study", OPTIONS, name, parameters)
+    return registry.call("study", OPTIONS, name, parameters)

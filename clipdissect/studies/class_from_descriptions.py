@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from clipdissect.classes import imagenet_names
+from clipdissect.datasets.class_names import imagenet_names
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors

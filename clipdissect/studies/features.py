@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture import capture
-from clipdissect.captured import Captured
-from clipdissect.describe import describe_layer
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import Captured
+from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
+from clipdissect.results.describe import describe_layer
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
-from clipdissect.texts import text_embeds
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipdissect.files import atomic
 from clipdissect.probe import Probe
-from clipdissect.thumbnails import Thumbnails
+from clipdissect.probe.thumbnails import Thumbnails
+from clipdissect.utils.files import atomic
 
 SIDE = 160  # pixels of an image in a panel
 DPI = 150

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from clipdissect.classes import synonyms
 from clipdissect.concepts import Concepts
+from clipdissect.datasets.class_names import synonyms
+from clipdissect.datasets.wordnet import Hypernyms
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Truth, Units, difference, unit_table
 from clipdissect.evaluation.controls import best_constant, random_labels
 from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
-from clipdissect.hypernyms import Hypernyms
 from clipdissect.probe import Probe
 from clipdissect.studies.numbers import check_least, judged, share
 

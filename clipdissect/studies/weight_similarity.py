@@ -11,15 +11,15 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clipdissect.capture.hooks import find_layers
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, interval
 from clipdissect.evaluation.vectors import Vectors
-from clipdissect.hooks import find_layers
-from clipdissect.layers import kind_of
+from clipdissect.models.layer_patterns import kind_of
 from clipdissect.studies import correlation
 from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.numbers import check_least
-from clipdissect.target import Target
+from clipdissect.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect import options
 from clipdissect.tracking.base import Finished, Tracker, none
 from clipdissect.tracking.table import csv
 from clipdissect.tracking.wandb_run import wandb
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Tracker]] = {"csv": csv, "none": none, "wandb": wandb}
 
@@ -21,5 +21,5 @@ def build(name: str, **parameters: Any) -> Tracker:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    tracker: Tracker = options.call("tracking", OPTIONS, name, parameters)
+    tracker: Tracker = registry.call("tracking", OPTIONS, name, parameters)
     return tracker

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.probe import Probe
-from clipdissect.results import jsonable
+from clipdissect.results.run_files import jsonable
 
 
 @dataclass(frozen=True)

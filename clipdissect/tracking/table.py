@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from clipdissect.files import write_text
 from clipdissect.tracking.base import Finished, Tracker
+from clipdissect.utils.files import write_text
 
 TABLE = "runs.csv"
 

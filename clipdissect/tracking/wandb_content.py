@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.thumbnails import Thumbnails
+from clipdissect.probe.thumbnails import Thumbnails
 from clipdissect.tracking.base import Finished
 
 PICTURES = (".jpg", ".png")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipdissect.compiling import compiled, ones
+from clipdissect.utils.jit import compiled, ones
 
 # Without fast maths: interpolated values must be the same to the last bit as NumPy's.
 _compiled = compiled()

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
-from clipdissect.compiling import compiled
+from clipdissect.utils.jit import compiled
 
 # Sums and products may be regrouped and fused; NaN and infinities keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipdissect.compiling import ones
 from clipdissect.similarity.kernels.compiled import _compiled
+from clipdissect.utils.jit import ones
 
 _RADIX_BITS = 11
 _RADIX = 1 << _RADIX_BITS

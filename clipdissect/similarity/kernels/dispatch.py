@@ -19,7 +19,7 @@ from clipdissect.similarity.kernels import plain
 
 _LOG = logging.getLogger(__name__)
 _PACKAGE = "clipdissect.similarity.kernels"
-_COMPILER = "clipdissect.compiling"
+_COMPILER = "clipdissect.utils.jit"
 # Set to `torch` to do without Numba.
 _VARIABLE = "CLIPDISSECT_KERNELS"
 # Threads take whole cache lines of concepts, so that they don't write to the same one.

@@ -1,0 +1,73 @@
+"""What a network's modules return, seen on blank images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from clipdissect.capture.infer_layout import Trial, try_out
+from clipdissect.capture.pooling import Summary
+from clipdissect.errors import DissectError
+from clipdissect.models.layer_patterns import kind_of
+from clipdissect.targets import Target
+
+
+@dataclass
+class ModuleFacts:
+    """One module of a network.
+
+    Args:
+        name: dotted.
+        kind: its class.
+        runs: how often it ran in the pass.
+        output: the shape or parts of what it returned for two images, where it ran.
+        units: how many it has; None where it can't be dissected.
+        rule: how its output is summarised.
+        problem: why it can't be dissected.
+    """
+
+    name: str
+    kind: str
+    runs: int = 0
+    output: str = ""
+    units: int | None = None
+    rule: str = ""
+    problem: str = ""
+
+
+def survey(target: Target, summary: Summary | None = None) -> list[ModuleFacts]:
+    """All modules of a target with their outputs and unit counts, in the network's order.
+
+    A module can be dissected if it runs once in a pass and returns a tensor whose axes can be told.
+
+    Args:
+        target: the network and its preprocessing.
+        summary: how activations are summarised; `auto` by default.
+
+    Raises:
+        DissectError: the network fails on images of its own preprocessing.
+    """
+    modules = dict(target.model.named_modules(remove_duplicate=False))
+    modules.pop("")
+    trial = try_out(target, list(modules))
+    return [_facts(name, module, trial, summary or Summary()) for name, module in modules.items()]
+
+
+def _facts(name: str, module: nn.Module, trial: Trial, summary: Summary) -> ModuleFacts:
+    seen = trial.passes[0]
+    runs, output = seen.runs[name], seen.words.get(name, "").removeprefix("a tensor ")
+    facts = ModuleFacts(name, kind_of(module), runs, output)
+    if runs != 1:
+        facts.problem = "not run" if not runs else f"runs {runs} times"
+    elif name in seen.problems:
+        facts.problem = f"no tensor{': select a part, such as [0]' if '(' in output else ''}"
+    else:
+        try:
+            reading, shape = trial.read(name, summary), seen.shapes[name]
+            facts.units, facts.rule = reading.units_of(shape), reading.describe()
+            words = ["images" if i == reading.images else str(n) for i, n in enumerate(shape)]
+            facts.output = f"({', '.join(words)})"
+        except DissectError as error:
+            facts.problem = str(error).removeprefix(f"layer {name} returns ")
+    return facts

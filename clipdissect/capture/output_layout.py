@@ -1,0 +1,374 @@
+"""How a layer's output is read: which axis holds images, which units, and which tokens are patches.
+
+Decided for each layer from the shapes of a trial (see `trial`), never from the batch at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import isqrt
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from clipdissect.capture.pooling import Summary
+from clipdissect.errors import DissectError
+
+# Raise it when a rule below changes what is read of some network.
+READING_VERSION = 1
+
+Shape = tuple[int, ...]
+Size = tuple[int, int]  # height, width
+
+MOST_PREFIX_TOKENS = 32  # class tokens, registers and prompts before the patches
+_POOLED = ("avg", "avgmax", "max", "map")  # values of timm's `global_pool` that skip class tokens
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the axes of a layer's output are, and how its positions are summarised.
+
+    Args:
+        layer: its name.
+        kind: `mean`, `max` or `cls` over positions; `none` for vectors.
+        ndim: dimensions of the output.
+        images: axis of the images.
+        units: axis of the units once the images' axis is moved to the front.
+        prefix: tokens before the patches: class tokens, registers.
+        grid: rows and columns of the positions; None where they form no grid.
+    """
+
+    layer: str = "layer"
+    kind: str = "none"
+    ndim: int = 2
+    images: int = 0
+    units: int = 1
+    prefix: int = 0
+    grid: Size | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields but for the name, JSON-able: what a cache key depends on."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
+        return {**own, "grid": list(self.grid) if self.grid else None}
+
+    @classmethod
+    def of_facts(cls, layer: str, facts: Mapping[str, Any]) -> Reading:
+        """The reading of a layer that `facts` describes."""
+        grid = facts["grid"]
+        return cls(layer, **{**facts, "grid": tuple(grid) if grid else None})
+
+    def units_of(self, shape: Shape) -> int:
+        """How many units an output of this shape has."""
+        return _without(shape, self.images)[self.units - 1]
+
+    def describe(self) -> str:
+        """The rule in words, such as `class token of 1 prefix token and 14 x 14 patches`."""
+        if self.kind == "none":
+            return "vector"
+        size = f"{self.grid[0]} x {self.grid[1]} " if self.grid else ""
+        if self.ndim == 4:
+            return f"{self.kind} over {size}positions" + ", channels last" * (self.units == 3)
+        if self.grid == (1, 1):
+            return "one token"
+        what = f"{size}{'patches' if self.grid else 'positions'}"
+        prefix = f"{self.prefix} prefix token{'s' * (self.prefix > 1)} and " if self.prefix else ""
+        if self.kind == "cls":
+            return f"class token of {prefix}{what}"
+        return (
+            f"{self.kind} over {what}"
+            + f", without {self.prefix} prefix token" * (self.prefix > 0)
+            + "s" * (self.prefix > 1)
+        )
+
+
+def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
+    """Activations `[images, units]`, float32, of a layer's output.
+
+    Args:
+        output: what the layer returned.
+        reading: of the layer.
+
+    Raises:
+        DissectError: another number of dimensions than in the trial.
+    """
+    values = _images_first(output, reading)
+    if reading.kind == "none":
+        return values
+    positions = [axis for axis in range(1, values.ndim) if axis != reading.units]
+    if reading.kind == "cls":
+        return values.select(positions[0], 0)
+    if reading.prefix:
+        patches = values.shape[positions[0]] - reading.prefix
+        values = values.narrow(positions[0], reading.prefix, patches)
+    return values.amax(positions) if reading.kind == "max" else values.mean(positions)
+
+
+def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:
+    """A layer's output as maps, float32: a vector's is one position, prefix tokens are left out.
+
+    Args:
+        output: what the layer returned.
+        reading: of the layer.
+
+    Raises:
+        DissectError: positions that form no grid.
+    """
+    values = _images_first(output, reading).movedim(reading.units, 1)
+    if values.ndim == 2:
+        return values[:, :, None, None]
+    if reading.grid is None:
+        raise DissectError(
+            f"layer {reading.layer} returns a tensor of shape {tuple(output.shape)}, which has no "
+            f"map: its positions form no grid of the input's proportions"
+        )
+    if values.ndim == 4:
+        return values
+    return values[:, :, reading.prefix :].reshape(*values.shape[:2], *reading.grid)
+
+
+def _images_first(output: Tensor, reading: Reading) -> Tensor:
+    if output.ndim != reading.ndim:
+        raise DissectError(
+            f"layer {reading.layer} returned a tensor of shape {tuple(output.shape)}, but "
+            f"{reading.ndim} dimensions in the trial: its output must not depend on the images"
+        )
+    return output.detach().float().movedim(reading.images, 0)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the modules around a layer say about their tokens.
+
+    Args:
+        registers: prefix tokens that are no class tokens.
+        class_token: whether there is a class token; None: unsaid.
+        pooled: whether the network's output is made from the patches, not from the class token.
+        prefix: prefix tokens in all; None: unsaid.
+    """
+
+    registers: int = 0
+    class_token: bool | None = None
+    pooled: bool = False
+    prefix: int | None = None
+
+
+def declared(model: nn.Module, layer: str) -> Declared:
+    """What a network says of its tokens: timm's attributes, or a `config` as of transformers.
+
+    Args:
+        model: the network.
+        layer: dotted module name; of each fact, the innermost module around it that says it counts.
+    """
+    names = layer.split(".")
+    around = [model.get_submodule(".".join(names[:n])) for n in range(len(names), -1, -1)]
+    configs = [config for m in around if (config := getattr(m, "config", None)) is not None]
+
+    def first(kind: type, *names: str) -> Any:
+        found = (getattr(part, name, None) for part in [*around, *configs] for name in names)
+        return next((value for value in found if type(value) is kind), None)
+
+    token = first(bool, "has_class_token")
+    if token is None:
+        holders = [module for module in around if hasattr(module, "cls_token")]
+        token = holders[0].cls_token is not None if holders else None
+    pooled = first(str, "global_pool") in _POOLED or first(bool, "use_mean_pooling") is True
+    registers = first(int, "num_reg_tokens", "num_register_tokens") or 0
+    return Declared(registers, token, pooled, first(int, "num_prefix_tokens"))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a trial says about the axes of outputs.
+
+    Args:
+        size: height and width of the network's input.
+        grids: sizes of the maps that convolutions and pools returned.
+        layouts: shape to the layouts (`first`, `last`) of the layers known to put units there.
+        grown: layer to its output's shape on an input of twice the size, where that could be run.
+    """
+
+    size: Size
+    grids: frozenset[Size]
+    layouts: Mapping[Shape, frozenset[str]]
+    grown: Mapping[str, Shape]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A layer's output in a trial.
+
+    Args:
+        layer: its name.
+        shape: of the output.
+        images: axis of the images.
+        own: `first` or `last` where the layer's type says where it puts its units, else None.
+    """
+
+    layer: str
+    shape: Shape
+    images: int = 0
+    own: str | None = None
+
+    @property
+    def inside(self) -> Shape:
+        """The shape without the images' axis."""
+        return _without(self.shape, self.images)
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -> Reading:
+    """Decide how a layer's output is read.
+
+    Args:
+        output: in the trial.
+        summary: as asked for.
+        evidence: of the trial.
+        says: what the network says about its tokens.
+
+    Raises:
+        DissectError: another number of dimensions, `cls` asked where there is no class token, or
+            axes that can't be told apart.
+    """
+    dimensions = len(output.shape)
+    if dimensions == 2:
+        return Reading(output.layer, images=output.images)
+    if dimensions == 3:
+        return _tokens(output, summary.kind, evidence, says)
+    if dimensions == 4:
+        return _map(output, summary, evidence)
+    raise DissectError(
+        f"layer {output.layer} returns a tensor of shape {output.shape}; only vectors, tokens and "
+        f"maps (2 to 4 dimensions) can be summarised"
+    )
+
+
+def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Reading:
+    first = _units_first(output, evidence, says)
+    count = output.inside[1 if first else 0]
+    split = patches_of(count, evidence, says)
+    prefix, grid = split or (0, None)
+    # Where the patches aren't known, the network's word alone says that there is a class token.
+    has_class = prefix > says.registers and says.class_token is not False
+    has_class = count == 1 or has_class or (split is None and says.class_token is True)
+    if kind == "auto":
+        kind = "cls" if has_class and not says.pooled and not first else "mean"
+    if kind == "cls" and not has_class:
+        what = f"{grid[0]} x {grid[1]} patches" if grid else f"{count} tokens"
+        raise DissectError(
+            f"layer {output.layer} returns {what} and no class token: use summary mean or max"
+        )
+    if count == 1:
+        kind = "mean"  # all summaries of one position are the same
+    return Reading(output.layer, kind, 3, output.images, 1 if first else 2, prefix, grid)
+
+
+def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
+    """Whether `[units, positions]` rather than `[tokens, units]`: what Conv1d returns."""
+    if output.own is not None:
+        return output.own == "first"
+    known = evidence.layouts.get(output.shape, frozenset())
+    if len(known) == 1:
+        return "first" in known
+    fits = [patches_of(n, evidence, says, guess=False) for n in output.inside]
+    return fits[0] is None and fits[1] is not None and fits[1][0] == 0
+
+
+def patches_of(
+    count: int, evidence: Evidence, says: Declared, guess: bool = True
+) -> tuple[int, Size] | None:
+    """Prefix tokens and the grid of patches among `count` tokens; None where no grid fits.
+
+    Grids are those of the convolutions that ran and their halves, quarters, ... (merged patches);
+    with `guess`, where none ran, one of the input's proportions.
+    """
+    if count == 1:
+        return 0, (1, 1)
+    limits = dict.fromkeys(_halved(evidence.grids), max(1, says.prefix or 0))
+    limits |= dict.fromkeys(evidence.grids, MOST_PREFIX_TOKENS)
+    found = [
+        (count - h * w, (h, w))
+        for (h, w), most in limits.items()
+        if h * w > 1 and 0 <= count - h * w <= most
+    ]
+    if found:
+        return min(found)
+    return _guessed(count, evidence.size, says) if guess and not evidence.grids else None
+
+
+def _guessed(count: int, size: Size, says: Declared) -> tuple[int, Size] | None:
+    for prefix in (0, says.prefix or 1):
+        patches = count - prefix
+        rows = isqrt(patches * size[0] // size[1])
+        for h in (rows, rows + 1):
+            if h > 1 and patches % h == 0 and is_scaled((h, patches // h), size):
+                return prefix, (h, patches // h)
+    return None
+
+
+def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
+    if summary.kind == "cls":
+        raise DissectError(
+            f"layer {output.layer} returns maps {output.shape}, which have no class token: use "
+            f"summary mean or max for it"
+        )
+    first = _layout(output, summary.layout, evidence) == "first"
+    size: Size = output.inside[1:] if first else output.inside[:2]  # type: ignore[assignment]
+    grid = size if is_grid(size, evidence) or output.own == "first" else None
+    kind = "max" if summary.kind == "max" else "mean"
+    return Reading(output.layer, kind, 4, output.images, 1 if first else 3, 0, grid)
+
+
+def _layout(output: Output, asked: str, evidence: Evidence) -> str:
+    """`first` or `last`, the axis of a map's units: as asked, by the layer's type, by the map's
+    proportions, by the axes that grow with the input, by other layers' outputs of this shape."""
+    if asked != "auto":
+        return asked.removeprefix("channels_")
+    if output.own is not None:
+        return output.own
+    sizes = {"first": output.inside[1:], "last": output.inside[:2]}
+    fits = [name for name, size in sizes.items() if is_grid(size, evidence)]  # type: ignore[arg-type]
+    if len(fits) == 1:
+        return fits[0]
+    grown = evidence.grown.get(output.layer)
+    if grown is not None and len(grown) == 4:
+        changed = [a != b for a, b in zip(output.shape, grown, strict=True)]
+        del changed[output.images]
+        if changed in ([False, True, True], [True, True, False]):
+            return "last" if changed[0] else "first"
+    known = evidence.layouts.get(output.shape, frozenset())
+    if len(known) == 1:
+        return next(iter(known))
+    raise DissectError(
+        f"layer {output.layer} returns maps {output.shape}, and which axis holds the units can't "
+        f"be told: set the layout (capture.layout, or Summary(layout=...)) to channels_first or "
+        f"channels_last"
+    )
+
+
+def is_grid(size: Size, evidence: Evidence) -> bool:
+    """Whether positions of this size may be a map: of the input's proportions, and a power of two
+    away from the size of a convolution's map (attention between tokens is square too)."""
+    if not is_scaled(size, evidence.size):
+        return False
+    grids = evidence.grids | _halved(evidence.grids)
+    doubled = {(h << n, w << n) for h, w in evidence.grids for n in range(1, 6)}
+    return not evidence.grids or size == (1, 1) or size in grids | doubled
+
+
+def is_scaled(size: Size, of: Size) -> bool:
+    """Whether a map's size has the input's proportions, each side rounded by less than one."""
+    near = abs(size[0] * of[1] - size[1] * of[0]) < max(of)
+    return near and (of[0] == of[1]) <= (size[0] == size[1])
+
+
+def _halved(grids: Sequence[Size] | frozenset[Size]) -> frozenset[Size]:
+    """The grids halved up to five times, rounded up and down."""
+    up = {(-(-h >> n), -(-w >> n)) for h, w in grids for n in range(1, 6)}
+    down = {(h >> n, w >> n) for h, w in grids for n in range(1, 6)}
+    return frozenset(size for size in up | down if min(size) > 0)

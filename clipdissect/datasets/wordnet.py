@@ -1,0 +1,177 @@
+"""What is a kind of what, by WordNet: `basenji.n.01` is a dog, a canine, an animal.
+
+The package holds a table of ImageNet's 1000 classes and all that they are kinds of, made from
+WordNet 3.0 by `scripts/imagenet_hypernyms`. The whole of WordNet is read where it is installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from clipdissect.concepts.wordnet import wordnet_folder
+from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.errors import MissingResource, unknown
+from clipdissect.probe.imagenet_truth import synsets
+
+TABLE = Path(__file__).parent / "imagenet_hypernyms.tsv"
+_ID = re.compile(r"n\d{8}")
+_HYPERNYMS = ("@", "@i")  # WordNet's pointers: a kind of, an instance of
+
+
+@dataclass(frozen=True)
+class Synset:
+    """A noun's meaning.
+
+    Args:
+        id: WordNet 3.0's, as in ImageNet (`n02084071`).
+        name: `dog.n.01`.
+        parents: ids of what it is a kind or an instance of.
+        lemmas: its words, lower case, with spaces.
+    """
+
+    id: str
+    name: str
+    parents: tuple[str, ...]
+    lemmas: tuple[str, ...]
+
+
+class Hypernyms:
+    """Synsets and what they are kinds of.
+
+    Args:
+        synsets: with all their hypernyms among them.
+        source: where they come from, in words.
+    """
+
+    def __init__(self, synsets: Iterable[Synset], source: str) -> None:
+        self.source = source
+        self.synsets = {synset.id: synset for synset in synsets}
+        self.ids = {synset.name: synset.id for synset in self.synsets.values()}
+        self.senses: dict[str, list[str]] = {}
+        for synset in self.synsets.values():
+            for lemma in synset.lemmas:
+                self.senses.setdefault(lemma, []).append(synset.id)
+
+    def find(self, synset: str) -> str:
+        """The id of a synset's name or id.
+
+        Raises:
+            DissectError: there is no such synset.
+        """
+        if synset in self.synsets:
+            return synset
+        if synset not in self.ids:
+            raise unknown("synset", synset, self.ids, most=8)
+        return self.ids[synset]
+
+    def ancestors(self, id: str) -> frozenset[str]:
+        """Ids of the synset and of all that it is a kind of."""
+        found: set[str] = set()
+        waiting = [id]
+        while waiting:
+            current = waiting.pop()
+            if current not in found:
+                found.add(current)
+                waiting += self.synsets[current].parents
+        return frozenset(found)
+
+    def is_below(self, id: str, group: str) -> bool:
+        """Whether a synset is the group, or a kind of it (both are ids)."""
+        return group in self.ancestors(id)
+
+    def place(self, label: str) -> frozenset[str]:
+        """Ids of what a label of images may mean; empty where it is unknown.
+
+        A label is an id (`n02084071`), an ImageNet class name, or English: every meaning of each of
+        its words counts, and what isn't in WordNet counts as its last word (`aquarium fish` as
+        `fish`).
+        """
+        if _ID.fullmatch(label):
+            return frozenset({label} & set(self.synsets))
+        of_class = _ids_of_names().get(label)
+        if of_class in self.synsets:
+            return frozenset({of_class})
+        plain = label.lower().replace("_", " ").strip()
+        found = {id for part in plain.split(", ") for id in self.senses.get(part, ())}
+        return frozenset(found or self.senses.get(plain.rpartition(" ")[2], []))
+
+
+@cache
+def packaged() -> Hypernyms:
+    """The table in the package: ImageNet's 1000 classes and all that they are kinds of."""
+    return Hypernyms(map(_of_line, TABLE.read_text("utf-8").splitlines()), "imagenet_hypernyms.tsv")
+
+
+def installed() -> Hypernyms | None:
+    """The whole of WordNet where it is installed, else None."""
+    try:
+        return of_folder(wordnet_folder())
+    except MissingResource:
+        return None
+
+
+@cache
+def of_folder(folder: Path) -> Hypernyms:
+    """WordNet's nouns from its folder with `data.noun` and `index.noun`."""
+    number = _numbers(folder / "index.noun")
+    lines = (folder / "data.noun").read_text("utf-8").splitlines()
+    found = (_of_entry(line, number) for line in lines if line and not line.startswith(" "))
+    return Hypernyms(found, "WordNet")
+
+
+def classes_below(group: str, hypernyms: Hypernyms) -> tuple[int, ...]:
+    """Numbers of the ImageNet classes that are the group, or kinds of it.
+
+    Args:
+        group: an id or name.
+        hypernyms: of all classes.
+
+    Raises:
+        DissectError: there is no such synset.
+    """
+    id = hypernyms.find(group)
+    return tuple(i for i, own in enumerate(synsets()) if hypernyms.is_below(own, id))
+
+
+def to_line(synset: Synset) -> str:
+    """A row of the table."""
+    return "\t".join(
+        (synset.id, synset.name, " ".join(synset.parents), "|".join(synset.lemmas))
+    )  # fmt: skip
+
+
+def _of_line(line: str) -> Synset:
+    id, name, parents, lemmas = line.split("\t")
+    return Synset(id, name, tuple(parents.split()), tuple(lemmas.split("|")))
+
+
+def _of_entry(line: str, number: dict[tuple[str, str], int]) -> Synset:
+    """A line of `data.noun`: offset, file, kind, words, pointers; see WordNet's wndb(5)."""
+    fields = line.split(" | ", 1)[0].split()
+    offset, count = fields[0], int(fields[3], 16)
+    words = [fields[4 + 2 * i].lower() for i in range(count)]
+    pointers = fields[5 + 2 * count :]
+    triples = zip(pointers[::4], pointers[1::4], strict=False)
+    parents = tuple(f"n{to}" for kind, to in triples if kind in _HYPERNYMS)
+    name = f"{words[0]}.n.{number[words[0], offset]:02d}"
+    return Synset(f"n{offset}", name, parents, tuple(w.replace("_", " ") for w in words))
+
+
+def _numbers(index: Path) -> dict[tuple[str, str], int]:
+    """Word and offset to the number of the word's sense, from 1, of `index.noun`."""
+    found = {}
+    for line in index.read_text("utf-8").splitlines():
+        if line and not line.startswith(" "):
+            fields = line.split()
+            offsets = fields[-int(fields[2]) :]
+            found.update({(fields[0], offset): i for i, offset in enumerate(offsets, 1)})
+    return found
+
+
+@cache
+def _ids_of_names() -> dict[str, str]:
+    return dict(zip(imagenet_names(), synsets(), strict=True))

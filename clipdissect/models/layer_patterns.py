@@ -1,0 +1,76 @@
+"""Layer names: patterns such as `layer*` or `blocks.*.mlp.fc1`, and what kind a module is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from clipdissect.capture.pooling import split_layer
+from clipdissect.errors import unknown
+
+ALL_CONVS = "all_convs"
+_CONV = re.compile(r"Conv(Transpose)?[123]d$")
+_WILD = {"**.": r"(?:[^.]+\.)*", "**": ".+", "*": "[^.]*", "?": "[^.]"}
+
+
+def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+    """Layer names with the patterns among them replaced by the modules that they match.
+
+    `*` and `?` stand for characters other than a dot, `**` for any; `**.conv1` matches `conv1` at
+    any depth, the top too; `all_convs` means every convolution. Matches come in the network's
+    order, each once, with the pattern's `[part]`. Plain names stay as they are, known or not.
+
+    Args:
+        model: the network.
+        layers: names and patterns.
+
+    Raises:
+        DissectError: a pattern that matches no module; lists the closest names.
+    """
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    found: list[str] = []
+    for layer in layers:
+        pattern, parts = split_layer(layer)
+        if not _is_pattern(pattern, modules):
+            found.append(layer)
+            continue
+        names = _matching(pattern, modules)
+        if not names:
+            raise unknown("layer pattern", pattern, modules, most=12)
+        ending = "".join(f"[{part}]" for part in parts)
+        found += [name + ending for name in names if name + ending not in found]
+    return tuple(found)
+
+
+def kind_of(module: nn.Module) -> str:
+    """A module's class name; of a loaded TorchScript or exported program, the original's."""
+    of_program = getattr(module, "original_name", None) or _exported_name(module)
+    return str(of_program or type(module).__name__).rsplit(".", 1)[-1]
+
+
+def _is_pattern(layer: str, modules: dict[str, nn.Module]) -> bool:
+    return layer not in modules and (layer == ALL_CONVS or bool(set("*?") & set(layer)))
+
+
+def _matching(pattern: str, modules: dict[str, nn.Module]) -> list[str]:
+    if pattern == ALL_CONVS:
+        return [name for name, module in modules.items() if _is_convolution(module)]
+    # The wild cards from the longest, so that `**.` isn't taken for two of `*` and a dot.
+    pieces = re.split(r"(\*\*\.|\*\*|\*|\?)", pattern)
+    expression = re.compile("".join(_WILD.get(p) or re.escape(p) for p in pieces))
+    return [name for name in modules if expression.fullmatch(name)]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) or bool(_CONV.match(kind_of(module)))
+
+
+def _exported_name(module: nn.Module) -> str | None:
+    if type(module).__name__ not in ("InterpreterModule", "UnflattenedModule"):
+        return None
+    name: Any = getattr(module, "type_name", None)
+    return str(name()) if callable(name) and name() else None

@@ -1,1 +1,0 @@
-"""What `clipdissect.testing` offers."""

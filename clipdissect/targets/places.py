@@ -1,0 +1,69 @@
+"""The paper's second target: ResNet-18 trained on Places365."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipdissect.datasets import places365
+from clipdissect.errors import MissingResource
+from clipdissect.fetch.weights import PLACES365_DIGEST
+from clipdissect.models import checkpoints
+from clipdissect.targets.base import Target
+from clipdissect.targets.preprocess import image_transform
+from clipdissect.targets.torchvision import default_layers
+
+FILE = "resnet18_places365.pth.tar"
+CHECKPOINTS = (f"places365/{FILE}", FILE, f"weights/{FILE}")
+CLASSES = 365
+
+
+def resnet18_places365(
+    checkpoint: str | None = None,
+    categories: str | None = None,
+    layers: list[str] | None = None,
+) -> Target:
+    """torchvision's ResNet-18 with the weights of the Places365 project (Zhou et al., 2017).
+
+    The preprocessing is that project's: 256 x 256 pixels, middle 224, ImageNet mean and deviation.
+
+    Args:
+        checkpoint: `resnet18_places365.pth.tar`; by default found in the data places.
+        categories: `categories_places365.txt`; by default found in the data places. Without it
+            the classes have no names, which is noted.
+        layers: modules to dissect instead of `conv1` and `layer1` to `layer4`.
+
+    Raises:
+        MissingResource: no checkpoint.
+        DissectError: a checkpoint that can't be read safely or doesn't fit, or another file than
+            Places365's categories.
+    """
+    from torchvision.models import resnet18
+
+    file = (
+        Path(checkpoint).expanduser()
+        if checkpoint
+        else places365.find(
+            CHECKPOINTS,
+            f"the Places365 weights {FILE}",
+            "download it from the Places365 project and set target.checkpoint",
+        )
+    )
+    state = checkpoints.read(file)
+    model = resnet18(weights=None, num_classes=CLASSES)
+    checkpoints.load(model, state, str(file))
+    notes: tuple[str, ...] = ()
+    try:
+        names = places365.places365_names(categories)
+    except MissingResource as missing:
+        if categories:
+            raise
+        names, notes = (
+            (),
+            (f"the classes of Places365 have no names here ({missing.what} missing)",),
+        )
+    transform = image_transform(224, resize=[256, 256])
+    chosen = tuple(layers or default_layers("resnet18"))
+    weights = checkpoints.of_file(file, PLACES365_DIGEST, "places365")
+    return Target(
+        "resnet18_places365", model.eval(), transform, chosen, "fc", names, notes, weights
+    )

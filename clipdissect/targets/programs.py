@@ -1,0 +1,129 @@
+"""Networks saved as programs: TorchScript and torch.export."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipdissect.errors import DissectError
+from clipdissect.models.checkpoints import check_file
+from clipdissect.targets.base import Target
+from clipdissect.targets.own import Given, finish
+from clipdissect.utils import hashing
+
+
+def torchscript(
+    path: str,
+    layers: list[str] | None = None,
+    preprocess: dict[str, Any] | None = None,
+    transform: str | None = None,
+    classes: str | None = None,
+    class_layer: str | None = None,
+) -> Target:
+    """A TorchScript program, traced or scripted, of `torch.jit.save`.
+
+    Layers are the modules that return one tensor; those that tracing dropped (identities) and those
+    in loops can't be had.
+
+    Args:
+        path: the file.
+        layers, preprocess, transform, classes, class_layer: as of `own.module`.
+
+    Raises:
+        MissingResource: no such file.
+        DissectError: not a TorchScript program.
+    """
+    from clipdissect.targets.script import Program
+
+    file = _existing(path)
+    with _quiet(), _loading(file, "a TorchScript program (of torch.jit.save)"):
+        load: Any = torch.jit.load
+        program = Program(load(str(file), map_location="cpu"))
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(file.name, program, options, weights=f"sha256:{hashing.of_file(file)}")
+
+
+def exported(
+    path: str,
+    layers: list[str] | None = None,
+    preprocess: dict[str, Any] | None = None,
+    transform: str | None = None,
+    classes: str | None = None,
+    class_layer: str | None = None,
+) -> Target:
+    """A program of `torch.export.save` (.pt2), its modules told apart again.
+
+    Args:
+        path: the file.
+        layers, preprocess, transform, classes, class_layer: as of `own.module`.
+
+    Raises:
+        MissingResource: no such file.
+        DissectError: not such a program, or one for several images at once and no other number.
+    """
+    file = _existing(path)
+    with _quiet(), _loading(file, "a program of torch.export.save"):
+        program: Any = torch.export.load(str(file))
+        images = _batch_of(program)
+        network: nn.Module = torch.export.unflatten(program)
+    if images is not None and images > 1:
+        raise DissectError(
+            f"{file} takes {images} images at once and no other number: export it with "
+            f"dynamic_shapes=({{0: torch.export.Dim('batch')}},)"
+        )
+    if images == 1:
+        network.register_forward_pre_hook(_one_image)
+    options = Given(layers, preprocess, transform, classes, class_layer)
+    return finish(file.name, network, options, weights=f"sha256:{hashing.of_file(file)}")
+
+
+def _existing(path: str) -> Path:
+    file = Path(path).expanduser()
+    check_file(file, "the program", "set target.path to the file")
+    return file
+
+
+@contextlib.contextmanager
+def _loading(file: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # torch fails in many ways on other files
+        reason = " ".join(str(error).split())[:200]
+        raise DissectError(f"{file} is not {what}, or of another version: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # torch warns that TorchScript is old, and of operators that it registers twice.
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _batch_of(program: Any) -> int | None:
+    """How many images at once an exported program takes, or None for any number."""
+    inputs = program.graph_signature.user_inputs
+    node = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs)
+    size = node.meta["val"].shape[0]
+    return int(size) if isinstance(size, int) else None
+
+
+def _one_image(model: nn.Module, inputs: Any) -> None:
+    if len(inputs[0]) != 1:
+        raise DissectError(
+            "the exported program takes one image at once: set capture.batch_size=1, or export it "
+            "with a dynamic first dimension"
+        )

@@ -1,0 +1,102 @@
+"""An image-text encoder that knows the labels: what CLIP would be if it never erred."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipdissect.errors import DissectError
+from clipdissect.images.decode import to_pil
+from clipdissect.probe import Probe
+from clipdissect.utils import hashing as digest
+from clipdissect.utils.hashing import Transform
+
+NOTE = (
+    "the encoder knows the labels of the probe's images (clipdissect.testing): its results say "
+    "what CLIP-Dissect could do at best, not what it does with an encoder that sees"
+)
+
+
+class LabelEncoder:
+    """Images as the square roots of the shares that concepts have of them; texts as concepts.
+
+    An image is recognised by its pixels, so images of another probe are refused. A text that is no
+    concept points away from all images.
+
+    Args:
+        probe: densely labelled, its images all of one size.
+
+    Raises:
+        DissectError: a probe without masks.
+    """
+
+    name = "labels"
+    notes: tuple[str, ...] = (NOTE,)
+
+    def __init__(self, probe: Probe) -> None:
+        if probe.masks is None:
+            raise DissectError(f"probe {probe.name} has no masks that an encoder could know")
+        self.probe, self.masks = probe, probe.masks
+
+    @property
+    def preprocess(self) -> Transform:
+        """The pixels as they are, in 0..1."""
+        from torchvision import transforms
+
+        composed: Transform = transforms.ToTensor()
+        return composed
+
+    @cached_property
+    def image_digest(self) -> str:
+        """Changes with the labels."""
+        return digest.of("labels 1", self.masks.digest())
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Changes with the list of concepts."""
+        return digest.of("labels 1", self.masks.texts)
+
+    def embed_images(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images d"]:
+        """Unit-length embeddings.
+
+        Raises:
+            DissectError: an image that isn't the probe's.
+        """
+        found = []
+        for image in (images * 255).round().byte().cpu():
+            number = self._numbers.get(_fingerprint(image))
+            if number is None:
+                raise DissectError(f"the encoder knows the images of {self.probe.name} alone")
+            found.append(self._shares(number))
+        return F.normalize(torch.stack(found), dim=-1).to(images.device)
+
+    def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
+        """One-hot vectors."""
+        known = {text: i for i, text in enumerate(self.masks.texts)}
+        places = torch.tensor([known.get(text, len(known)) for text in texts])
+        return F.one_hot(places, len(known) + 1).float().to(device)
+
+    @cached_property
+    def _numbers(self) -> dict[bytes, int]:
+        to_tensor = self.preprocess
+        pictures = (to_tensor(to_pil(self.probe.read(i))) for i in range(len(self.probe)))
+        return {
+            _fingerprint((picture * 255).round().byte()): i for i, picture in enumerate(pictures)
+        }
+
+    def _shares(self, image: int) -> Float[Tensor, " d"]:
+        texts = self.masks.texts
+        shares = torch.zeros(len(texts) + 1, dtype=torch.float32)
+        for number, mask in self.masks.read(image).concepts().items():
+            shares[texts.index(self.masks.concepts[number].text)] += float(mask.mean())
+        return shares.sqrt()
+
+
+def _fingerprint(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()

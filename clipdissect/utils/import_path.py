@@ -1,0 +1,96 @@
+"""Objects of the user's own code, by import path."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from clipdissect.errors import DissectError, unknown
+
+
+def load(path: str, what: str) -> Any:
+    """The object behind `package.module:name`; the current folder is importable, and comes first.
+
+    This runs the module's code.
+
+    Args:
+        path: such as `mypackage.mymodule:build`, or `mymodule:Class.method`.
+        what: what it is for, in errors (`target.factory`).
+
+    Raises:
+        DissectError: another shape of path, no such module or name, or an exception in the module.
+    """
+    name, colon, attribute = path.partition(":")
+    if not (name and colon and attribute):
+        raise DissectError(f"{what} is '{path}'; it must look like package.module:name")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found = _module(name, what)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [n for n in dir(found) if not n.startswith("_")]
+            raise unknown(f"name in {name} ({what})", part, names)
+        found = getattr(found, part)
+    return found
+
+
+def call(path: str, arguments: Any, what: str) -> Any:
+    """What the function or class behind an import path returns for keyword arguments.
+
+    Args:
+        path: see `load`.
+        arguments: see `keywords`.
+        what: what it is for, in errors.
+
+    Raises:
+        DissectError: from `load`; it can't be called, or raises.
+    """
+    function: Callable[..., Any] = load(path, what)
+    if not callable(function):
+        raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
+    named = keywords(arguments)
+    try:
+        return function(**named)
+    except DissectError:
+        raise
+    except Exception as error:  # the user's own code
+        raise DissectError(f"{what}: {path} raised {where(error)}") from error
+
+
+def keywords(arguments: Any) -> dict[str, Any]:
+    """Keyword arguments as a dict, an empty one for None.
+
+    Raises:
+        DissectError: something else than a dict with names as keys.
+    """
+    found = {} if arguments is None else arguments
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise DissectError(
+            f"target.arguments must be names with values, such as {{width: 8}}; got {arguments!r}"
+        )
+    return dict(found)
+
+
+def where(error: BaseException) -> str:
+    """An exception of other people's code in a line: its type, message, file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
+
+
+def _module(name: str, what: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise DissectError(
+                f"{what}: there is no module {error.name} in {os.getcwd()} or among the installed "
+                f"packages"
+            ) from error
+        raise DissectError(f"{what}: importing {name} raised {where(error)}") from error
+    except Exception as error:  # the user's own code
+        raise DissectError(f"{what}: importing {name} raised {where(error)}") from error

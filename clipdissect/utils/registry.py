@@ -1,0 +1,85 @@
+"""Named options: each package of the library maps names to functions that build one thing.
+
+A package's `OPTIONS` dictionary is the one list of its names. `conf/<group>/<name>.yaml` gives
+the same names their parameters for the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from clipdissect.errors import DissectError, unknown
+from clipdissect.utils.type_checks import checked, shortened
+
+Options = Mapping[str, Callable[..., Any]]
+T = TypeVar("T")
+
+
+def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
+    """Call the function behind a name, after checking the parameters' names.
+
+    Raises:
+        DissectError: unknown name or parameter, listing the valid ones; a value of a wrong type.
+    """
+    if not isinstance(name, str):
+        raise DissectError(f"the name of a {kind} must be text; got {shortened(name)}")
+    if name not in options:
+        raise unknown(kind, name, options)
+    function = options[name]
+    valid = inspect.signature(function).parameters
+    for parameter in parameters:
+        if parameter not in valid:
+            raise unknown(f"parameter of {kind} {name}", parameter, valid)
+    for parameter, about in valid.items():
+        if about.default is inspect.Parameter.empty and parameter not in parameters:
+            raise DissectError(f"{kind} {name} needs its parameter {parameter}")
+    return function(**checked(function, f"{kind} {name}", parameters))
+
+
+def named(kind: str, build: Callable[..., T], given: Any) -> T:
+    """Build an option from its name, or from a mapping of its name and parameters.
+
+    Args:
+        kind: what it is, such as `encoder`.
+        build: the package's.
+        given: as in `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`.
+
+    Raises:
+        DissectError: neither; or from `build`.
+    """
+    return _built(build, given, (
+        f"{kind} must be a name, or a name with parameters, such as "
+        f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
+    ))  # fmt: skip
+
+
+def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
+    """A part of a union: an object, an option's name, or a name with parameters.
+
+    Args:
+        kind: what the parts are, such as `concept set`.
+        word: what stands for one in the error's example.
+        made: the parts' class.
+        build: the package's.
+        given: as the user gave it.
+
+    Raises:
+        DissectError: something that is none; or from `build`.
+    """
+    if isinstance(given, made):
+        return given
+    return _built(build, given, (
+        f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
+        f"got {given!r}"
+    ))  # fmt: skip
+
+
+def _built(build: Callable[..., T], given: Any, otherwise: str) -> T:
+    """Build from a name or a mapping with one; a DissectError that says `otherwise` if neither."""
+    if isinstance(given, str):
+        return build(given)
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return build(**given)
+    raise DissectError(otherwise)

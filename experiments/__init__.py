@@ -1,1 +1,0 @@
-"""Runners: each composes a config, calls the library, and writes results."""
