@@ -15,14 +15,15 @@ from clipdissect._version import __version__
 if TYPE_CHECKING:
     from clipdissect.capture.pooling import Summary
     from clipdissect.capture.settings import Settings
-    from clipdissect.dissection import Result, dissect
+    from clipdissect.dissection import dissect
     from clipdissect.errors import DissectError
+    from clipdissect.results.result import Result
 
 __all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
 
 _HOMES = {
     "dissect": "dissection",
-    "Result": "dissection",
+    "Result": "results.result",
     "DissectError": "errors",
     "Settings": "capture.settings",
     "Summary": "capture.pooling",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
@@ -25,9 +24,9 @@ from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
-from clipdissect.results.histograms import Histograms, histograms
+from clipdissect.results.histograms import histograms
 from clipdissect.results.provenance import provenance
-from clipdissect.results.run_files import write_result
+from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -37,44 +36,10 @@ from clipdissect.utils import registry
 from clipdissect.utils.distributed import ALONE, Team, all_cores
 from clipdissect.utils.hashing import Transform
 from clipdissect.utils.paths import store_dir
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import shortened
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a dissection found.
-
-    Args:
-        descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
-            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
-            names, see `clipdissect.results.flags`), `null_similarity` (the best score with shuffled
-            images); with the truth known, `truth_rank`: where the right concept stands among all
-            texts, from 1; ties share the middle of their ranks, and dead units have none.
-        top_images: `layer, unit, rank, image, activation`.
-        run: what the numbers depend on, and how long they took.
-        histograms: layer to the histograms of its units' activations, for reports; empty of
-            methods that see none.
-        target: the network as the method showed it the images, for reports; None: as it was given.
-        thresholds: layer to the activations above which its units fire, for reports; empty of
-            methods that have none.
-        vocabulary: what the descriptions were chosen from; None where they are free text, or come
-            from a file that doesn't say.
-    """
-
-    descriptions: pd.DataFrame
-    top_images: pd.DataFrame
-    run: dict[str, Any] = field(default_factory=dict)
-    histograms: dict[str, Histograms] = field(default_factory=dict)
-    target: Target | None = None
-    thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
-    vocabulary: Concepts | None = None
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
-        return write_result(Path(folder).expanduser(), self.descriptions, self.top_images, self.run)
 
 
 def dissect(
@@ -130,7 +95,7 @@ def dissect(
     Source:
         Oikarinen & Weng, ICLR 2023, Sec. 3.
     """
-    stages = Stages()
+    stages = Timers()
     settings = _settings(settings, device)
     with stages.stage("load"):
         chosen = _target(model, layers, preprocess)
@@ -142,7 +107,9 @@ def dissect(
     _check_counts(scorer, len(image_set), top, images)
     _check_kept(scorer, settings)
     if not isinstance(team, Team):
-        raise DissectError(f"team must come from clipdissect.distributed; got {shortened(team)}")
+        raise DissectError(
+            f"team must come from clipdissect.utils.distributed; got {shortened(team)}"
+        )
     return _dissect(
         chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
         _checked_truth(truth, chosen.layers), null_similarity,
@@ -169,7 +136,7 @@ def assist(
 
 def _dissect(
     target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
-    settings: Settings, store: Store | None, top: int, images: int, stages: Stages, team: Team,
+    settings: Settings, store: Store | None, top: int, images: int, stages: Timers, team: Team,
     truth: Mapping[str, Sequence[str]], null: bool,
 ) -> Result:  # fmt: skip
     with stages.stage("texts"), all_cores(team):

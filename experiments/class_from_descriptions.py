@@ -33,10 +33,10 @@ def run(config: Any) -> None:
     from clipdissect.studies import weight_similarity as weighing
     from clipdissect.studies.features import features
     from clipdissect.studies.numbers import embedded
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
     from experiments.weight_similarity import rows_of_layer
 
-    folder, stages = results_folder(), Stages()
+    folder, stages = results_folder(), Timers()
     with stages.stage("load"):
         study = studying.settings(config)
         chosen = of_group(method.build, config.method)

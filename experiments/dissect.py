@@ -23,7 +23,7 @@ def run(config: Any) -> float | None:
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
     from clipdissect.results.run_files import begin, write_json, write_tables
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
 
     reporter = Reporter.of(config)
     parts = Parts.build(config)
@@ -38,7 +38,7 @@ def run(config: Any) -> float | None:
     result = parts.dissect()
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images)
-    stages = Stages()
+    stages = Timers()
     with stages.stage("metrics"):
         metrics = evaluation.metrics(
             result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store

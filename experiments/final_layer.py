@@ -26,9 +26,9 @@ def run(config: Any) -> None:
     from clipdissect.app.build import of_group, track
     from clipdissect.app.print_evaluation import show
     from clipdissect.app.reporting import Reporter
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
 
-    folder, stages = results_folder(), Stages()
+    folder, stages = results_folder(), Timers()
     with stages.stage("load"):
         reporter = Reporter.of(config)
         method = of_group(methods.build, config.method)

@@ -27,9 +27,9 @@ def run(config: Any) -> None:
     from clipdissect.studies import figures
     from clipdissect.studies.features import features
     from clipdissect.studies.qualitative import check
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
 
-    folder, stages = results_folder(), Stages()
+    folder, stages = results_folder(), Timers()
     with stages.stage("load"):
         chosen = of_group(method.build, config.method)
         study = studying.settings(config, chosen)

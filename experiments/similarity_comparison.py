@@ -40,11 +40,11 @@ def run(config: Any) -> None:
     from clipdissect.app.comparison.report import figure, markdown, metrics, tracked
     from clipdissect.results.run_files import begin, write_json, write_table
     from clipdissect.utils.files import write_text
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
 
-    folder, stages = results_folder(), Stages()
+    folder, stages = results_folder(), Timers()
     with stages.stage("load"):
-        sentences = sentence.Remembered(of_group(sentence.build, config.sentence))
+        sentences = sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
         how = judging.resampling_of(config)
         job = _Job(config, sentences)
     with stages.stage("scores"):

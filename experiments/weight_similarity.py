@@ -33,9 +33,9 @@ def run(config: Any) -> None:
     from clipdissect.results.run_files import begin
     from clipdissect.studies import weight_similarity as library
     from clipdissect.studies.numbers import embedded
-    from clipdissect.utils.timing import Stages
+    from clipdissect.utils.timing import Timers
 
-    folder, stages = results_folder(), Stages()
+    folder, stages = results_folder(), Timers()
     with stages.stage("load"):
         study = studying.settings(config)
         chosen = of_group(method.build, config.method)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
+# Tests import helpers from `support/`, and a few share them with tests of another package.
+sys.path += [str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir()]
 
 # Calls of these modules have their types and tensor shapes checked. The others are left out because
 # tests hand them wrong types on purpose. Set before the library's first import.
@@ -49,7 +54,6 @@ install_import_hook(CHECKED, "typechecker.check")
 
 from clipdissect.utils.paths import cache_dir  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 USER_CACHE = cache_dir()  # the real one, which `own_cache` hides
 
 

@@ -16,9 +16,9 @@ from clipdissect import method as methods
 from clipdissect.app.jobs import identity, job_name, multirun
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import Result
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
+from clipdissect.results.result import Result
 from clipdissect.store import Store
 from clipdissect.utils.distributed import Team, from_environment, own_device
 from clipdissect.utils.extras import install
@@ -204,7 +204,7 @@ def _sentences(config: Any, chosen: targets.Target) -> Sentences:
     if chosen.class_layer not in chosen.layers:
         return None
     try:
-        return sentence.Remembered(of_group(sentence.build, config.sentence))
+        return sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
     except MissingResource as error:
         return error
 

@@ -13,7 +13,7 @@ from clipdissect import sentence, similarity, targets, tracking
 from clipdissect.app.build import build_groups, of_group, parameters, settings_of, store_of
 from clipdissect.datasets import places365
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.evaluation import Resampling, Truth, Units
+from clipdissect.evaluation import ClassLabels, Resampling, Units
 from clipdissect.evaluation.truth import of_source, of_target
 from clipdissect.method import Job, Method
 from clipdissect.sentence import SentenceEncoder
@@ -23,7 +23,7 @@ from clipdissect.utils.paths import data_places
 Sentences = dict[str, SentenceEncoder | MissingResource]
 
 
-def job_and_truth(config: Any, method: Method) -> tuple[Job, Truth]:
+def job_and_truth(config: Any, method: Method) -> tuple[Job, ClassLabels]:
     """What the method needs, with the layer of classes as the one to describe; and the classes.
 
     Raises:
@@ -44,7 +44,7 @@ def job_and_truth(config: Any, method: Method) -> tuple[Job, Truth]:
     return replace(job, **needed), truth
 
 
-def truth_of(config: Any, built: targets.Target | None) -> Truth:
+def truth_of(config: Any, built: targets.Target | None) -> ClassLabels:
     """The classes: of `evaluation.truth`, else the target's own, else what its name promises.
 
     Args:

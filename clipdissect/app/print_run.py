@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.dissection import Result
 from clipdissect.results.flags import COLUMN, DEAD, SATURATED, has_flag
+from clipdissect.results.result import Result
 
 PIPE_WIDTH = 140
 

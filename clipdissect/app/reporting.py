@@ -11,12 +11,12 @@ from typing import Any
 from clipdissect import report, sentence
 from clipdissect.app.build import of_group, parameters
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import Result
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.probe import Probe
 from clipdissect.report import ReportSettings
 from clipdissect.report.others import Labels
+from clipdissect.results.result import Result
 from clipdissect.store import Store
 from clipdissect.targets import Target
 

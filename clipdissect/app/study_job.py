@@ -56,7 +56,7 @@ def job_of(config: Any, method: Any, extra: Collection[str] = ("target",)) -> An
         extra: groups that the study needs besides; `target` among them.
 
     Returns:
-        The `Job` and the `Truth`.
+        The `Job` and the `ClassLabels`.
 
     Raises:
         DissectError: a mistake in the config, or one message on all that is missing.

@@ -16,7 +16,7 @@ from clipdissect.similarity.ranking import merge, top_images
 
 
 @dataclass(frozen=True)
-class KeptTop:
+class TopKActivations:
     """The top images of every unit, running: parts of a probe are merged in any order.
 
     Args:
@@ -31,7 +31,7 @@ class KeptTop:
     @classmethod
     def of(
         cls, values: Float[Tensor, "rows units"], images: Int[Tensor, " rows"], k: int
-    ) -> KeptTop:
+    ) -> TopKActivations:
         """From the activations of some images.
 
         Args:
@@ -45,14 +45,14 @@ class KeptTop:
         )
         return cls(numbered, _distinct(values.float(), k))
 
-    def merged(self, other: KeptTop, k: int) -> KeptTop:
+    def merged(self, other: TopKActivations, k: int) -> TopKActivations:
         """With another part of the same probe, to the top `k`."""
         settled = self.settled | other.settled
         open_ = (~settled).nonzero()[:, 0]
         distinct = torch.full_like(self.distinct, torch.inf)
         both = torch.cat([self.distinct[:, open_], other.distinct[:, open_]])
         distinct[:, open_] = _distinct(both, k)
-        return KeptTop(merge(self.top, other.top, k), distinct)
+        return TopKActivations(merge(self.top, other.top, k), distinct)
 
     @property
     def settled(self) -> Bool[Tensor, " units"]:
@@ -64,35 +64,35 @@ class KeptTop:
         """How many different activations each unit has, `k` standing for `k` and more."""
         return (~self.distinct.isnan()).sum(0)
 
-    def select(self, units: Tensor) -> KeptTop:
+    def select(self, units: Tensor) -> TopKActivations:
         """Some of the units, by mask or number."""
-        return KeptTop(self.top.select(units), self.distinct[:, units])
+        return TopKActivations(self.top.select(units), self.distinct[:, units])
 
-    def renumbered(self, positions: Int[Tensor, " images"], images: int) -> KeptTop:
+    def renumbered(self, positions: Int[Tensor, " images"], images: int) -> TopKActivations:
         """With other image numbers: `positions[i]` for image i, of `images` in all."""
         top = TopActivations(self.top.values, positions[self.top.indices], images)
-        return KeptTop(top, self.distinct)
+        return TopKActivations(top, self.distinct)
 
 
-Activations = Tensor | KeptTop
+Activations = Tensor | TopKActivations
 
 
 def units_of(activations: Activations) -> int:
     """How many units there are."""
-    values = activations.top.values if isinstance(activations, KeptTop) else activations
+    values = activations.top.values if isinstance(activations, TopKActivations) else activations
     return int(values.shape[1])
 
 
 def for_scoring(activations: Activations, units: Bool[Tensor, " units"]) -> Tensor | TopActivations:
     """Those units' activations, as the similarity functions take them."""
-    if isinstance(activations, KeptTop):
+    if isinstance(activations, TopKActivations):
         return activations.top if bool(units.all()) else activations.select(units).top
     return activations if bool(units.all()) else activations[:, units]
 
 
 def top_of(activations: Activations, k: int) -> TopActivations:
     """Every unit's `k` top images; as many as there are, or were kept, where that is fewer."""
-    if not isinstance(activations, KeptTop):
+    if not isinstance(activations, TopKActivations):
         return top_images(activations, min(k, len(activations)))
     top = activations.top
     return TopActivations(top.values[:k], top.indices[:k], top.images)
@@ -100,7 +100,7 @@ def top_of(activations: Activations, k: int) -> TopActivations:
 
 def dead_units(activations: Activations) -> Bool[Tensor, " units"]:
     """Units that never vary."""
-    if isinstance(activations, KeptTop):
+    if isinstance(activations, TopKActivations):
         return activations.count == 1
     return activations.amax(0) == activations.amin(0)
 
@@ -115,7 +115,7 @@ def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[T
     """
     if top is None:
         return torch.zeros(units_of(activations), dtype=torch.bool)
-    if isinstance(activations, KeptTop):
+    if isinstance(activations, TopKActivations):
         return activations.count < len(top.values)
     # Most units have distinct top activations, which settles it; only the others are sorted whole.
     suspects = (top.values[1:] == top.values[:-1]).any(0).nonzero()[:, 0]

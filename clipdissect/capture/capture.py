@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from clipdissect.capture import determinism
-from clipdissect.capture.activations import Activations, KeptTop
-from clipdissect.capture.features import Captured, Lazy, joined
+from clipdissect.capture.activations import Activations, TopKActivations
+from clipdissect.capture.features import CapturedFeatures, LazyActivations, joined
 from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS
@@ -32,7 +32,7 @@ from clipdissect.store.entries import Rows
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.distributed import ALONE, Team, mention_threads
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Capture:
     settings: Settings
     top_k: int = 0
     team: Team = ALONE
-    stages: Stages = field(default_factory=Stages)
+    stages: Timers = field(default_factory=Timers)
     readings: Mapping[str, Reading] = field(default_factory=dict)
     scratch: Scratch = field(default_factory=lambda: Scratch())
 
@@ -113,7 +113,7 @@ class Capture:
 def capture(
     target: Target, layers: Sequence[str], encoder: Encoder | None, probe: Probe,
     store: Store | None, settings: Settings, *, top_k: int = 0, team: Team = ALONE,
-) -> Captured:  # fmt: skip
+) -> CapturedFeatures:  # fmt: skip
     """Activations and, with an encoder, image embeddings, from the store where it has them.
 
     Each image is decoded once for both networks, and only networks with something missing run. An
@@ -134,7 +134,7 @@ def capture(
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
     mention_threads(team, settings.torch_device)
-    stages, scratch = Stages(), Scratch()
+    stages, scratch = Timers(), Scratch()
     with stages.stage("digests"):
         networks = _of_networks(target, layers, encoder)
         known = _readings(target, layers, settings, networks, store)
@@ -208,14 +208,14 @@ def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder | None)
     """Digests of the networks and their preprocessing, after a look at the layers."""
     check_layers(target.model, layers)
     found = {
-        "target": hashing.of_model(target.model),
-        "target preprocess": hashing.of_transform(target.preprocess),
+        "target": hashing.hash_model(target.model),
+        "target preprocess": hashing.hash_transform(target.preprocess),
     }
     if encoder is None:
         return found
     return found | {
         "encoder images": encoder.image_digest,
-        "encoder preprocess": hashing.of_transform(encoder.preprocess),
+        "encoder preprocess": hashing.hash_transform(encoder.preprocess),
     }
 
 
@@ -226,7 +226,7 @@ def _readings(
     """How the layers' outputs are read: from the store, or by a trial of the network."""
     network = (digests["target"], digests["target preprocess"])
     summary = (settings.summary.kind, settings.summary.layout)
-    key = hashing.of(
+    key = hashing.hash_values(
         "readings", READING_VERSION, network, tuple(layers), summary, torch.__version__
     )
     entry = store.get(key)
@@ -246,20 +246,20 @@ def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
     of_target = (digests["target"], digests["target preprocess"])
     kind = ("activations",) if what.keeps is None else ("top activations", what.keeps)
     keys = {
-        layer: hashing.of(
+        layer: hashing.hash_values(
             *kind, ACTIVATIONS_VERSION, of_target, layer, what.readings[layer].facts, common
         )
         for layer in what.layers
     }
     if what.encoder is not None:
         of_encoder = (digests["encoder images"], digests["encoder preprocess"])
-        keys[EMBEDS] = hashing.of("image embeds", EMBEDS_VERSION, of_encoder, common)
+        keys[EMBEDS] = hashing.hash_values("image embeds", EMBEDS_VERSION, of_encoder, common)
     if what.team.size > 1 and any(map(hashing.is_passing, keys.values())):
         raise DissectError(
             "several processes can't share a network that holds what can't be looked into (the "
             "warning above names it): take that out of the network, or use one process"
         )
-    if not what.team.all_equal(hashing.of(keys)):
+    if not what.team.all_equal(hashing.hash_values(keys)):
         raise DissectError(
             "the processes of this job don't agree on the network, its code, the images or the "
             "settings: they must see the same files (weights drawn at random need a seed)"
@@ -355,7 +355,7 @@ def _locked(team: Team, store: Store, keys: Sequence[str]) -> Iterator[None]:
 def _assemble(
     what: Capture, shards: dict[str, list[Shard]], computed: tuple[str, ...],
     digests: dict[str, str],
-) -> Captured:  # fmt: skip
+) -> CapturedFeatures:  # fmt: skip
     probe = what.probe
     skipped = {name: _skipped(found) for name, found in shards.items()}
     every = {i: why for reasons in skipped.values() for i, why in reasons.items()}
@@ -374,9 +374,9 @@ def _assemble(
         check_still_readable(probe.images, lacking, every)
     keep = {name: _mask(len(probe), own, every) for name, own in skipped.items()}
     readers = {name: _reader(what, shards[name], keep[name], readable) for name in what.layers}
-    return Captured(
+    return CapturedFeatures(
         images=tuple(probe.images[i] for i in readable),
-        activations=Lazy(readers),
+        activations=LazyActivations(readers),
         read_embeds=lambda: _rows(shards[EMBEDS], keep[EMBEDS]),
         computed=computed,
         digests=digests,
@@ -417,7 +417,7 @@ def _rows(shards: Sequence[Shard], keep: Bool[Tensor, " rows"]) -> Float[Tensor,
     return out
 
 
-def _top(shards: Sequence[Shard], images: int, readable: Sequence[int]) -> KeptTop:
+def _top(shards: Sequence[Shard], images: int, readable: Sequence[int]) -> TopKActivations:
     kept = kept_of(shards[0])
     assert kept is not None  # some image is readable
     positions = torch.full((images,), -1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdissect.capture.networks import EMBEDS, Networks, networks
+from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
@@ -102,7 +102,7 @@ def notes(found: Mapping[str, str], target: str, encoder: str = "") -> tuple[str
 
 
 def _trial(
-    run: Networks, names: Sequence[str], inputs: tuple[Tensor | None, Tensor | None], mode: str
+    run: ModelRunner, names: Sequence[str], inputs: tuple[Tensor | None, Tensor | None], mode: str
 ) -> dict[str, str]:
     before = _generators()
     first = run(names, *inputs)

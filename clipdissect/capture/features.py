@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.activations import Activations, KeptTop
+from clipdissect.capture.activations import Activations, TopKActivations
 from clipdissect.capture.output_layout import Reading
 from clipdissect.probe import Probe
 
 
-class Lazy(Mapping[str, Activations]):
+class LazyActivations(Mapping[str, Activations]):
     """Layer to activations, read from the store when asked for and not held.
 
     Args:
@@ -38,7 +38,7 @@ class Lazy(Mapping[str, Activations]):
 
 
 @dataclass(frozen=True)
-class Captured:
+class CapturedFeatures:
     """What a probe looks like to the target and to the encoder.
 
     Args:
@@ -71,7 +71,7 @@ class Captured:
         return self.read_embeds()
 
 
-def joined(probe: Probe, parts: Sequence[Captured]) -> Captured:
+def joined(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeatures:
     """What a union looks like, from what its parts do.
 
     Args:
@@ -84,9 +84,11 @@ def joined(probe: Probe, parts: Sequence[Captured]) -> Captured:
         for part, start in zip(probe.parts, starts, strict=False)
     ]
     pairs = list(zip(parts, names, strict=True))
-    return Captured(
+    return CapturedFeatures(
         images=tuple(own[image] for part, own in pairs for image in part.images),
-        activations=Lazy({layer: _joiner(layer, parts) for layer in parts[0].activations}),
+        activations=LazyActivations(
+            {layer: _joiner(layer, parts) for layer in parts[0].activations}
+        ),
         read_embeds=lambda: torch.cat([part.image_embeds for part in parts]),
         skipped={own[image]: why for part, own in pairs for image, why in part.skipped.items()},
         computed=tuple(dict.fromkeys(name for part in parts for name in part.computed)),
@@ -94,13 +96,13 @@ def joined(probe: Probe, parts: Sequence[Captured]) -> Captured:
     )
 
 
-def _joiner(layer: str, parts: Sequence[Captured]) -> Callable[[], Activations]:
+def _joiner(layer: str, parts: Sequence[CapturedFeatures]) -> Callable[[], Activations]:
     def read() -> Activations:
         found = [part.activations[layer] for part in parts]
-        tensors = [q for q in found if not isinstance(q, KeptTop)]
+        tensors = [q for q in found if not isinstance(q, TopKActivations)]
         if tensors:
             return torch.cat(tensors)
-        kept = [q for q in found if isinstance(q, KeptTop)]
+        kept = [q for q in found if isinstance(q, TopKActivations)]
         k = len(kept[0].distinct)
         starts = accumulate((len(part.images) for part in parts[:-1]), initial=0)
         moved = [

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect.capture.output_layout import Reading, summarise
-from clipdissect.capture.pooling import select, split_layer
+from clipdissect.capture.pooling import select
 from clipdissect.errors import DissectError, unknown
+from clipdissect.models.layer_patterns import split_layer
 
 Reduce = Callable[[Tensor, Reading], Tensor]  # a layer's output to what is kept of it
 

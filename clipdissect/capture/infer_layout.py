@@ -23,10 +23,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.networks import evaluating, on_device, run_network
 from clipdissect.capture.output_layout import Evidence, Output, Reading, Shape, Size, declared, read
-from clipdissect.capture.pooling import Summary, describe_output, select, split_layer
+from clipdissect.capture.pooling import Summary, describe_output, select
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
-from clipdissect.models.layer_patterns import kind_of
+from clipdissect.models.layer_patterns import kind_of, split_layer
 from clipdissect.targets import Target
 
 BATCHES = (2, 3)  # images of the two passes

@@ -24,7 +24,7 @@ EMBEDS = "image embeddings"  # stands among the layers' names, which have no spa
 Outputs = dict[str, Tensor]
 
 
-class Networks:
+class ModelRunner:
     """The target with its hooks, and the encoder; see `networks`.
 
     Args:
@@ -146,7 +146,7 @@ def _is_compiled(module: nn.Module) -> bool:
 def networks(
     target: Target, readings: Mapping[str, Reading], encoder: Encoder | None, settings: Settings,
     reduce: Reduce = summarise,
-) -> Iterator[Networks]:  # fmt: skip
+) -> Iterator[ModelRunner]:  # fmt: skip
     """The networks on the device in evaluation mode; the target as before afterwards.
 
     Args:
@@ -160,7 +160,7 @@ def networks(
         on_device(target.model, settings.torch_device),
         recording(target.model, readings, reduce) as recorder,
     ):
-        yield Networks(target, encoder, recorder, settings)
+        yield ModelRunner(target, encoder, recorder, settings)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from clipdissect.utils.type_checks import check_fields
 
 SUMMARIES = ("auto", "mean", "max", "cls")
 LAYOUTS = ("auto", "channels_first", "channels_last")
-_PART = re.compile(r"\[([^\[\]]+)\]$")
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,6 @@ class Summary:
         ):
             if value not in valid:
                 raise DissectError(f"{what} is '{value}'; it can be {', '.join(valid)}")
-
-
-def split_layer(layer: str) -> tuple[str, tuple[str, ...]]:
-    """A layer's module name and the parts selected of its output: `attn[0]` -> `attn`, `("0",)`."""
-    parts: list[str] = []
-    while match := _PART.search(layer):
-        parts.insert(0, match.group(1))
-        layer = layer[: match.start()]
-    return layer, tuple(parts)
 
 
 def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:

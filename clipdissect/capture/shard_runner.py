@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect.capture.dataloader import Batch, Request, Skipped, batches, workers_for
-from clipdissect.capture.networks import EMBEDS, Networks, networks
+from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.writers import Piece, Sink
@@ -22,7 +22,7 @@ from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
 from clipdissect.store.entries import Rows
 from clipdissect.targets import Target
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 TARGET, ENCODER = 0, 1  # numbers of the transforms
 WAITING = 2  # shards that may wait to be written before the pass waits for them
@@ -57,7 +57,7 @@ class Job:
 def run_jobs(
     target: Target, encoder: Encoder | None, probe: Probe, jobs: Sequence[Job],
     sinks: Mapping[str, Sink], readings: Mapping[str, Reading], settings: Settings,
-    stages: Stages | None = None,
+    stages: Timers | None = None,
 ) -> None:  # fmt: skip
     """Compute the jobs' arrays and put them into their sinks, shard by shard.
 
@@ -73,7 +73,7 @@ def run_jobs(
     Raises:
         DissectError: see `capture.capture`.
     """
-    stages = stages or Stages()
+    stages = stages or Timers()
     if not jobs:
         return
     wanted = {n: readings[n] for n in sinks if any(n in job.names for job in jobs) and n != EMBEDS}
@@ -120,7 +120,7 @@ class _Shard:
 
 
 def _run_job(
-    job: Job, count: int, stream: Iterator[Batch], run: Networks, stages: Stages
+    job: Job, count: int, stream: Iterator[Batch], run: ModelRunner, stages: Timers
 ) -> _Shard:
     shard = _Shard(job.rows)
     for _ in range(count):

@@ -31,7 +31,9 @@ def text_embeds(
         device: where to compute them; its kind is part of the key.
     """
     kind = torch.device(device).type
-    key = hashing.of("text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts))
+    key = hashing.hash_values(
+        "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
+    )
     found = store.get(key) if store else None
     if found is not None:
         return found.arrays["values"]

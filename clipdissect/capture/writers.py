@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.activations import KeptTop
+from clipdissect.capture.activations import TopKActivations
 from clipdissect.similarity.inputs import TopActivations
 from clipdissect.store import Damaged, Series, Shard
 from clipdissect.store.entries import Rows, worded
@@ -89,7 +89,7 @@ class Full(Sink):
 class _State:
     """Running top images, and which shards they were taken from."""
 
-    kept: KeptTop | None = None
+    kept: TopKActivations | None = None
     covered: tuple[Rows, ...] = ()
     skipped: Skips = field(default_factory=list)
 
@@ -142,7 +142,7 @@ class Top(Sink):
         """Merge the shard into this process's running top images, and write them."""
         kept = None
         if len(piece.values):
-            kept = KeptTop.of(piece.values, piece.images, self.k)
+            kept = TopKActivations.of(piece.values, piece.images, self.k)
         new = _State(kept, (piece.rows,), piece.skipped)
         if piece.may_pass:
             self.unsure = self.unsure.joined(new, self.k)
@@ -180,7 +180,7 @@ class Top(Sink):
             write(self.series.folder / name, _arrays(state), about)
 
 
-def kept_of(shard: Shard) -> KeptTop | None:
+def kept_of(shard: Shard) -> TopKActivations | None:
     """The running top images in a file; None where no image could be read."""
     return _load(shard).kept
 
@@ -192,7 +192,7 @@ def _load(shard: Shard) -> _State:
     if "values" not in arrays:
         return _State(None, covered, skipped)
     top = TopActivations(arrays["values"], arrays["indices"], int(arrays["images"]))
-    return _State(KeptTop(top, arrays["distinct"]), covered, skipped)
+    return _State(TopKActivations(top, arrays["distinct"]), covered, skipped)
 
 
 def _arrays(state: _State) -> dict[str, Tensor]:

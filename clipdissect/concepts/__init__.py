@@ -56,7 +56,7 @@ def build(name: str, **parameters: Any) -> Concepts:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    return _reported(registry.call("concepts", OPTIONS, name, parameters))
+    return _reported(registry.build("concepts", OPTIONS, name, parameters))
 
 
 def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:

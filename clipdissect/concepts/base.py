@@ -44,7 +44,7 @@ class Concepts:
     @property
     def digest(self) -> str:
         """Changes with any text or their order."""
-        return hashing.of("concepts 1", self.texts)
+        return hashing.hash_values("concepts 1", self.texts)
 
 
 Rule = Callable[[str], bool]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import find, read_lines
 from clipdissect.datasets import cifar
+from clipdissect.datasets.broden_labels import label_names
 from clipdissect.datasets.cifar import CIFAR100
-from clipdissect.probe.broden import label_names
 from clipdissect.utils.paths import BRODEN
 
 # A line of categories_places365.txt: `/a/apartment_building/outdoor 8`.

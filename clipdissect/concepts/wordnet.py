@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import zipfile
 from pathlib import Path
 
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import NO_WORDS
+from clipdissect.datasets.wordnet import INDEX, wordnet_places
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.utils.paths import cache_dir, data_places
-
-INDEX = "index.noun"
-DATA = "data.noun"
-# Where Debian's wordnet-base puts its files.
-DEBIAN = Path("/usr/share/wordnet")
-# Where `clipdissect fetch wordnet` does, below the user cache.
-FETCHED = "wordnet-base/usr/share/wordnet"
 
 
 def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
@@ -46,7 +37,7 @@ def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
 
 
 def _index(path: str | None) -> str:
-    places = [Path(path).expanduser()] if path else _places()
+    places = [Path(path).expanduser()] if path else wordnet_places()
     for place in places:
         if (place / INDEX).is_file():
             return (place / INDEX).read_text(encoding="utf-8")
@@ -58,37 +49,6 @@ def _index(path: str | None) -> str:
         "clipdissect fetch wordnet, or install Debian's wordnet-base, or run python -m "
         "nltk.downloader wordnet, or set concepts.path to WordNet's folder",
     )
-
-
-def wordnet_folder() -> Path:
-    """Where WordNet's own files lie (`index.noun`, `data.noun`).
-
-    Raises:
-        MissingResource: in none of the usual places.
-    """
-    places = _places()
-    for place in places:
-        if (place / INDEX).is_file() and (place / DATA).is_file():
-            return place
-    raise MissingResource(
-        f"WordNet ({INDEX}, {DATA})",
-        [str(place.absolute()) for place in places],
-        "clipdissect fetch wordnet, or install Debian's wordnet-base",
-    )
-
-
-def _places() -> list[Path]:
-    listed = [Path(p).expanduser() for p in os.environ.get("NLTK_DATA", "").split(os.pathsep) if p]
-    usual = [Path.home(), Path(sys.prefix), Path("/usr/share"), Path("/usr/local/share")]
-    nltk = [top / "corpora" for top in (*listed, *(place / "nltk_data" for place in usual))]
-    home = os.environ.get("WNHOME")
-    return [
-        *([Path(home) / "dict"] if home else []),
-        DEBIAN,
-        cache_dir() / FETCHED,
-        *(place / "wordnet" for place in data_places()),
-        *(top / name for top in nltk for name in ("wordnet", "wordnet.zip")),
-    ]
 
 
 def _of_zip(archive: Path) -> str:

@@ -119,3 +119,10 @@ def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
             f"write every name on the line of its number"
         )
     return names
+
+
+def synsets() -> tuple[str, ...]:
+    """WordNet ids of the 1000 classes, in class order (that of the ids)."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())

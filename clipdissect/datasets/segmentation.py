@@ -64,7 +64,7 @@ class Annotation:
 
 
 @dataclass(frozen=True)
-class Masks:
+class SegmentationLabels:
     """The dense labels of a probe's images.
 
     Args:
@@ -103,9 +103,11 @@ class Masks:
     def digest(self) -> str:
         """Changes with the concepts, the sizes and every image's labels; looks at every file."""
         concepts = [(c.category, c.label, c.text) for c in self.concepts]
-        return hashing.of("masks 2", concepts, self.sizes, [*map(self.identify, range(len(self)))])
+        return hashing.hash_values(
+            "masks 2", concepts, self.sizes, [*map(self.identify, range(len(self)))]
+        )
 
-    def subset(self, numbers: Sequence[int]) -> Masks:
+    def subset(self, numbers: Sequence[int]) -> SegmentationLabels:
         """Those of some images, in the given order."""
         chosen = tuple(numbers)
         return replace(
@@ -115,7 +117,7 @@ class Masks:
             identify=lambda index: self.identify(chosen[index]),
         )
 
-    def of_categories(self, wanted: Sequence[str] | None) -> Masks:
+    def of_categories(self, wanted: Sequence[str] | None) -> SegmentationLabels:
         """With the concepts of some categories only; all where None.
 
         Raises:

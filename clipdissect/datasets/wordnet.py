@@ -6,16 +6,24 @@ WordNet 3.0 by `scripts/imagenet_hypernyms`. The whole of WordNet is read where 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from clipdissect.concepts.wordnet import wordnet_folder
-from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.datasets.class_names import imagenet_names, synsets
 from clipdissect.errors import MissingResource, unknown
-from clipdissect.probe.imagenet_truth import synsets
+from clipdissect.utils.paths import cache_dir, data_places
+
+INDEX = "index.noun"
+DATA = "data.noun"
+# Where Debian's wordnet-base puts its files.
+DEBIAN = Path("/usr/share/wordnet")
+# Where `clipdissect fetch wordnet` does, below the user cache.
+FETCHED = "wordnet-base/usr/share/wordnet"
 
 TABLE = Path(__file__).parent / "imagenet_hypernyms.tsv"
 _ID = re.compile(r"n\d{8}")
@@ -39,7 +47,7 @@ class Synset:
     lemmas: tuple[str, ...]
 
 
-class Hypernyms:
+class WordNet:
     """Synsets and what they are kinds of.
 
     Args:
@@ -101,12 +109,12 @@ class Hypernyms:
 
 
 @cache
-def packaged() -> Hypernyms:
+def packaged() -> WordNet:
     """The table in the package: ImageNet's 1000 classes and all that they are kinds of."""
-    return Hypernyms(map(_of_line, TABLE.read_text("utf-8").splitlines()), "imagenet_hypernyms.tsv")
+    return WordNet(map(_of_line, TABLE.read_text("utf-8").splitlines()), "imagenet_hypernyms.tsv")
 
 
-def installed() -> Hypernyms | None:
+def installed() -> WordNet | None:
     """The whole of WordNet where it is installed, else None."""
     try:
         return of_folder(wordnet_folder())
@@ -115,15 +123,15 @@ def installed() -> Hypernyms | None:
 
 
 @cache
-def of_folder(folder: Path) -> Hypernyms:
+def of_folder(folder: Path) -> WordNet:
     """WordNet's nouns from its folder with `data.noun` and `index.noun`."""
     number = _numbers(folder / "index.noun")
     lines = (folder / "data.noun").read_text("utf-8").splitlines()
     found = (_of_entry(line, number) for line in lines if line and not line.startswith(" "))
-    return Hypernyms(found, "WordNet")
+    return WordNet(found, "WordNet")
 
 
-def classes_below(group: str, hypernyms: Hypernyms) -> tuple[int, ...]:
+def classes_below(group: str, hypernyms: WordNet) -> tuple[int, ...]:
     """Numbers of the ImageNet classes that are the group, or kinds of it.
 
     Args:
@@ -175,3 +183,34 @@ def _numbers(index: Path) -> dict[tuple[str, str], int]:
 @cache
 def _ids_of_names() -> dict[str, str]:
     return dict(zip(imagenet_names(), synsets(), strict=True))
+
+
+def wordnet_folder() -> Path:
+    """Where WordNet's own files lie (`index.noun`, `data.noun`).
+
+    Raises:
+        MissingResource: in none of the usual places.
+    """
+    places = wordnet_places()
+    for place in places:
+        if (place / INDEX).is_file() and (place / DATA).is_file():
+            return place
+    raise MissingResource(
+        f"WordNet ({INDEX}, {DATA})",
+        [str(place.absolute()) for place in places],
+        "clipdissect fetch wordnet, or install Debian's wordnet-base",
+    )
+
+
+def wordnet_places() -> list[Path]:
+    listed = [Path(p).expanduser() for p in os.environ.get("NLTK_DATA", "").split(os.pathsep) if p]
+    usual = [Path.home(), Path(sys.prefix), Path("/usr/share"), Path("/usr/local/share")]
+    nltk = [top / "corpora" for top in (*listed, *(place / "nltk_data" for place in usual))]
+    home = os.environ.get("WNHOME")
+    return [
+        *([Path(home) / "dict"] if home else []),
+        DEBIAN,
+        cache_dir() / FETCHED,
+        *(place / "wordnet" for place in data_places()),
+        *(top / name for top in nltk for name in ("wordnet", "wordnet.zip")),
+    ]

@@ -11,11 +11,11 @@ from clipdissect.encoder.conse import conse
 from clipdissect.encoder.hf import hf
 from clipdissect.encoder.open_clip import open_clip
 from clipdissect.encoder.presets import PRESETS, preset
-from clipdissect.encoder.prompts import Prompted
+from clipdissect.encoder.prompts import PromptEncoder
 from clipdissect.errors import DissectError
 from clipdissect.utils import registry
 
-OPTIONS: dict[str, Callable[..., Prompted]] = {
+OPTIONS: dict[str, Callable[..., PromptEncoder]] = {
     **{name: preset(name) for name in PRESETS},
     "conse": conse,
     "hf": hf,
@@ -25,13 +25,13 @@ OPTIONS: dict[str, Callable[..., Prompted]] = {
 __all__ = ["OPTIONS", "Encoder", "build", "resolve", "text_notes"]
 
 
-def build(name: str, **parameters: Any) -> Prompted:
+def build(name: str, **parameters: Any) -> PromptEncoder:
     """The encoder of a name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    encoder: Prompted = registry.call("encoder", OPTIONS, name, parameters)
+    encoder: PromptEncoder = registry.build("encoder", OPTIONS, name, parameters)
     return encoder
 
 
@@ -60,4 +60,4 @@ def text_notes(encoder: Encoder, texts: Sequence[str]) -> tuple[str, ...]:
     Raises:
         DissectError: they are too long, and the encoder's `long_texts` is `error`.
     """
-    return encoder.text_notes(texts) if isinstance(encoder, Prompted) else ()
+    return encoder.text_notes(texts) if isinstance(encoder, PromptEncoder) else ()

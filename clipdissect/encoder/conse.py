@@ -12,14 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect import sentence
 from clipdissect.datasets.class_names import imagenet_names
 from clipdissect.encoder.batches import placed
-from clipdissect.encoder.prompts import Prompted, checked
+from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError
-from clipdissect.sentence import SentenceEncoder
+from clipdissect.models.sentence_transformers import SentenceEncoder, local, minilm, mpnet
 from clipdissect.targets.efficientnet import build_model
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 NOTE = (
@@ -61,8 +60,8 @@ class ConSE:
     @property
     def image_digest(self) -> str:
         """Changes with the classifier, the class names, the sentence encoder and `top`."""
-        parts = digest.of_model(self.classifier), self.class_names, self.text_digest, self.top
-        return digest.of("conse 1", parts)
+        parts = hashing.hash_model(self.classifier), self.class_names, self.text_digest, self.top
+        return hashing.hash_values("conse 1", parts)
 
     @property
     def text_digest(self) -> str:
@@ -104,7 +103,7 @@ def conse(
     image_size: int = 256,
     templates: Any = "none",
     long_texts: str = "report",
-) -> Prompted:
+) -> PromptEncoder:
     """ConSE from packaged weights: EfficientNet-Lite2 and a sentence encoder.
 
     Unlike the classifier's own evaluation transform, which enlarges an image and crops its edge
@@ -128,11 +127,11 @@ def conse(
     if image_size < 32:
         raise DissectError(f"encoder.image_size is {image_size}; it must be at least 32")
     model, _ = build_model(classifier)
-    is_named = sentence_encoder in sentence.OPTIONS
-    texts = sentence.build(sentence_encoder) if is_named else sentence.local(sentence_encoder)
+    named = {"minilm": minilm, "mpnet": mpnet}
+    texts = named[sentence_encoder]() if sentence_encoder in named else local(sentence_encoder)
     name = f"conse({classifier}+{texts.name})"
     encoder = ConSE(name, model, whole_image(image_size), imagenet_names(), texts, top)
-    return Prompted(encoder, *prompting)
+    return PromptEncoder(encoder, *prompting)
 
 
 def whole_image(size: int) -> Transform:

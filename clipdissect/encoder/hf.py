@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdissect.encoder.batches import in_batches, placed
-from clipdissect.encoder.prompts import Prompted, checked
+from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 # Buffers that old checkpoints hold and that networks now make themselves.
@@ -69,13 +69,13 @@ class HFImageText:
     @property
     def image_digest(self) -> str:
         """Changes with the model's weights, code and configuration."""
-        return digest.of_model(self.model)
+        return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
         """Changes with the model's weights, code and configuration and with the tokenizer."""
         parts = self.image_digest, self._tokenizer_digest
-        return digest.of("hf text 1", *parts, *self.text_rules)
+        return hashing.hash_values("hf text 1", *parts, *self.text_rules)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the special ones."""
@@ -115,7 +115,7 @@ class HFImageText:
 
 def hf(
     model: str, cache: str | None = None, templates: Any = "none", long_texts: str = "report"
-) -> Prompted:
+) -> PromptEncoder:
     """Any image-text model of transformers, from a local folder or the hub.
 
     The model's own image processor and tokenizer are used. Code that comes with a model is never
@@ -146,7 +146,7 @@ def hf(
         f"hf/{name}", network, ImageProcessor(processor), tokenizer, _context(network, tokenizer),
         text_rules=_text_rules(network, tokenizer),
     )  # fmt: skip
-    return Prompted(encoder, *prompting)
+    return PromptEncoder(encoder, *prompting)
 
 
 def _network(source: str, cache: str | None) -> nn.Module:

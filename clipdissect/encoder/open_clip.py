@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.batches import in_batches, placed
-from clipdissect.encoder.prompts import Prompted, checked
+from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -49,12 +49,12 @@ class OpenClip:
     @property
     def image_digest(self) -> str:
         """Changes with the model's weights and code."""
-        return digest.of_model(self.model)
+        return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
         """Changes with the model's weights and code and with the tokenizer."""
-        return digest.of("open_clip text 2", self.image_digest, self._tokenizer_digest)
+        return hashing.hash_values("open_clip text 2", self.image_digest, self._tokenizer_digest)
 
     @property
     def context_length(self) -> int:
@@ -86,7 +86,7 @@ def open_clip(
     model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai",
     checkpoint: str | None = None, cache: str | None = None, templates: Any = "none",
     long_texts: str = "report",
-) -> Prompted:  # fmt: skip
+) -> PromptEncoder:  # fmt: skip
     """Any open_clip model.
 
     A tag says more than where to download: what preprocessing and activation function the weights
@@ -110,7 +110,7 @@ def open_clip(
     """
     prompting = checked(templates, long_texts)
     if pretrained == RANDOM and checkpoint is None:
-        return Prompted(_random(model, cache), *prompting)
+        return PromptEncoder(_random(model, cache), *prompting)
     chosen = _source(model, pretrained, checkpoint)
     path = _weights(chosen, cache)
     network, preprocess = _build(chosen, cache)
@@ -119,7 +119,7 @@ def open_clip(
         chosen.name, network.eval(), preprocess, _tokenizer(chosen, path.parent, cache),
         chosen.notes,
     )  # fmt: skip
-    return Prompted(encoder, *prompting)
+    return PromptEncoder(encoder, *prompting)
 
 
 def _random(model: str, cache: str | None) -> OpenClip:

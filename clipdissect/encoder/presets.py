@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from clipdissect.encoder.open_clip import open_clip
-from clipdissect.encoder.prompts import Prompted
+from clipdissect.encoder.prompts import PromptEncoder
 from clipdissect.errors import MissingResource
 from clipdissect.utils.paths import cache_dir
 
@@ -80,14 +80,14 @@ _DETAILS = """
     """
 
 
-def preset(name: str) -> Callable[..., Prompted]:
+def preset(name: str) -> Callable[..., PromptEncoder]:
     """The function that builds an encoder of the table; it is an option of that name."""
     model, tag, about = PRESETS[name]
 
     def build(
         checkpoint: str | None = None, cache: str | None = None, templates: Any = "none",
         long_texts: str = "report",
-    ) -> Prompted:  # fmt: skip
+    ) -> PromptEncoder:  # fmt: skip
         fetched = cache_dir() / "encoders" / name
         own = checkpoint or (str(fetched) if fetched.is_dir() else None)
         try:

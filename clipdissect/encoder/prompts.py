@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clipdissect.encoder.base import CountingEncoder
 from clipdissect.errors import DissectError, unknown
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ SPECIAL = 4
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptEncoder:
     """An encoder whose texts go through prompt templates, and whose long texts are reported.
 
     Args:
@@ -68,7 +68,9 @@ class Prompted:
     def text_digest(self) -> str:
         """Changes with the encoder's and with the templates."""
         plain = self.encoder.text_digest
-        return digest.of("templates 1", plain, self.templates) if self.templates else plain
+        return (
+            hashing.hash_values("templates 1", plain, self.templates) if self.templates else plain
+        )
 
     @property
     def context_length(self) -> int:
@@ -133,7 +135,7 @@ class Prompted:
 
 
 def checked(templates: Any, long_texts: str) -> tuple[tuple[str, ...], str]:
-    """What `Prompted` takes beside the encoder, before time is spent on loading one.
+    """What `PromptEncoder` takes beside the encoder, before time is spent on loading one.
 
     Args:
         templates: `none` (the paper's), `openai` (CLIP's 80 for ImageNet), `imagenet_short`

@@ -11,15 +11,15 @@ from clipdissect.evaluation.final import Evaluation, evaluate
 from clipdissect.evaluation.layers import final_layer, layer_metrics, metrics
 from clipdissect.evaluation.measures import values
 from clipdissect.evaluation.scenes import places365
-from clipdissect.evaluation.truth import Truth
+from clipdissect.evaluation.truth import ClassLabels
 from clipdissect.evaluation.units import Units, unit_table
 from clipdissect.evaluation.vectors import Sentences
 
 __all__ = [
+    "ClassLabels",
     "Evaluation",
     "Resampling",
     "Sentences",
-    "Truth",
     "Units",
     "difference",
     "evaluate",

@@ -13,7 +13,7 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.bootstrap import Resampling, difference, distributions, intervals
 from clipdissect.evaluation.controls import best_constant, random_labels
 from clipdissect.evaluation.measures import values
-from clipdissect.evaluation.truth import Truth
+from clipdissect.evaluation.truth import ClassLabels
 from clipdissect.evaluation.units import ANY, NO_VOCABULARY, Units, rows_of, unit_table
 from clipdissect.evaluation.vectors import Vectors, vectors
 from clipdissect.sentence import SentenceEncoder
@@ -37,7 +37,7 @@ class Evaluation:
 
 def evaluate(
     descriptions: pd.DataFrame,
-    truth: Truth,
+    truth: ClassLabels,
     concepts: Sequence[str] | None = None,
     sentences: Mapping[str, SentenceEncoder | MissingResource] | None = None,
     store: Store | None = None,

@@ -12,7 +12,7 @@ from clipdissect.targets import Target
 
 
 @dataclass(frozen=True)
-class Truth:
+class ClassLabels:
     """The classes' names.
 
     Args:
@@ -40,7 +40,7 @@ class Truth:
 
 def of_source(
     source: str, layer: str | None = None, categories: str | None = None
-) -> Truth:  # fmt: skip
+) -> ClassLabels:  # fmt: skip
     """Ground truth by where the class names come from.
 
     Args:
@@ -53,15 +53,15 @@ def of_source(
         DissectError: as `classes.names_of_file`.
     """
     if source == "imagenet":
-        return Truth(source, imagenet_names(), layer)
+        return ClassLabels(source, imagenet_names(), layer)
     if source == "places365":
-        return Truth(source, places365_names(categories), layer)
+        return ClassLabels(source, places365_names(categories), layer)
     path = Path(source).expanduser()
     remedy = "set evaluation.truth to imagenet, places365, or a file with one name a line"
-    return Truth(path.stem, names_of_file(path, remedy), layer)
+    return ClassLabels(path.stem, names_of_file(path, remedy), layer)
 
 
-def of_target(target: Target, layer: str | None = None) -> Truth:
+def of_target(target: Target, layer: str | None = None) -> ClassLabels:
     """Ground truth that a target knows of itself.
 
     Args:
@@ -77,4 +77,4 @@ def of_target(target: Target, layer: str | None = None) -> Truth:
             f"target {target.name} has no layer with class names: set evaluation.layer and "
             f"evaluation.truth (imagenet, places365, or a file with one name a line)"
         )
-    return Truth(target.name, target.class_names, layer)
+    return ClassLabels(target.name, target.class_names, layer)

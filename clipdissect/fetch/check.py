@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipdissect.fetch.download import SourceFailed, matches, sums
+from clipdissect.fetch.download import SourceFailed
 from clipdissect.fetch.sources import Holds, Item
+from clipdissect.utils.hashing import matches, sums
 
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors file, as its format allows
 

@@ -7,8 +7,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from clipdissect.fetch.download import Got, SourceFailed, sums
+from clipdissect.fetch.download import Got, SourceFailed
 from clipdissect.fetch.sources import Debian
+from clipdissect.utils.hashing import sums
 
 log = logging.getLogger(__name__)
 

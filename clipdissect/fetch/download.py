@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from clipdissect._version import __version__
 from clipdissect.errors import DissectError
+from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 
@@ -105,22 +105,6 @@ def download(
         part.settle()
         return Got(path, url, sha256, digest is not None)
     raise SourceFailed("\n".join(reasons) or "no public address is known")
-
-
-def sums(path: Path) -> dict[str, str]:
-    """SHA-256 and MD5 of a file, hexadecimal."""
-    hashers = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    with path.open("rb") as source:
-        while chunk := source.read(CHUNK):
-            for hasher in hashers.values():
-                hasher.update(chunk)
-    return {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
-
-
-def matches(found: Mapping[str, str], digest: str) -> bool:
-    """Whether a file's `sums` agree with a digest (`sha256:...`, `md5:...`, or the beginning)."""
-    kind, _, value = digest.partition(":")
-    return found[kind].startswith(value)
 
 
 class _Part:

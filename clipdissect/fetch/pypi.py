@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
-from clipdissect.fetch.download import Got, SourceFailed, matches, sums
+from clipdissect.fetch.download import Got, SourceFailed
 from clipdissect.fetch.sources import Packages
+from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import debian, pypi
 from clipdissect.fetch.check import check
-from clipdissect.fetch.download import FULL, DiskFull, Got, SourceFailed, download, matches, sums
+from clipdissect.fetch.download import FULL, DiskFull, Got, SourceFailed, download
 from clipdissect.fetch.own import own_ways
 from clipdissect.fetch.sources import Debian, File, Item, Packages, Way
 from clipdissect.fetch.unpack import unpack
+from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipdissect.masks.concepts import ConceptMasks, concept_masks
-from clipdissect.masks.counts import Tally, tally
+from clipdissect.masks.counts import OverlapCounts, tally
 from clipdissect.masks.firing import Dense, dense
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.levels import Levels
@@ -15,7 +15,7 @@ __all__ = [
     "Dense",
     "Layout",
     "Levels",
-    "Tally",
+    "OverlapCounts",
     "UnitMasks",
     "concept_masks",
     "dense",

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, UInt64
 from torch import Tensor
 from tqdm import tqdm
 
-from clipdissect.datasets.segmentation import Annotation, Concept, Masks
+from clipdissect.datasets.segmentation import Annotation, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.masks.kernels import popcount
 from clipdissect.masks.layout import Layout, packed
@@ -99,7 +99,7 @@ class ConceptMasks:
         )  # fmt: skip
 
 
-def concept_masks(masks: Masks, store: Store) -> ConceptMasks:
+def concept_masks(masks: SegmentationLabels, store: Store) -> ConceptMasks:
     """All labels of a probe, packed; from the store where it has them.
 
     Raises:
@@ -110,7 +110,7 @@ def concept_masks(masks: Masks, store: Store) -> ConceptMasks:
             f"the labels have {len(masks.categories)} categories; {MOST_CATEGORIES} fit: choose "
             f"some with method.categories"
         )
-    key = hashing.of("concept masks", VERSION, masks.digest())
+    key = hashing.hash_values("concept masks", VERSION, masks.digest())
     found = store.get(key)
     if found is None:
         with store.locked([key]):
@@ -125,7 +125,7 @@ def concept_masks(masks: Masks, store: Store) -> ConceptMasks:
     )  # fmt: skip
 
 
-def _packed(masks: Masks) -> Entry:
+def _packed(masks: SegmentationLabels) -> Entry:
     layout = Layout.of(masks.sizes)
     categories = masks.categories
     words, concepts, bits, annotated = [], [], [], []

@@ -13,7 +13,7 @@ from clipdissect.masks.units import UnitMasks
 
 
 @dataclass(frozen=True)
-class Tally:
+class OverlapCounts:
     """Counts of pixels of some units.
 
     Args:
@@ -40,7 +40,7 @@ class Tally:
         return found
 
 
-def tally(units: UnitMasks, concepts: ConceptMasks) -> Tally:
+def tally(units: UnitMasks, concepts: ConceptMasks) -> OverlapCounts:
     """What units share with every concept, in whole numbers.
 
     Args:
@@ -57,7 +57,9 @@ def tally(units: UnitMasks, concepts: ConceptMasks) -> Tally:
     place = unit * len(patterns) + pattern[image]
     # Sums of whole numbers in float64 are exact below 2^53.
     fired = np.bincount(place, popcount(units.bits), minlength=len(units) * len(patterns))
-    return Tally(shared, patterns, fired.astype(np.int64).reshape(len(units), len(patterns)))
+    return OverlapCounts(
+        shared, patterns, fired.astype(np.int64).reshape(len(units), len(patterns))
+    )
 
 
 def iou(
@@ -76,7 +78,9 @@ def iou(
     return found
 
 
-def concept_iou(counts: Tally, concepts: ConceptMasks) -> Float[np.ndarray, "units concepts"]:
+def concept_iou(
+    counts: OverlapCounts, concepts: ConceptMasks
+) -> Float[np.ndarray, "units concepts"]:
     """The IoU of every unit with every concept, over the images annotated in its category.
 
     Source: Bau et al., "Network Dissection", CVPR 2017, Eq. (1).
@@ -84,6 +88,8 @@ def concept_iou(counts: Tally, concepts: ConceptMasks) -> Float[np.ndarray, "uni
     return iou(counts.shared, fired_by_concept(counts, concepts), concepts.pixels)
 
 
-def fired_by_concept(counts: Tally, concepts: ConceptMasks) -> Int[np.ndarray, "units concepts"]:
+def fired_by_concept(
+    counts: OverlapCounts, concepts: ConceptMasks
+) -> Int[np.ndarray, "units concepts"]:
     """Pixels at which units fire in the images annotated in each concept's category."""
     return counts.fired_in(1 << np.arange(len(concepts.categories)))[:, concepts.category]

@@ -114,8 +114,12 @@ class Dense:
 
     def _key(self, layer: str, first: int) -> str:
         # An image may be missing in this run alone: its levels then aren't those of the next one.
-        own = (self.found[layer].entry, sorted(self.skipped), hashing.of(self.layout.sizes))
-        return hashing.of("unit masks", VERSION, own, first, GROUP)
+        own = (
+            self.found[layer].entry,
+            sorted(self.skipped),
+            hashing.hash_values(self.layout.sizes),
+        )
+        return hashing.hash_values("unit masks", VERSION, own, first, GROUP)
 
     def _plan(self, layer: str, first: int) -> dict[str, range]:
         """Units to compute masks of in one pass: these, and what comes next and fits the memory."""
@@ -189,8 +193,8 @@ def dense(
         holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(holder.name))
     digests = {
-        "target": hashing.of_model(target.model),
-        "target preprocess": hashing.of_transform(target.preprocess), "images": probe.digest,
+        "target": hashing.hash_model(target.model),
+        "target preprocess": hashing.hash_transform(target.preprocess), "images": probe.digest,
     }  # fmt: skip
     made = Dense(
         target, probe, settings, Layout.of(probe.masks.sizes), quantile, memory * 1e9, store,
@@ -205,10 +209,18 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     """Fill in the layers' levels, computing what the store lacks in one pass."""
     common = (what.digests, what.settings.numeric, torch.__version__)
     keys = {
-        layer: hashing.of("levels", VERSION, READING_VERSION, layer, what.settings.summary.layout,
-                         what.quantile, what.memory, common)
+        layer: hashing.hash_values(
+            "levels",
+            VERSION,
+            READING_VERSION,
+            layer,
+            what.settings.summary.layout,
+            what.quantile,
+            what.memory,
+            common,
+        )
         for layer in layers
-    }  # fmt: skip
+    }
     entries = _kept(what.store, keys)
     missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:

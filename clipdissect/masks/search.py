@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
 from clipdissect.masks.concepts import ConceptMasks
-from clipdissect.masks.counts import Tally, concept_iou, iou
+from clipdissect.masks.counts import OverlapCounts, concept_iou, iou
 from clipdissect.masks.formulas import Formula
 from clipdissect.masks.kernels import count_formulas, count_together, restrict
 from clipdissect.masks.kernels.plain import AND, AND_NOT, OR
@@ -69,7 +69,7 @@ class Sizes:
             self.known[key] = (row, size)
 
 
-def search(units: UnitMasks, counts: Tally, sizes: Sizes, length: int, width: int) -> Beams:
+def search(units: UnitMasks, counts: OverlapCounts, sizes: Sizes, length: int, width: int) -> Beams:
     """Each unit's best formulas, best first.
 
     The beam starts with the `width` concepts of the largest IoU. In each step every formula of the
@@ -113,7 +113,7 @@ def search(units: UnitMasks, counts: Tally, sizes: Sizes, length: int, width: in
     return beams
 
 
-def _first(counts: Tally, concepts: ConceptMasks, width: int) -> Beams:
+def _first(counts: OverlapCounts, concepts: ConceptMasks, width: int) -> Beams:
     scores = concept_iou(counts, concepts)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
     return [
@@ -155,8 +155,8 @@ class _Candidates:
 
 
 def _candidates(
-    beams: Beams, common: Int[np.ndarray, "units beams concepts"], counts: Tally, units: range,
-    sizes: Sizes, step: int, width: int,
+    beams: Beams, common: Int[np.ndarray, "units beams concepts"], counts: OverlapCounts,
+    units: range, sizes: Sizes, step: int, width: int,
 ) -> _Candidates:  # fmt: skip
     """Scores of all candidates; 0 of those that are left out."""
     concepts = sizes.concepts
@@ -186,7 +186,10 @@ def _candidates(
 
 
 def _fired(
-    counts: Tally, units: range, sets: Int[np.ndarray, "units beams"], concepts: ConceptMasks
+    counts: OverlapCounts,
+    units: range,
+    sets: Int[np.ndarray, "units beams"],
+    concepts: ConceptMasks,
 ) -> Int[np.ndarray, "units beams concepts"]:
     """Pixels at which units fire in images annotated for a formula or the concept joined to it."""
     joined = sets[..., None] | (1 << np.arange(len(concepts.categories)))

@@ -31,5 +31,5 @@ def build(name: str, **parameters: Any) -> Method:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    method: Method = registry.call("method", OPTIONS, name, parameters)
+    method: Method = registry.build("method", OPTIONS, name, parameters)
     return method

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
-from clipdissect.dissection import Result
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
+from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.store import Store
 from clipdissect.targets import Target

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from clipdissect.capture.activations import dead_units, top_of
 from clipdissect.capture.capture import capture
-from clipdissect.capture.features import Captured
-from clipdissect.dissection import Result
+from clipdissect.capture.features import CapturedFeatures
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import to_pil
 from clipdissect.method.base import Job, Method
@@ -27,7 +26,8 @@ from clipdissect.probe import Probe
 from clipdissect.results.describe import top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, flags_of
 from clipdissect.results.provenance import git_state, machine, versions
-from clipdissect.utils.timing import Stages
+from clipdissect.results.result import Result
+from clipdissect.utils.timing import Timers
 
 DECODED = 512  # images that are kept decoded
 
@@ -93,7 +93,7 @@ class Captioner(Method):
             MissingResource: there is no such folder.
             DissectError: the folder holds no captioning model; or as `capture`.
         """
-        parts, stages = job.parts(self), Stages()
+        parts, stages = job.parts(self), Timers()
         target, probe = parts["target"], parts["probe"]
         with stages.stage("load"):
             model = self._model(job)
@@ -124,7 +124,7 @@ class Captioner(Method):
 
         return load(str(self.model), self.beams, self.max_tokens, job.settings.torch_device)
 
-    def _run(self, job: Job, captured: Captured, model: Any) -> dict[str, Any]:
+    def _run(self, job: Job, captured: CapturedFeatures, model: Any) -> dict[str, Any]:
         assert job.target is not None
         assert job.probe is not None
         values = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "model"}
@@ -147,7 +147,9 @@ class Captioner(Method):
 class _Captions:
     """Captions and scores of a probe's images, each image captioned once."""
 
-    def __init__(self, how: Captioner, model: Any, probe: Probe, captured: Captured) -> None:
+    def __init__(
+        self, how: Captioner, model: Any, probe: Probe, captured: CapturedFeatures
+    ) -> None:
         self.how, self.model, self.probe = how, model, probe
         numbers = {name: i for i, name in enumerate(probe.images)}
         self.numbers = [numbers[name] for name in captured.images]

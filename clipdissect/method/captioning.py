@@ -177,7 +177,9 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     kind = EncoderDecoder if network.config.model_type == "vision-encoder-decoder" else HFCaptions
     network = network.float().eval()
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    mark = hashing.of("captioner 1", [[path.name, hashing.of_file(path)] for path in files])
+    mark = hashing.hash_values(
+        "captioner 1", [[path.name, hashing.hash_file(path)] for path in files]
+    )
     found = kind(folder.name, network.to(device), processor, tokenizer, beams, max_tokens, device,
                  mark)  # fmt: skip
     if isinstance(found, EncoderDecoder):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipdissect.dissection import Result, assist, dissect
+from clipdissect.dissection import assist, dissect
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
+from clipdissect.results.result import Result
 
 
 @dataclass(frozen=True)

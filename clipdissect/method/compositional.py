@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from clipdissect.errors import DissectError
-from clipdissect.masks import ConceptMasks, Tally
+from clipdissect.masks import ConceptMasks, OverlapCounts
 from clipdissect.masks.search import Sizes, search
 from clipdissect.masks.units import UnitMasks
-from clipdissect.method.masked import Masked, ranked
+from clipdissect.method.masked import MaskMatchingMethod, ranked
 
 LONGEST, WIDEST = 10, 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compositional(Masked):
+class Compositional(MaskMatchingMethod):
     """The formula with the largest intersection over union, by beam search.
 
     Formulas are `((c1 op c2) op c3) ...` with `op` one of AND, OR, AND NOT and every concept at
@@ -32,7 +32,7 @@ class Compositional(Masked):
     Args:
         length: most concepts in a formula.
         beam: formulas kept after each step.
-        quantile, detector, least_images, categories, view, memory: see `Masked`.
+        quantile, detector, least_images, categories, view, memory: see `MaskMatchingMethod`.
 
     Raises:
         DissectError: a value that isn't allowed.
@@ -55,7 +55,7 @@ class Compositional(Masked):
                 )
 
     def table(
-        self, units: UnitMasks, counts: Tally, concepts: ConceptMasks, top: int
+        self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
         """The best formulas of each unit; as many as the beam holds."""
         named = concepts.concepts

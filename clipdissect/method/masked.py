@@ -15,10 +15,10 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from clipdissect.concepts import Concepts
-from clipdissect.datasets.segmentation import Masks
-from clipdissect.dissection import Result, warn_of_skipped
+from clipdissect.datasets.segmentation import SegmentationLabels
+from clipdissect.dissection import warn_of_skipped
 from clipdissect.errors import DissectError
-from clipdissect.masks import ConceptMasks, Dense, Tally, concept_masks, dense, tally
+from clipdissect.masks import ConceptMasks, Dense, OverlapCounts, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.units import UnitMasks
 from clipdissect.masks.view import CROPPED, VIEWS, whole_view
@@ -26,12 +26,13 @@ from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
 from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.results.result import Result
 from clipdissect.targets import Target
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Method):
+class MaskMatchingMethod(Method):
     """A method that thresholds units and compares their masks with those of concepts.
 
     Args:
@@ -69,7 +70,7 @@ class Masked(Method):
 
     @abstractmethod
     def table(
-        self, units: UnitMasks, counts: Tally, concepts: ConceptMasks, top: int
+        self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
         """One row a unit: `description, similarity, description_2, ..., margin`, and its own.
 
@@ -87,14 +88,14 @@ class Masked(Method):
             DissectError: see `masks.firing.dense` and `masks.concepts.concept_masks`.
         """
         parts = job.parts(self)
-        stages = Stages()
+        stages = Timers()
         target, notes = self._seen(parts["target"])
         with stages.stage("levels"):
             fires = dense(target, target.layers, parts["probe"], job.store, job.settings,
                           quantile=self.quantile, memory=self.memory)  # fmt: skip
         warn_of_skipped(fires.left_out, len(fires.probe))
         with stages.stage("concepts"):
-            masks: Masks = parts["probe"].masks.of_categories(self.categories)
+            masks: SegmentationLabels = parts["probe"].masks.of_categories(self.categories)
             concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
         null = concepts.shuffled(fires.images, SHUFFLED_BY) if job.null else None
         described, shown = [], []
@@ -118,7 +119,7 @@ class Masked(Method):
 
     def _layer(
         self, layer: str, fires: Dense, concepts: ConceptMasks, null: ConceptMasks | None,
-        job: Job, stages: Stages,
+        job: Job, stages: Timers,
     ) -> pd.DataFrame:  # fmt: skip
         groups = fires.masks(layer)
         parts = []
@@ -197,7 +198,7 @@ def _vocabulary(fires: Dense, concepts: ConceptMasks) -> Concepts:
     return Concepts(f"masks of {fires.probe.name}", texts)
 
 
-def truth_ranks(counts: Tally, concepts: ConceptMasks, truth: list[str]) -> list[float]:
+def truth_ranks(counts: OverlapCounts, concepts: ConceptMasks, truth: list[str]) -> list[float]:
     """Where the right text stands among the single concepts by IoU, from 1; NaN where it isn't.
 
     Texts with equal IoU share the middle of their ranks.

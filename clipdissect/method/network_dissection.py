@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from clipdissect.masks import ConceptMasks, Tally
+from clipdissect.masks import ConceptMasks, OverlapCounts
 from clipdissect.masks.counts import concept_iou, fired_by_concept
 from clipdissect.masks.units import UnitMasks
-from clipdissect.method.masked import Masked, ranked
+from clipdissect.method.masked import MaskMatchingMethod, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkDissection(Masked):
+class NetworkDissection(MaskMatchingMethod):
     """The concept with the largest intersection over union, over all images of the probe.
 
     A unit fires at the positions above its `quantile`; its map is interpolated bilinearly to the
@@ -31,7 +31,7 @@ class NetworkDissection(Masked):
     `*-activation` in the images annotated in the category). Units count from 0, not 1.
 
     Args:
-        quantile, detector, least_images, categories, view, memory: see `Masked`.
+        quantile, detector, least_images, categories, view, memory: see `MaskMatchingMethod`.
 
     Source: Bau et al., "Network Dissection: Quantifying Interpretability of Deep Visual
     Representations", CVPR 2017, Sec. 2.
@@ -40,7 +40,7 @@ class NetworkDissection(Masked):
     name: ClassVar[str] = "network_dissection"
 
     def table(
-        self, units: UnitMasks, counts: Tally, concepts: ConceptMasks, top: int
+        self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
         """The best concepts of each unit."""
         scores = concept_iou(counts, concepts)
@@ -58,7 +58,7 @@ class NetworkDissection(Masked):
 
 
 def _by_category(
-    scores: Float[np.ndarray, "units concepts"], counts: Tally, concepts: ConceptMasks
+    scores: Float[np.ndarray, "units concepts"], counts: OverlapCounts, concepts: ConceptMasks
 ) -> dict[str, Any]:
     """The published columns on each category's best concept; an empty label where its IoU is 0."""
     fired = fired_by_concept(counts, concepts)

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from clipdissect.dissection import Result
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
 from clipdissect.results import flags
 from clipdissect.results.provenance import versions
+from clipdissect.results.result import Result
 from clipdissect.utils import hashing
 
 _SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
@@ -80,7 +80,7 @@ class Published(Method):
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": versions(),
             "method": {"name": self.name, **asdict(self)},
-            "digests": {"labels": hashing.of_file(file)},
+            "digests": {"labels": hashing.hash_file(file)},
             "notes": [], "seconds": {}, "computed": [],
         }  # fmt: skip
         none = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])

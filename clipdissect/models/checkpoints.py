@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.fetch.download import matches, sums
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
+from clipdissect.utils.hashing import matches, sums
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Under which training scripts keep the state dict, and what their wrappers put before its names.
@@ -45,7 +45,7 @@ def in_package(package: str, below: str, sha256: str, install: str) -> Path:
     path = package_folder(package, install) / below
     if not path.is_file():
         raise MissingResource(f"the weights in {install}", [str(path)], f"reinstall {install}")
-    found = hashing.of_file(path)
+    found = hashing.hash_file(path)
     if found != sha256:
         raise DissectError(
             f"{path} is damaged or another release: its SHA-256 is {found}, "

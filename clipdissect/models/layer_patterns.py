@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from clipdissect.capture.pooling import split_layer
 from clipdissect.errors import unknown
+
+_PART = re.compile(r"\[([^\[\]]+)\]$")
 
 ALL_CONVS = "all_convs"
 _CONV = re.compile(r"Conv(Transpose)?[123]d$")
@@ -74,3 +75,12 @@ def _exported_name(module: nn.Module) -> str | None:
         return None
     name: Any = getattr(module, "type_name", None)
     return str(name()) if callable(name) and name() else None
+
+
+def split_layer(layer: str) -> tuple[str, tuple[str, ...]]:
+    """A layer's module name and the parts selected of its output: `attn[0]` -> `attn`, `("0",)`."""
+    parts: list[str] = []
+    while match := _PART.search(layer):
+        parts.insert(0, match.group(1))
+        layer = layer[: match.start()]
+    return layer, tuple(parts)

@@ -40,12 +40,14 @@ def digest_of(tokenizer: Any) -> str:
     """Changes with the vocabulary, the rules, the cleaning and the context length."""
     inner = getattr(tokenizer, "tokenizer", None)
     vocabulary = _inside(inner) if inner is not None else sorted(tokenizer.encoder.items())
-    return hashing.of("open_clip tokenizer 1", vocabulary, tokenizer(_SAMPLES).tolist())
+    return hashing.hash_values("open_clip tokenizer 1", vocabulary, tokenizer(_SAMPLES).tolist())
 
 
 def digest_of_hf(tokenizer: Any, context_length: int) -> str:
     """The same for a tokenizer of transformers."""
-    return hashing.of("hf tokenizer 1", _inside(tokenizer), context_length, tokenizer.padding_side)
+    return hashing.hash_values(
+        "hf tokenizer 1", _inside(tokenizer), context_length, tokenizer.padding_side
+    )
 
 
 def _inside(tokenizer: Any) -> Any:

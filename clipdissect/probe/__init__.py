@@ -47,7 +47,7 @@ def build(name: str, **parameters: Any) -> Probe:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    probe: Probe = registry.call("probe", OPTIONS, name, parameters)
+    probe: Probe = registry.build("probe", OPTIONS, name, parameters)
     return probe
 
 

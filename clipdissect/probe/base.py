@@ -10,7 +10,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clipdissect.datasets.segmentation import Masks
+from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import Picture
 from clipdissect.utils import hashing
@@ -61,7 +61,7 @@ class Probe:
     file: Callable[[int], Path | None] | None = None
     origins: tuple[str, ...] | None = None
     parts: tuple[Probe, ...] = ()
-    masks: Masks | None = None
+    masks: SegmentationLabels | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -125,7 +125,9 @@ class Probe:
             self,
             images=tuple(self.images[i] for i in chosen),
             read=Renumbered(self.read, chosen),
-            digest=_digest(identities) if identities else hashing.of("subset", self.digest, chosen),
+            digest=_digest(identities)
+            if identities
+            else hashing.hash_values("subset", self.digest, chosen),
             identities=identities,
             labels=_at(self.labels, chosen),
             file=Renumbered(self.file, chosen) if self.file else None,
@@ -147,7 +149,7 @@ class Renumbered(Generic[T]):
 
 
 def _digest(identities: tuple[str, ...]) -> str:
-    return hashing.of("images", DECODERS_VERSION, identities)
+    return hashing.hash_values("images", DECODERS_VERSION, identities)
 
 
 def _at(values: tuple[T, ...] | None, indices: Sequence[int]) -> tuple[T, ...] | None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect.datasets.broden_labels import label_names
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.folder import of_files
 from clipdissect.utils.files import check_listable
 from clipdissect.utils.paths import BRODEN, data_places
@@ -39,7 +40,7 @@ def broden(
     Args:
         root: the unpacked release; by default `broden1_224` below `$CLIPDISSECT_DATA` or the user
             cache's `data` folder.
-        limit, sample, seed, identity, decode, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: the folder isn't there, or has no `index.csv`.
@@ -50,10 +51,10 @@ def broden(
         Bau et al., "Network Dissection", CVPR 2017.
     """
     not_empty(root=root)
-    return read("broden", find(root), Choices(limit, sample, seed, identity, decode, on_error))
+    return read("broden", find(root), ProbeOptions(limit, sample, seed, identity, decode, on_error))
 
 
-def read(name: str, root: Path, choices: Choices) -> Probe:
+def read(name: str, root: Path, choices: ProbeOptions) -> Probe:
     """The images and masks of a folder in the release's layout.
 
     Args:
@@ -103,26 +104,6 @@ def find(root: str | None = None) -> Path:
         "clipdissect fetch broden, or set probe.root to the unpacked release, or choose another "
         "probe (probe=folder)",
     )
-
-
-def label_names(root: Path) -> dict[str, str]:
-    """Number to name of the release's labels, in words: see `words`.
-
-    Raises:
-        DissectError: `label.csv` lacks its columns.
-    """
-    table = pd.read_csv(root / "label.csv", dtype=str, keep_default_na=False)
-    if not {"number", "name"} <= set(table):
-        raise DissectError(f"{root / 'label.csv'} must have the columns number and name")
-    return {n: words(name) for n, name in zip(table["number"], table["name"], strict=True)}
-
-
-def words(name: str) -> str:
-    """A label as the published concept list has it: spaces, and no `-s`, which marks scenes.
-
-    `apartment_building-outdoor-s` is `apartment building-outdoor`; colours keep their `-c`.
-    """
-    return name.removesuffix("-s").replace("_", " ")
 
 
 def _labels(table: Any, root: Path) -> dict[str, str]:

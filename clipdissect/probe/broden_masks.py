@@ -13,7 +13,8 @@ import pandas as pd
 from jaxtyping import Int
 from PIL import Image
 
-from clipdissect.datasets.segmentation import UNLABELLED, Annotation, Concept, Masks
+from clipdissect.datasets.broden_labels import words
+from clipdissect.datasets.segmentation import UNLABELLED, Annotation, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.utils import hashing
 
@@ -34,14 +35,16 @@ class Row:
     cells: dict[str, tuple[str, ...]]
 
 
-def masks_of(root: Path, table: pd.DataFrame, images: Sequence[str], identity: str) -> Masks | None:
+def masks_of(
+    root: Path, table: pd.DataFrame, images: Sequence[str], identity: str
+) -> SegmentationLabels | None:
     """The masks of a release's images; None where it has images alone.
 
     Args:
         root: the release.
         table: its `index.csv`, as texts.
         images: names of the images wanted, in order.
-        identity: `stat` or `content`, of the mask files; see `probe.choices.Choices`.
+        identity: `stat` or `content`, of the mask files; see `probe.choices.ProbeOptions`.
 
     Raises:
         DissectError: the index or the label files contradict themselves.
@@ -52,7 +55,9 @@ def masks_of(root: Path, table: pd.DataFrame, images: Sequence[str], identity: s
     concepts, numbers = _concepts(root, categories)
     rows = _rows(root / "index.csv", table, categories)
     reader = Reader(root, tuple(rows[image] for image in images), numbers, identity)
-    return Masks(concepts, tuple(row.size for row in reader.rows), reader, reader.identify)
+    return SegmentationLabels(
+        concepts, tuple(row.size for row in reader.rows), reader, reader.identify
+    )
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,13 @@ class Reader:
         for category, table in self.numbers.items():
             labels = np.flatnonzero(table != UNLABELLED)
             pairs[category] = list(zip(labels.tolist(), table[labels].tolist(), strict=True))
-        return hashing.of(pairs)
+        return hashing.hash_values(pairs)
 
     def _identity(self, name: str) -> str:
         path = self._path(name)
         try:
             if self.identity == "content":
-                return hashing.of_file(path)
+                return hashing.hash_file(path)
             stat = path.stat()
         except OSError as error:
             raise DissectError(f"can't read the mask {path}: {error.strerror}") from error
@@ -164,8 +169,6 @@ def _concepts(
     root: Path, categories: Sequence[str]
 ) -> tuple[tuple[Concept, ...], dict[str, Int[np.ndarray, " labels"]]]:
     """All concepts, and of each category the concept number of every label number."""
-    from clipdissect.probe.broden import words
-
     concepts: list[Concept] = []
     numbers = {}
     for category in categories:

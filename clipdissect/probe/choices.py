@@ -43,7 +43,7 @@ def not_empty(**values: object) -> None:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ProbeOptions:
     """Which images of a set to take, how to tell them apart, and how to read them.
 
     Args:

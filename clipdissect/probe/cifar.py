@@ -16,7 +16,7 @@ from clipdissect.datasets.cifar import CIFAR10, CIFAR100, Layout
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import Picture
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.utils import hashing
 
 SHAPE = (3, 32, 32)
@@ -52,7 +52,7 @@ def cifar100_train(
         root: the folder that holds torchvision's `cifar-100-python`; by default one of the data
             folders, `$CLIPDISSECT_DATA` and the user cache's.
         download: get it if it isn't there (169 MB), into `root` or the first data folder.
-        limit, sample, seed, decode: see `Choices`.
+        limit, sample, seed, decode: see `ProbeOptions`.
 
     Raises:
         MissingResource: the files aren't there, or can't be downloaded.
@@ -61,7 +61,7 @@ def cifar100_train(
     Source:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
-    choices = Choices(limit, sample, seed, decode=decode)
+    choices = ProbeOptions(limit, sample, seed, decode=decode)
     return _probe("cifar100_train", CIFAR100, True, root, download, choices)
 
 
@@ -74,7 +74,7 @@ def cifar100_test(
     decode: str = "pil",
 ) -> Probe:
     """The 10,000 test images of CIFAR-100; otherwise as `cifar100_train`."""
-    choices = Choices(limit, sample, seed, decode=decode)
+    choices = ProbeOptions(limit, sample, seed, decode=decode)
     return _probe("cifar100_test", CIFAR100, False, root, download, choices)
 
 
@@ -88,7 +88,7 @@ def cifar10_train(
 ) -> Probe:
     """The 50,000 training images of CIFAR-10 (`cifar-10-batches-py`), otherwise as
     `cifar100_train`."""
-    choices = Choices(limit, sample, seed, decode=decode)
+    choices = ProbeOptions(limit, sample, seed, decode=decode)
     return _probe("cifar10_train", CIFAR10, True, root, download, choices)
 
 
@@ -101,12 +101,12 @@ def cifar10_test(
     decode: str = "pil",
 ) -> Probe:
     """The 10,000 test images of CIFAR-10; otherwise as `cifar10_train`."""
-    choices = Choices(limit, sample, seed, decode=decode)
+    choices = ProbeOptions(limit, sample, seed, decode=decode)
     return _probe("cifar10_test", CIFAR10, False, root, download, choices)
 
 
 def _probe(
-    name: str, layout: Layout, train: bool, root: str | None, download: bool, choices: Choices
+    name: str, layout: Layout, train: bool, root: str | None, download: bool, choices: ProbeOptions
 ) -> Probe:
     not_empty(root=root)
     folder = _folder(layout, root, download)
@@ -147,4 +147,4 @@ def _batch(path: Path, layout: Layout) -> tuple[Any, list[int], str]:
         raise DissectError(f"{path} has no images of {size} bytes each")
     if not isinstance(numbers, list) or len(numbers) != len(data):
         raise DissectError(f"{path} must have one of {layout.labels} for each image")
-    return data.reshape(-1, *SHAPE), [int(n) for n in numbers], hashing.of_file(path)
+    return data.reshape(-1, *SHAPE), [int(n) for n in numbers], hashing.hash_file(path)

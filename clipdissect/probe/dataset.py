@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import UnreadableImage, tag_of, upright_rgb
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import ProbeOptions
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def dataset(
             f"a probe must be a folder, the name of a probe, or a dataset with len() and [i]; "
             f"got {type(data).__name__}"
         )
-    choices = Choices(on_error=on_error, orientation=orientation)
+    choices = ProbeOptions(on_error=on_error, orientation=orientation)
     read = DatasetReader(data, orientation)
     images = [f"{name}[{index}]" for index in range(len(data))]
     looks = [_look(read, index) for index in range(len(data))]

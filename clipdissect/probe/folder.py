@@ -11,7 +11,7 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import SUFFIXES, Picture, open_picture, orientation_of
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices, not_empty, one_of
+from clipdissect.probe.choices import ProbeOptions, not_empty, one_of
 from clipdissect.probe.walk import walk
 from clipdissect.utils.files import check_listable
 
@@ -58,14 +58,14 @@ def folder(
         root: the folder. Renaming it changes nothing.
         labels: `folders` labels an image by the folder of `root` that it lies in (a set with one
             folder a class), `none` doesn't.
-        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: the folder doesn't exist.
         DissectError: it is empty, a file, unreadable, or holds no image files; a value that isn't
             allowed.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     one_of("probe.labels", labels, LABELS)
     path = existing_folder(root)
     label = top_folder if labels == "folders" else None
@@ -106,7 +106,7 @@ def of_files(
     name: str,
     root: Path,
     files: Sequence[Path],
-    choices: Choices | None = None,
+    choices: ProbeOptions | None = None,
     label: Label | None = None,
     notes: tuple[str, ...] = (),
 ) -> Probe:
@@ -120,7 +120,7 @@ def of_files(
         label: an image's class from its relative path.
         notes: on the files; one on ignored orientations is added.
     """
-    choices = choices or Choices()
+    choices = choices or ProbeOptions()
     every = sorted(f.relative_to(root).as_posix() for f in files)
     names = tuple(every[i] for i in choices.pick(len(every)))
     reader = FileReader(root, names, choices.decode, choices.turn)

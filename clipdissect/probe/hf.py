@@ -17,7 +17,7 @@ from clipdissect.images.decode import (
     unreadable,
 )
 from clipdissect.probe.base import Labels, Probe, Renumbered
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
 
@@ -29,7 +29,7 @@ class TableReader:
     Args:
         table: the dataset, with this column alone.
         column: its name.
-        decode, orientation: see `Choices`.
+        decode, orientation: see `ProbeOptions`.
     """
 
     table: Any
@@ -93,13 +93,13 @@ def hf_datasets(
         split: which of its splits; needed where it has several.
         image: the column of images; by default the first that is one.
         label: the column of labels; by default the first of classes, if there is one.
-        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: the package isn't installed, or the dataset can't be had.
         DissectError: unknown split or column; a value that isn't allowed.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(path=path)
     table = _split(_load(path, config, split), split)
     column = image or _image_column(table)
@@ -248,7 +248,9 @@ def _stats(reader: TableReader, rows: Sequence[int], in_files: bool) -> list[str
         return [_stat(reader.path(row)) for row in rows]
     table = reader.table
     files = [Path(cached["filename"]) for cached in table.cache_files]
-    of_table = hashing.of(table._fingerprint, reader.column, [_stat(file) for file in files])
+    of_table = hashing.hash_values(
+        table._fingerprint, reader.column, [_stat(file) for file in files]
+    )
     return [f"{of_table} {row}" for row in rows]
 
 

@@ -23,7 +23,7 @@ THREADS = 8
 
 
 def of_files(root: Path, names: Sequence[str], identity: str) -> list[str]:
-    """An identity for each file below `root`: see `Choices.identity`.
+    """An identity for each file below `root`: see `ProbeOptions.identity`.
 
     Raises:
         DissectError: a file that can't be looked at, or read.
@@ -40,7 +40,7 @@ def _digests(root: Path, names: Sequence[str]) -> list[str]:
     A file counts as unchanged where its size, modification time and change time are: the last
     moves with every rewriting and can't be set back.
     """
-    record = cache_dir() / "digests" / f"{hashing.of(str(root.resolve()))}.json"
+    record = cache_dir() / "digests" / f"{hashing.hash_values(str(root.resolve()))}.json"
     known = _load(record)
     note_use(record)
     stats = [_stat(root / name) for name in names]
@@ -70,7 +70,7 @@ def _stat(path: Path) -> os.stat_result:
 
 def _of_file(path: Path) -> str:
     try:
-        return hashing.of_file(path)
+        return hashing.hash_file(path)
     except OSError as error:
         raise DissectError(f"can't read {path} to digest it: {error.strerror}") from error
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.datasets.class_names import imagenet_names, synsets
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
-from clipdissect.probe.imagenet_truth import find_truth, read_truth, synsets
+from clipdissect.probe.imagenet_truth import find_truth, read_truth
 from clipdissect.probe.joined import join
 from clipdissect.probe.walk import is_image
 from clipdissect.utils.paths import IMAGENET, data_places
@@ -54,7 +54,7 @@ def imagenet_val(
             `ILSVRC2012_validation_ground_truth.txt`, a file with one WordNet id a line,
             `LOC_val_solution.csv`, or a file of lines `<image> <class number from 0>`; by default
             whichever lies in the images' folder or the two above.
-        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: no such folder or ground truth.
@@ -64,7 +64,7 @@ def imagenet_val(
     Source:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(root=root, ground_truth=ground_truth)
     folder = _folder(root)
     files, notes = image_files(folder, on_error)
@@ -171,15 +171,15 @@ def imagenet_broden(
         imagenet: `root` of `imagenet_val`.
         broden: `root` of `broden`.
         ground_truth: of `imagenet_val`.
-        limit, sample, seed: of the whole union's images; see `Choices`.
-        identity, decode, on_error: see `Choices`.
+        limit, sample, seed: of the whole union's images; see `ProbeOptions`.
+        identity, decode, on_error: see `ProbeOptions`.
         orientation: of ImageNet's images; Broden's have masks, which no tag turns.
 
     Raises:
         MissingResource, DissectError: from the parts.
     """
     not_empty(imagenet=imagenet, broden=broden, ground_truth=ground_truth)
-    choices = Choices(limit, sample, seed, identity, decode, on_error)
+    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error)
     first = imagenet_val(
         imagenet, ground_truth, identity=identity, decode=decode, orientation=orientation,
         on_error=on_error,

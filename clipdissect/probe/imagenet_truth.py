@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipdissect.datasets.class_names import synsets
 from clipdissect.errors import DissectError, MissingResource
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -21,13 +22,6 @@ FILES = (
 )
 IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\S*?[\s,]+(\S+)")
 SYNSET = re.compile(r"n\d{8}")
-
-
-def synsets() -> tuple[str, ...]:
-    """WordNet ids of the 1000 classes, in class order (that of the ids)."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def find_truth(folder: Path, given: str | None) -> Path | None:

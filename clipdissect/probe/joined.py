@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import ProbeOptions
 from clipdissect.utils import registry
 
 T = TypeVar("T")
@@ -48,14 +48,14 @@ def union(
 
     Args:
         parts: each a probe's name, `{name: folder, root: /x}` with its parameters, or a `Probe`.
-        limit, sample, seed: of the whole union's images; see `Choices`.
+        limit, sample, seed: of the whole union's images; see `ProbeOptions`.
         on_error: for all parts.
 
     Raises:
         DissectError: no parts, or something that is none; a value that isn't allowed.
         MissingResource: from a part.
     """
-    choices = Choices(limit, sample, seed, on_error=on_error)
+    choices = ProbeOptions(limit, sample, seed, on_error=on_error)
     if isinstance(parts, (str, Mapping)) or not isinstance(parts, Sequence):
         raise DissectError(f"probe.parts must be a list, such as [stamps, photos]; got {parts!r}")
     whole = join("union", [_part(part) for part in parts], on_error)

@@ -12,7 +12,7 @@ from PIL import Image
 from clipdissect.errors import MissingResource
 from clipdissect.images.decode import SUFFIXES, decoder_version, open_rgb
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import ProbeOptions
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
 
@@ -59,19 +59,19 @@ def photos(
     Told apart by the files' bytes and the crops' boxes.
 
     Args:
-        limit, sample, seed, on_error: see `Choices`.
+        limit, sample, seed, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: neither scikit-image nor scikit-learn is installed.
         DissectError: a value that isn't allowed.
     """
-    choices = Choices(limit, sample, seed, on_error=on_error)
+    choices = ProbeOptions(limit, sample, seed, on_error=on_error)
     every = [(file, box) for file in files() for box in boxes(*_size(file))]
     crops = [every[i] for i in choices.pick(len(every))]
     names = tuple(
         f"{file.name}@{left},{top},{right - left}" for file, (left, top, right, _) in crops
     )
-    digests = {file: hashing.of_file(file) for file, _ in crops}
+    digests = {file: hashing.hash_file(file) for file, _ in crops}
     identities = [f"{decoder_version()} {digests[file]} {box}" for file, box in crops]
     reader = CropReader(tuple(f for f, _ in crops), tuple(b for _, b in crops))
     return Probe.of("photos", names, reader, identities, on_error=on_error)

@@ -180,7 +180,7 @@ def listing(shard: Shard, stamp: Any) -> Listing:
         MissingResource: it isn't there.
         DissectError: not a plain tar file.
     """
-    record = cache_dir() / "shards" / f"{hashing.of(INDEX_VERSION, shard.address)}.json"
+    record = cache_dir() / "shards" / f"{hashing.hash_values(INDEX_VERSION, shard.address)}.json"
     known = _load(record, stamp)
     if known is not None:
         note_use(record)

@@ -8,7 +8,7 @@ from pathlib import Path
 from clipdissect.errors import MissingResource
 from clipdissect.fetch import fetch as get
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import Choices
+from clipdissect.probe.choices import ProbeOptions
 from clipdissect.probe.folder import image_files, of_files
 from clipdissect.probe.photos import photos
 from clipdissect.utils.paths import cache_dir
@@ -34,13 +34,13 @@ def stamps(
 
     Args:
         fallback: use the probe `photos` where the package can't be had, and note it.
-        limit, sample, seed, identity, on_error: see `Choices`.
+        limit, sample, seed, identity, on_error: see `ProbeOptions`.
 
     Raises:
         MissingResource: the package can't be had, and `fallback` is false.
         DissectError: a value that isn't allowed.
     """
-    choices = Choices(limit, sample, seed, identity, on_error=on_error)
+    choices = ProbeOptions(limit, sample, seed, identity, on_error=on_error)
     try:
         root = find() or fetch()
     except MissingResource as missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import read
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 
 
 def synthetic_broden(
@@ -34,7 +34,7 @@ def synthetic_broden(
         stamps: `auto` uses the stamps of Tux Paint where they are here already, `fetch` gets them,
             `none` does without: other scenes, with another name on disk.
         root: the folder to write into; by default `synthetic_broden` in the user cache.
-        limit, sample, identity, on_error: see `Choices`.
+        limit, sample, identity, on_error: see `ProbeOptions`.
         sample_seed: of the draw of `sample`.
 
     Raises:
@@ -45,6 +45,6 @@ def synthetic_broden(
     from clipdissect.probe.scenes.sources import find
 
     not_empty(root=root)
-    choices = Choices(limit, sample, sample_seed, identity, on_error=on_error)
+    choices = ProbeOptions(limit, sample, sample_seed, identity, on_error=on_error)
     folder = made(images, seed, size, find(photographs, stamps), root)
     return read("synthetic_broden", folder, choices)

@@ -35,7 +35,7 @@ class Thumbnails:
 
     def __init__(self, probe: Probe, side: int = 96, kind: Sequence[str] = ()) -> None:
         self.probe, self.side = probe, side
-        self.folder = cache_dir() / "thumbnails" / hashing.of(probe.digest, side, *kind)
+        self.folder = cache_dir() / "thumbnails" / hashing.hash_values(probe.digest, side, *kind)
         note_use(self.folder)
 
     def strip(self, names: Sequence[str]) -> Image.Image:
@@ -49,7 +49,7 @@ class Thumbnails:
 
     def file(self, name: str) -> Path | None:
         """The cached picture of an image, made now if need be; None where it can't be had."""
-        path = self.folder / f"{hashing.of(name)}{self.suffix}"
+        path = self.folder / f"{hashing.hash_values(name)}{self.suffix}"
         if path.is_file():
             return path
         try:

@@ -13,7 +13,7 @@ from clipdissect.errors import DissectError
 from clipdissect.images.decode import Picture, UnreadableImage, decode_picture
 from clipdissect.probe import samples
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.choices import Choices, not_empty
+from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.identity import of_files
 from clipdissect.probe.shards import Shard, find, listing
 from clipdissect.utils import hashing
@@ -26,7 +26,7 @@ class ShardReader:
     Args:
         shards: the tar files.
         places: of each image, the shard's number, and where its bytes are.
-        decode, orientation: see `Choices`.
+        decode, orientation: see `ProbeOptions`.
     """
 
     shards: tuple[Shard, ...]
@@ -77,7 +77,7 @@ def webdataset(
             usual ones: `jpg`, `jpeg`, `png`, `webp`, and so on.
         classes: where the labels (`.cls`) are numbers, their names: a file with one a line, or
             `imagenet`.
-        limit, sample, seed, identity, decode, orientation, on_error: see `Choices`;
+        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`;
             `identity=content` digests whole shards, local ones only.
 
     Raises:
@@ -88,7 +88,7 @@ def webdataset(
     Source:
         https://github.com/webdataset/webdataset (the layout of the shards).
     """
-    choices = Choices(limit, sample, seed, identity, decode, on_error, orientation)
+    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(classes=classes)
     found = find(shards)
     stamps = [shard.stamp() for shard in found]
@@ -113,9 +113,9 @@ def webdataset(
     )
 
 
-def _identity(shard: Shard, stamp: Any, choices: Choices) -> str:
+def _identity(shard: Shard, stamp: Any, choices: ProbeOptions) -> str:
     if choices.identity == "stat":
-        return hashing.of(shard.name, stamp)
+        return hashing.hash_values(shard.name, stamp)
     if shard.file is None:
         raise DissectError(f"identity=content can't digest {shard.address}: only local shards")
     return of_files(shard.file.parent, [shard.file.name], "content")[0]

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import Result
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.probe import Probe
@@ -23,6 +22,7 @@ from clipdissect.report.pictures import Seen
 from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.settings import ReportSettings
 from clipdissect.results.histograms import Histograms
+from clipdissect.results.result import Result
 from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
@@ -101,7 +101,10 @@ def _pictures(
         if made is None:
             continue
         path = (
-            folder / REPORT / THUMBNAILS / f"{hashing.of(seen.folder.name, name)[:20]}{made.suffix}"
+            folder
+            / REPORT
+            / THUMBNAILS
+            / f"{hashing.hash_values(seen.folder.name, name)[:20]}{made.suffix}"
         )
         if not path.is_file():
             with atomic(path) as temporary:

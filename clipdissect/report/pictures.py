@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipdissect.probe import Probe
 from clipdissect.probe.thumbnails import Thumbnails
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 QUALITY = 75  # 160 pixels wide: about 4 kB
@@ -32,7 +32,7 @@ class Seen(Thumbnails):
     quality = QUALITY
 
     def __init__(self, probe: Probe, preprocess: Transform, side: int) -> None:
-        super().__init__(probe, side, ("seen", digest.of_transform(preprocess), self.suffix))
+        super().__init__(probe, side, ("seen", hashing.hash_transform(preprocess), self.suffix))
         self.preprocess, self.colours = preprocess, _colours(preprocess)
 
     def made(self, picture: Image.Image) -> Image.Image:

@@ -223,10 +223,10 @@ def _key(
     target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
 ) -> str:
     shown = top_images[["layer", "unit", "rank", "image"]].to_csv(errors="backslashreplace")
-    return hashing.of(
-        "report regions", VERSION, torch.__version__, hashing.of_model(target.model),
-        hashing.of_transform(target.preprocess), probe.digest, settings.numeric,
-        settings.summary.layout, READING_VERSION, hashing.of(shown), most, SAMPLE, FINEST,
+    return hashing.hash_values(
+        "report regions", VERSION, torch.__version__, hashing.hash_model(target.model),
+        hashing.hash_transform(target.preprocess), probe.digest, settings.numeric,
+        settings.summary.layout, READING_VERSION, hashing.hash_values(shown), most, SAMPLE, FINEST,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.activations import Activations, KeptTop
+from clipdissect.capture.activations import Activations, TopKActivations
 
 BINS = 24
 _BLOCK = 256  # units at a time: a block's bin numbers take as much memory as its activations
@@ -39,8 +39,8 @@ def histograms(activations: Activations, bins: int = BINS) -> Histograms:
         activations: `q [images, units]`, or its running top images.
         bins: how many.
     """
-    kept = isinstance(activations, KeptTop)
-    values = activations.top.values if isinstance(activations, KeptTop) else activations
+    kept = isinstance(activations, TopKActivations)
+    values = activations.top.values if isinstance(activations, TopKActivations) else activations
     values = values.float().cpu()
     low, high = values.amin(0), values.amax(0)
     counts = torch.zeros(values.shape[1], bins, dtype=torch.int64)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from clipdissect._version import __version__
-from clipdissect.capture.features import Captured
+from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
@@ -27,7 +27,7 @@ PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "sentence-transfo
 
 def provenance(
     target: Target, probe: Probe, concepts: Concepts, encoder: Encoder, similarity: Similarity,
-    settings: Settings, captured: Captured,
+    settings: Settings, captured: CapturedFeatures,
 ) -> dict[str, Any]:  # fmt: skip
     """JSON-able facts on a run."""
     return {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipdissect.sentence.base import SentenceEncoder, local, minilm, mpnet
-from clipdissect.sentence.cached import Remembered
+from clipdissect.models.sentence_transformers import SentenceEncoder, local, minilm, mpnet
+from clipdissect.sentence.cached import CachedSentenceEncoder
 from clipdissect.sentence.clip import clip_text
 from clipdissect.utils import registry
 
@@ -17,7 +17,7 @@ OPTIONS: dict[str, Callable[..., SentenceEncoder]] = {
     "mpnet": mpnet,
 }
 
-__all__ = ["OPTIONS", "Remembered", "SentenceEncoder", "build", "local"]
+__all__ = ["OPTIONS", "CachedSentenceEncoder", "SentenceEncoder", "build", "local"]
 
 
 def build(name: str, **parameters: Any) -> SentenceEncoder:
@@ -26,5 +26,5 @@ def build(name: str, **parameters: Any) -> SentenceEncoder:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    encoder: SentenceEncoder = registry.call("sentence encoder", OPTIONS, name, parameters)
+    encoder: SentenceEncoder = registry.build("sentence encoder", OPTIONS, name, parameters)
     return encoder

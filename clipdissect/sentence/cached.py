@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.sentence.base import SentenceEncoder
+from clipdissect.models.sentence_transformers import SentenceEncoder
 
 
 @dataclass(frozen=True)
-class Remembered:
+class CachedSentenceEncoder:
     """Another sentence encoder, whose embeddings are kept while the program runs.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clipdissect.errors import MissingResource
 
 if TYPE_CHECKING:  # encoders are built from sentence encoders
-    from clipdissect.encoder.prompts import Prompted
+    from clipdissect.encoder.prompts import PromptEncoder
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TextNetwork:
     """
 
     name: str
-    encoder: Prompted
+    encoder: PromptEncoder
 
     @cached_property
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from clipdissect.similarity.ranking import merge, top_images
 from clipdissect.similarity.ranks import ranks
 from clipdissect.similarity.soft_wpmi import SoftWpmi
 from clipdissect.similarity.wpmi import Wpmi
-from clipdissect.utils.registry import call
+from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Similarity]] = {
     "soft_wpmi": SoftWpmi,
@@ -37,7 +37,7 @@ def build(name: str, **parameters: Any) -> Similarity:
         DissectError: an unknown name or parameter, listing the valid ones, or a value out of its
             range.
     """
-    function: Similarity = call("similarity", OPTIONS, name, parameters)
+    function: Similarity = registry.build("similarity", OPTIONS, name, parameters)
     return function
 
 

@@ -171,7 +171,9 @@ class Series:
             for stale in self.folder.glob("*.safetensors"):
                 if stale.name not in names:
                     stale.unlink()
-            text = json.dumps({**body, "checksum": hashing.of(body)}, sort_keys=True, indent=1)
+            text = json.dumps(
+                {**body, "checksum": hashing.hash_values(body)}, sort_keys=True, indent=1
+            )
             write_text(self.folder / MANIFEST, text + "\n")
         return found
 
@@ -184,7 +186,7 @@ class Series:
     def _manifest(self) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         body = {name: manifest[name] for name in ("key", "shards")}
-        if hashing.of(body) != manifest["checksum"] or manifest["key"] != self.key:
+        if hashing.hash_values(body) != manifest["checksum"] or manifest["key"] != self.key:
             raise Damaged(f"{self.folder / MANIFEST} isn't what was written")
         return manifest
 

@@ -32,4 +32,4 @@ def build(name: str, **parameters: Any) -> Any:
     Raises:
         DissectError: unknown name or parameter, or a value that isn't allowed.
     """
-    return registry.call("study", OPTIONS, name, parameters)
+    return registry.build("study", OPTIONS, name, parameters)

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.datasets.class_names import imagenet_names, synsets
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
-from clipdissect.probe.imagenet_truth import synsets
 from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.numbers import check_least, share
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect.capture.capture import capture
-from clipdissect.capture.features import Captured
+from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
@@ -31,7 +31,7 @@ class Features:
     """
 
     job: Job
-    captured: Captured
+    captured: CapturedFeatures
     texts: Float[Tensor, "concepts dims"]
 
     def activations(self, layer: str) -> Float[Tensor, "images units"]:

@@ -12,9 +12,9 @@ from jaxtyping import Bool
 
 from clipdissect.concepts import Concepts
 from clipdissect.datasets.class_names import synonyms
-from clipdissect.datasets.wordnet import Hypernyms
+from clipdissect.datasets.wordnet import WordNet
 from clipdissect.errors import DissectError
-from clipdissect.evaluation import Resampling, Truth, Units, difference, unit_table
+from clipdissect.evaluation import ClassLabels, Resampling, Units, difference, unit_table
 from clipdissect.evaluation.controls import best_constant, random_labels
 from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
@@ -88,7 +88,7 @@ class Absence:
         return f"not shown: {'; '.join(parts)}"
 
 
-def absence(probe: Probe, images: Sequence[str], group: str, hypernyms: Hypernyms) -> Absence:
+def absence(probe: Probe, images: Sequence[str], group: str, hypernyms: WordNet) -> Absence:
     """Which of a probe's images may show a group, by their labels.
 
     A label tells what an image is filed under, not all that is in it: a dog on a photograph of a
@@ -117,7 +117,7 @@ def absence(probe: Probe, images: Sequence[str], group: str, hypernyms: Hypernym
     )
 
 
-def units_of_group(truth: Truth, group: str, hypernyms: Hypernyms) -> list[int]:
+def units_of_group(truth: ClassLabels, group: str, hypernyms: WordNet) -> list[int]:
     """Units whose class is a kind of the group.
 
     Raises:
@@ -135,7 +135,7 @@ def units_of_group(truth: Truth, group: str, hypernyms: Hypernyms) -> list[int]:
 
 
 def check_group(
-    group: str, study: MissingConcepts, probe: Probe, truth: Truth, hypernyms: Hypernyms
+    group: str, study: MissingConcepts, probe: Probe, truth: ClassLabels, hypernyms: WordNet
 ) -> int:
     """Whether a group can be studied on a probe; before any image is read.
 
@@ -186,7 +186,7 @@ class GroupLabels:
 
 
 def labels_of_group(
-    described: pd.DataFrame, numbers: Sequence[int], truth: Truth, concepts: Concepts,
+    described: pd.DataFrame, numbers: Sequence[int], truth: ClassLabels, concepts: Concepts,
     cosines: dict[str, Vectors | str],
 ) -> GroupLabels:  # fmt: skip
     """The group's part of a layer's descriptions, beside the truth.

@@ -42,5 +42,5 @@ def build(name: str, **parameters: Any) -> Target:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    target: Target = registry.call("target", OPTIONS, name, parameters)
+    target: Target = registry.build("target", OPTIONS, name, parameters)
     return target

@@ -105,7 +105,7 @@ def checkpoint(
     checkpoints.load(built, state, checkpoint)
     name = f"{factory.partition(':')[2]}/{Path(checkpoint).name}"
     options = Given(layers, preprocess, transform, classes, class_layer)
-    return finish(name, built, options, weights=f"sha256:{hashing.of_file(file)}")
+    return finish(name, built, options, weights=f"sha256:{hashing.hash_file(file)}")
 
 
 def hub_dir(

@@ -47,7 +47,7 @@ def torchscript(
         load: Any = torch.jit.load
         program = Program(load(str(file), map_location="cpu"))
     options = Given(layers, preprocess, transform, classes, class_layer)
-    return finish(file.name, program, options, weights=f"sha256:{hashing.of_file(file)}")
+    return finish(file.name, program, options, weights=f"sha256:{hashing.hash_file(file)}")
 
 
 def exported(
@@ -81,7 +81,7 @@ def exported(
     if images == 1:
         network.register_forward_pre_hook(_one_image)
     options = Given(layers, preprocess, transform, classes, class_layer)
-    return finish(file.name, network, options, weights=f"sha256:{hashing.of_file(file)}")
+    return finish(file.name, network, options, weights=f"sha256:{hashing.hash_file(file)}")
 
 
 def _existing(path: str) -> Path:

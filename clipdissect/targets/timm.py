@@ -64,7 +64,7 @@ def timm(
     found = Target(model, network, transform, tuple(layers or default_layers(network)),
                    last if names else None, names)  # fmt: skip
     if checkpoint:
-        return replace(found, weights=f"sha256:{hashing.of_file(Path(checkpoint).expanduser())}")
+        return replace(found, weights=f"sha256:{hashing.hash_file(Path(checkpoint).expanduser())}")
     if weights == checkpoints.RANDOM:
         return replace(found, weights=weights, notes=(checkpoints.RANDOM_NOTE,))
     return replace(found, weights=_name_of_pretrained(model, network))

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from clipdissect.capture.pooling import split_layer
 from clipdissect.errors import DissectError
+from clipdissect.models.layer_patterns import split_layer
 
 # What `DataParallel` and `torch.compile` put before the names of layers and tensors.
 PREFIXES = ("module.", "_orig_mod.")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import to_pil
 from clipdissect.probe import Probe
-from clipdissect.utils import hashing as digest
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 NOTE = (
@@ -55,12 +55,12 @@ class LabelEncoder:
     @cached_property
     def image_digest(self) -> str:
         """Changes with the labels."""
-        return digest.of("labels 1", self.masks.digest())
+        return hashing.hash_values("labels 1", self.masks.digest())
 
     @cached_property
     def text_digest(self) -> str:
         """Changes with the list of concepts."""
-        return digest.of("labels 1", self.masks.texts)
+        return hashing.hash_values("labels 1", self.masks.texts)
 
     def embed_images(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images d"]:
         """Unit-length embeddings.

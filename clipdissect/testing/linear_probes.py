@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.maps import activation_maps
 from clipdissect.capture.settings import Settings
-from clipdissect.datasets.segmentation import Masks
+from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.masks.view import whole_view
 from clipdissect.probe import Probe
@@ -103,7 +103,7 @@ def planted_probes(
 
 
 def _shares(
-    masks: Masks, image: int, texts: Sequence[str], size: tuple[int, int]
+    masks: SegmentationLabels, image: int, texts: Sequence[str], size: tuple[int, int]
 ) -> Float[Tensor, "positions probes"]:
     """How much of each cell shows each concept."""
     annotation = masks.read(image)

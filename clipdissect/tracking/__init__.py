@@ -21,5 +21,5 @@ def build(name: str, **parameters: Any) -> Tracker:
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
     """
-    tracker: Tracker = registry.call("tracking", OPTIONS, name, parameters)
+    tracker: Tracker = registry.build("tracking", OPTIONS, name, parameters)
     return tracker

@@ -35,15 +35,17 @@ Transform = Callable[[Image.Image], Tensor]
 # Sizes that exercise resizing up and down, both orientations and cropping.
 _PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
+CHUNK = 1 << 20
 
-def of(*parts: Any) -> str:
+
+def hash_values(*parts: Any) -> str:
     """Hexadecimal digest of JSON-able values, in order; see also `is_passing`."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     mark = _PASSING if _PASSING in text else ""
     return mark + hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def of_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     sha = hashlib.sha256()
     with path.open("rb") as source:
@@ -52,7 +54,7 @@ def of_file(path: Path) -> str:
     return sha.hexdigest()
 
 
-def of_model(model: nn.Module) -> str:
+def hash_model(model: nn.Module) -> str:
     """Digest of a network: its tensors' bytes, its module tree, attributes, hooks and code.
 
     Names given to a model outside of it (in a config, on disk) don't count, nor does the training
@@ -65,14 +67,14 @@ def of_model(model: nn.Module) -> str:
     hasher = hashlib.blake2b(digest_size=20)
     look = fingerprint.Fingerprint(model)
     for name, module in model.named_modules(remove_duplicate=False):
-        hasher.update(of(name, look.of_module(module)).encode())
+        hasher.update(hash_values(name, look.of_module(module)).encode())
     tensors = dict(_tensors(model))
     for name, tensor in tensors.items():
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(fingerprint.bytes_of(tensor))
     # Packed weights of quantised layers, and what modules add with get_extra_state.
     extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
-    hasher.update(of(look.of_value(extra), look.sources()).encode())
+    hasher.update(hash_values(look.of_value(extra), look.sources()).encode())
     if look.opaque:
         _warn_of_opaque(type(model).__name__, tuple(dict.fromkeys(look.opaque)))
         return f"{_PASSING}{uuid4().hex}"
@@ -110,7 +112,7 @@ def _warn_of_opaque(model: str, kinds: tuple[str, ...]) -> None:
     )  # fmt: skip
 
 
-def of_transform(transform: Transform) -> str:
+def hash_transform(transform: Transform) -> str:
     """Digest of what an image transform does, taken from its output on five made-up images.
 
     A transform has no dependable name: a lambda prints as an address and two `Compose` objects
@@ -188,3 +190,19 @@ def _pixels(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
     x, y = np.arange(width, dtype=np.uint32), np.arange(height, dtype=np.uint32)[:, None]
     waves = [x * 3 + y, x * y // 7, (x // 5 + y // 3) * 17]
     return np.stack([(wave % 256).astype(np.uint8) for wave in waves], axis=-1)
+
+
+def sums(path: Path) -> dict[str, str]:
+    """SHA-256 and MD5 of a file, hexadecimal."""
+    hashers = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    with path.open("rb") as source:
+        while chunk := source.read(CHUNK):
+            for hasher in hashers.values():
+                hasher.update(chunk)
+    return {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
+
+
+def matches(found: Mapping[str, str], digest: str) -> bool:
+    """Whether a file's `sums` agree with a digest (`sha256:...`, `md5:...`, or the beginning)."""
+    kind, _, value = digest.partition(":")
+    return found[kind].startswith(value)

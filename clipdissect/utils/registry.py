@@ -17,7 +17,7 @@ Options = Mapping[str, Callable[..., Any]]
 T = TypeVar("T")
 
 
-def call(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
+def build(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
     """Call the function behind a name, after checking the parameters' names.
 
     Raises:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 clock: Callable[[], float] = time.perf_counter
 
 
-class Stages:
+class Timers:
     """Adds up wall-clock seconds under names, in the order first met."""
 
     def __init__(self) -> None:

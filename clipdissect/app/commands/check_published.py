@@ -130,7 +130,7 @@ def _manifest(data: Path, mpnet: Any) -> dict[str, Any]:
 
     return {
         "command": "scripts/check_published",
-        "inputs": {name: {"sha256": hashing.of_file(data / name)} for name in FILES.values()},
+        "inputs": {name: {"sha256": hashing.hash_file(data / name)} for name in FILES.values()},
         "sentence encoder": {"name": mpnet.name, "digest": mpnet.digest},
         "versions": {name: v for name, v in versions().items() if name != "platform"},
         "git": git_state(Path(__file__).parents[3]),

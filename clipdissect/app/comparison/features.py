@@ -8,15 +8,15 @@ from typing import Any
 
 from clipdissect import encoder as encoders
 from clipdissect.capture.capture import capture
-from clipdissect.capture.features import Captured
+from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.concepts import Concepts
-from clipdissect.dissection import Result
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
 from clipdissect.results.describe import describe_layer
 from clipdissect.results.provenance import provenance
+from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -38,7 +38,7 @@ class SharedFeatures:
     encoder: Encoder
     settings: Settings
     store: Store
-    _captured: dict[str, Captured] = field(default_factory=dict)
+    _captured: dict[str, CapturedFeatures] = field(default_factory=dict)
     _embeds: dict[str, Any] = field(default_factory=dict)
 
     def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
@@ -57,7 +57,7 @@ class SharedFeatures:
         run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
         return Result(table, table.iloc[:0], run)
 
-    def _of_probe(self, probe: Probe) -> Captured:
+    def _of_probe(self, probe: Probe) -> CapturedFeatures:
         if probe.digest not in self._captured:
             self._captured[probe.digest] = capture(
                 self.target, self.target.layers, self.encoder, probe, self.store, self.settings

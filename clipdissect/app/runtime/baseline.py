@@ -32,7 +32,7 @@ from clipdissect.probe import Probe
 from clipdissect.similarity import Similarity
 from clipdissect.targets import Target
 from clipdissect.utils.hashing import Transform
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 PARAMETERS = ("a", "lam", "top_k", "p_start", "p_end", "eps")
 
@@ -59,7 +59,7 @@ class Plain:
     similarity: Similarity
     settings: Settings
     folder: Path
-    stages: Stages = field(default_factory=Stages)
+    stages: Timers = field(default_factory=Timers)
 
     def __post_init__(self) -> None:
         own = self.similarity.parameters

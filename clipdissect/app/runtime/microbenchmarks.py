@@ -20,7 +20,7 @@ from clipdissect.method import Job
 from clipdissect.similarity import ConceptActivations, Similarity
 from clipdissect.store import Store
 from clipdissect.utils import timing as stages
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 OURS, PLAIN = "clip_dissect", "plain"
 # Other ways to write the plain loop, measured at the base size.
@@ -203,7 +203,7 @@ def _captured(job: Job) -> float:
 
 def _passed(job: Job) -> float:
     assert job.target and job.encoder and job.probe and job.concepts and job.similarity
-    spent = Stages()
+    spent = Timers()
     with TemporaryDirectory() as folder:
         Plain(job.target, job.probe, job.concepts.texts, job.encoder, job.similarity, job.settings,
               Path(folder), spent).features()  # fmt: skip

@@ -29,7 +29,7 @@ from clipdissect.results.run_files import write_table
 from clipdissect.store import Store
 from clipdissect.utils import timing as stages
 from clipdissect.utils.memory import keep_memory, memory_is_kept
-from clipdissect.utils.timing import Stages
+from clipdissect.utils.timing import Timers
 
 PLAIN = "plain"
 PLAIN_NEEDS = ("target", "probe", "concepts", "encoder", "similarity")
@@ -144,7 +144,7 @@ def plain(job: Job, folder: Path) -> dict[str, Any]:
     from clipdissect.app.runtime.baseline import Plain
 
     assert job.target and job.probe and job.concepts and job.encoder and job.similarity
-    spent = Stages()
+    spent = Timers()
     table = Plain(job.target, job.probe, job.concepts.texts, job.encoder, job.similarity,
                   job.settings, folder, spent).describe()  # fmt: skip
     return {"stages": spent.seconds, "units": len(table), "table": table}

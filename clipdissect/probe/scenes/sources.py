@@ -38,9 +38,9 @@ class Sources:
 
     def digest(self) -> str:
         """Of the photographs' bytes, and of the stamps' names and sizes."""
-        pictures = {name: hashing.of_file(path) for name, path in self.photographs.items()}
+        pictures = {name: hashing.hash_file(path) for name, path in self.photographs.items()}
         listed = {n: [(p.name, p.stat().st_size) for p in f] for n, f in self.stamps.items()}
-        return hashing.of("sources 1", pictures, listed)
+        return hashing.hash_values("sources 1", pictures, listed)
 
     @property
     def objects(self) -> tuple[str, ...]:

@@ -54,7 +54,9 @@ def made(
             f"{images}, {seed} and {size}"
         )
     base = Path(root).expanduser() if root else cache_dir() / FOLDER
-    folder = base / hashing.of("synthetic broden", VERSION, images, seed, size, sources.digest())
+    folder = base / hashing.hash_values(
+        "synthetic broden", VERSION, images, seed, size, sources.digest()
+    )
     if folder.is_dir():
         note_use(folder)
         return folder
