@@ -1,8 +1,8 @@
 """A census of real architectures with random weights: what every layer gives, read twice.
 
-`python tests/support/census.py [PATTERN]` prints the table of docs/capture.md. Each layer's
-output is copied by a hook of its own before anything can change it, and summarised by the rule of
-the docs; what differs between architectures (prefix tokens, channels last) is written down here by hand.
+`python tests/support/census.py [PATTERN]` prints the table of docs/capture.md. A second hook copies
+each layer's output before anything can change it, and it is summarised by the rule of the docs;
+what differs between architectures (prefix tokens, channels last) is written down here by hand.
 """
 
 from __future__ import annotations
