@@ -34,7 +34,7 @@ class ImageProcessor:
     processor: Any
 
     def __call__(self, image: Image.Image) -> Tensor:
-            values: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        values: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
         return values[0]
 
 

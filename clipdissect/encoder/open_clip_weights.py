@@ -150,7 +150,7 @@ def load(network: nn.Module, path: Path, model: str) -> None:
 
     Raises:
         MissingResource: no such file.
-        DissectError: it cannot be read safely, its tensors do not fit, or it was trained with another
+        DissectError: it is unsafe, its tensors do not fit, or it was trained with another
             activation function, image size or context length.
     """
     checkpoints.check_file(path)
