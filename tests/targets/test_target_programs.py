@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -118,7 +119,7 @@ def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -
             f"print(hashing.hash_model(build(folder, 'any.pt2').model))")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parent, check=True,
-        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        capture_output=True, text=True, env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.stdout.split() == [first]
     changed = build(files, "any.pt2").model
