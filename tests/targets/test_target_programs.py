@@ -117,9 +117,10 @@ def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -
             f"from clipdissect.utils import hashing; "
             f"folder = Path({str(files)!r}); "
             f"print(hashing.hash_model(build(folder, 'any.pt2').model))")  # fmt: skip
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parent, check=True,
-        capture_output=True, text=True, env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HOME": str(tmp_path)},
+        capture_output=True, text=True, env={"PYTHONPATH": path, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.stdout.split() == [first]
     changed = build(files, "any.pt2").model
