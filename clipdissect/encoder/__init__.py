@@ -26,7 +26,7 @@ __all__ = ["OPTIONS", "Encoder", "build", "resolve", "text_notes"]
 
 
 def build(name: str, **parameters: Any) -> PromptEncoder:
-    """The encoder of a name.
+    """Return the encoder of that name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
@@ -36,7 +36,7 @@ def build(name: str, **parameters: Any) -> PromptEncoder:
 
 
 def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
-    """An encoder from a name, a mapping of a name and its parameters, or the object itself.
+    """Return an encoder from a name, a mapping of a name and parameters, or an encoder.
 
     Raises:
         DissectError: unknown name, or an object that lacks a part of `Encoder`.
@@ -55,9 +55,9 @@ def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
 
 
 def text_notes(encoder: Encoder, texts: Sequence[str]) -> tuple[str, ...]:
-    """What an encoder has to say about texts, such as which are too long for it.
+    """Return warnings about texts, such as which are truncated.
 
     Raises:
-        DissectError: they are too long, and the encoder's `long_texts` is `error`.
+        DissectError: texts are too long, and the encoder's `long_texts` is `error`.
     """
     return encoder.text_notes(texts) if isinstance(encoder, PromptEncoder) else ()

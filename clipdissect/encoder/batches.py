@@ -14,14 +14,13 @@ TEXT_BATCH = 256
 
 
 def placed(model: nn.Module, images: Tensor) -> Tensor:
-    """Move a network to the images' device; returns the images in its type of numbers."""
+    """Move a network to the images' device; return the images in its dtype."""
     model.to(images.device)
     return images.to(floating(model, images).dtype)
 
 
 def floating(model: nn.Module, otherwise: Tensor) -> Tensor:
-    """A network's first floating-point parameter, whose type its images must have; `otherwise` of a
-    network without any."""
+    """Return a network's first floating-point parameter, or `otherwise`."""
     return next((p for p in model.parameters() if p.is_floating_point()), otherwise)
 
 
@@ -29,12 +28,7 @@ def floating(model: nn.Module, otherwise: Tensor) -> Tensor:
 def in_batches(
     embed: Callable[[list[str]], Tensor], texts: Sequence[str]
 ) -> Float[Tensor, "texts d"]:
-    """Unit-length embeddings of texts, float32, on the CPU, `[texts, dims]`.
-
-    Args:
-        embed: texts to vectors `[texts, dims]` of any length, on any device.
-        texts: what to embed; one batch at a time is on the device.
-    """
+    """Embed texts in batches; return unit vectors, float32, on the CPU."""
     starts = tqdm(range(0, len(texts), TEXT_BATCH), "texts", disable=None, leave=False)
     blocks = []
     for start in starts:

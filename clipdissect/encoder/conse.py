@@ -29,18 +29,16 @@ NOTE = (
 
 @dataclass(frozen=True)
 class ConSE:
-    """Norouzi et al., 2014, "Zero-shot learning by convex combination of semantic embeddings".
+    """Convex combination of semantic embeddings (Norouzi et al., 2014).
 
-    An image becomes the normalised sum, over the classifier's `top` most probable classes, of
-    probability times the class name's sentence embedding; a text becomes its sentence embedding.
+    An image embedding is the normalised sum, over the classifier's `top` most probable classes, of
+    probability times the sentence embedding of the class name; a text embedding is its sentence
+    embedding.
 
     Args:
-        name: what to call it in results.
-        classifier: the network, images to logits `[images, classes]`.
-        preprocess: PIL image to the classifier's input.
-        class_names: the classes' names, in the logits' order.
-        sentences: the sentence encoder.
-        top: how many classes to sum over.
+        classifier: images to logits `[images, classes]`.
+        class_names: in the order of the logits.
+        top: number of classes in the sum.
     """
 
     name: str
@@ -59,35 +57,29 @@ class ConSE:
 
     @property
     def image_digest(self) -> str:
-        """Changes with the classifier, the class names, the sentence encoder and `top`."""
         parts = hashing.hash_model(self.classifier), self.class_names, self.text_digest, self.top
         return hashing.hash_values("conse 1", parts)
 
     @property
     def text_digest(self) -> str:
-        """The sentence encoder's."""
         return self.sentences.digest
 
     @property
     def context_length(self) -> int:
-        """The sentence encoder's."""
         return self.sentences.context_length
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the special ones."""
         return self.sentences.count_tokens(texts)
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
-        """Unit-length embeddings, `[images, dims]`."""
         logits = self.classifier(placed(self.classifier, images))
         probabilities, classes = logits.float().softmax(-1).topk(self.top)
         names = self._class_embeds.to(images.device)[classes]
         return F.normalize((probabilities.unsqueeze(-1) * names).sum(1), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        """Unit-length sentence embeddings, `[texts, dims]`."""
         return self.sentences.embed(texts, device)
 
     @cached_property
@@ -104,23 +96,23 @@ def conse(
     templates: Any = "none",
     long_texts: str = "report",
 ) -> PromptEncoder:
-    """ConSE from packaged weights: EfficientNet-Lite2 and a sentence encoder.
+    """Return ConSE with packaged weights: EfficientNet-Lite2 and a sentence encoder.
 
-    Unlike the classifier's own evaluation transform, which enlarges an image and crops its edge
-    off, the encoder sees the middle square of the whole shorter side. On 1000 ImageNet images
-    with a shorter side of 256, Lite2 then names 87.9 % right instead of 86.8 %, and faster.
+    The image is not enlarged before the crop, unlike in the classifier's evaluation transform: on
+    1000 ImageNet images with a shorter side of 256, Lite2 is then right for 87.9 % instead of
+    86.8 %, and faster.
 
     Args:
         classifier: `efficientnet_lite0` or `efficientnet_lite2`.
         sentence_encoder: `minilm` (packaged), `mpnet`, or a sentence-transformers folder.
-        top: how many classes to sum over.
-        image_size: pixels of the shorter side, and of the square.
-        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
-            with `{}`. They are of the concepts only, not of the class names.
-        long_texts: of texts beyond the sentence encoder's context: `report` or `error`.
+        top: number of classes in the sum.
+        image_size: shorter side and center crop, in pixels.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts with
+            `{}`. They apply to the concepts, not to the class names.
+        long_texts: `report` or `error`, for texts beyond the context length.
 
     Raises:
-        MissingResource: the weights aren't installed.
+        MissingResource: the weights are not installed.
         DissectError: unknown names, `top` outside 1..1000, or wrong templates.
     """
     prompting = checked(templates, long_texts)
@@ -135,7 +127,7 @@ def conse(
 
 
 def whole_image(size: int) -> Transform:
-    """Shorter side to `size` (bicubic), middle square, scaled to -1..1 as the network wants."""
+    """Return a transform: shorter side to `size` (bicubic), center crop, scale to -1..1."""
     from torchvision import transforms
 
     steps = [

@@ -29,16 +29,11 @@ LOWER, NO_MASK = "lower case", "no attention mask"
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """An image processor of transformers as a transform, PIL image to `[channels, h, w]`.
-
-    Args:
-        processor: from `AutoImageProcessor`.
-    """
+    """An image processor of transformers as a transform, PIL image to `[channels, h, w]`."""
 
     processor: Any
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """The network's input for one RGB image."""
         values: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
         return values[0]
 
@@ -68,38 +63,36 @@ class HFImageText:
 
     @property
     def image_digest(self) -> str:
-        """Changes with the model's weights, code and configuration."""
         return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
-        """Changes with the model's weights, code and configuration and with the tokenizer."""
         parts = self.image_digest, self._tokenizer_digest
         return hashing.hash_values("hf text 1", *parts, *self.text_rules)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the special ones."""
         return tokenizers.count_hf(self.tokenizer, self._cleaned(texts))
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
-        """Unit-length image embeddings, `[images, dims]`."""
         features: Any = self.model.get_image_features
         images = placed(self.model, images)
         return F.normalize(_vectors(features(pixel_values=images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        """Unit-length text embeddings, `[texts, dims]`, without a prompt template."""
         features: Any = self.model.to(device).get_text_features
         return in_batches(lambda some: _vectors(features(**self._tokens(some, device))), texts)
 
     def _tokens(self, texts: list[str], device: str) -> Mapping[str, Tensor]:
         # Always padded to the context: SigLIP was trained so, and to CLIP it makes no difference.
         found: Any = self.tokenizer(
-            self._cleaned(texts), padding="max_length", truncation=True,
-            max_length=self.context_length, return_tensors="pt",
-        )  # fmt: skip
+            self._cleaned(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )
         if NO_MASK in self.text_rules:
             found.pop("attention_mask", None)
         moved: Mapping[str, Tensor] = found.to(device)
@@ -116,23 +109,22 @@ class HFImageText:
 def hf(
     model: str, cache: str | None = None, templates: Any = "none", long_texts: str = "report"
 ) -> PromptEncoder:
-    """Any image-text model of transformers, from a local folder or the hub.
+    """Return an image-text model of transformers, from a local folder or the hub.
 
-    The model's own image processor and tokenizer are used. Code that comes with a model is never
+    It uses the model's image processor and tokenizer. Code that comes with a model is never
     run, and pickled weights are opened with `weights_only`.
 
     Args:
-        model: a folder as `save_pretrained` writes it, or a name on the hub, such as
+        model: a folder written by `save_pretrained`, or a name on the hub, such as
             `openai/clip-vit-base-patch16`.
-        cache: folder of downloaded weights; the hub's own by default.
-        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
-            with `{}`.
-        long_texts: of texts beyond the context: `report` or `error`.
+        cache: folder of downloaded weights; the hub's by default.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or texts with `{}`.
+        long_texts: `report` or `error`, for texts beyond the context length.
 
     Raises:
-        MissingResource: no such folder; or neither in the hub's cache nor to be downloaded.
-        DissectError: not an image-text model, weights that don't fit, an image processor whose
-            images differ in size, or wrong templates.
+        MissingResource: no such folder; or neither in the hub's cache nor downloadable.
+        DissectError: not an image-text model, weights that do not fit, an image processor with
+            images of different sizes, or wrong templates.
     """
     prompting = checked(templates, long_texts)
     place = Path(model).expanduser()
@@ -143,9 +135,13 @@ def hf(
     _check(processor, tokenizer, model)
     name = place.name if place.is_dir() else model
     encoder = HFImageText(
-        f"hf/{name}", network, ImageProcessor(processor), tokenizer, _context(network, tokenizer),
+        f"hf/{name}",
+        network,
+        ImageProcessor(processor),
+        tokenizer,
+        _context(network, tokenizer),
         text_rules=_text_rules(network, tokenizer),
-    )  # fmt: skip
+    )
     return PromptEncoder(encoder, *prompting)
 
 
@@ -153,9 +149,12 @@ def _network(source: str, cache: str | None) -> nn.Module:
     from transformers import AutoModel
 
     model, info = AutoModel.from_pretrained(
-        source, cache_dir=cache, trust_remote_code=False, output_loading_info=True,
+        source,
+        cache_dir=cache,
+        trust_remote_code=False,
+        output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, by name
-    )  # fmt: skip
+    )
     if not all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text")):
         raise DissectError(
             f"{source} is a {type(model).__name__}, which has no features of both images and texts"
@@ -237,7 +236,7 @@ def _text_rules(network: Any, tokenizer: Any) -> tuple[str, ...]:
 
 
 def _vectors(output: Any) -> Tensor:
-    """The features; transformers 5 wraps them together with what they were made from."""
+    """Return the features, which transformers 5 wraps in an output object."""
     found: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return found
 

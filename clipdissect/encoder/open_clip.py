@@ -48,32 +48,26 @@ class OpenClip:
 
     @property
     def image_digest(self) -> str:
-        """Changes with the model's weights and code."""
         return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
-        """Changes with the model's weights and code and with the tokenizer."""
         return hashing.hash_values("open_clip text 2", self.image_digest, self._tokenizer_digest)
 
     @property
     def context_length(self) -> int:
-        """Tokens that the text network takes."""
         return int(self.tokenizer.context_length)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the special ones."""
         return tokenizers.count(self.tokenizer, texts)
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
-        """Unit-length image embeddings, `[images, dims]`."""
         encode: Any = self.model.encode_image
         return F.normalize(encode(placed(self.model, images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        """Unit-length text embeddings, `[texts, dims]`, without a prompt template, as the paper."""
         model: Any = self.model.to(device)
         return in_batches(lambda some: model.encode_text(self.tokenizer(some).to(device)), texts)
 
@@ -83,30 +77,32 @@ class OpenClip:
 
 
 def open_clip(
-    model: str = "ViT-B-16-quickgelu", pretrained: str | None = "openai",
-    checkpoint: str | None = None, cache: str | None = None, templates: Any = "none",
+    model: str = "ViT-B-16-quickgelu",
+    pretrained: str | None = "openai",
+    checkpoint: str | None = None,
+    cache: str | None = None,
+    templates: Any = "none",
     long_texts: str = "report",
-) -> PromptEncoder:  # fmt: skip
-    """Any open_clip model.
+) -> PromptEncoder:
+    """Return a model of open_clip.
 
-    A tag says more than where to download: what preprocessing and activation function the weights
-    were trained with. A file says neither: give the tag too where one describes it.
+    A tag determines the preprocessing and activation function the weights were trained with; a file
+    does not: give the tag as well where one describes it.
 
     Args:
         model: such as `ViT-B-16-quickgelu`, `local-dir:<folder>`, or `hf-hub:<repository>`.
-        pretrained: the weights' tag; or a local checkpoint file that no tag describes; or `random`
-            (seed 0, noted), for timing. Ignored with `local-dir:` and `hf-hub:`.
-        checkpoint: a local file instead of the download, or a folder with it. Where the folder has
-            a `tokenizer.json` and the model uses one of the hub's tokenizers, it is used.
-        cache: folder of downloaded weights; the hub's own by default.
-        templates: prompt templates: `none`, `openai`, `imagenet_short`, or a list of texts
-            with `{}`.
-        long_texts: of texts beyond the context: `report` or `error`.
+        pretrained: the weights' tag; a local checkpoint that no tag describes; or `random` (seed 0,
+            noted), for timing. Ignored with `local-dir:` and `hf-hub:`.
+        checkpoint: a local file or folder instead of the download. A `tokenizer.json` in the folder
+            is used if the model needs one of the hub's tokenizers.
+        cache: folder of downloaded weights; the hub's by default.
+        templates: prompt templates: `none`, `openai`, `imagenet_short`, or texts with `{}`.
+        long_texts: `report` or `error`, for texts beyond the context length.
 
     Raises:
-        MissingResource: the weights or the tokenizer are neither local nor to be downloaded.
-        DissectError: unknown model or tag, weights made for another activation function, a
-            checkpoint that doesn't fit, or wrong templates.
+        MissingResource: the weights or the tokenizer are neither local nor downloadable.
+        DissectError: unknown model or tag, weights with another activation function, a checkpoint
+            that does not fit, or wrong templates.
     """
     prompting = checked(templates, long_texts)
     if pretrained == RANDOM and checkpoint is None:
@@ -116,14 +112,16 @@ def open_clip(
     network, preprocess = _build(chosen, cache)
     weights.load(network, path, chosen.model)
     encoder = OpenClip(
-        chosen.name, network.eval(), preprocess, _tokenizer(chosen, path.parent, cache),
+        chosen.name,
+        network.eval(),
+        preprocess,
+        _tokenizer(chosen, path.parent, cache),
         chosen.notes,
-    )  # fmt: skip
+    )
     return PromptEncoder(encoder, *prompting)
 
 
 def _random(model: str, cache: str | None) -> OpenClip:
-    """The network as open_clip initialises it."""
     weights.check_names(model, None)
     source = _Source(model, RANDOM, None)
     with torch.random.fork_rng(devices=[]):
@@ -135,7 +133,7 @@ def _random(model: str, cache: str | None) -> OpenClip:
 
 @dataclass(frozen=True)
 class _Source:
-    """What to build: the model's name, its weights' tag where they have one, a local path."""
+    """A model's name, the tag of its weights if they have one, and a local path."""
 
     model: str
     tag: str | None
@@ -208,9 +206,12 @@ def _build(source: _Source, cache: str | None) -> tuple[nn.Module, Transform]:
     try:
         with hub.asked_once(), _quiet():
             network, _, preprocess = library.create_model_and_transforms(
-                source.model, load_weights=False, pretrained_text=False, cache_dir=cache,
+                source.model,
+                load_weights=False,
+                pretrained_text=False,
+                cache_dir=cache,
                 **{f"image_{name}": value for name, value in settings.items()},
-            )  # fmt: skip
+            )
     except Exception as error:  # open_clip and timm raise anything
         reason = " ".join(str(error).split())[:300]
         if isinstance(error, OSError):  # transformers, of a text network's configuration
@@ -234,10 +235,12 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
             name = config.get("hf_tokenizer_name")
             if name and (folder / "tokenizer.json").is_file():
                 found = HFTokenizer(
-                    str(folder), config.get("context_length", 77), cache_dir=cache,
+                    str(folder),
+                    config.get("context_length", 77),
+                    cache_dir=cache,
                     tokenizer_mode=config.get("tokenizer_mode"),
                     **config.get("tokenizer_kwargs", {}),
-                )  # fmt: skip
+                )
             else:
                 found = library.get_tokenizer(source.model, cache_dir=cache)
     except Exception as error:  # as above

@@ -16,23 +16,27 @@ from clipdissect.models import checkpoints, hub
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 # Names that open_clip and the hub give, best first.
 _FILES = (
-    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors",
-    "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth", "pytorch_model.bin",
-)  # fmt: skip
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "pytorch_model.bin",
+)
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # Values that OpenAI keeps among the tensors of its archives.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def check_names(model: str, tag: str | None) -> None:
-    """Both names are known, and the weights were trained with the network's activation function.
+    """Check both names, and that the weights were trained with the network's activation function.
 
     Args:
-        model: one of open_clip's, without a prefix.
-        tag: of its weights; None: not one of open_clip's.
+        model: a name of open_clip, without a prefix.
+        tag: of its weights; None for weights without a tag.
 
     Raises:
-        DissectError: otherwise; says what to use.
+        DissectError: a check fails; says what to use.
     """
     import open_clip as library
 
@@ -53,14 +57,14 @@ def check_names(model: str, tag: str | None) -> None:
 
 
 def is_quick(model: str) -> bool:
-    """Whether the network has OpenAI's QuickGELU rather than GELU."""
+    """Return whether the network has OpenAI's QuickGELU rather than GELU."""
     import open_clip as library
 
     return bool((library.get_model_config(model) or {}).get("quick_gelu", False))
 
 
 def other_activation(model: str) -> str | None:
-    """The same network with the other activation function, where open_clip has it."""
+    """Return the name of the network with the other activation function, if any."""
     import open_clip as library
 
     plain = model.removesuffix("-quickgelu")
@@ -69,9 +73,7 @@ def other_activation(model: str) -> str | None:
 
 
 def preprocessing(model: str, tag: str | None) -> dict[str, Any]:
-    """The image preprocessing that a tag's weights were trained with.
-
-    Without a tag, it is the one that all of the model's tags share.
+    """Return the image preprocessing of a tag's weights; without a tag, that of all tags.
 
     Raises:
         DissectError: there is no tag, and the model's tags differ.
@@ -94,10 +96,10 @@ def preprocessing(model: str, tag: str | None) -> dict[str, Any]:
 
 
 def in_folder(folder: Path) -> Path:
-    """The weights in a folder.
+    """Return the weights file in a folder.
 
     Raises:
-        DissectError: there are none, or several of which none has a usual name.
+        DissectError: none, or several without a usual name.
     """
     for name in _FILES:
         if (folder / name).is_file():
@@ -112,7 +114,7 @@ def in_folder(folder: Path) -> Path:
 
 
 def download(model: str, tag: str | None, cache: str | None) -> Path:
-    """Weights of a tag, or of `hf-hub:<repository>`, from the hub's cache or the hub.
+    """Return the weights of a tag, or of `hf-hub:<repository>`, from the hub or its cache.
 
     Raises:
         MissingResource: they are in neither.
@@ -141,20 +143,15 @@ def download(model: str, tag: str | None, cache: str | None) -> Path:
 
 
 def load(network: nn.Module, path: Path, model: str) -> None:
-    """Load a checkpoint into one of open_clip's networks, all of it; nothing in it is executed.
+    """Load a whole checkpoint into a network of open_clip; nothing in it is executed.
 
-    Reads safetensors, checkpoints that torch opens with `weights_only`, and OpenAI's original
-    TorchScript archives (through torch's own reader, without Python's pickle) or their state dicts.
-
-    Args:
-        network: what `open_clip.create_model` made.
-        path: the file.
-        model: the network's name.
+    Reads safetensors, files that torch opens with `weights_only`, and OpenAI's original TorchScript
+    archives (through torch's reader, without Python's pickle) or their state dicts.
 
     Raises:
         MissingResource: no such file.
-        DissectError: it can't be read safely, its tensors aren't the network's, or it was trained
-            with another activation function, image size or text length.
+        DissectError: it is unsafe, its tensors do not fit, or it was trained with another
+            activation function, image size or context length.
     """
     checkpoints.check_file(path)
     if _is_archive(path):
@@ -216,7 +213,7 @@ def _openai(path: Path, model: str) -> dict[str, Tensor]:
 
 
 def _without_extras(state: dict[str, Tensor], path: Path, model: str) -> dict[str, Tensor]:
-    """The network's tensors of a state dict in OpenAI's layout, which always has QuickGELU."""
+    """Return the network's tensors of an OpenAI state dict, which always has QuickGELU."""
     if not is_quick(model):
         other = other_activation(model)
         raise DissectError(

@@ -12,13 +12,7 @@ from clipdissect.utils.paths import cache_dir
 
 
 class Preset(NamedTuple):
-    """An encoder of open_clip's registry.
-
-    Args:
-        model: open_clip's name, with the activation function that the weights were trained with.
-        tag: open_clip's name of the weights.
-        about: what it is, for people.
-    """
+    """A model of open_clip, with its activation function, and the tag of its weights."""
 
     model: str
     tag: str
@@ -64,30 +58,17 @@ PRESETS: dict[str, Preset] = {
     "dfn_h14": Preset("ViT-H-14-quickgelu", "dfn5b", "Apple's DFN CLIP ViT-H/14."),
 }
 
-_DETAILS = """
-
-    Args:
-        checkpoint: a local file instead of the download, or a folder with it (and with a
-            `tokenizer.json`, where the model uses one of the hub's tokenizers).
-        cache: folder of downloaded weights; the hub's own by default.
-        templates: prompt templates: `none` (the paper's), `openai`, `imagenet_short`, or a list
-            of texts with `{}`.
-        long_texts: of texts beyond the context: `report` or `error`.
-
-    Raises:
-        MissingResource: the weights or the tokenizer are neither local nor to be downloaded.
-        DissectError: a checkpoint that doesn't fit, or wrong templates.
-    """
-
 
 def preset(name: str) -> Callable[..., PromptEncoder]:
-    """The function that builds an encoder of the table; it is an option of that name."""
+    """Return the function that builds an encoder of `PRESETS`."""
     model, tag, about = PRESETS[name]
 
     def build(
-        checkpoint: str | None = None, cache: str | None = None, templates: Any = "none",
+        checkpoint: str | None = None,
+        cache: str | None = None,
+        templates: Any = "none",
         long_texts: str = "report",
-    ) -> PromptEncoder:  # fmt: skip
+    ) -> PromptEncoder:
         fetched = cache_dir() / "encoders" / name
         own = checkpoint or (str(fetched) if fetched.is_dir() else None)
         try:
@@ -96,10 +77,11 @@ def preset(name: str) -> Callable[..., PromptEncoder]:
             if own or tag != "openai":  # only OpenAI's can be fetched
                 raise
             raise MissingResource(
-                error.what, [str(fetched), *error.looked],
+                error.what,
+                [str(fetched), *error.looked],
                 f"clipdissect fetch {name}; {error.remedy}",
-            ) from error  # fmt: skip
+            ) from error
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = about + _DETAILS
+    build.__doc__ = f"{about} See `open_clip` for the arguments and errors."
     return build

@@ -29,13 +29,7 @@ SPECIAL = 4
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """An encoder whose texts go through prompt templates, and whose long texts are reported.
-
-    Args:
-        encoder: embeds the prompts.
-        templates: texts with one `{}` each; with none, texts are embedded as they are.
-        long_texts: `report` or `error`.
-    """
+    """An encoder with prompt templates (texts with one `{}` each) and a policy for long texts."""
 
     encoder: CountingEncoder
     templates: tuple[str, ...] = ()
@@ -43,12 +37,10 @@ class PromptEncoder:
 
     @property
     def name(self) -> str:
-        """The encoder's."""
         return self.encoder.name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The encoder's, and that there are templates."""
         if not self.templates:
             return self.encoder.notes
         note = f"a concept's embedding is the mean over {len(self.templates)} prompt templates, "
@@ -56,17 +48,14 @@ class PromptEncoder:
 
     @property
     def preprocess(self) -> Transform:
-        """The encoder's."""
         return self.encoder.preprocess
 
     @property
     def image_digest(self) -> str:
-        """The encoder's."""
         return self.encoder.image_digest
 
     @property
     def text_digest(self) -> str:
-        """Changes with the encoder's and with the templates."""
         plain = self.encoder.text_digest
         return (
             hashing.hash_values("templates 1", plain, self.templates) if self.templates else plain
@@ -74,25 +63,17 @@ class PromptEncoder:
 
     @property
     def context_length(self) -> int:
-        """The encoder's."""
         return self.encoder.context_length
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text without a template."""
         return self.encoder.count_tokens(texts)
 
     def embed_images(
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
-        """Unit-length image embeddings, `[images, dims]`."""
         return self.encoder.embed_images(images)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        """Unit-length embeddings, `[texts, dims]`; with templates the normalised mean over them.
-
-        Raises:
-            DissectError: texts are too long, and `long_texts` is `error`.
-        """
         for note in self.text_notes(texts):
             log.warning(note)
         if not self.templates:
@@ -101,7 +82,7 @@ class PromptEncoder:
         return F.normalize(reduce(add, each), dim=-1)
 
     def text_notes(self, texts: Sequence[str]) -> tuple[str, ...]:
-        """What the reader of a result must know about these texts: which were cut.
+        """Return warnings to record with the result: which texts are truncated.
 
         Raises:
             DissectError: texts are too long, and `long_texts` is `error`.
@@ -119,7 +100,7 @@ class PromptEncoder:
         return (f"{what}; what is beyond was cut off (encoder.long_texts=error stops instead)",)
 
     def _cut(self, texts: Sequence[str]) -> list[tuple[str, int]]:
-        """The texts that are too long, with their tokens in the template that makes most."""
+        """Return truncated texts with their largest token count over the templates."""
         limit = self.encoder.context_length
         room = limit - SPECIAL - max(map(len, self.templates), default=0)
         if not all(_is_plain(template) for template in self.templates):
@@ -135,13 +116,12 @@ class PromptEncoder:
 
 
 def checked(templates: Any, long_texts: str) -> tuple[tuple[str, ...], str]:
-    """What `PromptEncoder` takes beside the encoder, before time is spent on loading one.
+    """Return the checked templates and `long_texts`, before time is spent on loading an encoder.
 
     Args:
         templates: `none` (the paper's), `openai` (CLIP's 80 for ImageNet), `imagenet_short`
             (CLIP's best 7), or a list of texts with one `{}` each.
-        long_texts: of texts beyond the context, `report` (cut, with a note and a warning) or
-            `error`.
+        long_texts: `report` (truncate, with a note and a warning) or `error`.
 
     Raises:
         DissectError: an unknown name, or a template without exactly one `{}`.

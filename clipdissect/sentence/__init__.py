@@ -21,7 +21,7 @@ __all__ = ["OPTIONS", "CachedSentenceEncoder", "SentenceEncoder", "build", "loca
 
 
 def build(name: str, **parameters: Any) -> SentenceEncoder:
-    """The sentence encoder of a name.
+    """Return the sentence encoder of that name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.

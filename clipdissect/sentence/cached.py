@@ -14,36 +14,27 @@ from clipdissect.models.sentence_transformers import SentenceEncoder
 
 @dataclass(frozen=True)
 class CachedSentenceEncoder:
-    """Another sentence encoder, whose embeddings are kept while the program runs.
-
-    Args:
-        encoder: what embeds a text that is new.
-    """
+    """A sentence encoder that caches embeddings in memory."""
 
     encoder: SentenceEncoder
     known: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The encoder's."""
         return self.encoder.name
 
     @property
     def digest(self) -> str:
-        """The encoder's."""
         return self.encoder.digest
 
     @property
     def context_length(self) -> int:
-        """The encoder's."""
         return self.encoder.context_length
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, by the encoder."""
         return self.encoder.count_tokens(texts)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
-        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new:
             self.known.update(zip(new, self.encoder.embed(new, device), strict=True))

@@ -18,44 +18,35 @@ if TYPE_CHECKING:  # encoders are built from sentence encoders
 
 @dataclass(frozen=True)
 class TextNetwork:
-    """An image-text encoder's texts.
-
-    Args:
-        name: what to call it; metrics carry it (`clip_vit_b16_cos`).
-        encoder: the encoder.
-    """
+    """The text network of an image-text encoder as a sentence encoder."""
 
     name: str
     encoder: PromptEncoder
 
     @cached_property
     def digest(self) -> str:
-        """Changes with the encoder's weights and tokenizer."""
         return self.encoder.text_digest
 
     @property
     def context_length(self) -> int:
-        """Tokens that the network takes."""
         return self.encoder.context_length
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the special ones."""
         return self.encoder.count_tokens(texts)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
-        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
         return self.encoder.embed_texts(texts, device)
 
 
 def clip_text(encoder: str = "clip_vit_b16", parameters: Any = None) -> TextNetwork:
-    """CLIP's text network, for the paper's "CLIP cos" (Sec. 4.2): ViT-B/16, no prompt template.
+    """Return CLIP's text network, for the paper's "CLIP cos" (Sec. 4.2): ViT-B/16, no template.
 
     Args:
         encoder: an encoder's name; metrics carry it.
-        parameters: a mapping of that encoder's parameters, such as `{checkpoint: /path}`.
+        parameters: that encoder's parameters, such as `{checkpoint: /path}`.
 
     Raises:
-        MissingResource: the encoder's weights are neither local nor to be downloaded.
+        MissingResource: the encoder's weights are neither local nor downloadable.
         DissectError: unknown encoder or parameter.
     """
     from clipdissect.encoder import build

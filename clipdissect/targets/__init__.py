@@ -6,30 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from clipdissect.targets.base import Target
-from clipdissect.targets.efficientnet import (
-    efficientnet_lite0,
-    efficientnet_lite1,
-    efficientnet_lite2,
-)
+from clipdissect.targets.efficientnet import PRESETS as EFFICIENTNETS
 from clipdissect.targets.own import checkpoint, hub_dir, module
 from clipdissect.targets.places import resnet18_places365
-from clipdissect.targets.programs import exported, torchscript
+from clipdissect.targets.programs import exported
 from clipdissect.targets.timm import timm
 from clipdissect.targets.torchvision import PRESETS, torchvision
 from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Target]] = {
     "checkpoint": checkpoint,
-    "efficientnet_lite0": efficientnet_lite0,
-    "efficientnet_lite1": efficientnet_lite1,
-    "efficientnet_lite2": efficientnet_lite2,
     "exported": exported,
     "hub_dir": hub_dir,
     "module": module,
     "resnet18_places365": resnet18_places365,
     "timm": timm,
-    "torchscript": torchscript,
     "torchvision": torchvision,
+    **EFFICIENTNETS,
     **PRESETS,
 }
 
@@ -37,7 +30,7 @@ __all__ = ["OPTIONS", "Target", "build"]
 
 
 def build(name: str, **parameters: Any) -> Target:
-    """The target of a name.
+    """Return the target of that name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.

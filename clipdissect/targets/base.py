@@ -16,23 +16,20 @@ from clipdissect.utils.hashing import Transform
 
 @dataclass(frozen=True)
 class Target:
-    """`f`, its preprocessing, its default layers and, where known, its classes.
+    """A network to dissect, with its preprocessing, default layers and class names.
 
     Args:
-        name: what to call it in results.
-        model: the network; `DataParallel`, `torch.compile` and the like are taken off.
+        model: the network; `DataParallel`, `torch.compile` and similar wrappers are removed.
         preprocess: PIL image to the network's input `[channels, h, w]`.
-        layers: modules dissected by default, by dotted name; patterns are expanded, see
-            `clipdissect.models.layer_patterns.expand`.
+        layers: modules dissected by default; patterns are expanded (`layer_patterns.expand`).
         class_layer: the layer whose units are classes, if any.
-        class_names: the classes' names, in unit order.
-        notes: what a reader of the results must know about it.
-        weights: which they are: their name, `random`, or `sha256:...` of their file; None where
-            it isn't known.
+        class_names: in unit order.
+        notes: caveats to record with the results.
+        weights: their name, `random`, or `sha256:...` of their file; None if unknown.
 
     Raises:
-        DissectError: a pattern among the layers matches nothing, a TorchScript program, or lazy
-            modules without a shape.
+        DissectError: a layer pattern without a match, a TorchScript program, or lazy modules
+            without a shape.
     """
 
     name: str
@@ -48,8 +45,8 @@ class Target:
         model = unwrap(self.model)
         if isinstance(model, torch.jit.ScriptModule):
             raise DissectError(
-                "torch puts no hooks into TorchScript programs: save it to a file and use "
-                "target=torchscript (target.build('torchscript', path=...))"
+                "TorchScript programs are not supported: export with torch.export "
+                "(target=exported), or pass the original module"
             )
         check_initialised(model)
         layers = [plain_name(layer, model) for layer in self.layers]
@@ -60,5 +57,5 @@ class Target:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """JSON-able, for manifests: name, layers and weights."""
+        """Return name, layers and weights for manifests, JSON-able."""
         return {"name": self.name, "layers": list(self.layers), "weights": self.weights}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import nn
@@ -41,51 +42,12 @@ SOURCES = {
 LAYERS = ("blocks.1", "blocks.3", "blocks.5", "bn2", "classifier")
 
 
-def efficientnet_lite0(layers: list[str] | None = None) -> Target:
-    """EfficientNet-Lite0, 224 pixels, 1000 ImageNet classes; needs the extra `offline`.
-
-    Args:
-        layers: modules to dissect instead of `LAYERS`.
-
-    Raises:
-        MissingResource: the package with the weights isn't installed.
-        DissectError: the weights' digest differs.
-    """
-    return _target("efficientnet_lite0", layers)
-
-
-def efficientnet_lite1(layers: list[str] | None = None) -> Target:
-    """EfficientNet-Lite1, 240 pixels, 1000 ImageNet classes; needs the extra `offline`.
-
-    Args:
-        layers: modules to dissect instead of `LAYERS`.
-
-    Raises:
-        MissingResource: the package with the weights isn't installed.
-        DissectError: the weights' digest differs.
-    """
-    return _target("efficientnet_lite1", layers)
-
-
-def efficientnet_lite2(layers: list[str] | None = None) -> Target:
-    """EfficientNet-Lite2, 260 pixels, 1000 ImageNet classes; needs the extra `offline`.
-
-    Args:
-        layers: modules to dissect instead of `LAYERS`.
-
-    Raises:
-        MissingResource: the package with the weights isn't installed.
-        DissectError: the weights' digest differs.
-    """
-    return _target("efficientnet_lite2", layers)
-
-
 def build_model(name: str) -> tuple[nn.Module, Transform]:
-    """The network of a key of `SOURCES` with its weights, in evaluation mode, and its transform.
+    """Return a network of `SOURCES` in evaluation mode, and its transform.
 
     Raises:
-        MissingResource: the package with the weights isn't installed.
-        DissectError: unknown name, or the weights' digest differs.
+        MissingResource: the package with the weights is not installed.
+        DissectError: unknown name, or wrong digest of the weights.
     """
     import timm
     from timm.data import create_transform, resolve_model_data_config
@@ -100,8 +62,16 @@ def build_model(name: str) -> tuple[nn.Module, Transform]:
     return model.eval(), transform
 
 
-def _target(name: str, layers: list[str] | None) -> Target:
-    model, transform = build_model(name)
-    chosen, weights_are = tuple(layers or LAYERS), f"sha256:{SOURCES[name].sha256}"
-    return Target(name, model, transform, chosen, "classifier", imagenet_names(),
-                  weights=weights_are)  # fmt: skip
+def _preset(name: str) -> Callable[..., Target]:
+    def build(layers: list[str] | None = None) -> Target:
+        model, transform = build_model(name)
+        chosen, weights = tuple(layers or LAYERS), f"sha256:{SOURCES[name].sha256}"
+        names = imagenet_names()
+        return Target(name, model, transform, chosen, "classifier", names, weights=weights)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"Return {name} with ImageNet weights; needs the extra `offline`."
+    return build
+
+
+PRESETS = {name: _preset(name) for name in SOURCES}

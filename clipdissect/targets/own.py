@@ -19,7 +19,7 @@ from clipdissect.utils import hashing, import_path
 
 
 class Given(NamedTuple):
-    """The options that all networks of one's own have; see `module` for what they mean."""
+    """The options common to all networks of users; see `module`."""
 
     layers: list[str] | None
     preprocess: dict[str, Any] | None
@@ -37,21 +37,21 @@ def module(
     classes: str | None = None,
     class_layer: str | None = None,
 ) -> Target:
-    """What a function of one's own code builds: `target.factory=mymodule:build`.
+    """Return what a function of the user's code builds: `target.factory=mymodule:build`.
 
     Args:
         factory: import path of a function or class; the current folder is importable. It returns
             a network, `(network, transform)`, or a `Target`.
-        arguments: of the factory, a dict by name.
+        arguments: keyword arguments of the factory.
         layers: modules to dissect, by name or pattern.
         preprocess: arguments of `preprocess.image_transform` (`image_size`, `resize`, `mean`,
-            `std`, `interpolation`), for a network that doesn't bring its transform.
+            `std`, `interpolation`), for a network without its own transform.
         transform: instead, the import path of a function from a PIL image to the input.
-        classes: names of the classes: a file with one a line, or `imagenet`.
-        class_layer: the layer whose units the classes are; by default the last linear one.
+        classes: class names: a text file, one per line, or `imagenet`.
+        class_layer: the layer whose units are the classes; by default the last linear one.
 
     Raises:
-        DissectError: the factory can't be imported, raises, or returns something else.
+        DissectError: the factory cannot be imported, raises, or returns something else.
     """
     built = import_path.call(factory, arguments, "target.factory")
     given = Given(layers, preprocess, transform, classes, class_layer)
@@ -79,15 +79,15 @@ def checkpoint(
     classes: str | None = None,
     class_layer: str | None = None,
 ) -> Target:
-    """An architecture by import path with the tensors of a file; every one must fit.
+    """Return an architecture, by import path, with the tensors of a file; all must fit.
 
     Args:
         factory: import path of a function or class that returns the network, such as
             `torchvision.models:resnet18`.
-        checkpoint: a state dict: safetensors, or what `torch.save` wrote, loaded without running
-            anything; wrappers such as `state_dict` and `module.` are taken off.
-        arguments: of the factory, a dict by name.
-        layers, preprocess, transform, classes, class_layer: as of `module`.
+        checkpoint: a state dict: safetensors, or a `torch.save` file, loaded without running code;
+            wrappers such as `state_dict` and `module.` are removed.
+        arguments: keyword arguments of the factory.
+        layers, preprocess, transform, classes, class_layer: see `module`.
 
     Raises:
         MissingResource: no such file.
@@ -118,13 +118,13 @@ def hub_dir(
     classes: str | None = None,
     class_layer: str | None = None,
 ) -> Target:
-    """An entry point of a local folder with a `hubconf.py`, as of `torch.hub`; runs its code.
+    """Return an entry point of a local folder with a `hubconf.py` (`torch.hub`); runs its code.
 
     Args:
-        folder: the folder; nothing is downloaded by us.
+        folder: the folder; nothing is downloaded.
         entry: the function in `hubconf.py`.
-        arguments: of the function, a dict by name.
-        layers, preprocess, transform, classes, class_layer: as of `module`.
+        arguments: keyword arguments of the function.
+        layers, preprocess, transform, classes, class_layer: see `module`.
 
     Raises:
         MissingResource: the folder has no `hubconf.py`.
@@ -151,20 +151,17 @@ def hub_dir(
 
 
 def finish(
-    name: str, model: nn.Module, given: Given, brought: Target | None = None,
+    name: str,
+    model: nn.Module,
+    given: Given,
+    brought: Target | None = None,
     weights: str | None = None,
-) -> Target:  # fmt: skip
-    """A target of a network and the options; what isn't given is as in `brought`.
-
-    Args:
-        name: what to call it.
-        model: the network.
-        given: the options.
-        brought: what the network's code says of it.
-        weights: which they are, or where they come from.
+) -> Target:
+    """Return a target of a network and the options; `brought` is what its code provides.
 
     Raises:
-        DissectError: a class layer that doesn't exist, or another number of class names than units.
+        DissectError: a class layer that does not exist, or as many class names as there are units
+            are not given.
     """
     model, own = unwrap(model), brought.preprocess if brought else None
     model.eval()  # not `model = model.eval()`: a train() of one's own may return nothing

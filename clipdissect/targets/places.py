@@ -22,20 +22,19 @@ def resnet18_places365(
     categories: str | None = None,
     layers: list[str] | None = None,
 ) -> Target:
-    """torchvision's ResNet-18 with the weights of the Places365 project (Zhou et al., 2017).
+    """Return torchvision's ResNet-18 with the weights of Places365 (Zhou et al., 2017).
 
-    The preprocessing is that project's: 256 x 256 pixels, middle 224, ImageNet mean and deviation.
+    Preprocessing as in that project: 256 x 256 pixels, center crop 224, ImageNet mean and std.
 
     Args:
-        checkpoint: `resnet18_places365.pth.tar`; by default found in the data places.
-        categories: `categories_places365.txt`; by default found in the data places. Without it
+        checkpoint: `resnet18_places365.pth.tar`; by default searched in the data folders.
+        categories: `categories_places365.txt`; by default searched in the data folders. Without it
             the classes have no names, which is noted.
         layers: modules to dissect instead of `conv1` and `layer1` to `layer4`.
 
     Raises:
         MissingResource: no checkpoint.
-        DissectError: a checkpoint that can't be read safely or doesn't fit, or another file than
-            Places365's categories.
+        DissectError: a checkpoint that is unsafe or does not fit, or a wrong file of categories.
     """
     from torchvision.models import resnet18
 

@@ -26,18 +26,18 @@ def image_transform(
     std: list[float] | tuple[float, ...] = IMAGENET_STD,
     interpolation: str = "bilinear",
 ) -> Transform:
-    """Resize, crop the middle, scale to 0..1, normalise.
+    """Return a transform: resize, center crop, scale to 0..1, normalise.
 
     Args:
-        image_size: of the input, in pixels: a square's side, or `[height, width]`.
-        resize: length of the shorter side before the crop, or `[height, width]` without keeping
-            the proportions; by default `image_size` / 0.875 (256 for 224), as for ImageNet.
-        mean: of each channel, in 0..1; one number makes the image grey, `[1, h, w]`.
-        std: likewise.
+        image_size: of the input, in pixels, or `[height, width]`.
+        resize: length of the shorter side before the crop, or `[height, width]`; by default
+            `image_size` / 0.875 (256 for 224), as for ImageNet.
+        mean: of each channel, in 0..1; a single number converts to grey, `[1, h, w]`.
+        std: of each channel.
         interpolation: one of `INTERPOLATIONS`.
 
     Raises:
-        DissectError: a value that makes no sense.
+        DissectError: a value out of range.
     """
     from torchvision import transforms
 
@@ -70,15 +70,15 @@ def image_transform(
 def choose(
     transform: str | None, preprocess: Mapping[str, Any] | None, own: Transform | None = None
 ) -> tuple[Transform, tuple[str, ...]]:
-    """The transform that a target's options ask for, and notes on it.
+    """Return the transform that a target's options ask for, and notes on it.
 
     Args:
-        transform: import path of a function from a PIL image to a tensor, or of such a transform.
-        preprocess: arguments of `image_transform`; those that are None aren't given.
-        own: what to use where neither is given.
+        transform: import path of a function from a PIL image to a tensor.
+        preprocess: arguments of `image_transform`; None values are ignored.
+        own: the default.
 
     Raises:
-        DissectError: both are given; an unknown key; from `importing.load` and `image_transform`.
+        DissectError: both are given, an unknown key, or from `import_path.load`.
     """
     given = {key: value for key, value in dict(preprocess or {}).items() if value is not None}
     for key in given:

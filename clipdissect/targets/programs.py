@@ -1,4 +1,4 @@
-"""Networks saved as programs: TorchScript and torch.export."""
+"""Networks saved by torch.export."""
 
 from __future__ import annotations
 
@@ -19,37 +19,6 @@ from clipdissect.targets.own import Given, finish
 from clipdissect.utils import hashing
 
 
-def torchscript(
-    path: str,
-    layers: list[str] | None = None,
-    preprocess: dict[str, Any] | None = None,
-    transform: str | None = None,
-    classes: str | None = None,
-    class_layer: str | None = None,
-) -> Target:
-    """A TorchScript program, traced or scripted, of `torch.jit.save`.
-
-    Layers are the modules that return one tensor; those that tracing dropped (identities) and those
-    in loops can't be had.
-
-    Args:
-        path: the file.
-        layers, preprocess, transform, classes, class_layer: as of `own.module`.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: not a TorchScript program.
-    """
-    from clipdissect.targets.script import Program
-
-    file = _existing(path)
-    with _quiet(), _loading(file, "a TorchScript program (of torch.jit.save)"):
-        load: Any = torch.jit.load
-        program = Program(load(str(file), map_location="cpu"))
-    options = Given(layers, preprocess, transform, classes, class_layer)
-    return finish(file.name, program, options, weights=f"sha256:{hashing.hash_file(file)}")
-
-
 def exported(
     path: str,
     layers: list[str] | None = None,
@@ -58,15 +27,15 @@ def exported(
     classes: str | None = None,
     class_layer: str | None = None,
 ) -> Target:
-    """A program of `torch.export.save` (.pt2), its modules told apart again.
+    """Return a program of `torch.export.save` (.pt2), unflattened into its modules.
 
     Args:
         path: the file.
-        layers, preprocess, transform, classes, class_layer: as of `own.module`.
+        layers, preprocess, transform, classes, class_layer: see `own.module`.
 
     Raises:
         MissingResource: no such file.
-        DissectError: not such a program, or one for several images at once and no other number.
+        DissectError: not such a program, or one with a fixed batch size above 1.
     """
     file = _existing(path)
     with _quiet(), _loading(file, "a program of torch.export.save"):
@@ -101,7 +70,7 @@ def _loading(file: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # torch warns that TorchScript is old, and of operators that it registers twice.
+    # torch warns of operators that it registers twice.
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -114,7 +83,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _batch_of(program: Any) -> int | None:
-    """How many images at once an exported program takes, or None for any number."""
+    """Return the batch size an exported program requires, or None for any."""
     inputs = program.graph_signature.user_inputs
     node = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs)
     size = node.meta["val"].shape[0]

@@ -25,22 +25,21 @@ def timm(
     classes: str | None = None,
     layers: list[str] | None = None,
 ) -> Target:
-    """A network of timm by name, with the preprocessing that its configuration asks for.
+    """Return a network of timm, with the preprocessing of its configuration.
 
     Args:
         model: such as `convnext_tiny`, with a tag where there are several trainings
             (`convnext_tiny.in12k_ft_in1k`), or `hf-hub:...` or `local-dir:...`.
         weights: `pretrained` (from the hub), or `random` (seed 0, noted), for trials.
-        checkpoint: a local file with the state dict instead. Where its last layer has another
-            number of classes, the network is built with as many.
-        arguments: more of `timm.create_model`, a dict, such as `{"img_size": 256}`.
-        classes: names of the classes: a file with one a line, or `imagenet`; by default ImageNet's
+        checkpoint: a local state dict instead; the number of classes follows its last layer.
+        arguments: further arguments of `timm.create_model`, such as `{"img_size": 256}`.
+        classes: class names: a text file, one per line, or `imagenet`; by default ImageNet's
             where the network has its 1000 classes.
         layers: modules to dissect instead of the stages or blocks that timm lists as features.
 
     Raises:
-        MissingResource: the weights are neither cached nor to be downloaded.
-        DissectError: unknown model, tag or weights, or a checkpoint that doesn't fit.
+        MissingResource: the weights are neither cached nor downloadable.
+        DissectError: unknown model, tag or weights, or a checkpoint that does not fit.
     """
     import timm as library
     from timm.data import create_transform, resolve_model_data_config
@@ -61,8 +60,14 @@ def timm(
     transform = create_transform(
         **resolve_model_data_config(network, args=_input_size(extra)), is_training=False
     )
-    found = Target(model, network, transform, tuple(layers or default_layers(network)),
-                   last if names else None, names)  # fmt: skip
+    found = Target(
+        model,
+        network,
+        transform,
+        tuple(layers or default_layers(network)),
+        last if names else None,
+        names,
+    )
     if checkpoint:
         return replace(found, weights=f"sha256:{hashing.hash_file(Path(checkpoint).expanduser())}")
     if weights == checkpoints.RANDOM:
@@ -71,7 +76,6 @@ def timm(
 
 
 def _name_of_pretrained(model: str, network: nn.Module) -> str:
-    """timm's name of pretrained weights: architecture and tag, or the hub's name."""
     config: Any = getattr(network, "pretrained_cfg", {})
     if config.get("hf_hub_id") and ":" in model:
         return str(config["hf_hub_id"])
@@ -79,7 +83,7 @@ def _name_of_pretrained(model: str, network: nn.Module) -> str:
 
 
 def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """What timm calls a network's features: stages of a CNN, blocks of a transformer."""
+    """Return timm's feature modules: stages of a CNN, blocks of a transformer."""
     info: Any = getattr(model, "feature_info", None) or ()
     listed = [entry["module"] for entry in info if isinstance(entry, dict) and "module" in entry]
     names = {name for name, _ in model.named_modules()}
@@ -87,7 +91,7 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
 
 
 def _input_size(extra: dict[str, Any]) -> dict[str, Any]:
-    """timm's word for the size that a network is built for, where it isn't its configuration's."""
+    """Return timm's keyword for an input size other than the configuration's."""
     size = extra.get("img_size")
     if size is None:
         return {}
@@ -98,7 +102,7 @@ def _input_size(extra: dict[str, Any]) -> dict[str, Any]:
 def _classes(
     model: nn.Module, classes: str | None, is_own: bool
 ) -> tuple[tuple[str, ...], str | None]:
-    """The class names, and the layer whose units the classes are."""
+    """Return the class names, and the layer whose units are the classes."""
     from timm.data import infer_imagenet_subset
 
     config: Any = getattr(model, "pretrained_cfg", {})

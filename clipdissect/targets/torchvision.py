@@ -35,8 +35,18 @@ DEFAULT_LAYERS: dict[str, tuple[str, ...]] = {
     "vgg": ("all_convs",),
     "alexnet": ("all_convs",),
 }
-NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vit_b_16", "vit_b_32",
-         "vit_l_32", "convnext_tiny", "swin_t")  # fmt: skip
+NAMES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "vit_b_16",
+    "vit_b_32",
+    "vit_l_32",
+    "convnext_tiny",
+    "swin_t",
+)
 
 
 def torchvision(
@@ -46,22 +56,20 @@ def torchvision(
     classes: str | None = None,
     layers: list[str] | None = None,
 ) -> Target:
-    """A network of `torchvision.models` by name.
-
-    The weights' own transform is the preprocessing, also with a local checkpoint.
+    """Return a network of `torchvision.models`; the preprocessing is that of its weights.
 
     Args:
         model: such as `resnet50`.
         weights: which of the model's weights; the paper's ResNet-50 is `IMAGENET1K_V1`. `random`
-            gives random ones (seed 0, noted), for trials.
-        checkpoint: a local file with the state dict instead of the download. Where its last layer
-            has another number of classes, the network is built with as many.
-        classes: names of the classes: a file with one a line; ImageNet's by default.
+            (seed 0, noted) is for trials.
+        checkpoint: a local state dict instead of the download; the number of classes follows its
+            last layer.
+        classes: class names: a text file, one per line; ImageNet's by default.
         layers: modules to dissect instead of those of `DEFAULT_LAYERS`.
 
     Raises:
-        MissingResource: the weights are neither cached nor to be downloaded.
-        DissectError: unknown model or weights, or a checkpoint that doesn't fit.
+        MissingResource: the weights are neither cached nor downloadable.
+        DissectError: unknown model or weights, or a checkpoint that does not fit.
     """
     from torchvision import models
 
@@ -100,12 +108,12 @@ PRESETS = {name: _preset(name) for name in NAMES}
 
 
 def default_layers(model: str) -> tuple[str, ...]:
-    """The layers, or patterns of them, that are dissected by default; none where none are known."""
+    """Return the layers or patterns dissected by default, or none."""
     return next((names for start, names in DEFAULT_LAYERS.items() if model.startswith(start)), ())
 
 
 def class_layer(model: nn.Module) -> str | None:
-    """The last linear layer, whose units are a classifier's classes."""
+    """Return the last linear layer, whose units are a classifier's classes."""
     linear = [name for name, module in model.named_modules() if kind_of(module) == "Linear"]
     return linear[-1] if linear else None
 
@@ -132,13 +140,13 @@ def _target(
 
 
 def _named(checkpoint: Path, weights: Any) -> str:
-    """The name of torchvision's weights, in whose file names the digest is, or the file's own."""
+    """Return the weights' name if the file has the digest in torchvision's name, else a digest."""
     digits = Path(weights.url).stem.rpartition("-")[2]
     return checkpoints.of_file(checkpoint, f"sha256:{digits}", weights.name)
 
 
 def _weights(available: Any, model: str, name: str) -> Any:
-    """A member of a model's weights; of random weights, that whose transform they shall have."""
+    """Return a member of a model's weights; for random weights, the one whose transform to use."""
     members = available.__members__
     if name == checkpoints.RANDOM:
         return members.get("IMAGENET1K_V1", available.DEFAULT)
@@ -150,7 +158,7 @@ def _weights(available: Any, model: str, name: str) -> Any:
 def _with_state(
     model: str, extra: dict[str, Any], state: dict[str, Tensor], source: str
 ) -> nn.Module:
-    """The network with a state dict's tensors, and as many classes as that has."""
+    """Return the network with a state dict's tensors and number of classes."""
     from torchvision import models
 
     network: nn.Module = models.get_model(model, weights=None, **extra)
@@ -162,14 +170,13 @@ def _with_state(
 
 
 def _extra(model: str, weights: Any) -> dict[str, Any]:
-    """What torchvision's builders change with the weights, which are loaded apart from it here."""
+    """Return builder arguments that torchvision sets together with the weights."""
     if model in ("inception_v3", "googlenet"):
         return {"transform_input": True, "init_weights": False}
     return {"image_size": weights.meta["min_size"][0]} if model.startswith("vit_") else {}
 
 
 def _fetch(file: str) -> str:
-    """How to get a checkpoint of this name, where `clipdissect fetch` knows it."""
     name = next((item.name for item in ITEMS.values() if item.place == file), None)
     return f"clipdissect fetch {name}, " if name else ""
 

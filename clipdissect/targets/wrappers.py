@@ -43,7 +43,7 @@ def plain_name(layer: str, model: nn.Module) -> str:
 
 
 def check_initialised(model: nn.Module) -> None:
-    """Raise a DissectError where parameters of lazy modules have no shape yet."""
+    """Raise a DissectError if parameters of lazy modules have no shape yet."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
     if lazy:

@@ -34,7 +34,6 @@ OPTIONS = {
     "module": ["target.factory=some_net:build", "target.arguments={width: 5}", *OWN],
     "checkpoint": ["target.factory=some_net:build", "target.checkpoint=net.pth", *OWN],
     "hub_dir": ["target.folder=.", "target.entry=build", *OWN],
-    "torchscript": ["target.path=net.pt", *OWN],
     "exported": ["target.path=net.pt2", *OWN],
     "torchvision": ["target.model=squeezenet1_1", "target.weights=random",
                     "target.layers=['features.*']"],
@@ -65,7 +64,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(models.resnet18().state_dict(), folder / "resnet18.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(net), str(folder / "net.pt"))
         x = torch.rand(2, 3, 16, 16)
         shapes = ({0: torch.export.Dim("batch")},)
         torch.export.save(torch.export.export(net, (x,), dynamic_shapes=shapes), folder / "net.pt2")

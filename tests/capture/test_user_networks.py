@@ -300,7 +300,7 @@ def test_forward_that_takes_something_else(images: Path, kind: str) -> None:
 
 def test_wrapped_program_is_refused_as_a_plain_one() -> None:
     program = torch.jit.trace(ColourNet(), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(DissectError, match="target=torchscript"):
+    with pytest.raises(DissectError, match="TorchScript programs are not supported"):
         Target("net", nn.DataParallel(program), preprocess())
 
 
