@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.concepts.base import Concepts
-from clipdissect.concepts.joined import union
-from clipdissect.concepts.known import broden, cifar100, places365
+from clipdissect.concepts.class_names import broden, cifar100, places365
 from clipdissect.concepts.sources import (
     ef_3k,
     file,
@@ -22,6 +21,7 @@ from clipdissect.concepts.sources import (
     wordfreq_10k,
     wordfreq_20k,
 )
+from clipdissect.concepts.union import union
 from clipdissect.concepts.wordnet import wordnet_nouns
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils import registry

@@ -8,16 +8,16 @@ from typing import Any
 
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
-from clipdissect.probe.choices import not_empty
 from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
 from clipdissect.probe.dataset import dataset
 from clipdissect.probe.folder import folder
 from clipdissect.probe.hf import hf_datasets
 from clipdissect.probe.imagenet import imagenet_broden, imagenet_val
-from clipdissect.probe.joined import join, union
+from clipdissect.probe.options import not_empty
 from clipdissect.probe.photos import photos
 from clipdissect.probe.stamps import stamps
 from clipdissect.probe.synthetic import synthetic_broden
+from clipdissect.probe.unions import join, union
 from clipdissect.probe.webdataset import webdataset
 from clipdissect.utils import registry
 

@@ -14,8 +14,8 @@ from clipdissect.datasets.broden_labels import label_names
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
-from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.folder import of_files
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils.files import check_listable
 from clipdissect.utils.paths import BRODEN, data_places
 

@@ -44,7 +44,7 @@ def masks_of(
         root: the release.
         table: its `index.csv`, as texts.
         images: names of the images wanted, in order.
-        identity: `stat` or `content`, of the mask files; see `probe.choices.ProbeOptions`.
+        identity: `stat` or `content`, of the mask files; see `probe.options.ProbeOptions`.
 
     Raises:
         DissectError: the index or the label files contradict themselves.

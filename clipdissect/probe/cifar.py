@@ -16,7 +16,7 @@ from clipdissect.datasets.cifar import CIFAR10, CIFAR100, Layout
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import Picture
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions, not_empty
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils import hashing
 
 SHAPE = (3, 32, 32)

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import UnreadableImage, tag_of, upright_rgb
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.choices import ProbeOptions
+from clipdissect.probe.options import ProbeOptions
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import SUFFIXES, Picture, open_picture, orientation_of
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions, not_empty, one_of
-from clipdissect.probe.walk import walk
+from clipdissect.probe.image_files import walk
+from clipdissect.probe.options import ProbeOptions, not_empty, one_of
 from clipdissect.utils.files import check_listable
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from clipdissect.images.decode import (
     unreadable,
 )
 from clipdissect.probe.base import Labels, Probe, Renumbered
-from clipdissect.probe.choices import ProbeOptions, not_empty
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
 

@@ -12,11 +12,11 @@ from clipdissect.datasets.class_names import imagenet_names, synsets
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
-from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
-from clipdissect.probe.imagenet_truth import find_truth, read_truth
-from clipdissect.probe.joined import join
-from clipdissect.probe.walk import is_image
+from clipdissect.probe.image_files import is_image
+from clipdissect.probe.imagenet_ground_truth import find_truth, read_truth
+from clipdissect.probe.options import ProbeOptions, not_empty
+from clipdissect.probe.unions import join
 from clipdissect.utils.paths import IMAGENET, data_places
 
 log = logging.getLogger(__name__)

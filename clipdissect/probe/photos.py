@@ -12,7 +12,7 @@ from PIL import Image
 from clipdissect.errors import MissingResource
 from clipdissect.images.decode import SUFFIXES, decoder_version, open_rgb
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions
+from clipdissect.probe.options import ProbeOptions
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import SUFFIXES
+from clipdissect.probe.image_files import is_image
 from clipdissect.probe.shards import LABELS, Listing, Member, split
-from clipdissect.probe.walk import is_image
 
 COMMON = ("jpg", "jpeg", "png", "webp")  # of a sample with several images, the best first
 ENDINGS = (*COMMON, *sorted({s[1:] for s in SUFFIXES} - set(COMMON)))

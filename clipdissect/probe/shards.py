@@ -14,8 +14,8 @@ from typing import IO, Any, BinaryIO
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import orientation_of
-from clipdissect.probe.choices import not_empty
-from clipdissect.probe.walk import is_hidden, is_image
+from clipdissect.probe.image_files import is_hidden, is_image
+from clipdissect.probe.options import not_empty
 from clipdissect.utils import hashing
 from clipdissect.utils.files import note_use, write_text
 from clipdissect.utils.paths import cache_dir

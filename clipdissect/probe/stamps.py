@@ -8,8 +8,8 @@ from pathlib import Path
 from clipdissect.errors import MissingResource
 from clipdissect.fetch import fetch as get
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions
 from clipdissect.probe.folder import image_files, of_files
+from clipdissect.probe.options import ProbeOptions
 from clipdissect.probe.photos import photos
 from clipdissect.utils.paths import cache_dir
 

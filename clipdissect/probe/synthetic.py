@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import read
-from clipdissect.probe.choices import ProbeOptions, not_empty
+from clipdissect.probe.options import ProbeOptions, not_empty
 
 
 def synthetic_broden(

@@ -13,8 +13,8 @@ from clipdissect.errors import DissectError
 from clipdissect.images.decode import Picture, UnreadableImage, decode_picture
 from clipdissect.probe import samples
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.identity import of_files
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.probe.shards import Shard, find, listing
 from clipdissect.utils import hashing
 

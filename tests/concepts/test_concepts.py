@@ -11,7 +11,7 @@ from sets import write_broden, write_cifar
 
 from clipdissect import concepts
 from clipdissect.concepts import wordnet
-from clipdissect.concepts.known import places365_names
+from clipdissect.concepts.class_names import places365_names
 from clipdissect.errors import DissectError, MissingResource
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions
+from clipdissect.probe.options import ProbeOptions
 from clipdissect.utils import registry
 
 T = TypeVar("T")
