@@ -1,4 +1,4 @@
-"""Probes: the image sets a network is shown. One function each; `OPTIONS` lists them."""
+"""Probes: the image sets a network is shown. `OPTIONS` maps names to functions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = ["OPTIONS", "Probe", "build", "dataset", "join", "resolve"]
 
 
 def build(name: str, **parameters: Any) -> Probe:
-    """The probe of a name.
+    """Build the probe of a name.
 
     Raises:
         DissectError: unknown name or parameter; lists the valid ones.
@@ -52,13 +52,13 @@ def build(name: str, **parameters: Any) -> Probe:
 
 
 def resolve(what: Any) -> Probe:
-    """A probe from a `Probe`, an option's name, a mapping of a name and its parameters, a folder's
-    path, or a dataset.
+    """Return a probe from a `Probe`, an option's name, a mapping of a name and its parameters, a
+    folder's path, or a dataset.
 
     A bare word that names an option means the option; write `./photos` for a folder of that name.
 
     Raises:
-        DissectError: nothing that can be a probe, or an empty path.
+        DissectError: none of these, or an empty path.
     """
     if isinstance(what, Probe):
         return what

@@ -1,4 +1,4 @@
-"""Finding the image files below a folder, without what other programs and earlier runs left there.
+"""Find the image files below a folder.
 
 Left out and counted: hidden files and folders, earlier runs and reports of this project, caches.
 Linked folders are followed, as torchvision's `ImageFolder` does.
@@ -6,197 +6,218 @@ Linked folders are followed, as torchvision's `ImageFolder` does.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from clipdissect.errors import DissectError
 from clipdissect.images.decode import SUFFIXES
+from clipdissect.utils.files import check_listable
 from clipdissect.utils.paths import cache_dir
 
+log = logging.getLogger(__name__)
+
 HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
-# Folders that systems keep for themselves, in lower case; names with a leading dot come on top, and
-# what is left of tar's own headers.
-SYSTEM = frozenset(
-    ["#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle",
-     "__macosx", "__pycache__", "lost+found", "system volume information"]
-)  # fmt: skip
-# Pictures of kinds that aren't decoded here.
-OTHER_KINDS = frozenset(
-    [".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".nef", ".psd",
-     ".raw", ".svg", ".tga"]
-)  # fmt: skip
-HEAD = 1 << 16  # bytes of a file that say whether it is this project's
+# Folders of operating systems and archivers, in lower case. Names with a leading dot, and files
+# left from tar's extended headers, are hidden too.
+_SYSTEM = "#recycle,#snapshot,$recycle.bin,@eadir,@recently-snapshot,@recycle,__macosx,__pycache__"
+SYSTEM = frozenset([*_SYSTEM.split(","), "lost+found", "system volume information"])
+# Picture formats that aren't decoded here.
+_OTHER_FORMATS = "arw cr2 cr3 dng exr hdr heic heif jxl nef psd raw svg tga"
+OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHER_FORMATS.split())
+HEAD = 1 << 16  # bytes of a file that say whether this project wrote it
 GENERATOR = b'content="clipdissect '  # in the pages of reports
 LAUNCHED = b"callbacks.Launched"  # in the configs that Hydra writes for this project's runners
 
+_Inode = tuple[int, int]  # device and inode: the same by whatever path
+
 
 @dataclass
-class Walked:
-    """The image files below a folder.
+class ImageFiles:
+    """The image files below a folder, and what was left out.
 
     Args:
-        files: their paths.
-        left_out: reason to the number of images left out for it.
+        root: the folder.
+        files: paths, in no order.
+        left_out: reason to the number of images left out.
         examples: reason to the first path left out.
         unreadable: folders that can't be listed, with the reason.
-        broken: links of images' names that lead nowhere.
+        broken: links with an image's suffix that lead nowhere.
         loops: linked folders that lead to a folder above them, not followed.
-        twice: folders reached by several paths, whose images count each time.
-        other_kinds: ending to the number of pictures that aren't decoded here.
+        repeated: folders reached by several paths, whose images count each time.
+        other_formats: suffix to the number of pictures that aren't decoded here.
     """
 
+    root: Path
     files: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Path] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
     broken: list[Path] = field(default_factory=list)
     loops: list[Path] = field(default_factory=list)
-    twice: list[Path] = field(default_factory=list)
-    other_kinds: Counter[str] = field(default_factory=Counter)
+    repeated: list[Path] = field(default_factory=list)
+    other_formats: Counter[str] = field(default_factory=Counter)
+    _first_paths: dict[_Inode, Path] = field(default_factory=dict)
+    _cache: _Inode | None = None
 
-    def notes(self, root: Path) -> tuple[str, ...]:
-        """Notes on all that isn't simply an image file, with relative paths as examples."""
-        found = []
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on what was left out or is unusual, with relative paths as examples."""
+        notes = []
         if self.left_out:
-            each = [f"{n} in {why} (such as {_below(self.examples[why], root)})"
-                    for why, n in self.left_out.items()]  # fmt: skip
-            found.append(f"images left out of the probe: {', '.join(each)}")
-        if self.other_kinds:
-            kinds = ", ".join(f"{n} {ending}" for ending, n in sorted(self.other_kinds.items()))
-            found.append(f"pictures of kinds that aren't read: {kinds}")
-        paths_of: Mapping[str, Sequence[Path]] = {
-            "folders that can't be read, left out": list(self.unreadable),
-            "links to images that lead nowhere, left out": self.broken,
-            "linked folders that lead back to one above them, not followed": self.loops,
-            "folders that several links lead to, whose images count each time": self.twice,
-        }
-        found += [f"{what}: {len(paths)} (such as {_below(paths[0], root)})"
-                  for what, paths in paths_of.items() if paths]  # fmt: skip
-        return tuple(found)
+            counts = [
+                f"{count} in {reason} (such as {self._relative(self.examples[reason])})"
+                for reason, count in self.left_out.items()
+            ]
+            notes.append(f"images left out of the probe: {', '.join(counts)}")
+        if self.other_formats:
+            counts = [f"{count} {suffix}" for suffix, count in sorted(self.other_formats.items())]
+            notes.append(f"pictures of kinds that aren't read: {', '.join(counts)}")
+        for description, paths in (
+            ("folders that can't be read, left out", list(self.unreadable)),
+            ("links to images that lead nowhere, left out", self.broken),
+            ("linked folders that lead back to one above them, not followed", self.loops),
+            ("folders that several links lead to, whose images count each time", self.repeated),
+        ):
+            if paths:
+                example = self._relative(paths[0])
+                notes.append(f"{description}: {len(paths)} (such as {example})")
+        return tuple(notes)
 
+    def scan(self) -> None:
+        """Search the folder.
 
-def walk(root: Path) -> Walked:
-    """All image files below a folder, links followed, in no order.
+        Raises:
+            OSError: it can't be listed.
+        """
+        cache = cache_dir()
+        self._cache = _inode(cache) if os.path.isdir(cache) else None
+        self._scan_folder(self.root, _inode(self.root), _entries(self.root), ())
 
-    Raises:
-        OSError: the folder itself can't be listed.
-    """
-    found = Walked()
-    cache = cache_dir()
-    _Walk(found, _place(cache) if os.path.isdir(cache) else None).folder(
-        root, _place(root), _list(root), ()
-    )
-    return found
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is a system's own rather than the user's."""
-    return name.startswith((".", "PaxHeader")) or name.lower() in SYSTEM
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name ends as images' names do."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-_Place = tuple[int, int]  # device and inode: the same by whatever path
-
-
-@dataclass
-class _Walk:
-    found: Walked
-    cache: _Place | None
-    seen: dict[_Place, Path] = field(default_factory=dict)
-
-    def folder(
-        self, path: Path, place: _Place, entries: list[os.DirEntry[str]], above: tuple[_Place, ...]
+    def _scan_folder(
+        self,
+        path: Path,
+        inode: _Inode,
+        entries: list[os.DirEntry[str]],
+        parents: tuple[_Inode, ...],
     ) -> None:
-        if place in above:
-            self.found.loops.append(path)
+        if inode in parents:
+            self.loops.append(path)
             return
-        if self.seen.setdefault(place, path) != path:
-            self.found.twice.append(path)
+        if self._first_paths.setdefault(inode, path) != path:
+            self.repeated.append(path)
         for entry in entries:
-            self._entry(Path(entry.path), entry, (*above, place))
+            self._scan_entry(Path(entry.path), entry, (*parents, inode))
 
-    def _entry(self, path: Path, entry: os.DirEntry[str], above: tuple[_Place, ...]) -> None:
+    def _scan_entry(self, path: Path, entry: os.DirEntry[str], parents: tuple[_Inode, ...]) -> None:
         is_folder = _leads_to(entry, "is_dir")
         if is_hidden(entry.name):
             self._leave_out(path, is_folder, HIDDEN)
         elif is_folder:
-            self._enter(path, above)
+            self._enter(path, parents)
         elif is_image(entry.name):
-            is_there = _leads_to(entry, "is_file")
-            (self.found.files if is_there else self.found.broken).append(path)
-        elif path.suffix.lower() in OTHER_KINDS:
-            self.found.other_kinds[path.suffix.lower()] += 1
+            (self.files if _leads_to(entry, "is_file") else self.broken).append(path)
+        elif path.suffix.lower() in OTHER_SUFFIXES:
+            self.other_formats[path.suffix.lower()] += 1
 
-    def _enter(self, path: Path, above: tuple[_Place, ...]) -> None:
+    def _enter(self, path: Path, parents: tuple[_Inode, ...]) -> None:
         try:
-            place, entries = _place(path), _list(path)
+            inode, entries = _inode(path), _entries(path)
         except OSError as error:
-            self.found.unreadable[path] = error.strerror or str(error)
+            self.unreadable[path] = error.strerror or str(error)
             return
-        reason = _not_the_users(path, {entry.name for entry in entries})
-        if place == self.cache:
-            reason = CACHES
-        if reason:
-            self._leave_out(path, True, reason)
+        names = {entry.name for entry in entries}
+        if inode == self._cache:
+            self._leave_out(path, True, CACHES)
+        elif _is_run(path, names) or _is_wandb(path, names):
+            self._leave_out(path, True, RUNS)
+        elif "CACHEDIR.TAG" in names:
+            self._leave_out(path, True, CACHES)
         else:
-            self.folder(path, place, entries, above)
+            self._scan_folder(path, inode, entries, parents)
 
     def _leave_out(self, path: Path, is_folder: bool, reason: str) -> None:
-        count = sum(1 for _ in _images_in(path)) if is_folder else int(is_image(path.name))
+        names = [path.name]
+        if is_folder:  # links aren't followed: this only counts
+            names = [name for _, _, files in os.walk(path) for name in files]
+        count = sum(map(is_image, names))
         if count:
-            self.found.left_out[reason] += count
-            self.found.examples.setdefault(reason, path)
+            self.left_out[reason] += count
+            self.examples.setdefault(reason, path)
 
 
-def _list(path: Path) -> list[os.DirEntry[str]]:
+def find_image_files(root: Path, on_error: str = "skip") -> ImageFiles:
+    """Find all image files below a folder, in no order.
+
+    Args:
+        root: the folder.
+        on_error: `raise` stops at a folder that can't be listed, `skip` notes it.
+
+    Raises:
+        DissectError: there are none, or a folder can't be listed.
+    """
+    check_listable(root)
+    images = ImageFiles(root)
+    images.scan()
+    for path, reason in images.unreadable.items():
+        if on_error == "raise":
+            raise DissectError(f"can't read the folder {path}: {reason}")
+        log.warning("can't read the folder %s: %s", path, reason)
+    if not images.files:
+        suffixes = " ".join(sorted(SUFFIXES))
+        message = f"no image files in {root} or below it (looked for {suffixes})"
+        raise DissectError("; ".join((message, *images.notes)))
+    return images
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name belongs to a system, not to the user."""
+    return name.startswith((".", "PaxHeader")) or name.lower() in SYSTEM
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file's name ends in an image's suffix."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def _place(path: Path) -> _Place:
+def _inode(path: Path) -> _Inode:
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 
-def _leads_to(entry: os.DirEntry[str], kind: Literal["is_dir", "is_file"]) -> bool:
+def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bool:
     try:
-        return bool(getattr(entry, kind)())
+        return bool(getattr(entry, test)())
     except OSError:  # a link to itself, or into a folder that can't be entered
         return False
-
-
-def _images_in(folder: Path) -> Iterator[str]:
-    for _, _, names in os.walk(folder):  # follows no links: this only counts
-        yield from filter(is_image, names)
-
-
-def _not_the_users(folder: Path, names: set[str]) -> str | None:
-    """Why a folder below the root isn't the user's images: an earlier run, a cache; else None."""
-    if _is_run(folder, names) or _is_wandb(folder, names):
-        return RUNS
-    return CACHES if "CACHEDIR.TAG" in names else None
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:
     """Whether a runner, `Result.save` or a report wrote the folder; complete or interrupted."""
     marks = {
-        "run.json": b'"clipdissect"', "index.html": GENERATOR, "multirun.yaml": LAUNCHED,
+        "run.json": b'"clipdissect"',
+        "index.html": GENERATOR,
+        "multirun.yaml": LAUNCHED,
         ".hydra": LAUNCHED,
-    }  # fmt: skip
+    }
     return {"descriptions.csv", "top_images.csv"} <= names or any(
         mark in _head(folder / name) for name, mark in marks.items() if name in names
     )
 
 
 def _is_wandb(folder: Path, names: set[str]) -> bool:
-    """Whether W&B keeps its runs, pictures among them, in the folder."""
+    """Whether the folder is W&B's, whose runs hold pictures."""
     return folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names)
 
 
@@ -206,7 +227,3 @@ def _head(path: Path) -> bytes:
             return source.read(HEAD)
     except OSError:
         return b""
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

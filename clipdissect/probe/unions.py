@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import accumulate
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
@@ -16,23 +17,6 @@ from clipdissect.utils import registry
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Joined(Generic[T]):
-    """A function of an image's number, from the functions of the parts.
-
-    Args:
-        functions: of each part.
-        starts: number of each part's first image.
-    """
-
-    functions: tuple[Callable[[int], T], ...]
-    starts: tuple[int, ...]
-
-    def __call__(self, index: int) -> T:
-        part = bisect_right(self.starts, index) - 1
-        return self.functions[part](index - self.starts[part])
-
-
 def union(
     parts: list[Any],
     limit: int | None = None,
@@ -40,36 +24,32 @@ def union(
     seed: int = 0,
     on_error: str = "skip",
 ) -> Probe:
-    """Several probes as one: the images of the first, then those of the second, and so on.
+    """Concatenate several probes.
 
-    The features of a whole part are those that it has when it is used alone, so a union of probes
-    that were captured before costs no forward pass. A part that `limit` or `sample` takes something
-    from is captured anew.
+    Features of whole parts are shared with runs on the part alone, so a union of captured probes
+    needs no forward pass. Parts that `limit` or `sample` reduces are captured anew.
 
     Args:
         parts: each a probe's name, `{name: folder, root: /x}` with its parameters, or a `Probe`.
         limit, sample, seed: of the whole union's images; see `ProbeOptions`.
         on_error: for all parts.
-
-    Raises:
-        DissectError: no parts, or something that is none; a value that isn't allowed.
-        MissingResource: from a part.
     """
-    choices = ProbeOptions(limit, sample, seed, on_error=on_error)
+    from clipdissect.probe import build  # which has `union` among its options
+
+    options = ProbeOptions(limit, sample, seed, on_error=on_error)
     if isinstance(parts, (str, Mapping)) or not isinstance(parts, Sequence):
         raise DissectError(f"probe.parts must be a list, such as [stamps, photos]; got {parts!r}")
-    whole = join("union", [_part(part) for part in parts], on_error)
-    return whole.subset(choices.pick(len(whole)))
+    probes = [registry.part("probe", "probe", Probe, build, part) for part in parts]
+    whole = join("union", probes, on_error)
+    return whole.subset(options.pick(len(whole)))
 
 
 def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
-    """The parts' images one after the other, named `<part>/<image>`.
-
-    Parts that are unions themselves are taken apart.
+    """Concatenate the parts' images, named `<part>/<image>`; nested unions are flattened.
 
     Args:
-        name: what to call it.
-        parts: the probes; several of one name get numbers.
+        name: of the union.
+        parts: the probes; repeated names get numbers.
         on_error: for all parts.
 
     Raises:
@@ -78,46 +58,45 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
     flat = [plain for part in parts for plain in (part.parts or (part,))]
     if not flat:
         raise DissectError(f"probe {name} has no parts")
-    named = [
-        replace(part, name=own, on_error=on_error)
-        for part, own in zip(flat, _distinct([p.name for p in flat]), strict=True)
+    part_names = _distinct([probe.name for probe in flat])
+    probes = [
+        replace(probe, name=part_name, on_error=on_error)
+        for probe, part_name in zip(flat, part_names, strict=True)
     ]
-    starts = tuple(accumulate((len(p) for p in named[:-1]), initial=0))
-    labels = [label for p in named for label in (p.labels or [None] * len(p))]
+    starts = tuple(accumulate((len(probe) for probe in probes[:-1]), initial=0))
+    labels = [label for probe in probes for label in (probe.labels or [None] * len(probe))]
+    notes = [(f"{p.name}: " if len(probes) > 1 else "") + note for p in probes for note in p.notes]
     return Probe.of(
         name,
-        [f"{p.name}/{image}" for p in named for image in p.images],
-        Joined(tuple(p.read for p in named), starts),
-        [identity for p in named for identity in _identities(p)],
+        [f"{probe.name}/{image}" for probe in probes for image in probe.images],
+        partial(_call_part, [probe.read for probe in probes], starts),
+        [identity for probe in probes for identity in _identities(probe)],
         on_error=on_error,
-        notes=tuple(
-            f"{p.name}: {note}" if len(named) > 1 else note for p in named for note in p.notes
-        ),
+        notes=tuple(notes),
         labels=tuple(labels) if any(labels) else None,
-        file=Joined(tuple(p.path for p in named), starts),
-        origins=tuple(p.name for p in named for _ in p.images),
-        parts=tuple(named),
+        file=partial(_call_part, [probe.path for probe in probes], starts),
+        origins=tuple(probe.name for probe in probes for _ in probe.images),
+        parts=tuple(probes),
     )
 
 
-def _part(part: Any) -> Probe:
-    from clipdissect.probe import build  # which has `union` among its options
-
-    return registry.part("probe", "probe", Probe, build, part)
+def _call_part(functions: Sequence[Callable[[int], T]], starts: Sequence[int], index: int) -> T:
+    part = bisect_right(starts, index) - 1
+    return functions[part](index - starts[part])
 
 
 def _identities(part: Probe) -> Sequence[str]:
-    # A probe of somebody's own making may have a digest alone.
+    # A user's own probe may have a digest only.
     return part.identities or [f"{part.digest} {i}" for i in range(len(part))]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, a repeated one with a number that no other has."""
-    found: list[str] = []
+    """The names, with a unique number after each repeated one."""
+    distinct: list[str] = []
     for name in names:
-        number, own = 1, name
-        while own in found:
+        number, candidate = 1, name
+        while candidate in distinct:
             number += 1
-            own = f"{name}-{number}"
-        found.append(own)
-    return found
+            candidate = f"{name}-{number}"
+        distinct.append(candidate)
+    return distinct
