@@ -50,20 +50,13 @@ log = logging.getLogger(__name__)
 
 
 def build(name: str, **parameters: Any) -> Concepts:
-    """Build the concept set of a name; log what cleaning left out.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Build the concept set of a name; log what cleaning left out."""
     return _log_dropped(registry.build("concepts", OPTIONS, name, parameters))
 
 
 def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
     """Return a concept set from a `Concepts`, a list of texts, an option's name, a mapping of a
     name and its parameters, or a text file's path.
-
-    Raises:
-        DissectError: an empty set, or an unreadable file.
     """
     if isinstance(what, Concepts):
         return what

@@ -20,9 +20,6 @@ class Concepts:
         name: as shown in results.
         texts: not blank, in order; distinct unless duplicates are kept.
         dropped: reason to the texts that cleaning left out.
-
-    Raises:
-        DissectError: no texts.
     """
 
     name: str
@@ -64,12 +61,9 @@ def clean(
     Args:
         name: of the set.
         texts: the raw texts.
-        unwanted: reason to a test for it.
+        unwanted: reason to test.
         duplicates: `drop` all but the first of equal texts, or `keep` them, as the published code
             does.
-
-    Raises:
-        DissectError: nothing is left, or an unknown `duplicates`.
     """
     check_choice("concepts.duplicates", duplicates, DUPLICATES)
     rules = {"blank": lambda text: not text, **(unwanted or {})}

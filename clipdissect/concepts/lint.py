@@ -14,12 +14,7 @@ ALIKE = "differ only in case, spaces or unicode form"
 
 
 def lint(concepts: Concepts, context: int = CONTEXT) -> dict[str, tuple[str, ...]]:
-    """Map kinds of findings to texts: those that cleaning dropped, and doubtful remaining ones.
-
-    Args:
-        concepts: the cleaned set.
-        context: tokens that the text encoder reads, including start and end tokens.
-    """
+    """Map kinds of findings to texts: those that cleaning dropped, and doubtful remaining ones."""
     findings = {LONG: too_long(concepts.texts, context), ALIKE: alike(concepts.texts)}
     return {**concepts.dropped, **{kind: texts for kind, texts in findings.items() if texts}}
 

@@ -30,22 +30,13 @@ def file(path: str, duplicates: str = "drop") -> Concepts:
     Args:
         path: the file.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
-
-    Raises:
-        MissingResource: there is no such file.
-        DissectError: it is a folder, empty, or not UTF-8 (names the line).
     """
     source = Path(path).expanduser()
     return clean(source.stem, read_lines(source), duplicates=duplicates)
 
 
 def read_lines(source: Path) -> list[str]:
-    """Return the lines of a UTF-8 file, unchanged.
-
-    Raises:
-        MissingResource: there is no such file.
-        DissectError: it is a folder, or not UTF-8 (names the line).
-    """
+    """Return the lines of a UTF-8 file, unchanged."""
     if source.is_dir():
         raise DissectError(f"{source} is a folder; concepts.path must be a text file")
     if not source.is_file():
@@ -73,9 +64,6 @@ def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
     Args:
         texts: the concepts.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
-
-    Raises:
-        DissectError: none are left, or one is not a text.
     """
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
@@ -147,10 +135,6 @@ def wordfreq(n: int = 20000) -> Concepts:
 
     Args:
         n: number of words before cleaning.
-
-    Raises:
-        MissingResource: `wordfreq` isn't installed.
-        DissectError: `n` is not positive.
     """
     check_range("concepts.n", n, 1)
     try:
@@ -189,10 +173,6 @@ def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
             `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below
             `$CLIPDISSECT_DATA` or the user cache's `data` folder.
         phrases: also nouns of several words (more than half of them).
-
-    Raises:
-        MissingResource: none of these exists.
-        DissectError: a file of another format.
 
     Source:
         Fellbaum (ed.), "WordNet: an electronic lexical database", 1998.

@@ -42,11 +42,7 @@ __all__ = ["OPTIONS", "Probe", "build", "dataset", "join", "resolve"]
 
 
 def build(name: str, **parameters: Any) -> Probe:
-    """Build the probe of a name.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Build the probe of a name."""
     probe: Probe = registry.build("probe", OPTIONS, name, parameters)
     return probe
 
@@ -56,9 +52,6 @@ def resolve(what: Any) -> Probe:
     folder's path, or a dataset.
 
     A bare word that names an option means the option; write `./photos` for a folder of that name.
-
-    Raises:
-        DissectError: none of these, or an empty path.
     """
     if isinstance(what, Probe):
         return what

@@ -39,10 +39,6 @@ def broden(
             cache's `data` folder.
         limit, sample, seed, identity, decode, on_error: see `ProbeOptions`.
 
-    Raises:
-        MissingResource: the folder isn't there, or has no `index.csv`.
-        DissectError: the index lists files that aren't there, or has no `image` column.
-
     Source:
         Bau et al., "Network Dissection", CVPR 2017.
     """
@@ -59,11 +55,7 @@ def broden(
 
 
 def read_broden(name: str, root: Path, options: ProbeOptions) -> Probe:
-    """Return a probe of the images and masks of a folder in the release's layout.
-
-    Raises:
-        DissectError: as `broden`.
-    """
+    """Return a probe of the images and masks of a folder in the release's layout."""
     index = root / "index.csv"
     table = pd.read_csv(index, dtype=str)
     if "image" not in table:

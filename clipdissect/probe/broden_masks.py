@@ -24,12 +24,8 @@ MAX_LABELS = 1 << 16  # a mask's red is the low byte of a label's number, its gr
 
 @dataclass(frozen=True)
 class IndexRow:
-    """An image's row in the index.
-
-    Args:
-        size: height and width of the masks.
-        cells: category to label numbers (of the whole image) and mask files, as text.
-    """
+    """An image's row in the index: height and width of its masks, and by category the numbers of
+    whole-image labels and the mask files."""
 
     size: tuple[int, int]
     cells: dict[str, tuple[str, ...]]
@@ -43,11 +39,8 @@ def masks_of(
     Args:
         root: the release.
         table: its `index.csv`, as text.
-        images: names of the images, in order.
-        identity: `stat` or `content`, of the mask files; see `ProbeOptions`.
-
-    Raises:
-        DissectError: the index or the label files are inconsistent.
+        images: names, in order.
+        identity: of the mask files, `stat` or `content`.
     """
     if not {"sh", "sw"} <= set(table) or not (root / "label.csv").is_file():
         return None
@@ -63,12 +56,7 @@ def masks_of(
 class MaskReader:
     """Decode the labels of an image.
 
-    Args:
-        root: the release.
-        rows: of the index, per image.
-        concept_numbers: category to concept number by label number, `UNLABELLED` for labels of
-            other categories.
-        identity: what identifies a mask file, `stat` or `content`.
+    `concept_numbers` maps categories to the concept number by label number.
     """
 
     root: Path
@@ -77,12 +65,7 @@ class MaskReader:
     identity: str = "stat"
 
     def __call__(self, index: int) -> Annotation:
-        """Return the labels of an image.
-
-        Raises:
-            DissectError: a mask that is missing, isn't an image or hasn't the index's size; an
-                invalid label number.
-        """
+        """Return the labels of an image."""
         row = self.rows[index]
         whole: dict[str, tuple[int, ...]] = {}
         pixels: dict[str, Int[np.ndarray, "layers h w"]] = {}
@@ -222,11 +205,7 @@ def _size(file: Path, image: str, height: Any, width: Any) -> tuple[int, int]:
 
 
 def _read(file: Path, *columns: str) -> pd.DataFrame:
-    """A table's cells as text.
-
-    Raises:
-        DissectError: it isn't a table, or lacks one of the columns.
-    """
+    """A table's cells as text."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

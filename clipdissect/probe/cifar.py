@@ -64,10 +64,6 @@ def _cifar(layout: Layout, split: str, description: str) -> Callable[..., Probe]
             folder.
         limit, sample, seed, decode: see `ProbeOptions`.
 
-    Raises:
-        MissingResource: the files aren't there, or can't be downloaded.
-        DissectError: damaged files.
-
     Source:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """

@@ -29,11 +29,7 @@ class DatasetReader:
         return self.rgb(self.image(index))
 
     def rgb(self, image: Image.Image | Tensor) -> Image.Image:
-        """Convert an item's image to what networks are shown.
-
-        Raises:
-            DissectError: a tensor that isn't an image.
-        """
+        """Convert an item's image to what networks are shown."""
         if isinstance(image, Image.Image):
             return upright_rgb(image, self.orientation)
         return _from_tensor(image)
@@ -72,9 +68,6 @@ def dataset(
         name: as shown in results.
         on_error: for items that raise, `skip` or `raise`.
         orientation: `apply` turns PIL images by their EXIF tag, `ignore` doesn't.
-
-    Raises:
-        DissectError: no length, or items that aren't images (such as normalised tensors).
     """
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise DissectError(

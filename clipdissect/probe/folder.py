@@ -57,10 +57,6 @@ def folder(
         labels: `folders` labels images by the subfolder of `root` (a set with one folder per
             class), `none` doesn't.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the folder doesn't exist.
-        DissectError: it is a file, unreadable, or holds no image files.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     check_choice("probe.labels", labels, LABELS)
@@ -87,9 +83,9 @@ def of_files(
         name: of the probe.
         root: the folder.
         files: below `root`, in any order.
-        options: which of them to use, and how to read them.
-        label_of: relative path to class name.
-        notes: on the files; one on ignored orientations is added.
+        options: which files to use, and how.
+        label_of: maps a relative path to a class name.
+        notes: on the files.
     """
     options = options or ProbeOptions()
     relative = sorted(file.relative_to(root).as_posix() for file in files)
@@ -116,12 +112,7 @@ def top_folder(image: str) -> str | None:
 
 
 def existing_folder(root: str) -> Path:
-    """Return the folder of a path.
-
-    Raises:
-        MissingResource: nothing is there.
-        DissectError: it is a file or can't be listed, or the path is empty.
-    """
+    """Return the folder of a path."""
     not_empty(root=root)
     path = Path(root).expanduser()
     check_listable(path)

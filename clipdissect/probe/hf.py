@@ -24,14 +24,7 @@ from clipdissect.utils.extras import install
 
 @dataclass(frozen=True)
 class TableReader:
-    """Decode the images in a table's column of files' bytes or paths.
-
-    Args:
-        table: the dataset, with this column alone.
-        column: its name.
-        rows: of the images.
-        decode, orientation: see `ProbeOptions`.
-    """
+    """Decode the images in rows of a table, whose only column holds files' bytes or paths."""
 
     table: Any
     column: str
@@ -43,11 +36,7 @@ class TableReader:
         return decode_picture(self.data(index), self.decode, self.orientation)
 
     def data(self, index: int) -> bytes:
-        """Return a file's bytes.
-
-        Raises:
-            UnreadableImage: there are none, or the file can't be opened.
-        """
+        """Return a file's bytes, or raise `UnreadableImage`."""
         item = self._item(index)
         data = item.get("bytes") if isinstance(item, dict) else item
         if isinstance(data, bytes):
@@ -75,12 +64,7 @@ class TableReader:
             yield 1 if source is None else orientation_of(source)
 
     def identities(self, identity: str, in_files: bool) -> list[str]:
-        """Return an identity per image.
-
-        Args:
-            identity: `stat` or `content`.
-            in_files: whether images are files of their own.
-        """
+        """Return an identity per image, of its own file or its row in the table."""
         indices = range(len(self.rows))
         if identity == "content":
             return [self._content(index) for index in indices]
@@ -128,10 +112,6 @@ def hf_datasets(
         image: the column of images; by default the first.
         label: the column of labels; by default the first of classes, if any.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the package isn't installed, or the dataset isn't available.
-        DissectError: unknown split or column.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(path=path)

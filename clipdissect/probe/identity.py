@@ -23,11 +23,7 @@ THREADS = 8
 
 
 def file_identities(root: Path, names: Sequence[str], identity: str) -> list[str]:
-    """Return an identity per file below `root`; see `ProbeOptions.identity`.
-
-    Raises:
-        DissectError: a file can't be accessed or read.
-    """
+    """Return an identity per file below `root`; see `ProbeOptions.identity`."""
     stats = [_stat(root / name) for name in names]
     if identity == "content":
         return _cached_digests(root, names, stats)

@@ -20,6 +20,11 @@ from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = "folders that can't be read, left out"
+BROKEN = "links to images that lead nowhere, left out"
+LOOPS = "linked folders that lead back to one above them, not followed"
+REPEATED = "folders that several links lead to, whose images count each time"
+UNUSUAL = (BROKEN, LOOPS, REPEATED)
 HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
 # Folders of operating systems and archivers, in lower case. Names with a leading dot, and files
 # left from tar's extended headers, are hidden too.
@@ -44,11 +49,9 @@ class ImageFiles:
         files: paths, in no order.
         left_out: reason to the number of images left out.
         examples: reason to the first path left out.
-        unreadable: folders that can't be listed, with the reason.
-        broken: links with an image's suffix that lead nowhere.
-        loops: linked folders that lead to a folder above them, not followed.
-        repeated: folders reached by several paths, whose images count each time.
+        unreadable: folders that can't be listed to the reason.
         other_formats: suffix to the number of pictures that aren't decoded here.
+        unusual: description of what is unusual to the paths.
     """
 
     root: Path
@@ -56,10 +59,8 @@ class ImageFiles:
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Path] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
-    broken: list[Path] = field(default_factory=list)
-    loops: list[Path] = field(default_factory=list)
-    repeated: list[Path] = field(default_factory=list)
     other_formats: Counter[str] = field(default_factory=Counter)
+    unusual: dict[str, list[Path]] = field(default_factory=lambda: {key: [] for key in UNUSUAL})
     _first_paths: dict[_Inode, Path] = field(default_factory=dict)
     _cache: _Inode | None = None
 
@@ -76,16 +77,12 @@ class ImageFiles:
         if self.other_formats:
             counts = [f"{count} {suffix}" for suffix, count in sorted(self.other_formats.items())]
             notes.append(f"pictures of kinds that aren't read: {', '.join(counts)}")
-        for description, paths in (
-            ("folders that can't be read, left out", list(self.unreadable)),
-            ("links to images that lead nowhere, left out", self.broken),
-            ("linked folders that lead back to one above them, not followed", self.loops),
-            ("folders that several links lead to, whose images count each time", self.repeated),
-        ):
-            if paths:
-                example = self._relative(paths[0])
-                notes.append(f"{description}: {len(paths)} (such as {example})")
-        return tuple(notes)
+        unusual = {UNREADABLE: list(self.unreadable), **self.unusual}
+        return *notes, *(
+            f"{description}: {len(paths)} (such as {self._relative(paths[0])})"
+            for description, paths in unusual.items()
+            if paths
+        )
 
     def scan(self) -> None:
         """Search the folder.
@@ -108,10 +105,10 @@ class ImageFiles:
         parents: tuple[_Inode, ...],
     ) -> None:
         if inode in parents:
-            self.loops.append(path)
+            self.unusual[LOOPS].append(path)
             return
         if self._first_paths.setdefault(inode, path) != path:
-            self.repeated.append(path)
+            self.unusual[REPEATED].append(path)
         for entry in entries:
             self._scan_entry(Path(entry.path), entry, (*parents, inode))
 
@@ -122,7 +119,8 @@ class ImageFiles:
         elif is_folder:
             self._enter(path, parents)
         elif is_image(entry.name):
-            (self.files if _leads_to(entry, "is_file") else self.broken).append(path)
+            exists = _leads_to(entry, "is_file")
+            (self.files if exists else self.unusual[BROKEN]).append(path)
         elif path.suffix.lower() in OTHER_SUFFIXES:
             self.other_formats[path.suffix.lower()] += 1
 
@@ -153,15 +151,7 @@ class ImageFiles:
 
 
 def find_image_files(root: Path, on_error: str = "skip") -> ImageFiles:
-    """Find all image files below a folder, in no order.
-
-    Args:
-        root: the folder.
-        on_error: `raise` stops at a folder that can't be listed, `skip` notes it.
-
-    Raises:
-        DissectError: there are none, or a folder can't be listed.
-    """
+    """Find all image files; `on_error="raise"` stops at a folder that can't be listed."""
     check_listable(root)
     images = ImageFiles(root)
     images.scan()

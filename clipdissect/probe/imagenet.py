@@ -57,10 +57,6 @@ def imagenet_val(
             the one in the images' folder or the two above.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
 
-    Raises:
-        MissingResource: no such folder or ground truth.
-        DissectError: no images, a folder not named by a class, or ground truth that doesn't fit.
-
     Source:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
     """

@@ -24,11 +24,7 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 def find_ground_truth(folder: Path, path: str | None) -> Path | None:
-    """Return the ground truth file: of `path`, else in the images' folder or the two above.
-
-    Raises:
-        MissingResource: `path` is given, and has none.
-    """
+    """Return the ground truth file: of `path`, else in the images' folder or the two above."""
     if path is None:
         folders = (folder, folder.parent, folder.parent.parent)
         candidates = [place / name for place in folders for name in FILES]
@@ -48,12 +44,7 @@ def find_ground_truth(folder: Path, path: str | None) -> Path | None:
 
 
 def read_ground_truth(path: Path) -> dict[int, str]:
-    """Map the number of each validation image, from 1, to its WordNet id.
-
-    Raises:
-        DissectError: a file of another format.
-        MissingResource: the devkit's file without `meta.mat`, which defines its class numbers.
-    """
+    """Map the number of each validation image, from 1, to its WordNet id."""
     stripped = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     lines = [line for line in stripped if line and not line.startswith("ImageId")]
     matches = [IMAGE.search(line) for line in lines]

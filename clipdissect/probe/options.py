@@ -50,9 +50,6 @@ class ProbeOptions:
         on_error: for unreadable images, `skip` (counted and listed) or `raise`.
         orientation: `apply` turns images by their EXIF tag, with either decoder; `ignore` doesn't,
             and a note counts the images with such a tag. None: the set has no tags.
-
-    Raises:
-        DissectError: a value that isn't allowed.
     """
 
     limit: int | None = None
@@ -75,11 +72,7 @@ class ProbeOptions:
                 check_range(f"probe.{name}", getattr(self, name), 1)
 
     def pick(self, count: int) -> Sequence[int]:
-        """Return the indices of the images to use out of `count`, ascending.
-
-        Raises:
-            DissectError: `sample` exceeds the number of images.
-        """
+        """Return the indices of the images to use out of `count`, ascending."""
         first = range(count if self.limit is None else min(self.limit, count))
         if self.sample is None:
             return first

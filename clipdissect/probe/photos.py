@@ -47,9 +47,6 @@ def photos(
 
     Args:
         limit, sample, seed, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: neither scikit-image nor scikit-learn is installed.
     """
     return crops_of_photos(ProbeOptions(limit, sample, seed, on_error=on_error))
 
@@ -86,11 +83,7 @@ def boxes(width: int, height: int) -> list[Box]:
 
 
 def files() -> list[Path]:
-    """Return the packaged photographs.
-
-    Raises:
-        MissingResource: neither scikit-image nor scikit-learn is installed.
-    """
+    """Return the packaged photographs."""
     photographs: list[Path] = []
     for package, below in FOLDERS.items():
         spec = find_spec(package)

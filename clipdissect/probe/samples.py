@@ -23,19 +23,12 @@ EXTENSIONS = (*COMMON, *sorted({s[1:] for s in SUFFIXES} - set(COMMON)))
 
 @dataclass(frozen=True)
 class SampleImages:
-    """The images of a shard.
-
-    Args:
-        images: in the shard's order, one per sample.
-        labels: per image, None without one.
-        extensions: number of images, by extension.
-        others: number of other members that look like images, by extension.
-    """
+    """The images of a shard, one per sample."""
 
     images: list[Member]
     labels: list[str | None]
-    extensions: Counter[str]
-    others: Counter[str]
+    extensions: Counter[str]  # number of images
+    others: Counter[str]  # extensions of other members that look like images
 
 
 def select_images(index: ShardIndex, extensions: Sequence[str] = EXTENSIONS) -> SampleImages:
@@ -44,10 +37,6 @@ def select_images(index: ShardIndex, extensions: Sequence[str] = EXTENSIONS) -> 
     A name with more dots, such as `a.b.png`, is a sample of its own if a label (`a.b.cls`) shares
     all up to the last dot and no image is named `a.png`. An extension with a wildcard (`*.png`)
     selects all such names.
-
-    Args:
-        index: of the shard.
-        extensions: in lower case, what follows the first dot of a file's name, the best first.
     """
     ranking = _Ranking(extensions, index)
     best: dict[str, tuple[int, Member]] = {}
@@ -106,11 +95,7 @@ def _label(labels: Mapping[str, str], key: str, name: str) -> str | None:
 
 
 def extensions_of(image: Any) -> tuple[str, ...]:
-    """Return the extensions of the parameter `image`, in lower case and without a leading dot.
-
-    Raises:
-        DissectError: it isn't text or a list of texts, or is empty.
-    """
+    """Return the extensions of the parameter `image`, in lower case and without a leading dot."""
     if image is None:
         return EXTENSIONS
     listed = [image] if isinstance(image, str) else image
@@ -125,15 +110,7 @@ def extensions_of(image: Any) -> tuple[str, ...]:
 
 
 def shard_notes(shards: Sequence[SampleImages], hidden: int) -> tuple[str, ...]:
-    """Return notes on the images of the shards and on what was left out.
-
-    Args:
-        shards: images per shard.
-        hidden: number of hidden images left out.
-
-    Raises:
-        DissectError: there are no images; names the extensions of the members.
-    """
+    """Return notes on the images of the shards and on what was left out."""
     count = sum(len(shard.images) for shard in shards)
     labelled = sum(label is not None for shard in shards for label in shard.labels)
     extensions = sum((shard.extensions for shard in shards), Counter())

@@ -33,42 +33,25 @@ REMEDY = "set probe.shards to tar files that are there"
 
 
 class Member(NamedTuple):
-    """A file in a shard.
-
-    Args:
-        name: with the folders in the tar.
-        offset: of its first byte in the shard.
-        size: in bytes.
-        orientation: EXIF tag of an image, 1 to 8; 1 for anything else.
-    """
+    """A file in a shard: its path, the offset of its first byte and its size in bytes."""
 
     name: str
     offset: int
     size: int
-    orientation: int = 1
+    orientation: int = 1  # EXIF tag of an image; 1 for anything else
 
 
 class ShardIndex(NamedTuple):
-    """A shard's members, without hidden files.
+    """A shard's members, without hidden files."""
 
-    Args:
-        members: all but the labels, in the shard's order.
-        labels: name of each label member, its extension in lower case, to its text.
-        hidden: number of images that are hidden files, or in hidden folders.
-    """
-
-    members: list[Member]
-    labels: dict[str, str]
-    hidden: int = 0
+    members: list[Member]  # all but the labels, in the shard's order
+    labels: dict[str, str]  # name of each label member, its extension in lower case, to its text
+    hidden: int = 0  # images that are hidden files, or in hidden folders
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file, local or at a URL that fsspec opens.
-
-    Args:
-        address: a path, or a URL with its protocol.
-    """
+    """A tar file, local or at a URL that fsspec opens."""
 
     address: str
 
@@ -83,11 +66,7 @@ class Shard:
         return PurePosixPath(self.address.partition("?")[0]).name
 
     def version(self) -> list[Any]:
-        """Return size and modification time; of a URL the size and the server's checksums.
-
-        Raises:
-            MissingResource: it isn't there.
-        """
+        """Return size and modification time; of a URL the size and the server's checksums."""
         with self._user_errors():
             if self.file:
                 stat = self.file.stat()
@@ -99,11 +78,7 @@ class Shard:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the shard for reading from its start.
-
-        Raises:
-            MissingResource: it isn't there, or becomes unavailable.
-        """
+        """Open the shard for reading from its start."""
         with self._user_errors():
             if self.file:
                 source: Any = self.file.open("rb")
@@ -114,10 +89,8 @@ class Shard:
                 yield source
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes at an offset.
-
-        Opens the shard anew, so that threads and forked processes may read at the same time.
-        """
+        """Return bytes at an offset."""
+        # Opens the shard anew: threads and forked processes may read at the same time.
         if self.file:
             with self.file.open("rb") as source:
                 source.seek(offset)
@@ -140,12 +113,7 @@ class Shard:
 
 
 def find_shards(shards: str | Sequence[str]) -> list[Shard]:
-    """Return the shards of paths or URLs with braces (`{000..009}`, `{a,b}`) and wildcards.
-
-    Raises:
-        MissingResource: a wildcard that nothing matches.
-        DissectError: no shards, an empty path, or a repeated one.
-    """
+    """Return the shards of paths or URLs with braces (`{000..009}`, `{a,b}`) and wildcards."""
     from braceexpand import braceexpand
 
     patterns = [shards] if isinstance(shards, str) else shards
@@ -166,16 +134,7 @@ def find_shards(shards: str | Sequence[str]) -> list[Shard]:
 
 
 def index_shard(shard: Shard, version: Any) -> ShardIndex:
-    """Return a shard's members; read once, then cached in the user cache.
-
-    Args:
-        shard: the tar file.
-        version: of its content; another one invalidates the cached index.
-
-    Raises:
-        MissingResource: it isn't there.
-        DissectError: not an uncompressed tar file.
-    """
+    """Return a shard's members, cached in the user cache until `version` changes."""
     cache = cache_dir() / "shards" / f"{hashing.hash_values(INDEX_VERSION, shard.address)}.json"
     cached = _load(cache, version)
     if cached is not None:

@@ -36,9 +36,6 @@ def stamps(
     Args:
         fallback: use the probe `photos` if the package isn't available, and note it.
         limit, sample, seed, identity, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the package isn't available, and `fallback` is false.
     """
     options = ProbeOptions(limit, sample, seed, identity, on_error=on_error)
     try:
@@ -72,11 +69,6 @@ def cached() -> Path:
 
 
 def fetch() -> Path:
-    """Download Debian's package and unpack it into the user cache, as `clipdissect fetch stamps`.
-
-    Raises:
-        MissingResource: apt is missing or can't serve the package.
-        DissectError: the user cache can't be written.
-    """
+    """Download Debian's package and unpack it into the user cache."""
     log.info("fetching %s (161 MB, once)", PACKAGE)
     return fetch_item("stamps", folder=cache_dir()).path / INSIDE

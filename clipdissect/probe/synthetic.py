@@ -36,10 +36,6 @@ def synthetic_broden(
         root: the folder to write into; by default `synthetic_broden` in the user cache.
         limit, sample, identity, on_error: see `ProbeOptions`.
         sample_seed: of the draw of `sample`.
-
-    Raises:
-        MissingResource: photographs or stamps that were requested aren't available.
-        DissectError: a folder that can't be written.
     """
     from clipdissect.probe.scenes import SceneSettings, write_once
     from clipdissect.probe.scenes.sources import find_sources

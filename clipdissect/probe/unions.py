@@ -45,16 +45,7 @@ def union(
 
 
 def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
-    """Concatenate the parts' images, named `<part>/<image>`; nested unions are flattened.
-
-    Args:
-        name: of the union.
-        parts: the probes; repeated names get numbers.
-        on_error: for all parts.
-
-    Raises:
-        DissectError: no parts.
-    """
+    """Concatenate the parts' images, named `<part>/<image>`; nested unions are flattened."""
     flat = [plain for part in parts for plain in (part.parts or (part,))]
     if not flat:
         raise DissectError(f"probe {name} has no parts")

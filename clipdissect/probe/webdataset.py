@@ -21,12 +21,7 @@ from clipdissect.utils import hashing
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Decode images in shards.
-
-    Args:
-        images: per image, the shard, and the offset and size of its bytes.
-        decode, orientation: see `ProbeOptions`.
-    """
+    """Decode images, given the shard, offset and size of their bytes."""
 
     images: tuple[tuple[Shard, int, int], ...]
     decode: str = "pil"
@@ -76,11 +71,6 @@ def webdataset(
             `imagenet`.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`;
             `identity=content` hashes whole shards, local ones only.
-
-    Raises:
-        MissingResource: a shard that isn't there.
-        DissectError: compressed or damaged tar files, no images, a label number without a name, a
-            protocol that needs another package.
 
     Source:
         https://github.com/webdataset/webdataset (the layout of the shards).

@@ -27,21 +27,14 @@ LABELS = ("texture", "shape", "special", "general")
 
 @dataclass
 class Scene:
-    """A picture and its labels, numbered from 1; 0 for pixels without one.
-
-    Args:
-        pixels: the picture.
-        scene: name of the background.
-        color, texture, shape: number of a colour, texture or shape.
-        special, general: number in `Sources.objects` of an object's two names.
-    """
+    """A picture and its labels, numbered from 1; 0 for pixels without one."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
-    scene: str
+    scene: str  # name of the background
     color: Int[np.ndarray, "h w"]
     texture: Int[np.ndarray, "h w"]
     shape: Int[np.ndarray, "h w"]
-    special: Int[np.ndarray, "h w"]
+    special: Int[np.ndarray, "h w"]  # specific and general name, in `Sources.objects`
     general: Int[np.ndarray, "h w"]
 
 
@@ -61,13 +54,7 @@ class _Canvas:
 
 
 class Painter:
-    """Draw scenes; a number always gives the same scene.
-
-    Args:
-        size: of the square picture, in pixels.
-        seed: of all scenes.
-        sources: photographs and stamps.
-    """
+    """Draw square scenes of `size` pixels; a number always gives the same scene."""
 
     def __init__(self, size: int, seed: int, sources: Sources) -> None:
         self.size, self.seed, self.sources = size, seed, sources

@@ -25,17 +25,11 @@ PLAIN = "plain"  # the scene of a background without a photograph
 
 @dataclass(frozen=True)
 class Sources:
-    """Files that scenes use.
+    """Files that scenes use."""
 
-    Args:
-        photographs: scene name to file.
-        stamps: most specific name of an object to its files.
-        general: that name to the more general one, which may be the same.
-    """
-
-    photographs: dict[str, Path]
-    stamps: dict[str, tuple[Path, ...]]
-    general: dict[str, str]
+    photographs: dict[str, Path]  # by scene name
+    stamps: dict[str, tuple[Path, ...]]  # by the most specific name of the object
+    general: dict[str, str]  # specific to general name, which may be the same
 
     def digest(self) -> str:
         """Return a digest of the photographs' bytes, and of the stamps' names and sizes."""
@@ -50,17 +44,7 @@ class Sources:
 
 
 def find_sources(photographs: bool, which_stamps: str) -> Sources:
-    """Return the available files.
-
-    Args:
-        photographs: whether backgrounds may be photographs.
-        which_stamps: `auto` uses installed or cached stamps, `fetch` downloads them, `none` uses
-            none.
-
-    Raises:
-        DissectError: another value.
-        MissingResource: photographs or stamps were requested, but aren't available.
-    """
+    """Return the available files; see `synthetic_broden` for the arguments."""
     check_choice("probe.stamps", which_stamps, STAMPS)
     scenes = {path.stem: path for path in _photographs()} if photographs else {}
     root = None if which_stamps == "none" else find_stamps()

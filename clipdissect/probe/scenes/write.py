@@ -33,17 +33,7 @@ MIN_SIZE, MAX_SIZE = 16, 1024
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """Which scenes to draw.
-
-    Args:
-        images: number of scenes.
-        seed: of the scenes; the first scenes of a larger set are those of a smaller one.
-        size: of the square images and masks, in pixels.
-        sources: photographs and stamps.
-
-    Raises:
-        DissectError: a number out of range.
-    """
+    """Which scenes to draw; the first scenes of a larger set are those of a smaller one."""
 
     images: int
     seed: int
@@ -61,13 +51,6 @@ def write_once(settings: SceneSettings, root: str | Path | None = None) -> Path:
 
     It is named by a digest of the settings and appears complete or not at all, so several
     processes may request it at the same time.
-
-    Args:
-        settings: which scenes.
-        root: the parent folder; by default `synthetic_broden` in the user cache.
-
-    Raises:
-        DissectError: the folder can't be written.
     """
     base = Path(root).expanduser() if root else cache_dir() / FOLDER
     images, seed, size = settings.images, settings.seed, settings.size
@@ -111,13 +94,7 @@ def _write(folder: Path, settings: SceneSettings) -> None:
 
 @dataclass
 class LabelCounts:
-    """The labels of all categories, numbered consecutively from 1, and how often each occurs.
-
-    Args:
-        names: category to its labels.
-        images: number of images per label number.
-        pixels: number of pixels per label number.
-    """
+    """The labels by category, numbered consecutively from 1, and how often each occurs."""
 
     names: dict[str, tuple[str, ...]]
     images: Counter[int] = field(default_factory=Counter)
