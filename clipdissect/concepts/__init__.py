@@ -54,32 +54,31 @@ def build(name: str, **parameters: Any) -> Concepts:
     return _log_dropped(registry.build("concepts", OPTIONS, name, parameters))
 
 
-def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
+def resolve(source: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
     """Return a concept set from a `Concepts`, a list of texts, an option's name, a mapping of a
-    name and its parameters, or a text file's path.
-    """
-    if isinstance(what, Concepts):
-        return what
-    if isinstance(what, str) and what in OPTIONS:
-        return build(what)
-    if isinstance(what, str) and is_wrong_name(what):
-        message = unknown("concept set or text file", what, OPTIONS)
+    name and its parameters, or a text file's path."""
+    if isinstance(source, Concepts):
+        return source
+    if isinstance(source, str) and source in OPTIONS:
+        return build(source)
+    if isinstance(source, str) and is_wrong_name(source):
+        message = unknown("concept set or text file", source, OPTIONS)
         raise DissectError(f"{message}. To give the texts themselves, pass a list")
-    if isinstance(what, (str, Path)):
-        return _log_dropped(file(str(what)))
-    if isinstance(what, Mapping):
-        return registry.named("concepts", build, what)
-    if not isinstance(what, Iterable) or isinstance(what, (bytes, Set)):
+    if isinstance(source, (str, Path)):
+        return _log_dropped(file(str(source)))
+    if isinstance(source, Mapping):
+        return registry.named("concepts", build, source)
+    if not isinstance(source, Iterable) or isinstance(source, (bytes, Set)):
         raise DissectError(
             f"concepts must be a list of texts, a text file or the name of a concept set; got "
-            f"{shortened(what)}"
+            f"{shortened(source)}"
         )
-    return _log_dropped(of_list(list(what)))
+    return _log_dropped(of_list(list(source)))
 
 
-def is_wrong_name(what: str) -> bool:
+def is_wrong_name(source: str) -> bool:
     """Return whether a word looks like the name of a concept set rather than a file's path."""
-    return what.replace("_", "").isalnum() and not Path(what).exists()
+    return source.replace("_", "").isalnum() and not Path(source).exists()
 
 
 def _log_dropped(concepts: Concepts) -> Concepts:

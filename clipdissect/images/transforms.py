@@ -65,27 +65,19 @@ def tensor_transform(transform: Transform) -> TensorTransform | None:
     timm and open_clip: resize, centre crop, scale to 0..1, normalise. Results differ by rounding
     only: at most 2 grey levels of 255 after resizing.
     """
+    from torchvision.transforms import Compose
+
     steps: list[TensorTransform] = []
+    named_steps = steps_of(transform)
     is_tensor = False
-    for name, step in steps_of(transform):
+    for name, step in named_steps:
         converted = _convert_tensor_step(name, step) if is_tensor else _convert_pil_step(name, step)
         if converted is None:
             return None
-        steps.append(converted)
+        steps += converted
         is_tensor = is_tensor or name in TO_BYTES | TO_FLOAT
-    return Chain(tuple(steps)) if steps else None
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Apply functions of a tensor one after the other."""
-
-    steps: tuple[TensorTransform, ...]
-
-    def __call__(self, picture: Tensor) -> Tensor:
-        for step in self.steps:
-            picture = step(picture)
-        return picture
+    chain: TensorTransform = Compose(steps)
+    return chain if named_steps else None
 
 
 @dataclass(frozen=True)
@@ -128,21 +120,24 @@ def _name(step: Any) -> str:
     return str(named.__qualname__) if library in LIBRARIES or is_container else ""
 
 
-def _convert_tensor_step(name: str, step: Any) -> TensorTransform | None:
+Converted = list[TensorTransform] | None  # None: unknown
+
+
+def _convert_tensor_step(name: str, step: Any) -> Converted:
     """Convert a step that gets tensors in the original transform too."""
     if name in IDENTITIES | TO_BYTES | TO_FLOAT:
-        return _identity
-    return _call(step) if name in ON_TENSORS else None
+        return []
+    return [step] if name in ON_TENSORS else None
 
 
-def _convert_pil_step(name: str, step: Any) -> TensorTransform | None:
+def _convert_pil_step(name: str, step: Any) -> Converted:
     """Convert a step that works on PIL images, or converts them."""
     if name in IDENTITIES | TO_BYTES:
-        return _identity
+        return []
     if name in TO_FLOAT:
-        return _to_float
+        return [_to_float]
     if name == "CenterCrop":
-        return _center_crop(step.size)
+        return [_center_crop(step.size)]
     if name == "CenterCropOrPad":
         return _crop_or_pad(step)
     if name == "ImageClassification":
@@ -152,19 +147,11 @@ def _convert_pil_step(name: str, step: Any) -> TensorTransform | None:
     return _keep_ratio(step) if name == "ResizeKeepRatio" else None
 
 
-def _call(step: Any) -> TensorTransform:
-    return lambda picture: step(picture)
-
-
-def _identity(picture: Tensor) -> Tensor:
-    return picture
-
-
 def _to_float(picture: Tensor) -> Tensor:
     return picture.float().div(255)
 
 
-def _resize(size: Any, interpolation: Any, max_size: int | None = None) -> TensorTransform | None:
+def _resize(size: Any, interpolation: Any, max_size: int | None = None) -> Converted:
     mode = _interpolation_mode(interpolation)
     if mode is None or size is None:
         return None
@@ -175,7 +162,7 @@ def _resize(size: Any, interpolation: Any, max_size: int | None = None) -> Tenso
         shape = sides if len(sides) == 2 else _shorter_side(height, width, sides[0], max_size)
         return _resized(picture, shape, mode)
 
-    return run
+    return [run]
 
 
 def _shorter_side(height: int, width: int, size: int, max_size: int | None) -> list[int]:
@@ -211,7 +198,7 @@ def _interpolation_mode(interpolation: Any) -> Any:
     return InterpolationMode(name) if name in INTERPOLATIONS else None
 
 
-def _keep_ratio(step: Any) -> TensorTransform | None:
+def _keep_ratio(step: Any) -> Converted:
     """Resize towards a box without distortion, as timm and open_clip round it."""
     mode = _interpolation_mode(step.interpolation)
     if mode is None or step.random_scale_prob or step.random_aspect_prob:
@@ -223,7 +210,7 @@ def _keep_ratio(step: Any) -> TensorTransform | None:
         ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
         return _resized(picture, [round(height / ratio), round(width / ratio)], mode)
 
-    return run
+    return [run]
 
 
 def _center_crop(size: Any) -> TensorTransform:
@@ -233,7 +220,7 @@ def _center_crop(size: Any) -> TensorTransform:
     return lambda picture: functional.center_crop(picture, sides)
 
 
-def _crop_or_pad(step: Any) -> TensorTransform | None:
+def _crop_or_pad(step: Any) -> Converted:
     if getattr(step, "padding_mode", "constant") != "constant":
         return None
     from torchvision.transforms.v2 import functional
@@ -245,15 +232,15 @@ def _crop_or_pad(step: Any) -> TensorTransform | None:
         edges = [wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2]
         return crop(functional.pad(picture, edges, fill=step.fill) if any(edges) else picture)
 
-    return run
+    return [run]
 
 
-def _preset(preset: Any) -> TensorTransform | None:
+def _preset(preset: Any) -> Converted:
+    from torchvision.transforms.v2 import CenterCrop, Normalize
+
     resize = _resize(preset.resize_size, preset.interpolation)
     if resize is None:
         return None
-    from torchvision.transforms.v2 import CenterCrop, Normalize
-
     # CenterCrop interprets the size: a number, a pair, or a list of one number.
     crop = _center_crop(CenterCrop(preset.crop_size).size)
-    return Chain((resize, crop, _to_float, _call(Normalize(preset.mean, preset.std))))
+    return [*resize, crop, _to_float, Normalize(preset.mean, preset.std)]

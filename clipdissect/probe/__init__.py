@@ -47,19 +47,19 @@ def build(name: str, **parameters: Any) -> Probe:
     return probe
 
 
-def resolve(what: Any) -> Probe:
+def resolve(source: Any) -> Probe:
     """Return a probe from a `Probe`, an option's name, a mapping of a name and its parameters, a
     folder's path, or a dataset.
 
     A bare word that names an option means the option; write `./photos` for a folder of that name.
     """
-    if isinstance(what, Probe):
-        return what
-    if isinstance(what, str) and what in OPTIONS:
-        return build(what)
-    if isinstance(what, (str, Path)):
-        not_empty(root=what)
-        return folder(str(what))
-    if isinstance(what, Mapping):
-        return registry.named("probe", build, what)
-    return dataset(what)
+    if isinstance(source, Probe):
+        return source
+    if isinstance(source, str) and source in OPTIONS:
+        return build(source)
+    if isinstance(source, (str, Path)):
+        not_empty(root=source)
+        return folder(str(source))
+    if isinstance(source, Mapping):
+        return registry.named("probe", build, source)
+    return dataset(source)

@@ -62,7 +62,6 @@ class ImageFiles:
     other_formats: Counter[str] = field(default_factory=Counter)
     unusual: dict[str, list[Path]] = field(default_factory=lambda: {key: [] for key in UNUSUAL})
     _first_paths: dict[_Inode, Path] = field(default_factory=dict)
-    _cache: _Inode | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,61 +83,39 @@ class ImageFiles:
             if paths
         )
 
-    def scan(self) -> None:
-        """Search the folder.
-
-        Raises:
-            OSError: it can't be listed.
-        """
-        cache = cache_dir()
-        self._cache = _inode(cache) if os.path.isdir(cache) else None
-        self._scan_folder(self.root, _inode(self.root), _entries(self.root), ())
-
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _scan_folder(
-        self,
-        path: Path,
-        inode: _Inode,
-        entries: list[os.DirEntry[str]],
-        parents: tuple[_Inode, ...],
-    ) -> None:
-        if inode in parents:
-            self.unusual[LOOPS].append(path)
+    def scan(self, folder: Path, parents: tuple[_Inode, ...] = ()) -> None:
+        """Search a folder; raise an OSError if it can't be listed."""
+        inode, entries = _inode(folder), _entries(folder)
+        reason = _reason_to_skip(folder, inode, {entry.name for entry in entries})
+        if reason and parents:  # the root itself is the user's choice
+            self._leave_out(folder, True, reason)
             return
-        if self._first_paths.setdefault(inode, path) != path:
-            self.unusual[REPEATED].append(path)
+        if inode in parents:
+            self.unusual[LOOPS].append(folder)
+            return
+        if self._first_paths.setdefault(inode, folder) != folder:
+            self.unusual[REPEATED].append(folder)
         for entry in entries:
-            self._scan_entry(Path(entry.path), entry, (*parents, inode))
+            self._scan_entry(entry, (*parents, inode))
 
-    def _scan_entry(self, path: Path, entry: os.DirEntry[str], parents: tuple[_Inode, ...]) -> None:
+    def _scan_entry(self, entry: os.DirEntry[str], parents: tuple[_Inode, ...]) -> None:
+        path = Path(entry.path)
         is_folder = _leads_to(entry, "is_dir")
         if is_hidden(entry.name):
             self._leave_out(path, is_folder, HIDDEN)
         elif is_folder:
-            self._enter(path, parents)
+            try:
+                self.scan(path, parents)
+            except OSError as error:
+                self.unreadable[path] = error.strerror or str(error)
         elif is_image(entry.name):
             exists = _leads_to(entry, "is_file")
             (self.files if exists else self.unusual[BROKEN]).append(path)
         elif path.suffix.lower() in OTHER_SUFFIXES:
             self.other_formats[path.suffix.lower()] += 1
-
-    def _enter(self, path: Path, parents: tuple[_Inode, ...]) -> None:
-        try:
-            inode, entries = _inode(path), _entries(path)
-        except OSError as error:
-            self.unreadable[path] = error.strerror or str(error)
-            return
-        names = {entry.name for entry in entries}
-        if inode == self._cache:
-            self._leave_out(path, True, CACHES)
-        elif _is_run(path, names) or _is_wandb(path, names):
-            self._leave_out(path, True, RUNS)
-        elif "CACHEDIR.TAG" in names:
-            self._leave_out(path, True, CACHES)
-        else:
-            self._scan_folder(path, inode, entries, parents)
 
     def _leave_out(self, path: Path, is_folder: bool, reason: str) -> None:
         names = [path.name]
@@ -154,7 +131,7 @@ def find_image_files(root: Path, on_error: str = "skip") -> ImageFiles:
     """Find all image files; `on_error="raise"` stops at a folder that can't be listed."""
     check_listable(root)
     images = ImageFiles(root)
-    images.scan()
+    images.scan(root)
     for path, reason in images.unreadable.items():
         if on_error == "raise":
             raise DissectError(f"can't read the folder {path}: {reason}")
@@ -191,6 +168,15 @@ def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bo
         return bool(getattr(entry, test)())
     except OSError:  # a link to itself, or into a folder that can't be entered
         return False
+
+
+def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
+    """Why a folder, with its entries' names, doesn't hold the user's images; None if it does."""
+    if _is_run(folder, names) or _is_wandb(folder, names):
+        return RUNS
+    cache = cache_dir()
+    is_cache = "CACHEDIR.TAG" in names or (os.path.isdir(cache) and _inode(cache) == inode)
+    return CACHES if is_cache else None
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:

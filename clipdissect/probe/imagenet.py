@@ -152,7 +152,9 @@ def _classes_by_name() -> dict[str, str]:
     for name in names:
         for synonym in name.split(", "):
             owners[_normalised(synonym)].add(name)
-    classes = {synonym: next(iter(own)) for synonym, own in owners.items() if len(own) == 1}
+    classes = {
+        synonym: next(iter(names_of)) for synonym, names_of in owners.items() if len(names_of) == 1
+    }
     classes |= {_normalised(synset): name for synset, name in zip(synsets(), names, strict=True)}
     return classes | {_normalised(name): name for name in names}
 
