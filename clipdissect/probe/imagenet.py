@@ -27,7 +27,7 @@ BELOW = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/v
 FLAT = re.compile(r"ILSVRC2012_val_(\d{8})")
 SYNSET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 NO_LABELS = (
-    "the ImageNet images have no labels: no ground truth was found beside them (set "
+    "the ImageNet images have no labels: there is no ground truth file next to them (set "
     "probe.ground_truth)"
 )
 

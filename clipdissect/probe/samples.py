@@ -125,7 +125,7 @@ def shard_notes(shards: Sequence[SampleImages], hidden: int) -> tuple[str, ...]:
     if others:
         notes.append(
             f"members of the shards left out of the probe: {_counts(others)} (probe.image says "
-            f"which endings are taken, one image a sample)"
+            f"which endings are used, one image per sample)"
         )
     if hidden:
         notes.append(f"images left out of the probe: {hidden} hidden files in the shards")

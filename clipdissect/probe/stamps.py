@@ -43,7 +43,7 @@ def stamps(
     except MissingResource as missing:
         if not fallback:
             raise
-        note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({missing})"
+        note = f"the stamps are not available, so the probe is `photos`, a weaker one ({missing})"
         log.warning("%s", note)
         return crops_of_photos(options, (note,))
     images = find_image_files(root, on_error)

@@ -65,7 +65,7 @@ def webdataset(
         shards: a path or URL (anything that fsspec opens), or a list of them, with braces
             (`train-{000..009}.tar`) and wildcards.
         image: extension of the members that are images, or a list with the best first, such as
-            `[rgb.png, jpg]`; `*.png` selects every name that ends so, a sample each. By default
+            `[rgb.png, jpg]`; `*.png` selects every name that ends so, each a sample. By default
             the usual ones: `jpg`, `jpeg`, `png`, `webp`, and so on.
         classes: if the labels (`.cls`) are numbers, their names: a file with one name per line, or
             `imagenet`.

@@ -74,22 +74,17 @@ def _write_whole(folder: Path, settings: SceneSettings) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
     try:
         unfinished.chmod(0o755)
-        _write(unfinished, settings)
+        images = unfinished / "images"
+        images.mkdir()
+        labels = LabelCounts.of(settings.sources)
+        painter = Painter(settings.size, settings.seed, settings.sources)
+        numbers = range(settings.images)
+        rows = [_write_scene(images, n, painter.draw(n), labels) for n in numbers]
+        _write_table(unfinished / "index.csv", rows)
+        labels.write(unfinished, settings.images, settings.size**2)
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write(folder: Path, settings: SceneSettings) -> None:
-    labels = LabelCounts.of(settings.sources)
-    painter = Painter(settings.size, settings.seed, settings.sources)
-    (folder / "images").mkdir()
-    rows = [
-        _write_scene(folder / "images", number, painter.draw(number), labels)
-        for number in range(settings.images)
-    ]
-    _write_table(folder / "index.csv", rows)
-    labels.write(folder, settings.images, settings.size**2)
 
 
 @dataclass
