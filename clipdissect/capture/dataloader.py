@@ -99,7 +99,7 @@ class _Decoded(Dataset[tuple[int, _Item]]):
         try:
             picture = self.probe.read(index)
         except UnreadableImage as error:
-            return index, Skipped(index, error.reason, error.passing)
+            return index, Skipped(index, error.reason, error.transient)
         except DissectError as error:
             return index, error
         return index, {number: apply(self.transforms[number], picture) for number in wanted}

@@ -1,4 +1,4 @@
-"""Concept sets: the texts that units may be described by. `OPTIONS` lists the functions."""
+"""Concept sets: the texts that units may be described by. `OPTIONS` maps names to functions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.concepts.base import Concepts
-from clipdissect.concepts.joined import union
-from clipdissect.concepts.known import broden, cifar100, places365
+from clipdissect.concepts.class_names import broden, cifar100, imagenet, places365
 from clipdissect.concepts.sources import (
     ef_3k,
     file,
     google_10k,
     google_20k,
-    imagenet,
     of_list,
+    union,
     wordfreq,
     wordfreq_3k,
     wordfreq_10k,
     wordfreq_20k,
+    wordnet_nouns,
 )
-from clipdissect.concepts.wordnet import wordnet_nouns
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils import registry
 from clipdissect.utils.type_checks import shortened
@@ -51,46 +50,38 @@ log = logging.getLogger(__name__)
 
 
 def build(name: str, **parameters: Any) -> Concepts:
-    """The concept set of a name; what cleaning left out is logged.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
-    return _reported(registry.build("concepts", OPTIONS, name, parameters))
+    """Build the concept set of a name; log what cleaning left out."""
+    return _log_dropped(registry.build("concepts", OPTIONS, name, parameters))
 
 
-def resolve(what: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
-    """A concept set from a `Concepts`, a list of texts, an option's name, a mapping of a name and
-    its parameters, or a text file's path.
-
-    Raises:
-        DissectError: an empty set, or an unreadable file.
-    """
-    if isinstance(what, Concepts):
-        return what
-    if isinstance(what, str) and what in OPTIONS:
-        return build(what)
-    if isinstance(what, str) and is_wrong_name(what):
-        message = unknown("concept set or text file", what, OPTIONS)
+def resolve(source: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
+    """Return a concept set from a `Concepts`, a list of texts, an option's name, a mapping of a
+    name and its parameters, or a text file's path."""
+    if isinstance(source, Concepts):
+        return source
+    if isinstance(source, str) and source in OPTIONS:
+        return build(source)
+    if isinstance(source, str) and is_wrong_name(source):
+        message = unknown("concept set or text file", source, OPTIONS)
         raise DissectError(f"{message}. To give the texts themselves, pass a list")
-    if isinstance(what, (str, Path)):
-        return _reported(file(str(what)))
-    if isinstance(what, Mapping):
-        return registry.named("concepts", build, what)
-    if not isinstance(what, Iterable) or isinstance(what, (bytes, Set)):
+    if isinstance(source, (str, Path)):
+        return _log_dropped(file(str(source)))
+    if isinstance(source, Mapping):
+        return registry.named("concepts", build, source)
+    if not isinstance(source, Iterable) or isinstance(source, (bytes, Set)):
         raise DissectError(
             f"concepts must be a list of texts, a text file or the name of a concept set; got "
-            f"{shortened(what)}"
+            f"{shortened(source)}"
         )
-    return _reported(of_list(list(what)))
+    return _log_dropped(of_list(list(source)))
 
 
-def is_wrong_name(what: str) -> bool:
-    """Whether a word that names no concept set was meant as a name and isn't a file's path."""
-    return what.replace("_", "").isalnum() and not Path(what).exists()
+def is_wrong_name(source: str) -> bool:
+    """Return whether a word looks like the name of a concept set rather than a file's path."""
+    return source.replace("_", "").isalnum() and not Path(source).exists()
 
 
-def _reported(concepts: Concepts) -> Concepts:
+def _log_dropped(concepts: Concepts) -> Concepts:
     if concepts.dropped:
         log.info("concepts %s: %s", concepts.name, concepts.summary)
     return concepts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from clipdissect.errors import DissectError
 from clipdissect.utils import hashing
+from clipdissect.utils.type_checks import check_choice
 
 DUPLICATES = ("drop", "keep")
 
@@ -16,12 +17,9 @@ class Concepts:
     """`S`: the texts that units may be described by.
 
     Args:
-        name: what to call the set in results.
-        texts: not blank, in their order; distinct, unless duplicates were to be kept.
-        dropped: reason to the texts that were left out for it.
-
-    Raises:
-        DissectError: no texts.
+        name: as shown in results.
+        texts: not blank, in order; distinct unless duplicates are kept.
+        dropped: reason to the texts that cleaning left out.
     """
 
     name: str
@@ -37,13 +35,13 @@ class Concepts:
 
     @property
     def summary(self) -> str:
-        """How many texts there are, and how many were left out for what reason."""
+        """The number of texts, and of those left out by reason."""
         left_out = ", ".join(f"{len(texts)} {why}" for why, texts in self.dropped.items())
         return f"{len(self)} texts" + (f"; left out: {left_out}" if left_out else "")
 
     @property
     def digest(self) -> str:
-        """Changes with any text or their order."""
+        """Cache key; changes with any text or their order."""
         return hashing.hash_values("concepts 1", self.texts)
 
 
@@ -56,26 +54,20 @@ def clean(
     unwanted: dict[str, Rule] | None = None,
     duplicates: str = "drop",
 ) -> Concepts:
-    """Strip white space; drop blanks, repeats and what a rule calls unwanted, keeping the order.
+    """Strip white space; drop blanks, duplicates and unwanted texts, keeping the order.
 
     A text listed twice counts twice in the softmax over concepts.
 
     Args:
-        name: what to call the set.
+        name: of the set.
         texts: the raw texts.
-        unwanted: reason to a test for it.
+        unwanted: reason to test.
         duplicates: `drop` all but the first of equal texts, or `keep` them, as the published code
             does.
-
-    Raises:
-        DissectError: nothing is left, or an unknown `duplicates`.
     """
-    if duplicates not in DUPLICATES:
-        raise DissectError(
-            f"concepts.duplicates is '{duplicates}'; it can be {' or '.join(DUPLICATES)}"
-        )
+    check_choice("concepts.duplicates", duplicates, DUPLICATES)
     rules = {"blank": lambda text: not text, **(unwanted or {})}
-    kept: list[str] = []
+    remaining: list[str] = []
     seen: set[str] = set()
     dropped: dict[str, list[str]] = {}
     for text in (" ".join(raw.split()) for raw in texts):
@@ -83,8 +75,8 @@ def clean(
         if reason is None and text in seen and duplicates == "drop":
             reason = "duplicate"
         if reason is None:
-            kept.append(text)
+            remaining.append(text)
             seen.add(text)
         else:
             dropped.setdefault(reason, []).append(text)
-    return Concepts(name, tuple(kept), {r: tuple(found) for r, found in dropped.items()})
+    return Concepts(name, tuple(remaining), {r: tuple(t) for r, t in dropped.items()})

@@ -1,4 +1,4 @@
-"""What a user may want to mend in a list of concepts."""
+"""Find texts in a concept set that a user may want to change."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ from collections.abc import Sequence
 
 from clipdissect.concepts.base import Concepts
 
-# Tokens that CLIP's text encoder takes, its start and end marks among them.
+# Context length of CLIP's text encoder, including start and end tokens.
 CONTEXT = 77
 LONG = "longer than the encoder's context"
 ALIKE = "differ only in case, spaces or unicode form"
 
 
 def lint(concepts: Concepts, context: int = CONTEXT) -> dict[str, tuple[str, ...]]:
-    """Kind of finding to the texts found: what cleaning left out, and what it left in doubt.
-
-    Args:
-        concepts: the cleaned set.
-        context: tokens of CLIP's tokenizer that the text encoder takes, marks included.
-    """
-    found = dict(concepts.dropped)
-    for kind, texts in ((LONG, too_long(concepts.texts, context)), (ALIKE, alike(concepts.texts))):
-        if texts:
-            found[kind] = texts
-    return found
+    """Map kinds of findings to texts: those that cleaning dropped, and doubtful remaining ones."""
+    findings = {LONG: too_long(concepts.texts, context), ALIKE: alike(concepts.texts)}
+    return {**concepts.dropped, **{kind: texts for kind, texts in findings.items() if texts}}
 
 
 def too_long(texts: Sequence[str], context: int = CONTEXT) -> tuple[str, ...]:
-    """Texts with more tokens than a text encoder takes, counted by CLIP's tokenizer."""
-    # A token is at least a byte, so the tokenizer need not be loaded for the sake of short texts.
+    """Return the texts with more of CLIP's tokens than a text encoder reads."""
+    # A token is at least a byte, so short texts don't need the tokenizer.
     candidates = [text for text in texts if len(text.encode()) + 2 > context]
     if not candidates:
         return ()
@@ -40,7 +32,7 @@ def too_long(texts: Sequence[str], context: int = CONTEXT) -> tuple[str, ...]:
 
 
 def alike(texts: Sequence[str]) -> tuple[str, ...]:
-    """Different texts that a reader would take for one, each group as `Ice cream | icecream`."""
+    """Return texts that a reader would consider equal, each group as `Ice cream | icecream`."""
     groups: dict[str, dict[str, None]] = {}
     for text in texts:
         key = "".join(unicodedata.normalize("NFKC", text).casefold().split())

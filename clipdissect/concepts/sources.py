@@ -1,18 +1,23 @@
-"""Where concept sets come from."""
+"""Concept sets from files, lists, packages and other sets."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clipdissect.concepts.base import Concepts, Rule, clean
-from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.datasets.wordnet import INDEX, wordnet_places
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.utils import registry
 from clipdissect.utils.extras import install
-from clipdissect.utils.paths import data_places
+from clipdissect.utils.paths import data_candidates, find_data
+from clipdissect.utils.type_checks import check_range
 
-# What to leave out of lists of words that no one has edited.
+# What to drop from unedited word lists.
 NO_WORDS: dict[str, Rule] = {
     "digit": lambda word: any(c.isdigit() for c in word),
     "one letter": lambda word: sum(c.isalpha() for c in word) < 2,
@@ -20,27 +25,18 @@ NO_WORDS: dict[str, Rule] = {
 
 
 def file(path: str, duplicates: str = "drop") -> Concepts:
-    """One text a line, UTF-8, with or without a byte-order mark, any line ends.
+    """A UTF-8 file with one text per line, with or without a byte-order mark, any line ends.
 
     Args:
         path: the file.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
-
-    Raises:
-        MissingResource: there is no such file.
-        DissectError: it is a folder, empty, or not UTF-8 (names the line).
     """
     source = Path(path).expanduser()
     return clean(source.stem, read_lines(source), duplicates=duplicates)
 
 
 def read_lines(source: Path) -> list[str]:
-    """The lines of a text file, as they are.
-
-    Raises:
-        MissingResource: there is no such file.
-        DissectError: it is a folder, or not UTF-8 (names the line).
-    """
+    """Return the lines of a UTF-8 file, unchanged."""
     if source.is_dir():
         raise DissectError(f"{source} is a folder; concepts.path must be a text file")
     if not source.is_file():
@@ -49,7 +45,17 @@ def read_lines(source: Path) -> list[str]:
             [str(source.absolute())],
             "set concepts.path to a text file; to give the texts themselves, pass a list",
         )
-    return _lines(_decode(source))
+    data = source.read_bytes()
+    try:
+        # str.splitlines would also split at characters that a text may hold, such as U+2028.
+        lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DissectError(
+            f"{source} is not UTF-8: line {line} has the byte 0x{data[error.start]:02x}. "
+            f"Save it as UTF-8"
+        ) from error
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
@@ -58,14 +64,36 @@ def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
     Args:
         texts: the concepts.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
-
-    Raises:
-        DissectError: none are left, or one is not a text.
     """
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
         raise DissectError(f"a concept must be a text; got {wrong[0]!r}")
     return clean("list", texts, duplicates=duplicates)
+
+
+def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
+    """The texts of several sets, one set after the other.
+
+    Args:
+        parts: each a set's name, `{name: file, path: words.txt}` with its parameters, or a
+            `Concepts`.
+        duplicates: `drop` or `keep` texts of more than one part; see `clean`.
+    """
+    from clipdissect.concepts import build  # which has `union` among its options
+
+    if isinstance(parts, (str, Mapping)) or not isinstance(parts, Sequence):
+        raise DissectError(
+            f"concepts.parts must be a list, such as [imagenet, broden]; got {parts!r}"
+        )
+    sets = [registry.part("concept set", "set", Concepts, build, part) for part in parts]
+    texts = [text for concepts in sets for text in concepts.texts]
+    whole = clean("union", texts, duplicates=duplicates)
+    dropped = dict(whole.dropped)
+    for concepts in sets:
+        for reason, left_out in concepts.dropped.items():
+            dropped[reason] = (*left_out, *dropped.get(reason, ()))
+    names = dict.fromkeys(concepts.name for concepts in sets)
+    return replace(whole, name=" + ".join(names), dropped=dropped)
 
 
 def google_20k(path: str | None = None, duplicates: str = "drop") -> Concepts:
@@ -75,58 +103,29 @@ def google_20k(path: str | None = None, duplicates: str = "drop") -> Concepts:
         path: the file; by default `concepts/google_20k.txt` below `$CLIPDISSECT_DATA` or the
             user cache's `data` folder.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
-
-    Raises:
-        MissingResource: the file is in none of the places.
     """
-    return _named("google_20k", path, duplicates, "wordfreq_20k")
+    return _word_list("google_20k", path, duplicates, "wordfreq_20k")
 
 
 def google_10k(path: str | None = None, duplicates: str = "drop") -> Concepts:
     """The 10,000 most common English words, without swear words (9,894); otherwise as
     `google_20k`."""
-    return _named("google_10k", path, duplicates, "wordfreq_10k")
+    return _word_list("google_10k", path, duplicates, "wordfreq_10k")
 
 
 def ef_3k(path: str | None = None, duplicates: str = "drop") -> Concepts:
     """The 3,000 most common English words as EF lists them; otherwise as `google_20k`."""
-    return _named("ef_3k", path, duplicates, "wordfreq_3k")
+    return _word_list("ef_3k", path, duplicates, "wordfreq_3k")
 
 
-def find(what: str, path: str | None, names: Sequence[str], remedy: str) -> Path:
-    """The given path, or the first of the names below the data folders that exists.
-
-    Args:
-        what: the thing looked for, for the message.
-        path: the user's; it alone counts if it is given.
-        names: paths below a data folder, the best first.
-        remedy: what the user can do.
-
-    Raises:
-        MissingResource: none exists.
-    """
-    found = [place / name for name in names for place in data_places()]
-    places = [Path(path).expanduser()] if path else found
-    for place in places:
-        if place.exists():
-            return place
-    raise MissingResource(what, [str(place.absolute()) for place in places], remedy)
-
-
-def _named(name: str, path: str | None, duplicates: str, like: str) -> Concepts:
-    found = find(
+def _word_list(name: str, path: str | None, duplicates: str, substitute: str) -> Concepts:
+    source = find_data(
         f"the concept list {name}.txt",
-        path,
-        [f"concepts/{name}.txt"],
-        f"clipdissect fetch {name}, or set concepts.path to the file, or use concepts={like} (a "
-        f"like list that a package ships)",
+        data_candidates(path, f"concepts/{name}.txt"),
+        f"clipdissect fetch {name}, or set concepts.path to the file, or use concepts={substitute} "
+        f"(a similar list that a package ships)",
     )
-    return clean(name, read_lines(found), duplicates=duplicates)
-
-
-def imagenet() -> Concepts:
-    """The 1000 ImageNet class names with all their synonyms, in class order."""
-    return clean("imagenet", imagenet_names())
+    return clean(name, read_lines(source), duplicates=duplicates)
 
 
 def wordfreq(n: int = 20000) -> Concepts:
@@ -135,14 +134,9 @@ def wordfreq(n: int = 20000) -> Concepts:
     Words with a digit and words of one letter are dropped (and recorded).
 
     Args:
-        n: how many words to take before cleaning.
-
-    Raises:
-        MissingResource: `wordfreq` isn't installed.
-        DissectError: `n` is not positive.
+        n: number of words before cleaning.
     """
-    if n < 1:
-        raise DissectError(f"concepts.n is {n}; it must be at least 1")
+    check_range("concepts.n", n, 1)
     try:
         from wordfreq import top_n_list
     except ImportError as error:
@@ -155,33 +149,59 @@ def wordfreq(n: int = 20000) -> Concepts:
 
 
 def wordfreq_3k() -> Concepts:
-    """`wordfreq` of 3,000 words."""
+    """`wordfreq` with 3,000 words."""
     return wordfreq(3000)
 
 
 def wordfreq_10k() -> Concepts:
-    """`wordfreq` of 10,000 words."""
+    """`wordfreq` with 10,000 words."""
     return wordfreq(10_000)
 
 
 def wordfreq_20k() -> Concepts:
-    """`wordfreq` of 20,000 words."""
+    """`wordfreq` with 20,000 words."""
     return wordfreq(20_000)
 
 
-def _lines(text: str) -> list[str]:
-    # str.splitlines would also split at characters that a text may hold, such as U+2028.
-    lines = re.split(r"\r\n|\r|\n", text)
-    return lines[:-1] if lines[-1] == "" else lines
+def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
+    """Every noun of WordNet (117,798 in version 3.0), lower case, in alphabetical order.
+
+    Nouns with a digit or of one letter are dropped (and recorded).
+
+    Args:
+        path: WordNet's folder, the one with `index.noun`, or nltk's `wordnet.zip`; by default where
+            `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below
+            `$CLIPDISSECT_DATA` or the user cache's `data` folder.
+        phrases: also nouns of several words (more than half of them).
+
+    Source:
+        Fellbaum (ed.), "WordNet: an electronic lexical database", 1998.
+    """
+    lines = _read_wordnet(path).splitlines()
+    # The licence at the top is indented; an entry's first word is the noun.
+    nouns = [line.split(" ", 1)[0] for line in lines if line and not line.startswith(" ")]
+    words = [noun.replace("_", " ") for noun in nouns if phrases or "_" not in noun]
+    return clean("wordnet_nouns", words, NO_WORDS)
 
 
-def _decode(source: Path) -> str:
-    raw = source.read_bytes()
+def _read_wordnet(path: str | None) -> str:
+    places = [Path(path).expanduser()] if path else wordnet_places()
+    for place in places:
+        if (place / INDEX).is_file():
+            return (place / INDEX).read_text(encoding="utf-8")
+        if place.suffix == ".zip" and place.is_file():
+            return _read_wordnet_zip(place)
+    raise MissingResource(
+        f"WordNet ({INDEX})",
+        [str(place.absolute()) for place in places],
+        "clipdissect fetch wordnet, or install Debian's wordnet-base, or run python -m "
+        "nltk.downloader wordnet, or set concepts.path to WordNet's folder",
+    )
+
+
+def _read_wordnet_zip(archive: Path) -> str:
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DissectError(
-            f"{source} is not UTF-8: line {line} has the byte 0x{raw[error.start]:02x}. "
-            f"Save it as UTF-8"
-        ) from error
+        with zipfile.ZipFile(archive) as files:
+            return files.read(f"wordnet/{INDEX}").decode("utf-8")
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DissectError(f"{archive} isn't nltk's WordNet: {error}") from error

@@ -1,1 +1,1 @@
-"""images."""
+"""Decode images, and apply transforms to them."""

@@ -1,4 +1,4 @@
-"""Reading images of any kind as plain RGB."""
+"""Decode images of any format to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -14,77 +14,80 @@ import PIL
 import torch
 from jaxtyping import Float
 from PIL import ExifTags, Image, features
+from PIL.Image import Transpose
 from torch import Tensor
 
-# What a probe's images come as: PIL, or uint8 `[3, h, w]` where decoding is fast.
+# A decoded image: PIL, or uint8 `[3, h, w]` with `decode=fast`.
 Picture = Image.Image | Tensor
 
 DECODE = ("pil", "fast")
 ORIENTATION = ("ignore", "apply")
+_FORMATS = "avif bmp gif jfif jp2 jpeg jpg pgm png ppm tif tiff webp"
+SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _JPEG = b"\xff\xd8\xff"
-# Where Pillow keeps an orientation.
+# Keys of `Image.info` that may hold an orientation.
 _TAGGED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
-# The same for tensors: whether height and width change places, and the axes to flip afterwards.
-_FLIPS = {2: (False, (-1,)), 3: (False, (-2, -1)), 4: (False, (-2,)), 5: (True, ()),
-          6: (True, (-1,)), 7: (True, (-2, -1)), 8: (True, (-2,))}  # fmt: skip
-
-SUFFIXES = frozenset(
-    [
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jpeg",
-        ".jpg",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".avif",
-        ".jp2",
-    ]
-)
+# EXIF orientation to PIL's operation; and for tensors, whether to swap height and width, and the
+# axes to flip afterwards.
+_TURNS: dict[int, tuple[Transpose, bool, tuple[int, ...]]] = {
+    2: (Transpose.FLIP_LEFT_RIGHT, False, (-1,)),
+    3: (Transpose.ROTATE_180, False, (-2, -1)),
+    4: (Transpose.FLIP_TOP_BOTTOM, False, (-2,)),
+    5: (Transpose.TRANSPOSE, True, ()),
+    6: (Transpose.ROTATE_270, True, (-1,)),
+    7: (Transpose.TRANSVERSE, True, (-2, -1)),
+    8: (Transpose.ROTATE_90, True, (-2,)),
+}
 
 
 @functools.cache
 def decoder_version(decode: str = "pil") -> str:
-    """The libraries that pixels depend on, with their versions, for keys.
+    """Return the versions of the libraries that pixels depend on, for cache keys.
 
     Args:
-        decode: `pil`: Pillow and its libjpeg; `fast`: also torchvision, which brings its own.
+        decode: `pil`: Pillow and its libjpeg; `fast`: also torchvision, which has its own.
     """
-    used = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
+    versions = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
     turbo = features.version_feature("libjpeg_turbo")
-    used += f" turbo {turbo}" if turbo else ""
-    if decode == "fast":  # the builds for CPUs and GPUs bring the same
-        used += f", torchvision {version('torchvision').partition('+')[0]}"
-    return used
+    versions += f" turbo {turbo}" if turbo else ""
+    if decode == "fast":  # builds for CPU and GPU contain the same decoder
+        versions += f", torchvision {version('torchvision').partition('+')[0]}"
+    return versions
 
 
 class UnreadableImage(Exception):
     """An image that couldn't be decoded.
 
     Args:
-        reason: what the decoder said.
-        passing: whether another try may succeed (permissions, a network disk).
+        reason: the decoder's message.
+        transient: whether another try may succeed (permissions, a network disk).
     """
 
-    def __init__(self, reason: str, passing: bool = False) -> None:
-        super().__init__(reason, passing)
-        self.reason, self.passing = reason, passing
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason, transient)
+        self.reason, self.transient = reason, transient
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the system failed to read, rather than the decoder."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def unreadable(error: Exception, source: object = None) -> UnreadableImage:
+    """Return the error to raise for an image that `error` kept from being read."""
+    reason = str(error) or type(error).__name__
+    if isinstance(source, Path):
+        reason = reason.replace(str(source), source.name)
+    elif isinstance(source, io.BytesIO):
+        reason = reason.replace(repr(source), "the image")
+    return UnreadableImage(reason, is_transient(error))
 
 
 def open_picture(path: Path, decode: str = "pil", orientation: str = "ignore") -> Picture:
     """Decode a file to 8-bit RGB; see `decode_picture`.
 
     Raises:
-        UnreadableImage: not an image, cut short, or not to be opened.
+        UnreadableImage: not an image, truncated, or inaccessible.
     """
     if decode == "pil":
         return open_rgb(path, orientation)
@@ -98,33 +101,36 @@ def open_picture(path: Path, decode: str = "pil", orientation: str = "ignore") -
 def decode_picture(data: bytes, decode: str = "pil", orientation: str = "ignore") -> Picture:
     """Decode an image's bytes to 8-bit RGB: a PIL image, or a tensor `[3, h, w]` with `fast`.
 
-    `fast` decodes plain JPEGs (RGB and grey) with torchvision, everything else with PIL.
-
     Args:
         data: the file's bytes.
-        decode: `pil` or `fast`.
-        orientation: `apply` turns the image as its EXIF orientation says, `ignore` doesn't; the
-            result carries no tag either way, so that a network's own transform sees the same
-            pixels from both decoders. Pillow always turns TIFFs.
+        decode: `pil`; or `fast`, which decodes RGB and grey JPEGs with torchvision, the rest with
+            PIL.
+        orientation: `apply` turns the image by its EXIF orientation, `ignore` doesn't; the result
+            carries no tag either way, so that a network's own transform sees the same pixels from
+            both decoders. Pillow always turns TIFFs.
 
     Raises:
-        UnreadableImage: not an image, or cut short.
+        UnreadableImage: not an image, or truncated.
     """
     picture = fast_jpeg(data) if decode == "fast" else None
     if picture is None:
         return open_rgb(io.BytesIO(data), orientation)
-    return _turned(picture, orientation_of(io.BytesIO(data))) if orientation == "apply" else picture
+    tag = orientation_of(io.BytesIO(data)) if orientation == "apply" else 1
+    if tag not in _TURNS:
+        return picture
+    _, swap, flips = _TURNS[tag]
+    return (picture.transpose(-2, -1) if swap else picture).flip(flips).contiguous()
 
 
 def orientation_of(source: Path | IO[bytes]) -> int:
-    """The EXIF orientation in an image's header, 1 to 8; 1 where there is none or no image.
+    """Return the EXIF orientation in an image's header, 1 to 8; 1 if there is none or no image.
 
     Decodes no pixels. TIFFs count as upright, since Pillow turns them while decoding.
     """
     try:
         if isinstance(source, Path):
-            with source.open("rb", buffering=0) as opened:
-                return orientation_of(opened)
+            with source.open("rb", buffering=0) as file:
+                return orientation_of(file)
         start = source.read(4096)
         if _is_untagged_jpeg(start):  # the usual case, without Pillow's overhead
             return 1
@@ -135,42 +141,36 @@ def orientation_of(source: Path | IO[bytes]) -> int:
                 return tag_of(image)
     except MemoryError:
         raise
-    except Exception:  # decoding says what is wrong with the file
+    except Exception:  # decoding will report what is wrong with the file
         return 1
 
 
 def _is_untagged_jpeg(start: bytes) -> bool:
-    """Whether a JPEG's first bytes show that the image comes without EXIF or XMP before it."""
-    place = 2 if start.startswith(_JPEG) else len(start)
-    while place + 4 <= len(start) and start[place] == 0xFF:
-        kind = start[place + 1]
-        if kind == 0xE1:
+    """Whether a JPEG's first bytes have no EXIF or XMP segment before the image."""
+    offset = 2 if start.startswith(_JPEG) else len(start)
+    while offset + 4 <= len(start) and start[offset] == 0xFF:
+        marker = start[offset + 1]
+        if marker == 0xE1:  # APP1: EXIF or XMP
             return False
-        if not 0xE0 <= kind <= 0xEF and kind != 0xFE:  # neither an application's nor a comment
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:  # neither APPn nor a comment
             return True
-        place += 2 + int.from_bytes(start[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(start[offset + 2 : offset + 4], "big")
     return False
 
 
 def tag_of(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1 to 8; 1 where there is none that can be read."""
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 if none can be read."""
     if not any(key in image.info for key in _TAGGED):
         return 1
     try:
         tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF raises anything, and the pixels may be whole
+    except Exception:  # damaged EXIF raises anything, and the pixels may be intact
         return 1
     return int(tag) if tag in _TURNS else 1
 
 
-def _turned(picture: Tensor, tag: int) -> Tensor:
-    """A picture `[3, h, w]` as an orientation says that it is to be seen."""
-    swap, flips = _FLIPS.get(tag, (False, ()))
-    return (picture.transpose(-2, -1) if swap else picture).flip(flips).contiguous()
-
-
 def fast_jpeg(data: bytes) -> Tensor | None:
-    """A JPEG as uint8 `[3, h, w]`, grey repeated; None of what else it is, or where it is damaged.
+    """Decode a JPEG as uint8 `[3, h, w]`, grey repeated; None for other or damaged files.
 
     CMYK is left to PIL, which knows that Adobe stores it inverted.
     """
@@ -180,7 +180,7 @@ def fast_jpeg(data: bytes) -> Tensor | None:
 
     try:
         pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError:  # PIL says better what is wrong with it, or reads it all the same
+    except RuntimeError:  # PIL has a better message, or reads it all the same
         return None
     if pixels.shape[0] == 1:
         return pixels.expand(3, -1, -1).contiguous()
@@ -188,21 +188,21 @@ def fast_jpeg(data: bytes) -> Tensor | None:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """A picture as a PIL image."""
+    """Return a picture as a PIL image."""
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def open_rgb(source: Path | io.BytesIO, orientation: str = "ignore") -> Image.Image:
-    """Decode a file to 8-bit RGB with PIL: see `to_rgb`; and `decode_picture` for orientations.
+    """Decode a file to 8-bit RGB with PIL; see `decode_picture` and `to_rgb`.
 
     Raises:
-        UnreadableImage: not an image, cut short, or not to be opened.
+        UnreadableImage: not an image, truncated, or inaccessible.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the formats' oddities are not the user's to mend
+            warnings.simplefilter("ignore")  # oddities of the format, which users can't change
             with Image.open(source) as image:
                 image.seek(0)
                 image.load()
@@ -214,36 +214,25 @@ def open_rgb(source: Path | io.BytesIO, orientation: str = "ignore") -> Image.Im
 
 
 def upright_rgb(image: Image.Image, orientation: str = "ignore") -> Image.Image:
-    """An image as 8-bit RGB, turned by its tag with `apply`; the result carries no tag.
+    """Return an image as 8-bit RGB without an EXIF tag, turned by the tag with `apply`.
 
-    The image itself stays as it is.
+    The image itself isn't modified.
     """
     rgb = to_rgb(image)
     if not any(key in image.info for key in _TAGGED):
         return rgb
-    plain = rgb.copy()
+    untagged = rgb.copy()
     for key in _TAGGED:
-        plain.info.pop(key, None)
+        untagged.info.pop(key, None)
     tag = tag_of(image) if orientation == "apply" else 1
-    return plain.transpose(_TURNS[tag]) if tag in _TURNS else plain
-
-
-def unreadable(error: Exception, source: object = None) -> UnreadableImage:
-    """What to raise for an image that couldn't be opened or decoded because of `error`."""
-    passing = isinstance(error, OSError) and error.errno is not None
-    reason = str(error) or type(error).__name__
-    if isinstance(source, Path):
-        reason = reason.replace(str(source), source.name)
-    elif isinstance(source, io.BytesIO):
-        reason = reason.replace(repr(source), "the image")
-    return UnreadableImage(reason, passing)
+    return untagged.transpose(_TURNS[tag][0]) if tag in _TURNS else untagged
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB: transparency on white, deep greys scaled, greyscale repeated, CMYK converted.
+    """Convert to 8-bit RGB: transparency on white, deep greys scaled, greyscale repeated.
 
-    Of an animation, the frame that is loaded. Greys of more than 8 bits are divided by their full
-    scale: 65,535 for 16-bit formats. 32-bit integers and floats don't say theirs, so it is the
+    The loaded frame of an animation is used. Greys of more than 8 bits are divided by their full
+    scale: 65,535 for 16-bit formats. 32-bit integers and floats don't specify one, so it is the
     first of (1 for floats,) 255, 65,535 and the type's largest integer that no value exceeds.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -267,13 +256,13 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def _full_scale(image: Image.Image, grey: Float[np.ndarray, "h w"]) -> float:
-    """The value that is white."""
-    # 16-bit PNGs and PGMs come as mode I from some versions of Pillow.
+    """The value of white."""
+    # Some versions of Pillow open 16-bit PNGs and PGMs as mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return 65535
     largest = float(grey.max(initial=0, where=np.isfinite(grey)))
-    whole = 2.0**32 - 1 if _is_unsigned(image) else 2.0**31 - 1
-    scales = (*([1.0] if image.mode == "F" else []), 255.0, 65535.0, whole)
+    largest_integer = 2.0**32 - 1 if _is_unsigned(image) else 2.0**31 - 1
+    scales = (*([1.0] if image.mode == "F" else []), 255.0, 65535.0, largest_integer)
     return next((scale for scale in scales if largest <= scale), largest)
 
 

@@ -1,4 +1,4 @@
-"""Probes: the image sets a network is shown. One function each; `OPTIONS` lists them."""
+"""Probes: the image sets a network is shown. `OPTIONS` maps names to functions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden
-from clipdissect.probe.choices import not_empty
 from clipdissect.probe.cifar import cifar10_test, cifar10_train, cifar100_test, cifar100_train
 from clipdissect.probe.dataset import dataset
 from clipdissect.probe.folder import folder
 from clipdissect.probe.hf import hf_datasets
 from clipdissect.probe.imagenet import imagenet_broden, imagenet_val
-from clipdissect.probe.joined import join, union
+from clipdissect.probe.options import not_empty
 from clipdissect.probe.photos import photos
 from clipdissect.probe.stamps import stamps
 from clipdissect.probe.synthetic import synthetic_broden
+from clipdissect.probe.unions import join, union
 from clipdissect.probe.webdataset import webdataset
 from clipdissect.utils import registry
 
@@ -42,31 +42,24 @@ __all__ = ["OPTIONS", "Probe", "build", "dataset", "join", "resolve"]
 
 
 def build(name: str, **parameters: Any) -> Probe:
-    """The probe of a name.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Build the probe of a name."""
     probe: Probe = registry.build("probe", OPTIONS, name, parameters)
     return probe
 
 
-def resolve(what: Any) -> Probe:
-    """A probe from a `Probe`, an option's name, a mapping of a name and its parameters, a folder's
-    path, or a dataset.
+def resolve(source: Any) -> Probe:
+    """Return a probe from a `Probe`, an option's name, a mapping of a name and its parameters, a
+    folder's path, or a dataset.
 
     A bare word that names an option means the option; write `./photos` for a folder of that name.
-
-    Raises:
-        DissectError: nothing that can be a probe, or an empty path.
     """
-    if isinstance(what, Probe):
-        return what
-    if isinstance(what, str) and what in OPTIONS:
-        return build(what)
-    if isinstance(what, (str, Path)):
-        not_empty(root=what)
-        return folder(str(what))
-    if isinstance(what, Mapping):
-        return registry.named("probe", build, what)
-    return dataset(what)
+    if isinstance(source, Probe):
+        return source
+    if isinstance(source, str) and source in OPTIONS:
+        return build(source)
+    if isinstance(source, (str, Path)):
+        not_empty(root=source)
+        return folder(str(source))
+    if isinstance(source, Mapping):
+        return registry.named("probe", build, source)
+    return dataset(source)

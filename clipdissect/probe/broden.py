@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from clipdissect.datasets.broden_labels import label_names
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden_masks import masks_of
-from clipdissect.probe.choices import ProbeOptions, not_empty
 from clipdissect.probe.folder import of_files
-from clipdissect.utils.files import check_listable
-from clipdissect.utils.paths import BRODEN, data_places
+from clipdissect.probe.options import ProbeOptions, not_empty
+from clipdissect.utils.paths import BRODEN, data_candidates, find_data
 
-# Categories that label an image as a whole: of scenes, of textures.
-WHOLE = ("scene", "texture")
+# Categories that label an image as a whole.
+IMAGE_CATEGORIES = ("scene", "texture")
 
 
 def broden(
@@ -32,93 +29,62 @@ def broden(
     decode: str = "pil",
     on_error: str = "skip",
 ) -> Probe:
-    """The images that the release's `index.csv` lists, below its `images/`, with their masks.
+    """Use the images that the release's `index.csv` lists, below its `images/`, with their masks.
 
-    Images that are labelled as a whole know their label: the scene, else the texture. The masks of
-    pixels are read when a method asks for them; an index without their sizes (`sh`, `sw`) has none.
+    Images are labelled with their scene, else their texture, if any. Masks are read when a method
+    needs them; an index without their sizes (`sh`, `sw`) has none.
 
     Args:
         root: the unpacked release; by default `broden1_224` below `$CLIPDISSECT_DATA` or the user
             cache's `data` folder.
         limit, sample, seed, identity, decode, on_error: see `ProbeOptions`.
 
-    Raises:
-        MissingResource: the folder isn't there, or has no `index.csv`.
-        DissectError: the index lists files that aren't there, or has no `image` column; a value
-            that isn't allowed.
-
     Source:
         Bau et al., "Network Dissection", CVPR 2017.
     """
     not_empty(root=root)
-    return read("broden", find(root), ProbeOptions(limit, sample, seed, identity, decode, on_error))
+    folder = find_data(
+        "the Broden images (index.csv and images/ of the 224-pixel release)",
+        data_candidates(root, BRODEN),
+        "clipdissect fetch broden, or set probe.root to the unpacked release, or choose another "
+        "probe (probe=folder)",
+        "index.csv",
+    )
+    options = ProbeOptions(limit, sample, seed, identity, decode, on_error)
+    return read_broden("broden", folder, options)
 
 
-def read(name: str, root: Path, choices: ProbeOptions) -> Probe:
-    """The images and masks of a folder in the release's layout.
-
-    Args:
-        name: what to call the probe.
-        root: the folder with `index.csv`.
-        choices: which images, and how to read them.
-
-    Raises:
-        DissectError: as `broden`.
-    """
+def read_broden(name: str, root: Path, options: ProbeOptions) -> Probe:
+    """Return a probe of the images and masks of a folder in the release's layout."""
     index = root / "index.csv"
     table = pd.read_csv(index, dtype=str)
     if "image" not in table:
         raise DissectError(f"{index} has no column 'image'; it has {', '.join(table.columns)}")
     images = root / "images"
-    files = [images / name for name in dict.fromkeys(table["image"].dropna())]
-    absent = [f for f in files if not f.is_file() or not _is_below(f, images)]
+    files = [images / image for image in dict.fromkeys(table["image"].dropna())]
+    absent = [file for file in files if not file.is_file() or not _is_below(file, images)]
     if absent:
         raise DissectError(
             f"{index} lists {len(absent)} images that aren't below {images}, "
             f"such as {absent[0].name}"
         )
-    found = of_files(name, images, files, choices, _labels(table, root).get)
-    return replace(found, masks=masks_of(root, table, found.images, choices.identity))
+    probe = of_files(name, images, files, options, _image_labels(table, root).get)
+    return replace(probe, masks=masks_of(root, table, probe.images, options.identity))
 
 
 def _is_below(file: Path, folder: Path) -> bool:
-    """Whether the path, by its words alone, stays in the folder: the user's links may leave it."""
+    """Whether the path, without resolving the user's links, stays in the folder."""
     return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
-def find(root: str | None = None) -> Path:
-    """The folder of the release: `root`, or where it is looked for.
-
-    Raises:
-        MissingResource: none of them has an `index.csv`.
-        DissectError: one can't be listed.
-    """
-    places = [Path(root).expanduser()] if root else [p / BRODEN for p in data_places()]
-    for place in places:
-        check_listable(place)
-        if (place / "index.csv").is_file():
-            return place
-    raise MissingResource(
-        "the Broden images (index.csv and images/ of the 224-pixel release)",
-        [str((place / "index.csv").absolute()) for place in places],
-        "clipdissect fetch broden, or set probe.root to the unpacked release, or choose another "
-        "probe (probe=folder)",
-    )
-
-
-def _labels(table: Any, root: Path) -> dict[str, str]:
-    """Image to its label as a whole."""
-    whole = [category for category in WHOLE if category in table]
-    if not whole or not (root / "label.csv").is_file():
+def _image_labels(table: pd.DataFrame, root: Path) -> dict[str, str]:
+    """Map images to the name of their first label number: of the scene, else of the texture."""
+    categories = [category for category in IMAGE_CATEGORIES if category in table]
+    if not categories or not (root / "label.csv").is_file():
         return {}
     names = label_names(root)
-    rows = zip(table["image"], *(table[category] for category in whole), strict=True)
-    numbers = {image: next(_numbers(values), None) for image, *values in rows}
-    return {image: names[n] for image, n in numbers.items() if n in names}
-
-
-def _numbers(values: list[Any]) -> Iterator[str]:
-    """The cells' label numbers: one or more, split by semicolons; the first of each."""
-    for value in values:
-        if isinstance(value, str) and value.strip():
-            yield value.split(";")[0].strip()
+    numbers = {}
+    for image, *cells in zip(table["image"], *(table[c] for c in categories), strict=True):
+        texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+        numbers[image] = texts[0].split(";")[0].strip() if texts else ""
+    return {image: names[number] for image, number in numbers.items() if number in names}

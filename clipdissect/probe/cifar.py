@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,18 @@ from clipdissect.datasets.cifar import CIFAR10, CIFAR100, Layout
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import Picture
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions, not_empty
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils import hashing
 
 SHAPE = (3, 32, 32)
+Pixels = UInt8[np.ndarray, "images 3 h w"]
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayReader:
-    """Images that lie in memory."""
+    """Read images from memory."""
 
-    pixels: UInt8[np.ndarray, "images 3 h w"]
+    pixels: Pixels
     decode: str = "pil"
 
     def __call__(self, index: int) -> Picture:
@@ -36,95 +37,65 @@ class ArrayReader:
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def cifar100_train(
-    root: str | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    decode: str = "pil",
-) -> Probe:
-    """The 50,000 training images of CIFAR-100, 32 pixels square, labelled with 100 classes.
+def _cifar(layout: Layout, split: str, description: str) -> Callable[..., Probe]:
+    """The probe function of a split."""
 
-    Told apart by the digests of their files and their place in them. In memory: 154 MB.
+    def cifar(
+        root: str | None = None,
+        download: bool = False,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        decode: str = "pil",
+    ) -> Probe:
+        not_empty(root=root)
+        options = ProbeOptions(limit, sample, seed, decode=decode)
+        return _read(layout, split, _folder(layout, root, download), options)
+
+    cifar.__name__ = cifar.__qualname__ = f"{layout.dataset.lower()}_{split}"
+    cifar.__doc__ = f"""Use {description}, 32 pixels square, labelled with their classes.
+
+    Identified by their files' digests and their index. Held in memory: up to 154 MB.
 
     Args:
-        root: the folder that holds torchvision's `cifar-100-python`; by default one of the data
-            folders, `$CLIPDISSECT_DATA` and the user cache's.
-        download: get it if it isn't there (169 MB), into `root` or the first data folder.
+        root: the folder that holds torchvision's `cifar-100-python` or `cifar-10-batches-py`; by
+            default one of the data folders, `$CLIPDISSECT_DATA` and the user cache's.
+        download: if the files are missing, download them (170 MB) into `root` or the first data
+            folder.
         limit, sample, seed, decode: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the files aren't there, or can't be downloaded.
-        DissectError: damaged files; a value that isn't allowed.
 
     Source:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
-    choices = ProbeOptions(limit, sample, seed, decode=decode)
-    return _probe("cifar100_train", CIFAR100, True, root, download, choices)
+    return cifar
 
 
-def cifar100_test(
-    root: str | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    decode: str = "pil",
-) -> Probe:
-    """The 10,000 test images of CIFAR-100; otherwise as `cifar100_train`."""
-    choices = ProbeOptions(limit, sample, seed, decode=decode)
-    return _probe("cifar100_test", CIFAR100, False, root, download, choices)
+cifar100_train = _cifar(CIFAR100, "train", "the 50,000 training images of CIFAR-100")
+cifar100_test = _cifar(CIFAR100, "test", "the 10,000 test images of CIFAR-100")
+cifar10_train = _cifar(CIFAR10, "train", "the 50,000 training images of CIFAR-10")
+cifar10_test = _cifar(CIFAR10, "test", "the 10,000 test images of CIFAR-10")
 
 
-def cifar10_train(
-    root: str | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    decode: str = "pil",
-) -> Probe:
-    """The 50,000 training images of CIFAR-10 (`cifar-10-batches-py`), otherwise as
-    `cifar100_train`."""
-    choices = ProbeOptions(limit, sample, seed, decode=decode)
-    return _probe("cifar10_train", CIFAR10, True, root, download, choices)
-
-
-def cifar10_test(
-    root: str | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    decode: str = "pil",
-) -> Probe:
-    """The 10,000 test images of CIFAR-10; otherwise as `cifar10_train`."""
-    choices = ProbeOptions(limit, sample, seed, decode=decode)
-    return _probe("cifar10_test", CIFAR10, False, root, download, choices)
-
-
-def _probe(
-    name: str, layout: Layout, train: bool, root: str | None, download: bool, choices: ProbeOptions
-) -> Probe:
-    not_empty(root=root)
-    folder = _folder(layout, root, download)
+def _read(layout: Layout, split: str, folder: Path, options: ProbeOptions) -> Probe:
     classes = files.class_names(layout, folder)
-    batches = [_batch(folder / file, layout) for file in layout.files(train)]
-    pixels = np.concatenate([pixels for pixels, *_ in batches])
-    numbers = [number for _, numbers, _ in batches for number in numbers]
-    identities = [f"{own} {row}" for p, _, own in batches for row in range(len(p))]
-    if not all(0 <= n < len(classes) for n in numbers):
+    batches: list[Pixels] = []
+    labels: list[int] = []
+    identities: list[str] = []
+    for file in layout.files(split == "train"):
+        pixels, numbers = _batch(folder / file, layout)
+        digest = hashing.hash_file(folder / file)
+        batches.append(pixels)
+        labels += numbers
+        identities += [f"{digest} {row}" for row in range(len(pixels))]
+    if not all(0 <= label < len(classes) for label in labels):
         raise DissectError(f"{folder} has label numbers without a name")
-    chosen = list(choices.pick(len(pixels)))
-    split = "train" if train else "test"
+    chosen = list(options.pick(len(labels)))
     return Probe.of(
-        name,
+        f"{layout.dataset.lower()}_{split}",
         [f"{split}/{i:05d}" for i in chosen],
-        ArrayReader(pixels[chosen], choices.decode),
-        choices.identities([identities[i] for i in chosen], are_files=False),
-        labels=tuple(classes[numbers[i]] for i in chosen),
+        ArrayReader(np.concatenate(batches)[chosen], options.decode),
+        options.identities([identities[i] for i in chosen], are_files=False),
+        labels=tuple(classes[labels[i]] for i in chosen),
     )
 
 
@@ -138,13 +109,13 @@ def _folder(layout: Layout, root: str | None, download: bool) -> Path:
     return files.find(layout, root)
 
 
-def _batch(path: Path, layout: Layout) -> tuple[Any, list[int], str]:
-    """A file's images `[images, 3, 32, 32]`, their label numbers, and its digest."""
-    found = files.load(path)
-    data, numbers = found.get("data"), found.get(layout.labels)
+def _batch(path: Path, layout: Layout) -> tuple[Pixels, list[int]]:
+    """A file's images and their label numbers."""
+    batch = files.load(path)
+    pixels, labels = batch.get("data"), batch.get(layout.labels)
     size = int(np.prod(SHAPE))
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != size:
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != size:
         raise DissectError(f"{path} has no images of {size} bytes each")
-    if not isinstance(numbers, list) or len(numbers) != len(data):
+    if not isinstance(labels, list) or len(labels) != len(pixels):
         raise DissectError(f"{path} must have one of {layout.labels} for each image")
-    return data.reshape(-1, *SHAPE), [int(n) for n in numbers], hashing.hash_file(path)
+    return pixels.reshape(-1, *SHAPE), [int(label) for label in labels]

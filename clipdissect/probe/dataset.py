@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.images.decode import UnreadableImage, tag_of, upright_rgb
+from clipdissect.images.decode import UnreadableImage, is_transient, tag_of, upright_rgb
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.choices import ProbeOptions
+from clipdissect.probe.options import ProbeOptions
 
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Takes the image out of a dataset's item: the item, or its first part, as RGB."""
+    """Take the image out of a dataset's item: the item, or its first part, as RGB."""
 
     data: Any
     orientation: str = "ignore"
@@ -29,27 +29,23 @@ class DatasetReader:
         return self.rgb(self.image(index))
 
     def rgb(self, image: Image.Image | Tensor) -> Image.Image:
-        """The image of an item as the networks get it.
-
-        Raises:
-            DissectError: a tensor that is no image.
-        """
+        """Convert an item's image to what networks are shown."""
         if isinstance(image, Image.Image):
             return upright_rgb(image, self.orientation)
         return _from_tensor(image)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """The image as the dataset gives it.
+        """Return the image as the dataset gives it.
 
         Raises:
             UnreadableImage: the dataset's own code fails.
-            DissectError: the item is no image.
+            DissectError: the item isn't an image.
         """
         try:
             item = self.data[index]
         except Exception as error:  # the dataset's own code
-            passing = isinstance(error, OSError) and error.errno is not None
-            raise UnreadableImage(f"{type(error).__name__}: {error}", passing) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UnreadableImage(reason, is_transient(error)) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, (Image.Image, Tensor)):
             return image
@@ -62,41 +58,45 @@ class DatasetReader:
 def dataset(
     data: Any, name: str = "dataset", on_error: str = "skip", orientation: str = "ignore"
 ) -> Probe:
-    """A map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
+    """Use a map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
 
-    The images are read once up front to digest their pixels, since a dataset has no identity
-    that can be trusted: any change of any pixel is noticed. Labels are taken from `classes` and
-    `targets`, as torchvision's datasets have them.
+    All images are read once to hash their pixels, since datasets have no identity of their own.
+    Labels are taken from `classes` and `targets`, as torchvision's datasets have them.
 
     Args:
         data: has `len()` and `[i]`.
-        name: what to call it in results.
-        on_error: what to do with items that raise, `skip` or `raise`.
-        orientation: `apply` turns PIL images as their EXIF tag says, `ignore` doesn't.
-
-    Raises:
-        DissectError: no length, or items that aren't images (normalised tensors among them).
+        name: as shown in results.
+        on_error: for items that raise, `skip` or `raise`.
+        orientation: `apply` turns PIL images by their EXIF tag, `ignore` doesn't.
     """
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise DissectError(
             f"a probe must be a folder, the name of a probe, or a dataset with len() and [i]; "
             f"got {type(data).__name__}"
         )
-    choices = ProbeOptions(on_error=on_error, orientation=orientation)
-    read = DatasetReader(data, orientation)
-    images = [f"{name}[{index}]" for index in range(len(data))]
-    looks = [_look(read, index) for index in range(len(data))]
+    options = ProbeOptions(on_error=on_error, orientation=orientation)
+    reader = DatasetReader(data, orientation)
+    identities, tags = [], []
+    for index in range(len(data)):
+        identity, tag = _inspect(reader, index)
+        identities.append(identity)
+        tags.append(tag)
     return Probe.of(
-        name, images, read, [pixels for pixels, _ in looks], on_error=on_error,
-        labels=_labels(data), notes=choices.orientation_notes(tag for _, tag in looks),
-    )  # fmt: skip
+        name,
+        [f"{name}[{index}]" for index in range(len(data))],
+        reader,
+        identities,
+        on_error=on_error,
+        labels=_labels(data),
+        notes=options.orientation_notes(tags),
+    )
 
 
-def _look(read: DatasetReader, index: int) -> tuple[str, int]:
-    """Digest of an item's pixels, and the orientation that it carries."""
+def _inspect(reader: DatasetReader, index: int) -> tuple[str, int]:
+    """Digest of an item's pixels, and its EXIF orientation."""
     try:
-        image = read.image(index)
-        pixels = np.asarray(read.rgb(image))
+        image = reader.image(index)
+        pixels = np.asarray(reader.rgb(image))
     except UnreadableImage:
         return "unreadable", 1
     hasher = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=20)
@@ -105,13 +105,14 @@ def _look(read: DatasetReader, index: int) -> tuple[str, int]:
 
 
 def _labels(data: Any) -> Labels | None:
-    """Class names of the images, where the dataset has them as torchvision's do."""
+    """Class names of the images, if the dataset has them as torchvision's do."""
     names, targets = getattr(data, "classes", None), getattr(data, "targets", None)
     if not isinstance(names, Sequence) or not isinstance(targets, (Sequence, np.ndarray, Tensor)):
         return None
     numbers = [int(target) for target in targets]
-    whole = len(numbers) == len(data) and all(0 <= n < len(names) for n in numbers)
-    return tuple(str(names[n]) for n in numbers) if whole else None
+    if len(numbers) != len(data) or not all(0 <= n < len(names) for n in numbers):
+        return None
+    return tuple(str(names[n]) for n in numbers)
 
 
 def _from_tensor(image: Tensor) -> Image.Image:
@@ -120,8 +121,8 @@ def _from_tensor(image: Tensor) -> Image.Image:
     if image.dtype == torch.bool:
         image = image.float()
     low, high = float(image.min()), float(image.max())
-    top = 1 if image.is_floating_point() else 255
-    if not (low >= 0 and high <= top):  # NaNs are neither
+    white = 1 if image.is_floating_point() else 255
+    if not (low >= 0 and high <= white):  # false for NaNs too
         raise DissectError(
             f"an image tensor must lie in 0..1, or in 0..255 where it is of integers; got "
             f"{low:.5g}..{high:.5g}. Leave normalisation out of the dataset: the network's own "

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.images.decode import SUFFIXES, Picture, open_picture, orientation_of
-from clipdissect.probe import identity as identities
+from clipdissect.images.decode import Picture, open_picture, orientation_of
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions, not_empty, one_of
-from clipdissect.probe.walk import walk
+from clipdissect.probe.identity import file_identities
+from clipdissect.probe.image_files import find_image_files
+from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils.files import check_listable
-
-log = logging.getLogger(__name__)
+from clipdissect.utils.type_checks import check_choice
 
 LABELS = ("none", "folders")
-Label = Callable[[str], str | None]
+LabelOf = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Decodes the files of a probe by number; a plain object, so that worker processes can."""
+    """Decode files by index; a plain object, which can be sent to worker processes."""
 
     root: Path
     images: tuple[str, ...]
@@ -34,7 +32,7 @@ class FileReader:
         return open_picture(self.path(index), self.decode, self.orientation)
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """Return an image's file."""
         return self.root / self.images[index]
 
 
@@ -49,103 +47,72 @@ def folder(
     orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
-    """All image files below a folder, at any depth, ordered by path.
+    """Use all image files below a folder, at any depth, ordered by path.
 
     Linked folders are followed. Hidden files and folders, earlier runs and reports, and caches are
     left out; the probe's notes count them.
 
     Args:
-        root: the folder. Renaming it changes nothing.
-        labels: `folders` labels an image by the folder of `root` that it lies in (a set with one
-            folder a class), `none` doesn't.
+        root: the folder; its own name doesn't matter.
+        labels: `folders` labels images by the subfolder of `root` (a set with one folder per
+            class), `none` doesn't.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the folder doesn't exist.
-        DissectError: it is empty, a file, unreadable, or holds no image files; a value that isn't
-            allowed.
     """
-    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
-    one_of("probe.labels", labels, LABELS)
+    options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
+    check_choice("probe.labels", labels, LABELS)
     path = existing_folder(root)
-    label = top_folder if labels == "folders" else None
-    files, notes = image_files(path, on_error)
-    found = of_files(path.name or "folder", path, files, choices, label, notes)
-    if label and found.labels is None:
+    images = find_image_files(path, on_error)
+    label_of = top_folder if labels == "folders" else None
+    probe = of_files(path.name or "folder", path, images.files, options, label_of, images.notes)
+    if label_of and probe.labels is None:
         raise DissectError(f"probe.labels=folders, but {path} has its images in no folders")
-    return found
-
-
-def image_files(root: Path, on_error: str = "skip") -> tuple[list[Path], tuple[str, ...]]:
-    """All image files below a folder, in no order, and notes on those left out; see `walk`.
-
-    Args:
-        root: the folder.
-        on_error: `raise` stops at a folder that can't be listed, `skip` notes it.
-
-    Raises:
-        DissectError: there are none, or a folder can't be listed.
-    """
-    check_listable(root)
-    found = walk(root)
-    if on_error == "raise" and found.unreadable:
-        path, reason = next(iter(found.unreadable.items()))
-        raise DissectError(f"can't read the folder {path}: {reason}")
-    notes = found.notes(root)
-    if not found.files:
-        endings = " ".join(sorted(SUFFIXES))
-        raise DissectError(
-            "; ".join((f"no image files in {root} or below it (looked for {endings})", *notes))
-        )
-    for path, reason in found.unreadable.items():
-        log.warning("can't read the folder %s: %s", path, reason)
-    return found.files, notes
+    return probe
 
 
 def of_files(
     name: str,
     root: Path,
     files: Sequence[Path],
-    choices: ProbeOptions | None = None,
-    label: Label | None = None,
+    options: ProbeOptions | None = None,
+    label_of: LabelOf | None = None,
     notes: tuple[str, ...] = (),
 ) -> Probe:
-    """A probe of the given files below `root`, ordered by relative path.
+    """Return a probe of the files, ordered by their path relative to `root`.
 
     Args:
-        name: what to call it.
+        name: of the probe.
         root: the folder.
-        files: the files, in any order.
-        choices: which of them, and how to read them.
-        label: an image's class from its relative path.
-        notes: on the files; one on ignored orientations is added.
+        files: below `root`, in any order.
+        options: which files to use, and how.
+        label_of: maps a relative path to a class name.
+        notes: on the files.
     """
-    choices = choices or ProbeOptions()
-    every = sorted(f.relative_to(root).as_posix() for f in files)
-    names = tuple(every[i] for i in choices.pick(len(every)))
-    reader = FileReader(root, names, choices.decode, choices.turn)
-    each = choices.identities(identities.of_files(root, names, choices.identity))
-    labels = tuple(map(label, names)) if label else ()
-    turned = choices.orientation_notes(orientation_of(root / image) for image in names)
+    options = options or ProbeOptions()
+    relative = sorted(file.relative_to(root).as_posix() for file in files)
+    images = tuple(relative[i] for i in options.pick(len(relative)))
+    reader = FileReader(root, images, **options.reading)
+    labels = tuple(map(label_of, images)) if label_of else ()
+    tags = (orientation_of(root / image) for image in images)
     return Probe.of(
-        name, names, reader, each, on_error=choices.on_error, file=reader.path,
-        labels=labels if any(labels) else None, notes=(*notes, *turned),
-    )  # fmt: skip
+        name,
+        images,
+        reader,
+        options.identities(file_identities(root, images, options.identity)),
+        on_error=options.on_error,
+        file=reader.path,
+        labels=labels if any(labels) else None,
+        notes=(*notes, *options.orientation_notes(tags)),
+    )
 
 
 def top_folder(image: str) -> str | None:
-    """The first folder of a relative path; None of a bare file name."""
+    """Return the first folder of a relative path; None of a bare file name."""
     first, slash, _ = image.partition("/")
     return first if slash else None
 
 
 def existing_folder(root: str) -> Path:
-    """The folder of a path.
-
-    Raises:
-        MissingResource: there is nothing.
-        DissectError: it is a file or can't be listed, or the path is empty.
-    """
+    """Return the folder of a path."""
     not_empty(root=root)
     path = Path(root).expanduser()
     check_listable(path)

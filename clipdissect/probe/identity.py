@@ -1,11 +1,11 @@
-"""What tells one image file from another."""
+"""Identities of image files: the part of a cache key that changes with a file."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,43 +22,38 @@ log = logging.getLogger(__name__)
 THREADS = 8
 
 
-def of_files(root: Path, names: Sequence[str], identity: str) -> list[str]:
-    """An identity for each file below `root`: see `ProbeOptions.identity`.
-
-    Raises:
-        DissectError: a file that can't be looked at, or read.
-    """
-    if identity == "content":
-        return _digests(root, names)
+def file_identities(root: Path, names: Sequence[str], identity: str) -> list[str]:
+    """Return an identity per file below `root`; see `ProbeOptions.identity`."""
     stats = [_stat(root / name) for name in names]
+    if identity == "content":
+        return _cached_digests(root, names, stats)
     return [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
 
 
-def _digests(root: Path, names: Sequence[str]) -> list[str]:
-    """SHA-256 of each file; only of those that changed since they were last digested.
+def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_result]) -> list[str]:
+    """SHA-256 of each file; only files that changed since the last call are read.
 
-    A file counts as unchanged where its size, modification time and change time are: the last
-    moves with every rewriting and can't be set back.
+    The change time (ctime) is compared too: every rewriting moves it, and it can't be set back.
     """
-    record = cache_dir() / "digests" / f"{hashing.hash_values(str(root.resolve()))}.json"
-    known = _load(record)
-    note_use(record)
-    stats = [_stat(root / name) for name in names]
-    stamps = [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
-    new = [n for n, stamp in zip(names, stamps, strict=True) if known.get(n, [])[:3] != stamp]
+    cache = cache_dir() / "digests" / f"{hashing.hash_values(str(root.resolve()))}.json"
+    known = _load(cache)
+    note_use(cache)
+    keys = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in zip(names, stats, strict=True)}
+    changed = [name for name, key in keys.items() if known.get(name, [])[:3] != key]
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        done = pool.map(_of_file, (root / name for name in new))
-        fresh = dict(zip(new, _bar(done, len(new)), strict=True))
-    found = [fresh[n] if n in fresh else str(known[n][3]) for n in names]
-    if fresh:
-        entries = {n: [*s, d] for n, s, d in zip(names, stamps, found, strict=True)}
-        _save(record, {**known, **entries})
-    return found
-
-
-def _bar(done: Iterable[str], count: int) -> Iterable[str]:
-    # None: shown where there is a terminal.
-    return tqdm(done, "digests", count, disable=None if count else True)
+        digests = pool.map(_hash_file, (root / name for name in changed))
+        # disable=None: shown where there is a terminal.
+        progress = tqdm(digests, "digests", len(changed), disable=None if changed else True)
+        updates = {
+            name: [*keys[name], digest] for name, digest in zip(changed, progress, strict=True)
+        }
+    known |= updates
+    if updates:
+        try:
+            write_text(cache, json.dumps(known))
+        except OSError as error:
+            log.warning("can't cache the files' digests in %s: %s", cache, error.strerror)
+    return [str(known[name][3]) for name in names]
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -68,24 +63,18 @@ def _stat(path: Path) -> os.stat_result:
         raise DissectError(f"can't look at {path}: {error.strerror}") from error
 
 
-def _of_file(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     try:
         return hashing.hash_file(path)
     except OSError as error:
         raise DissectError(f"can't read {path} to digest it: {error.strerror}") from error
 
 
-def _load(record: Path) -> dict[str, list[Any]]:
+def _load(cache: Path) -> dict[str, list[Any]]:
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        entries = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    whole = found.items() if isinstance(found, dict) else ()
-    return {n: entry for n, entry in whole if isinstance(entry, list) and len(entry) == 4}
-
-
-def _save(record: Path, entries: Mapping[str, Any]) -> None:
-    try:
-        write_text(record, json.dumps(entries))
-    except OSError as error:
-        log.warning("the files' digests aren't kept (%s): %s", record, error.strerror)
+    if not isinstance(entries, dict):
+        return {}
+    return {n: entry for n, entry in entries.items() if isinstance(entry, list) and len(entry) == 4}

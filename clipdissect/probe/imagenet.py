@@ -1,10 +1,11 @@
-"""ImageNet's validation images, as people keep them."""
+"""ImageNet's validation images, in the layouts in common use."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,21 +13,21 @@ from clipdissect.datasets.class_names import imagenet_names, synsets
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
-from clipdissect.probe.choices import ProbeOptions, not_empty
-from clipdissect.probe.folder import Label, existing_folder, image_files, of_files, top_folder
-from clipdissect.probe.imagenet_truth import find_truth, read_truth
-from clipdissect.probe.joined import join
-from clipdissect.probe.walk import is_image
-from clipdissect.utils.paths import IMAGENET, data_places
+from clipdissect.probe.folder import LabelOf, existing_folder, of_files, top_folder
+from clipdissect.probe.image_files import find_image_files, is_image
+from clipdissect.probe.imagenet_ground_truth import find_ground_truth, read_ground_truth
+from clipdissect.probe.options import ProbeOptions, not_empty
+from clipdissect.probe.unions import join
+from clipdissect.utils.paths import IMAGENET, data_candidates
 
 log = logging.getLogger(__name__)
 
-# Where the images lie below a folder that people call ImageNet's.
+# Folders of the images below one called ImageNet.
 BELOW = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "")
 FLAT = re.compile(r"ILSVRC2012_val_(\d{8})")
 SYNSET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 NO_LABELS = (
-    "the ImageNet images have no labels: no ground truth was found beside them (set "
+    "the ImageNet images have no labels: there is no ground truth file next to them (set "
     "probe.ground_truth)"
 )
 
@@ -42,115 +43,25 @@ def imagenet_val(
     orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
-    """The user's ImageNet images, labelled with the 1000 class names and their synonyms.
+    """Use the user's ImageNet images, labelled with the 1000 class names and their synonyms.
 
-    One folder a class, named by WordNet id (`n01440764`) or class name (`tench`), or all files in
-    one folder. Of these a WordNet id in the file's name is the label, else the ground truth file.
+    Either one folder per class, named by WordNet id (`n01440764`) or class name (`tench`), or all
+    files in one folder, labelled by a WordNet id in the file's name, else by the ground truth file.
 
     Args:
         root: the folder of images, or one that has them in `val`; by default `imagenet` below
             `$CLIPDISSECT_DATA` or the user cache's `data` folder.
         ground_truth: for flat files: the devkit's folder or its
-            `ILSVRC2012_validation_ground_truth.txt`, a file with one WordNet id a line,
+            `ILSVRC2012_validation_ground_truth.txt`, a file with one WordNet id per line,
             `LOC_val_solution.csv`, or a file of lines `<image> <class number from 0>`; by default
-            whichever lies in the images' folder or the two above.
+            the one in the images' folder or the two above.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: no such folder or ground truth.
-        DissectError: no images, a folder that names no class, a ground truth that doesn't fit; a
-            value that isn't allowed.
 
     Source:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
     """
-    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
-    not_empty(root=root, ground_truth=ground_truth)
-    folder = _folder(root)
-    files, notes = image_files(folder, on_error)
-    nested = [f for f in files if f.parent != folder]
-    if nested and len(nested) < len(files):
-        raise DissectError(f"{folder} has images both in it and in folders of it")
-    label = _of_folders(files, folder) if nested else _of_files(folder, files, ground_truth)
-    if label:
-        return of_files("imagenet_val", folder, files, choices, label, notes)
-    log.warning("%s", NO_LABELS)
-    return of_files("imagenet_val", folder, files, choices, None, (NO_LABELS, *notes))
-
-
-def _folder(root: str | None) -> Path:
-    tops = [existing_folder(root)] if root else [place / IMAGENET for place in data_places()]
-    for place in (top / below for top in tops for below in BELOW):
-        # A data folder's own may hold the devkit alone.
-        if os.path.isdir(place) and (root or place not in tops or _has_images(place)):
-            return place
-    raise MissingResource(
-        "ImageNet's validation images",
-        [str(top.absolute()) for top in tops],
-        "clipdissect fetch imagenet_val, or set probe.root to their folder, or choose another "
-        "probe (probe=folder)",
-    )
-
-
-def _has_images(folder: Path) -> bool:
-    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
-
-
-def _of_folders(files: Sequence[Path], root: Path) -> Label:
-    """Each image's label is the class that its folder names."""
-    names = _class_of_name()
-    folders = sorted({f.relative_to(root).parts[0] for f in files})
-    found = {}
-    for folder in folders:
-        label = names.get(_plain(folder))
-        if label is None:
-            raise unknown("ImageNet class (of a folder's name)", folder, names, most=5)
-        found[folder] = label
-    return lambda image: found[str(top_folder(image))]
-
-
-def _class_of_name() -> dict[str, str]:
-    """WordNet ids, full names, and synonyms that are no other class's, to full names."""
-    names = imagenet_names()
-    found = {_plain(key): name for key, name in zip(synsets(), names, strict=True)}
-    found |= {_plain(name): name for name in names}
-    claims: dict[str, set[str]] = {}
-    for name in names:
-        for synonym in name.split(", "):
-            claims.setdefault(_plain(synonym), set()).add(name)
-    only = {synonym: next(iter(c)) for synonym, c in claims.items() if len(c) == 1}
-    return {**only, **found}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace(",", " ").split())
-
-
-def _of_files(folder: Path, files: Sequence[Path], ground_truth: str | None) -> Label | None:
-    """The labels of flat files; None where nothing tells them."""
-    of_id = dict(zip(synsets(), imagenet_names(), strict=True))
-    if ground_truth is None and any(SYNSET.search(f.stem) for f in files):
-        return lambda image: of_id.get(_first(SYNSET, image) or "")
-    truth = find_truth(folder, ground_truth)
-    if truth is None:
-        return None
-    ids = read_truth(truth)
-    absent = [f.name for f in files if _number(f.stem) not in ids]
-    if absent:
-        raise DissectError(
-            f"{truth} has no class for {len(absent)} of the images, such as {absent[0]}"
-        )
-    return lambda image: of_id.get(ids[_number(image)])
-
-
-def _number(image: str) -> int:
-    """Number of a validation image, from 1; 0 of another file."""
-    return int(_first(FLAT, image, 1) or 0)
-
-
-def _first(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:
-    match = pattern.search(text)
-    return match[group] if match else None
+    options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
+    return _imagenet_val(root, ground_truth, options)
 
 
 def imagenet_broden(
@@ -165,7 +76,7 @@ def imagenet_broden(
     orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
-    """The union of ImageNet's validation images and Broden, a probe of the paper.
+    """Use the union of ImageNet's validation images and Broden, a probe of the paper.
 
     Args:
         imagenet: `root` of `imagenet_val`.
@@ -173,17 +84,109 @@ def imagenet_broden(
         ground_truth: of `imagenet_val`.
         limit, sample, seed: of the whole union's images; see `ProbeOptions`.
         identity, decode, on_error: see `ProbeOptions`.
-        orientation: of ImageNet's images; Broden's have masks, which no tag turns.
-
-    Raises:
-        MissingResource, DissectError: from the parts.
+        orientation: of ImageNet's images; Broden's have masks, which can't be turned.
     """
-    not_empty(imagenet=imagenet, broden=broden, ground_truth=ground_truth)
-    choices = ProbeOptions(limit, sample, seed, identity, decode, on_error)
-    first = imagenet_val(
-        imagenet, ground_truth, identity=identity, decode=decode, orientation=orientation,
-        on_error=on_error,
-    )  # fmt: skip
-    second = broden_probe(broden, identity=identity, decode=decode, on_error=on_error)
-    whole = join("imagenet_broden", [first, second], on_error)
-    return whole.subset(choices.pick(len(whole)))
+    not_empty(imagenet=imagenet, broden=broden)
+    options = ProbeOptions(limit, sample, seed, identity, decode, on_error)
+    every_image = ProbeOptions(
+        identity=identity, decode=decode, on_error=on_error, orientation=orientation
+    )
+    parts = [
+        _imagenet_val(imagenet, ground_truth, every_image),
+        broden_probe(broden, identity=identity, decode=decode, on_error=on_error),
+    ]
+    whole = join("imagenet_broden", parts, on_error)
+    return whole.subset(options.pick(len(whole)))
+
+
+def _imagenet_val(root: str | None, ground_truth: str | None, options: ProbeOptions) -> Probe:
+    not_empty(root=root, ground_truth=ground_truth)
+    folder = _find_folder(root)
+    images = find_image_files(folder, options.on_error)
+    nested = [file for file in images.files if file.parent != folder]
+    if nested and len(nested) < len(images.files):
+        raise DissectError(f"{folder} has images both in it and in folders of it")
+    notes = images.notes
+    if nested:
+        label_of: LabelOf | None = _labels_by_folder(images.files, folder)
+    else:
+        label_of = _labels_by_file(images.files, folder, ground_truth)
+    if label_of is None:
+        log.warning("%s", NO_LABELS)
+        notes = (NO_LABELS, *notes)
+    return of_files("imagenet_val", folder, images.files, options, label_of, notes)
+
+
+def _find_folder(root: str | None) -> Path:
+    tops = [existing_folder(root)] if root else data_candidates(None, IMAGENET)
+    for candidate in (top / below for top in tops for below in BELOW):
+        # `imagenet` in a data folder may hold the devkit alone.
+        if os.path.isdir(candidate) and (root or candidate not in tops or _has_images(candidate)):
+            return candidate
+    raise MissingResource(
+        "ImageNet's validation images",
+        [str(top.absolute()) for top in tops],
+        "clipdissect fetch imagenet_val, or set probe.root to their folder, or choose another "
+        "probe (probe=folder)",
+    )
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(name) for _, _, names in os.walk(folder) for name in names)
+
+
+def _labels_by_folder(files: Sequence[Path], root: Path) -> LabelOf:
+    classes = _classes_by_name()
+    labels = {}
+    for folder in sorted({file.relative_to(root).parts[0] for file in files}):
+        if _normalised(folder) not in classes:
+            raise unknown("ImageNet class (of a folder's name)", folder, classes, most=5)
+        labels[folder] = classes[_normalised(folder)]
+    return lambda image: labels[str(top_folder(image))]
+
+
+def _classes_by_name() -> dict[str, str]:
+    """Map WordNet ids, full names, and synonyms unique to a class, to full names."""
+    names = imagenet_names()
+    owners: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        for synonym in name.split(", "):
+            owners[_normalised(synonym)].add(name)
+    classes = {
+        synonym: next(iter(names_of)) for synonym, names_of in owners.items() if len(names_of) == 1
+    }
+    classes |= {_normalised(synset): name for synset, name in zip(synsets(), names, strict=True)}
+    return classes | {_normalised(name): name for name in names}
+
+
+def _normalised(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace(",", " ").split())
+
+
+def _labels_by_file(
+    files: Sequence[Path], folder: Path, ground_truth: str | None
+) -> LabelOf | None:
+    """Labels of flat files; None if there is no ground truth."""
+    name_of = dict(zip(synsets(), imagenet_names(), strict=True))
+    if ground_truth is None and any(SYNSET.search(file.stem) for file in files):
+        return lambda image: name_of.get(_match(SYNSET, image) or "")
+    path = find_ground_truth(folder, ground_truth)
+    if path is None:
+        return None
+    ids = read_ground_truth(path)
+    absent = [file.name for file in files if _number(file.stem) not in ids]
+    if absent:
+        raise DissectError(
+            f"{path} has no class for {len(absent)} of the images, such as {absent[0]}"
+        )
+    return lambda image: name_of.get(ids[_number(image)])
+
+
+def _number(image: str) -> int:
+    """Number of a validation image, from 1; 0 of another file."""
+    return int(_match(FLAT, image, 1) or 0)
+
+
+def _match(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:
+    match = pattern.search(text)
+    return match[group] if match else None

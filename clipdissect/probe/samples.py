@@ -1,7 +1,7 @@
-"""Which of a shard's members are the probe's images, and which labels belong to them.
+"""Select the images of a shard, and the labels that belong to them.
 
-The convention of WebDataset: files of one sample have their names up to the first dot in common,
-and the rest is the ending that says what a file is.
+The convention of WebDataset: files of a sample have their names up to the first dot in common, and
+the rest is the extension.
 """
 
 from __future__ import annotations
@@ -14,147 +14,125 @@ from typing import Any
 
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import SUFFIXES
-from clipdissect.probe.shards import LABELS, Listing, Member, split
-from clipdissect.probe.walk import is_image
+from clipdissect.probe.image_files import is_image
+from clipdissect.probe.shards import LABELS, Member, ShardIndex
 
 COMMON = ("jpg", "jpeg", "png", "webp")  # of a sample with several images, the best first
-ENDINGS = (*COMMON, *sorted({s[1:] for s in SUFFIXES} - set(COMMON)))
+EXTENSIONS = (*COMMON, *sorted({s[1:] for s in SUFFIXES} - set(COMMON)))
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The images of one shard.
-
-    Args:
-        images: in the shard's order, one a sample.
-        labels: the image's label, None without one.
-        endings: how many images were taken, by ending.
-        others: how many members that look like images weren't, by ending.
-    """
+class SampleImages:
+    """The images of a shard, one per sample."""
 
     images: list[Member]
     labels: list[str | None]
-    endings: Counter[str]
-    others: Counter[str]
+    extensions: Counter[str]  # number of images
+    others: Counter[str]  # extensions of other members that look like images
 
 
-def take(listing: Listing, endings: Sequence[str] = ENDINGS) -> Taken:
-    """One image a sample: the first of the endings that the sample has.
+def select_images(index: ShardIndex, extensions: Sequence[str] = EXTENSIONS) -> SampleImages:
+    """Select one image per sample: that with the first of the extensions.
 
-    A name with more dots, such as `a.b.png`, is a sample of its own where a label (`a.b.cls`) has
-    all up to the last dot in common with it and no image has the name `a.png`. An ending with a
-    wildcard (`*.png`) takes every such name.
-
-    Args:
-        listing: of the shard.
-        endings: in lower case, what follows the first dot of a file's name, the best first.
+    A name with more dots, such as `a.b.png`, is a sample of its own if a label (`a.b.cls`) shares
+    all up to the last dot and no image is named `a.png`. An extension with a wildcard (`*.png`)
+    selects all such names.
     """
-    ranks = _Ranks(endings, listing)
+    ranking = _Ranking(extensions, index)
     best: dict[str, tuple[int, Member]] = {}
-    for member in listing.members:
-        found = ranks.of(member.name)
-        if found and (found[1] not in best or found[0] < best[found[1]][0]):
-            best[found[1]] = (found[0], member)
-    images = [(key, member) for key, (_, member) in best.items()]
-    images.sort(key=lambda pair: pair[1].offset)
+    for member in index.members:
+        rank, key = ranking.rank(member.name) or (None, "")
+        if rank is not None and (key not in best or rank < best[key][0]):
+            best[key] = (rank, member)
+    images = sorted(((key, m) for key, (_, m) in best.items()), key=lambda pair: pair[1].offset)
     names = {member.name for _, member in images}
-    return Taken(
+    others = [m.name for m in index.members if is_image(m.name) and m.name not in names]
+    return SampleImages(
         [member for _, member in images],
-        [_label(listing.labels, key, member.name) for key, member in images],
-        Counter(split(name)[1] for name in names),
-        Counter(split(m.name)[1] for m in listing.members
-                if is_image(m.name) and m.name not in names),
-    )  # fmt: skip
+        [_label(index.labels, key, member.name) for key, member in images],
+        Counter(_split(name)[1] for name in names),
+        Counter(_split(name)[1] for name in others),
+    )
 
 
-class _Ranks:
-    """What a member is as an image: the place of its ending in the list, and the sample's key."""
+class _Ranking:
+    """Rank a member as the image of its sample."""
 
-    def __init__(self, endings: Sequence[str], listing: Listing) -> None:
-        self.endings = endings
-        self.plain = {key for key, ending in map(split, (m.name for m in listing.members))
-                      if ending in endings}  # fmt: skip
-        self.labelled = {name.rpartition(".")[0] for name in listing.labels}
+    def __init__(self, extensions: Sequence[str], index: ShardIndex) -> None:
+        self.extensions = extensions
+        keys = [_split(member.name) for member in index.members]
+        self.plain = {key for key, extension in keys if extension in extensions}
+        self.labelled = {name.rpartition(".")[0] for name in index.labels}
 
-    def of(self, name: str) -> tuple[int, str] | None:
-        """Rank and key; None of a member that is no image."""
-        key, ending = split(name)
+    def rank(self, name: str) -> tuple[int, str] | None:
+        """Return the place of its extension and the sample's key; None if it isn't an image."""
+        key, extension = _split(name)
         stem = name.rpartition(".")[0]
-        for rank, pattern in enumerate(self.endings):
-            if ending == pattern:
+        for rank, pattern in enumerate(self.extensions):
+            if extension == pattern:
                 return rank, key
-            if "*" in pattern and fnmatchcase(ending, pattern):
+            if "*" in pattern and fnmatchcase(extension, pattern):
                 return rank, stem
-        last = ending.rpartition(".")[2]
-        is_own = last != ending and stem in self.labelled and key not in self.plain
-        return (self.endings.index(last), stem) if is_own and last in self.endings else None
+        last = extension.rpartition(".")[2]
+        is_sample = last != extension and stem in self.labelled and key not in self.plain
+        return (
+            (self.extensions.index(last), stem) if is_sample and last in self.extensions else None
+        )
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension of a member: its name before and after the file name's first dot."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
 
 
 def _label(labels: Mapping[str, str], key: str, name: str) -> str | None:
-    """The label beside an image: of its whole name but the last ending, else of its sample."""
-    stems = dict.fromkeys((name.rpartition(".")[0], key, split(name)[0]))
-    given = (labels.get(f"{stem}.{kind}") for stem in stems for kind in LABELS)
-    return next((text for text in given if text), None)
+    """The label of the image's name without its last extension, else of its sample."""
+    stems = dict.fromkeys((name.rpartition(".")[0], key, _split(name)[0]))
+    texts = (labels.get(f"{stem}.{extension}") for stem in stems for extension in LABELS)
+    return next(filter(None, texts), None)
 
 
-def endings_of(image: Any) -> tuple[str, ...]:
-    """The endings that a parameter gives, in lower case and without a leading dot.
-
-    Raises:
-        DissectError: it is neither a text nor a list of texts, or empty.
-    """
+def extensions_of(image: Any) -> tuple[str, ...]:
+    """Return the extensions of the parameter `image`, in lower case and without a leading dot."""
     if image is None:
-        return ENDINGS
-    given = [image] if isinstance(image, str) else image
-    is_list = isinstance(given, Sequence)
-    found = [str(ending).lower().removeprefix(".") for ending in given] if is_list else []
-    if not found or not all(found):
+        return EXTENSIONS
+    listed = [image] if isinstance(image, str) else image
+    is_list = isinstance(listed, Sequence)
+    extensions = tuple(str(text).lower().removeprefix(".") for text in listed) if is_list else ()
+    if not extensions or not all(extensions):
         raise DissectError(
             f"probe.image is {image!r}: give the ending of the members that are images, such as "
             f"jpg or [jpg, rgb.png]"
         )
-    return tuple(found)
+    return extensions
 
 
-def check_some(taken: Sequence[Taken]) -> None:
-    """Check that there are images.
-
-    Raises:
-        DissectError: there are none; says which endings there are.
-    """
-    if any(each.images for each in taken):
-        return
-    others = sum((each.others for each in taken), Counter())
-    there = _counts(others) if others else "none that images have"
-    raise DissectError(
-        f"no images in the shards. Endings there: {there}. Set probe.image to those to take, such "
-        f"as probe.image={next(iter(others), 'jpg')}, or '*.png' for names with several dots"
-    )
-
-
-def notes(taken: Sequence[Taken], hidden: int) -> tuple[str, ...]:
-    """What was taken and what not.
-
-    Args:
-        taken: of each shard.
-        hidden: images left out since they are hidden files.
-    """
-    count = sum(len(each.images) for each in taken)
-    labelled = sum(label is not None for each in taken for label in each.labels)
-    endings = sum((each.endings for each in taken), Counter())
-    others = sum((each.others for each in taken), Counter())
-    found = [f"shards: {count} images ({_counts(endings)}), {labelled} of them with a label"]
+def shard_notes(shards: Sequence[SampleImages], hidden: int) -> tuple[str, ...]:
+    """Return notes on the images of the shards and on what was left out."""
+    count = sum(len(shard.images) for shard in shards)
+    labelled = sum(label is not None for shard in shards for label in shard.labels)
+    extensions = sum((shard.extensions for shard in shards), Counter())
+    others = sum((shard.others for shard in shards), Counter())
+    if not count:
+        raise DissectError(
+            f"no images in the shards. Endings there: "
+            f"{_counts(others) or 'none that images have'}. Set probe.image to those to take, such "
+            f"as probe.image={next(iter(others), 'jpg')}, or '*.png' for names with several dots"
+        )
+    notes = [f"shards: {count} images ({_counts(extensions)}), {labelled} of them with a label"]
     if others:
-        found.append(
+        notes.append(
             f"members of the shards left out of the probe: {_counts(others)} (probe.image says "
-            f"which endings are taken, one image a sample)"
+            f"which endings are used, one image per sample)"
         )
     if hidden:
-        found.append(f"images left out of the probe: {hidden} hidden files in the shards")
-    return tuple(found)
+        notes.append(f"images left out of the probe: {hidden} hidden files in the shards")
+    return tuple(notes)
 
 
-def _counts(endings: Counter[str], most: int = 5) -> str:
-    listed = [f"{count} {ending}" for ending, count in endings.most_common(most)]
-    rest = len(endings) - len(listed)
+def _counts(extensions: Counter[str], limit: int = 5) -> str:
+    listed = [f"{count} {extension}" for extension, count in extensions.most_common(limit)]
+    rest = len(extensions) - len(listed)
     return ", ".join(listed) + (f" and {rest} more endings" if rest else "")

@@ -10,72 +10,54 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import orientation_of
-from clipdissect.probe.choices import not_empty
-from clipdissect.probe.walk import is_hidden, is_image
+from clipdissect.probe.image_files import is_hidden, is_image
+from clipdissect.probe.options import not_empty
 from clipdissect.utils import hashing
 from clipdissect.utils.files import note_use, write_text
 from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 2
-LABELS = ("cls", "txt")  # endings of the members that hold an image's label, the best first
+INDEX_VERSION = 3
+LABELS = ("cls", "txt")  # extensions of members with an image's label, the best first
 LABEL_BYTES = 4096
-# What servers call the thing that changes when a file does.
-STAMPS = ("ETag", "etag", "Content-MD5", "Digest", "md5", "md5Hash", "crc32c", "checksum",
-          "version_id", "generation", "Last-Modified", "LastModified", "updated", "mtime",
-          "created")  # fmt: skip
+# Fields of fsspec's `info` that change with a remote file.
+_FIELDS = """ETag etag Content-MD5 Digest md5 md5Hash crc32c checksum version_id generation
+    Last-Modified LastModified updated mtime created"""
+VERSION_FIELDS = tuple(_FIELDS.split())
+REMEDY = "set probe.shards to tar files that are there"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file in a shard.
-
-    Args:
-        name: with the folders in the tar.
-        offset: of its first byte in the shard.
-        size: in bytes.
-        orientation: of an image, as its EXIF tag says, 1 to 8; 1 of anything else.
-    """
+class Member(NamedTuple):
+    """A file in a shard: its path, the offset of its first byte and its size in bytes."""
 
     name: str
     offset: int
     size: int
-    orientation: int = 1
+    orientation: int = 1  # EXIF tag of an image; 1 for anything else
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a shard holds, without hidden files.
+class ShardIndex(NamedTuple):
+    """A shard's members, without hidden files."""
 
-    Args:
-        members: all but the labels, in the shard's order.
-        labels: name of each member that holds a label, its ending in lower case, to its text.
-        hidden: how many images are hidden files, or in hidden folders.
-    """
-
-    members: list[Member]
-    labels: dict[str, str]
-    hidden: int = 0
+    members: list[Member]  # all but the labels, in the shard's order
+    labels: dict[str, str]  # name of each label member, its extension in lower case, to its text
+    hidden: int = 0  # images that are hidden files, or in hidden folders
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file, here or at an address that fsspec opens.
-
-    Args:
-        address: a path, or a URL with its protocol.
-    """
+    """A tar file, local or at a URL that fsspec opens."""
 
     address: str
 
     @property
     def file(self) -> Path | None:
-        """The local file; None where it is somewhere else."""
+        """The local file; None for a URL."""
         return None if "://" in self.address else Path(self.address)
 
     @property
@@ -83,29 +65,21 @@ class Shard:
         """The file's name, without folders."""
         return PurePosixPath(self.address.partition("?")[0]).name
 
-    def stamp(self) -> list[Any]:
-        """Size and modification time; of a URL the size and what the server says of its state.
-
-        Raises:
-            MissingResource: it isn't there.
-        """
-        with self._explained():
+    def version(self) -> list[Any]:
+        """Return size and modification time; of a URL the size and the server's checksums."""
+        with self._user_errors():
             if self.file:
                 stat = self.file.stat()
                 return [stat.st_size, stat.st_mtime_ns]
             filesystem, path = _filesystem(self.address)
-            about = filesystem.info(path)
-            known = {key: str(about[key]) for key in STAMPS if about.get(key) is not None}
-            return [about.get("size"), known]
+            info = filesystem.info(path)
+            known = [key for key in VERSION_FIELDS if info.get(key) is not None]
+            return [info.get("size"), {key: str(info[key]) for key in known}]
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The shard, for reading from its start.
-
-        Raises:
-            MissingResource: it isn't there, or gets out of reach.
-        """
-        with self._explained():
+        """Open the shard for reading from its start."""
+        with self._user_errors():
             if self.file:
                 source: Any = self.file.open("rb")
             else:
@@ -115,99 +89,78 @@ class Shard:
                 yield source
 
     def read(self, offset: int, size: int) -> bytes:
-        """Some bytes. Opens the shard anew, so that threads and forked processes may read at once.
-
-        Raises:
-            OSError: it is gone, or out of reach.
-        """
+        """Return bytes at an offset."""
+        # Opens the shard anew: threads and forked processes may read at the same time.
         if self.file:
             with self.file.open("rb") as source:
                 source.seek(offset)
                 return source.read(size)
         filesystem, path = _filesystem(self.address)
-        found: bytes = filesystem.cat_file(path, start=offset, end=offset + size)
-        return found
+        data: bytes = filesystem.cat_file(path, start=offset, end=offset + size)
+        return data
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _user_errors(self) -> Iterator[None]:
         try:
             yield
         except (DissectError, tarfile.TarError):
             raise
-        except Exception as error:  # what the file systems of URLs raise is their own
+        except Exception as error:  # each fsspec file system raises its own
             reason = getattr(error, "strerror", None) or error
             raise MissingResource(
-                f"the shard {self.name} ({reason})",
-                [self.address],
-                "set probe.shards to tar files that are there",
+                f"the shard {self.name} ({reason})", [self.address], REMEDY
             ) from error
 
 
-def find(shards: str | Sequence[str]) -> list[Shard]:
-    """The shards of paths or URLs with braces (`{000..009}`, `{a,b}`) and wildcards, in order.
-
-    Raises:
-        MissingResource: a wildcard that nothing matches.
-        DissectError: no shards, an empty path, or one twice.
-    """
+def find_shards(shards: str | Sequence[str]) -> list[Shard]:
+    """Return the shards of paths or URLs with braces (`{000..009}`, `{a,b}`) and wildcards."""
     from braceexpand import braceexpand
 
-    given = [shards] if isinstance(shards, str) else shards
-    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+    patterns = [shards] if isinstance(shards, str) else shards
+    if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
         raise DissectError(f"probe.shards must be text or a list of texts; got {shards!r}")
-    for one in given:
-        not_empty(shards=one)
+    for pattern in patterns:
+        not_empty(shards=pattern)
     try:
-        patterns = [one for pattern in given for one in braceexpand(str(pattern))]
+        expanded = [path for pattern in patterns for path in braceexpand(str(pattern))]
     except ValueError as error:  # unbalanced braces
         raise DissectError(f"probe.shards: {error}") from error
-    found = [Shard(address) for pattern in patterns for address in _glob(pattern)]
-    if not found:
+    addresses = [address for pattern in expanded for address in _glob(pattern)]
+    if not addresses:
         raise DissectError("probe.shards lists no tar files")
-    if len({shard.address for shard in found}) < len(found):
+    if len(set(addresses)) < len(addresses):
         raise DissectError("probe.shards lists a tar file twice")
-    return found
+    return [Shard(address) for address in addresses]
 
 
-def listing(shard: Shard, stamp: Any) -> Listing:
-    """What a shard holds; read once, then kept in the user cache.
-
-    Args:
-        shard: the tar file.
-        stamp: of its state: another one has it read again.
-
-    Raises:
-        MissingResource: it isn't there.
-        DissectError: not a plain tar file.
-    """
-    record = cache_dir() / "shards" / f"{hashing.hash_values(INDEX_VERSION, shard.address)}.json"
-    known = _load(record, stamp)
-    if known is not None:
-        note_use(record)
-        return known
+def index_shard(shard: Shard, version: Any) -> ShardIndex:
+    """Return a shard's members, cached in the user cache until `version` changes."""
+    cache = cache_dir() / "shards" / f"{hashing.hash_values(INDEX_VERSION, shard.address)}.json"
+    cached = _load(cache, version)
+    if cached is not None:
+        note_use(cache)
+        return cached
     log.info("listing the images in %s (once)", shard.name)
-    found = _scan(shard)
-    rows = [[m.name, m.offset, m.size, m.orientation] for m in found.members]
-    entry = {"stamp": stamp, "members": rows, "labels": found.labels, "hidden": found.hidden}
+    index = _scan(shard)
     try:
-        write_text(record, json.dumps(entry))
+        write_text(cache, json.dumps([version, index]))
     except OSError as error:
-        log.warning("the list of %s isn't kept: %s", shard.name, error)
-    return found
+        log.warning("can't cache the list of %s: %s", shard.name, error)
+    return index
 
 
-def _load(record: Path, stamp: Any) -> Listing | None:
+def _load(cache: Path, version: Any) -> ShardIndex | None:
     try:
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        if kept["stamp"] != stamp:
+        cached_version, (members, *fields) = json.loads(cache.read_text(encoding="utf-8"))
+        if cached_version != version:
             return None
-        return Listing([Member(*row) for row in kept["members"]], kept["labels"], kept["hidden"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return ShardIndex([Member(*member) for member in members], *fields)
+    except (OSError, ValueError, TypeError):
         return None
 
 
-def _scan(shard: Shard) -> Listing:
-    members: dict[str, Member] = {}  # of a name that comes twice the last counts, as in any tar
+def _scan(shard: Shard) -> ShardIndex:
+    members: dict[str, Member] = {}  # of a repeated name the last counts, as in any tar
     labels: dict[str, str] = {}
     hidden: set[str] = set()
     try:
@@ -218,69 +171,52 @@ def _scan(shard: Shard) -> Listing:
                 if any(is_hidden(part) for part in Path(info.name).parts if part != ".."):
                     hidden |= {info.name} if is_image(info.name) else set()
                     continue
-                stem, _, kind = info.name.rpartition(".")
-                if kind.lower() in LABELS and info.size <= LABEL_BYTES:
-                    labels[f"{stem}.{kind.lower()}"] = _text(_file(tar, info).read())
+                stem, _, extension = info.name.rpartition(".")
+                if extension.lower() in LABELS and info.size <= LABEL_BYTES:
+                    text = _file(tar, info).read().decode("utf-8", errors="replace")
+                    labels[f"{stem}.{extension.lower()}"] = " ".join(text.split())
                 else:
-                    members[info.name] = _member(tar, info)
+                    tag = orientation_of(_file(tar, info)) if is_image(info.name) else 1
+                    members[info.name] = Member(info.name, info.offset_data, info.size, tag)
     except tarfile.TarError as error:
         raise DissectError(
             f"{shard.address} can't be read as a plain tar file ({error}). It may be cut short, or "
             f"compressed: then decompress it first, since images are read from its middle"
         ) from error
-    return Listing(list(members.values()), labels, len(hidden))
-
-
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
-    orientation = orientation_of(_file(tar, info)) if is_image(info.name) else 1
-    return Member(info.name, info.offset_data, info.size, orientation)
+    return ShardIndex(list(members.values()), labels, len(hidden))
 
 
 def _file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    found = tar.extractfile(info)
-    assert found is not None  # it is a regular file
-    return found
+    file = tar.extractfile(info)
+    assert file is not None  # it is a regular file
+    return file
 
 
 def _entries(source: BinaryIO, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """All entries; `tarfile` takes a file that ends in the middle of a header for a whole one."""
+    """All entries; `tarfile` accepts a file that ends in the middle of a header."""
     yield from tar
     source.seek(tar.offset)
     if source.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it has no end mark")
 
 
-def split(name: str) -> tuple[str, str]:
-    """Key and ending of a member: the name before and after the file name's first dot."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return f"{folder}{slash}{stem}", extension.lower()
-
-
-def _text(raw: bytes) -> str:
-    return " ".join(raw.decode("utf-8", errors="replace").split())
-
-
 def _glob(pattern: str) -> list[str]:
     is_url = "://" in pattern
+    local = "" if is_url else str(Path(pattern).expanduser().absolute())
     if "*" not in pattern and (is_url or not glob.has_magic(pattern)):
-        return [pattern if is_url else _absolute(pattern)]
+        return [local or pattern]
     if is_url:
         filesystem, path = _filesystem(pattern)
-        found = [filesystem.unstrip_protocol(match) for match in filesystem.glob(path)]
+        addresses = [filesystem.unstrip_protocol(match) for match in filesystem.glob(path)]
     else:
-        found = glob.glob(_absolute(pattern), recursive=True)
-    if not found:
-        raise MissingResource("shards", [pattern], "set probe.shards to tar files that are there")
-    return sorted(each for each in found if not is_hidden(PurePosixPath(each).name))
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+        addresses = glob.glob(local, recursive=True)
+    if not addresses:
+        raise MissingResource("shards", [pattern], REMEDY)
+    return sorted(a for a in addresses if not is_hidden(PurePosixPath(a).name))
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it; one of the process's own."""
+    """The file system of a URL, which each process opens for itself, and the path in it."""
     from fsspec.core import url_to_fs
 
     try:

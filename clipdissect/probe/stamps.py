@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 
 from clipdissect.errors import MissingResource
-from clipdissect.fetch import fetch as get
+from clipdissect.fetch import fetch as fetch_item
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions
-from clipdissect.probe.folder import image_files, of_files
-from clipdissect.probe.photos import photos
+from clipdissect.probe.folder import of_files
+from clipdissect.probe.image_files import find_image_files
+from clipdissect.probe.options import ProbeOptions
+from clipdissect.probe.photos import crops_of_photos
 from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
@@ -27,38 +28,35 @@ def stamps(
     identity: str = "stat",
     on_error: str = "skip",
 ) -> Probe:
-    """About 550 cut-outs of animals, food, vehicles, tools and the like, on white.
+    """Use about 550 cut-outs of animals, food, vehicles, tools and the like, on white.
 
-    Taken from `/usr/share` where the package is installed, else from the user cache, else
-    fetched once with `apt-get download` (no root needed) and unpacked into the user cache.
+    Read from `/usr/share` if the package is installed, else from the user cache, else fetched once
+    with `apt-get download` (no root needed) and unpacked into the user cache.
 
     Args:
-        fallback: use the probe `photos` where the package can't be had, and note it.
+        fallback: use the probe `photos` if the package isn't available, and note it.
         limit, sample, seed, identity, on_error: see `ProbeOptions`.
-
-    Raises:
-        MissingResource: the package can't be had, and `fallback` is false.
-        DissectError: a value that isn't allowed.
     """
-    choices = ProbeOptions(limit, sample, seed, identity, on_error=on_error)
+    options = ProbeOptions(limit, sample, seed, identity, on_error=on_error)
     try:
         root = find() or fetch()
     except MissingResource as missing:
         if not fallback:
             raise
-        root, why = None, str(missing)
-    if root is None:
-        note = f"the stamps could not be had, so the probe is `photos`, a weaker one ({why})"
+        note = f"the stamps are not available, so the probe is `photos`, a weaker one ({missing})"
         log.warning("%s", note)
-        return photos(limit, sample, seed, on_error).noting(note)
-    every, notes = image_files(root, on_error)
-    files = [p for p in every
-             if p.suffix == ".png" and "symbols" not in p.relative_to(root).parts]  # fmt: skip
-    return of_files("stamps", root, files, choices, None, notes)
+        return crops_of_photos(options, (note,))
+    images = find_image_files(root, on_error)
+    files = [
+        file
+        for file in images.files
+        if file.suffix == ".png" and "symbols" not in file.relative_to(root).parts
+    ]
+    return of_files("stamps", root, files, options, notes=images.notes)
 
 
 def find() -> Path | None:
-    """The stamps' folder where it is installed or already fetched, else None."""
+    """Return the stamps' folder if it is installed or already fetched, else None."""
     for root in (Path("/") / INSIDE, cached()):
         if (root / "animals").is_dir():
             return root
@@ -66,16 +64,11 @@ def find() -> Path | None:
 
 
 def cached() -> Path:
-    """Where `fetch` puts the stamps."""
+    """Return the folder that `fetch` writes."""
     return cache_dir() / PACKAGE / INSIDE
 
 
 def fetch() -> Path:
-    """Get Debian's package and unpack it into the user cache; `clipdissect fetch stamps` too.
-
-    Raises:
-        MissingResource: no apt here, or it can't serve the package.
-        DissectError: the user cache can't be written.
-    """
+    """Download Debian's package and unpack it into the user cache."""
     log.info("fetching %s (161 MB, once)", PACKAGE)
-    return get("stamps", folder=cache_dir()).path / INSIDE
+    return fetch_item("stamps", folder=cache_dir()).path / INSIDE

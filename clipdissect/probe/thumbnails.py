@@ -1,7 +1,4 @@
-"""Small pictures of a probe's images, for trackers and reports.
-
-They are kept in the user cache: the next run over the same images decodes none of them.
-"""
+"""Thumbnails of a probe's images, for trackers and reports; cached in the user cache."""
 
 from __future__ import annotations
 
@@ -23,12 +20,12 @@ GREY = (128, 128, 128)
 
 
 class Thumbnails:
-    """Square pictures of a probe's images.
+    """Square thumbnails of a probe's images.
 
     Args:
-        probe: where they are.
+        probe: the images.
         side: in pixels.
-        kind: what they depend on besides, where a subclass makes other pictures.
+        kind: what else they depend on, if a subclass makes other pictures.
     """
 
     suffix, format, quality = ".jpg", "JPEG", 85
@@ -39,32 +36,32 @@ class Thumbnails:
         note_use(self.folder)
 
     def strip(self, names: Sequence[str]) -> Image.Image:
-        """The images side by side; grey where one can't be had."""
+        """Return the images in a row; grey where one can't be read."""
         row = Image.new("RGB", (self.side * max(1, len(names)), self.side), GREY)
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             path = self.file(name)
             if path is not None:
-                row.paste(open_rgb(path), (place * self.side, 0))
+                row.paste(open_rgb(path), (position * self.side, 0))
         return row
 
     def file(self, name: str) -> Path | None:
-        """The cached picture of an image, made now if need be; None where it can't be had."""
+        """Return an image's cached thumbnail, made if needed; None if it can't be read."""
         path = self.folder / f"{hashing.hash_values(name)}{self.suffix}"
         if path.is_file():
             return path
         try:
-            picture = self.probe.read(self._places[name])
-        except (UnreadableImage, KeyError):  # file names that aren't text stand escaped in tables
+            picture = self.probe.read(self._indices[name])
+        except (UnreadableImage, KeyError):  # file names that aren't text are escaped in tables
             return None
-        made = self.made(to_pil_image(picture) if isinstance(picture, Tensor) else picture)
+        thumbnail = self.made(to_pil_image(picture) if isinstance(picture, Tensor) else picture)
         with atomic(path) as temporary:
-            made.save(temporary, self.format, quality=self.quality)
+            thumbnail.save(temporary, self.format, quality=self.quality)
         return path
 
     def made(self, picture: Image.Image) -> Image.Image:
-        """The thumbnail of a picture: the largest square in its middle."""
+        """Return a picture's largest centred square, resized."""
         return ImageOps.fit(picture, (self.side, self.side))
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.probe.images)}
+    def _indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.probe.images)}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from clipdissect.errors import MissingResource
+from clipdissect.utils.files import check_listable
 
 # Where data sets lie below a data folder: what fetches them and what reads them use the same names.
 BRODEN = "broden1_224"
@@ -34,3 +38,39 @@ def data_places() -> list[Path]:
     """Folders searched for named data (concept lists): `$CLIPDISSECT_DATA`, then the cache."""
     chosen = os.environ.get("CLIPDISSECT_DATA")
     return [*([Path(chosen).expanduser()] if chosen else []), cache_dir() / "data"]
+
+
+def data_candidates(path: str | None, *names: str) -> list[Path]:
+    """Return the user's `path` alone where given, else each name below each data folder.
+
+    Args:
+        path: what the user set.
+        names: paths below a data folder, the best first.
+    """
+    if path:
+        return [Path(path).expanduser()]
+    return [place / name for name in names for place in data_places()]
+
+
+def find_data(
+    description: str, candidates: Iterable[Path], remedy: str, marker: str | None = None
+) -> Path:
+    """Return the first candidate that exists, or that holds the file `marker`.
+
+    Args:
+        description: what is searched for, for the error.
+        candidates: see `data_candidates`.
+        remedy: what the user can do where there is none.
+        marker: a file's path below the candidates.
+
+    Raises:
+        MissingResource: there is none.
+        DissectError: a candidate is a folder that can't be listed.
+    """
+    tried = []
+    for candidate in candidates:
+        check_listable(candidate)
+        if (candidate / marker).is_file() if marker else candidate.exists():
+            return candidate
+        tried.append(str((candidate / marker if marker else candidate).absolute()))
+    raise MissingResource(description, tried, remedy)

@@ -51,6 +51,19 @@ def check_fields(settings: Any, what: str) -> None:
             _checked(f"{what}{name}", hint, getattr(settings, name))
 
 
+def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    """Raise a DissectError unless a parameter's value is one of the valid ones."""
+    if value not in valid:
+        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
+
+
+def check_range(name: str, value: float, minimum: float, maximum: float | None = None) -> None:
+    """Raise a DissectError unless `minimum <= value <= maximum`."""
+    if value < minimum or (maximum is not None and value > maximum):
+        limits = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
+        raise DissectError(f"{name} is {value}; it must be {limits}")
+
+
 def shortened(value: Any) -> str:
     """Return a value as errors show it."""
     short = Repr()

@@ -22,7 +22,7 @@ from clipdissect.dissection import dissect
 from clipdissect.encoder.conse import ConSE
 from clipdissect.evaluation.vectors import vectors
 from clipdissect.images import decode as images
-from clipdissect.probe import choices
+from clipdissect.probe import options
 from clipdissect.similarity import build
 from clipdissect.store import Store, inventory
 from clipdissect.targets import Target
@@ -75,15 +75,15 @@ def test_another_decoder_is_another_probe(
 
     before = key()
     assert key() == before
-    monkeypatch.setattr(choices, "decoder_version", lambda chosen: f"another {chosen}")
+    monkeypatch.setattr(options, "decoder_version", lambda chosen: f"another {chosen}")
     assert key() != before
 
 
 def test_arrays_of_pixels_depend_on_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = choices.ProbeOptions().identities(["a"], are_files=False)
-    monkeypatch.setattr(choices, "decoder_version", lambda chosen: f"another {chosen}")
-    assert choices.ProbeOptions().identities(["a"], are_files=False) == plain == ("a",)
-    assert choices.ProbeOptions(decode="fast").identities(["a"], are_files=False) != plain
+    plain = options.ProbeOptions().identities(["a"], are_files=False)
+    monkeypatch.setattr(options, "decoder_version", lambda chosen: f"another {chosen}")
+    assert options.ProbeOptions().identities(["a"], are_files=False) == plain == ("a",)
+    assert options.ProbeOptions(decode="fast").identities(["a"], are_files=False) != plain
 
 
 def test_decoders_are_named_with_their_versions() -> None:

@@ -10,8 +10,8 @@ import pytest
 from sets import write_broden, write_cifar
 
 from clipdissect import concepts
-from clipdissect.concepts import wordnet
-from clipdissect.concepts.known import places365_names
+from clipdissect.concepts.class_names import places365_names
+from clipdissect.datasets import wordnet
 from clipdissect.errors import DissectError, MissingResource
 
 

@@ -25,7 +25,7 @@ from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling, Units
 from clipdissect.probe import Probe
-from clipdissect.probe.joined import join
+from clipdissect.probe.unions import join
 from clipdissect.targets import Target
 from experiments import similarity_comparison
 

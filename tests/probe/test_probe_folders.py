@@ -17,7 +17,7 @@ from sets import picture
 
 from clipdissect import probe, report
 from clipdissect.errors import DissectError
-from clipdissect.probe import walk
+from clipdissect.probe import image_files
 
 HIDDEN = ("._1.png", ".thumbnails/1.png", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/1.png",
           "cat/@eaDir/1.png/thumb.jpg", "cat/.Trash-0/files/1.png", "#recycle/1.png")  # fmt: skip
@@ -94,7 +94,7 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(walk.os, "scandir", scandir)
+    monkeypatch.setattr(image_files.os, "scandir", scandir)
     return tmp_path / "set"
 
 

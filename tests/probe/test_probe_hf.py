@@ -21,7 +21,9 @@ GREYS = (10, 60, 110, 160)
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = pytest.importorskip("datasets", reason="needs the extra `hf`")
+    # `datasets` alone may be the folder of that name in the tests.
+    pytest.importorskip("datasets.features", reason="needs the extra `hf`")
+    found = sys.modules["datasets"]
     monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     return found
 

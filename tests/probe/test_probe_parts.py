@@ -18,7 +18,7 @@ from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.probe import identity as identities
 from clipdissect.probe.base import Probe
-from clipdissect.probe.choices import ProbeOptions
+from clipdissect.probe.options import ProbeOptions
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_images_and_labels_in_the_shards_order(root: Path) -> None:
     assert found.notes == (
         "shards: 6 images (3 jpg, 3 jpeg), 2 of them with a label",
         "members of the shards left out of the probe: 1 seg.png (probe.image says which endings "
-        "are taken, one image a sample)",
+        "are used, one image per sample)",
         "images left out of the probe: 2 hidden files in the shards",
     )
 
@@ -189,7 +189,7 @@ def test_shard_that_changes_under_the_probe(root: Path) -> None:
     (root / "s-01.tar").unlink()
     with pytest.raises(UnreadableImage) as caught:
         found.read(0)
-    assert caught.value.passing
+    assert caught.value.transient
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,13 @@ from clipdissect.errors import DissectError
 from clipdissect.probe import scenes as synthetic
 from clipdissect.probe import synthetic as synthetic_probe
 from clipdissect.probe.scenes import sources as found_sources
+from clipdissect.probe.scenes import write
 from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
 from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
 from clipdissect.probe.scenes.scene import NOISE, SHADE, Painter
-from clipdissect.probe.scenes.sources import Sources, find
+from clipdissect.probe.scenes.sources import Sources, find_sources
 
 SIZE = 48
-WRITE = import_module("clipdissect.probe.scenes.write")  # the package has a function of that name
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
             picture.paste((200, 40 * n, 90, 255), (5, 5, 30, 25))
             picture.save(tmp_path / "stamps" / folder / f"{n}.png")
     monkeypatch.setattr(found_sources, "find_stamps", lambda: tmp_path / "stamps")
-    return find(photographs=False, which_stamps="auto")
+    return find_sources(photographs=False, which_stamps="auto")
 
 
 def build(images: int = 12, **options: object) -> probe.Probe:
@@ -123,14 +122,14 @@ def test_it_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch, own_cache
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(WRITE, "_write_scene", fails)
+        broken.setattr(write, "_write_scene", fails)
         with pytest.raises(DissectError, match="No space left"):
             build(4)
     base = own_cache / "synthetic_broden"
     assert [p for p in base.iterdir() if p.is_dir()] == []
     build(4)
     folder = next(p for p in base.iterdir() if p.is_dir())
-    monkeypatch.setattr(WRITE, "_write_scene", fails)
+    monkeypatch.setattr(write, "_write_scene", fails)
     assert build(4).path(0).parents[1] == folder  # type: ignore[union-attr]
 
 
@@ -170,9 +169,14 @@ def test_photographs_are_backgrounds() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"images": 0}, "images >= 1"), ({"size": 8}, "size of 16"), ({"seed": -1}, "seed >= 0"),
-     ({"stamps": "all"}, r"probe\.stamps is 'all'"), ({"limit": 0}, r"probe\.limit")],
-)  # fmt: skip
+    [
+        ({"images": 0}, r"probe\.images is 0; it must be at least 1"),
+        ({"size": 8}, r"probe\.size is 8; it must be 16 to 1024"),
+        ({"seed": -1}, r"probe\.seed is -1; it must be at least 0"),
+        ({"stamps": "all"}, r"probe\.stamps is 'all'"),
+        ({"limit": 0}, r"probe\.limit"),
+    ],
+)
 def test_mistakes(options: dict[str, object], says: str) -> None:
     with pytest.raises(DissectError, match=says):
         build(**{"images": 3, **options})  # type: ignore[arg-type]
@@ -180,4 +184,4 @@ def test_mistakes(options: dict[str, object], says: str) -> None:
 
 def test_the_library_offers_it() -> None:
     assert probe.OPTIONS["synthetic_broden"] is synthetic_probe.synthetic_broden
-    assert synthetic.made and synthetic.write
+    assert synthetic.SceneSettings and synthetic.write_once

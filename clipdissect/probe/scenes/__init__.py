@@ -1,7 +1,7 @@
-"""Made-up scenes whose every pixel's labels are known, in Broden's own layout."""
+"""Synthetic scenes with a label for every pixel, in Broden's layout."""
 
 from __future__ import annotations
 
-from clipdissect.probe.scenes.write import made, write
+from clipdissect.probe.scenes.write import SceneSettings, write_once
 
-__all__ = ["made", "write"]
+__all__ = ["SceneSettings", "write_once"]

@@ -1,4 +1,4 @@
-"""Shapes and textures: which points are inside, and which of a texture's two colours they have."""
+"""Shapes and textures as masks of points."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ def _star(x: Points, y: Points) -> Bool[np.ndarray, "h w"]:
     turn = np.abs((np.arctan2(x, -y) / (2 * np.pi) * 5) % 1 - 0.5) * 2  # 0 at a dent, 1 at a tip
     angle = turn * np.pi / 5
     tip, dent = 1.0, 0.42
-    edge = tip * dent * np.sin(np.pi / 5) / (
-        tip * np.sin(angle) + dent * np.sin(np.pi / 5 - angle) + 1e-12
-    )  # fmt: skip
+    height = tip * np.sin(angle) + dent * np.sin(np.pi / 5 - angle) + 1e-12
+    edge = tip * dent * np.sin(np.pi / 5) / height
     inside: Bool[np.ndarray, "h w"] = np.hypot(x, y) <= edge
     return inside
 
 
-# Of points in units of the shape's radius, y downwards.
+# Masks of points in units of the shape's radius, y downwards.
 SHAPES: dict[str, Inside] = {
     "circle": lambda x, y: np.hypot(x, y) <= 0.9,
     "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.7,
@@ -34,7 +33,7 @@ SHAPES: dict[str, Inside] = {
     ),
     "star": _star,
 }
-# Of points in units of the texture's period.
+# Masks of a texture's second colour, of points in units of its period.
 TEXTURES: dict[str, Inside] = {
     "striped": lambda x, y: x % 1 < 0.5,
     "chequered": lambda x, y: (x % 1 < 0.5) ^ (y % 1 < 0.5),
@@ -45,13 +44,13 @@ TEXTURES: dict[str, Inside] = {
 
 
 def points(size: int, x: float, y: float, unit: float, turn: float = 0) -> tuple[Points, Points]:
-    """Coordinates of the pixels' centres of a square image.
+    """Return the coordinates of the pixels' centres of a square image.
 
     Args:
         size: of the image, in pixels.
-        x, y: pixels from the left and the top where the origin is.
-        unit: pixels that count as 1.
-        turn: degrees by which the axes are turned.
+        x, y: of the origin, in pixels from the left and the top.
+        unit: length of a unit, in pixels.
+        turn: rotation of the axes, in degrees.
     """
     centres = np.arange(size) + 0.5
     right, down = np.meshgrid((centres - x) / unit, (centres - y) / unit)

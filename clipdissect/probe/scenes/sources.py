@@ -1,4 +1,4 @@
-"""What scenes are made of that isn't drawn: photographs and stamps, where they are to be had."""
+"""Photographs and stamps for scenes."""
 
 from __future__ import annotations
 
@@ -9,58 +9,43 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import MissingResource
 from clipdissect.images.decode import open_rgb
 from clipdissect.probe.photos import files as photograph_files
 from clipdissect.probe.stamps import fetch as fetch_stamps
 from clipdissect.probe.stamps import find as find_stamps
 from clipdissect.utils import hashing
+from clipdissect.utils.type_checks import check_choice
 
 STAMPS = ("auto", "fetch", "none")
-LEAST_STAMPS, MOST_STAMPS = 4, 8  # of a folder: worth a label, and decoded in seconds
+MIN_STAMPS, MAX_STAMPS = 4, 8  # of a folder: worth a label, and decoded in seconds
 STYLES = ("cartoon", "plastic")  # folders that say how a thing is drawn, not what it is
 PLAIN = "plain"  # the scene of a background without a photograph
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Files that scenes use.
+    """Files that scenes use."""
 
-    Args:
-        photographs: scene name to file.
-        stamps: the most special name of an object to its files.
-        general: that name to the more general one, which may be the same.
-    """
-
-    photographs: dict[str, Path]
-    stamps: dict[str, tuple[Path, ...]]
-    general: dict[str, str]
+    photographs: dict[str, Path]  # by scene name
+    stamps: dict[str, tuple[Path, ...]]  # by the most specific name of the object
+    general: dict[str, str]  # specific to general name, which may be the same
 
     def digest(self) -> str:
-        """Of the photographs' bytes, and of the stamps' names and sizes."""
+        """Return a digest of the photographs' bytes, and of the stamps' names and sizes."""
         pictures = {name: hashing.hash_file(path) for name, path in self.photographs.items()}
-        listed = {n: [(p.name, p.stat().st_size) for p in f] for n, f in self.stamps.items()}
-        return hashing.hash_values("sources 1", pictures, listed)
+        stamps = {n: [(p.name, p.stat().st_size) for p in f] for n, f in self.stamps.items()}
+        return hashing.hash_values("sources 1", pictures, stamps)
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Names of objects, special and general."""
+        """Specific and general names of objects."""
         return tuple(sorted({*self.general, *self.general.values()}))
 
 
-def find(photographs: bool, which_stamps: str) -> Sources:
-    """The files at hand.
-
-    Args:
-        photographs: whether backgrounds may be photographs.
-        which_stamps: `auto` takes stamps that are here, `fetch` gets them, `none` does without.
-
-    Raises:
-        DissectError: another word.
-        MissingResource: photographs or stamps were asked for, but can't be had.
-    """
-    if which_stamps not in STAMPS:
-        raise DissectError(f"probe.stamps is '{which_stamps}'; it can be {', '.join(STAMPS)}")
+def find_sources(photographs: bool, which_stamps: str) -> Sources:
+    """Return the available files; see `synthetic_broden` for the arguments."""
+    check_choice("probe.stamps", which_stamps, STAMPS)
     scenes = {path.stem: path for path in _photographs()} if photographs else {}
     root = None if which_stamps == "none" else find_stamps()
     if root is None and which_stamps == "fetch":
@@ -78,31 +63,32 @@ def _photographs() -> list[Path]:
 
 
 def _stamps(root: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-    found: dict[str, list[Path]] = defaultdict(list)
+    """Specific name to files, and specific to general name."""
+    files: dict[str, list[Path]] = defaultdict(list)
     general: dict[str, str] = {}
     for path in sorted(root.rglob("*.png")):
         folders = [f for f in path.relative_to(root).parts[:-1] if f not in STYLES]
         if not folders or folders[0] == "symbols":
             continue
         special = folders[min(1, len(folders) - 1)]
-        found[special].append(path)
+        files[special].append(path)
         general.setdefault(special, folders[0])
-    kept = {n: tuple(f[:MOST_STAMPS]) for n, f in found.items() if len(f) >= LEAST_STAMPS}
-    return kept, {name: general[name] for name in kept}
+    stamps = {n: tuple(f[:MAX_STAMPS]) for n, f in files.items() if len(f) >= MIN_STAMPS}
+    return stamps, {name: general[name] for name in stamps}
 
 
 @lru_cache(maxsize=64)
 def photograph(path: Path) -> Image.Image:
-    """A decoded photograph; callers leave it as it is."""
+    """Decode a photograph; callers must not modify the cached image."""
     return open_rgb(path)
 
 
 @lru_cache(maxsize=1024)
 def cut_out(path: Path, size: int) -> Image.Image:
-    """A stamp whose longer side has `size` pixels, with its transparency; not to be changed."""
+    """Return a stamp, its longer side of `size` pixels, with transparency; not to be modified."""
     with Image.open(path) as image:
         picture = image.convert("RGBA")
     factor = size / max(picture.size)
-    wide, high = (max(1, round(side * factor)) for side in picture.size)
-    small: Image.Image = picture.resize((wide, high), Image.Resampling.BOX)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    small: Image.Image = picture.resize((width, height), Image.Resampling.BOX)
     return small

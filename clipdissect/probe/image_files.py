@@ -1,0 +1,205 @@
+"""Find the image files below a folder.
+
+Left out and counted: hidden files and folders, earlier runs and reports of this project, caches.
+Linked folders are followed, as torchvision's `ImageFolder` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from clipdissect.errors import DissectError
+from clipdissect.images.decode import SUFFIXES
+from clipdissect.utils.files import check_listable
+from clipdissect.utils.paths import cache_dir
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "folders that can't be read, left out"
+BROKEN = "links to images that lead nowhere, left out"
+LOOPS = "linked folders that lead back to one above them, not followed"
+REPEATED = "folders that several links lead to, whose images count each time"
+UNUSUAL = (BROKEN, LOOPS, REPEATED)
+HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
+# Folders of operating systems and archivers, in lower case. Names with a leading dot, and files
+# left from tar's extended headers, are hidden too.
+_SYSTEM = "#recycle,#snapshot,$recycle.bin,@eadir,@recently-snapshot,@recycle,__macosx,__pycache__"
+SYSTEM = frozenset([*_SYSTEM.split(","), "lost+found", "system volume information"])
+# Picture formats that aren't decoded here.
+_OTHER_FORMATS = "arw cr2 cr3 dng exr hdr heic heif jxl nef psd raw svg tga"
+OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHER_FORMATS.split())
+HEAD = 1 << 16  # bytes of a file that say whether this project wrote it
+GENERATOR = b'content="clipdissect '  # in the pages of reports
+LAUNCHED = b"callbacks.Launched"  # in the configs that Hydra writes for this project's runners
+
+_Inode = tuple[int, int]  # device and inode: the same by whatever path
+
+
+@dataclass
+class ImageFiles:
+    """The image files below a folder, and what was left out.
+
+    Args:
+        root: the folder.
+        files: paths, in no order.
+        left_out: reason to the number of images left out.
+        examples: reason to the first path left out.
+        unreadable: folders that can't be listed to the reason.
+        other_formats: suffix to the number of pictures that aren't decoded here.
+        unusual: description of what is unusual to the paths.
+    """
+
+    root: Path
+    files: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Path] = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    other_formats: Counter[str] = field(default_factory=Counter)
+    unusual: dict[str, list[Path]] = field(default_factory=lambda: {key: [] for key in UNUSUAL})
+    _first_paths: dict[_Inode, Path] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on what was left out or is unusual, with relative paths as examples."""
+        notes = []
+        if self.left_out:
+            counts = [
+                f"{count} in {reason} (such as {self._relative(self.examples[reason])})"
+                for reason, count in self.left_out.items()
+            ]
+            notes.append(f"images left out of the probe: {', '.join(counts)}")
+        if self.other_formats:
+            counts = [f"{count} {suffix}" for suffix, count in sorted(self.other_formats.items())]
+            notes.append(f"pictures of kinds that aren't read: {', '.join(counts)}")
+        unusual = {UNREADABLE: list(self.unreadable), **self.unusual}
+        return *notes, *(
+            f"{description}: {len(paths)} (such as {self._relative(paths[0])})"
+            for description, paths in unusual.items()
+            if paths
+        )
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def scan(self, folder: Path, parents: tuple[_Inode, ...] = ()) -> None:
+        """Search a folder; raise an OSError if it can't be listed."""
+        inode, entries = _inode(folder), _entries(folder)
+        reason = _reason_to_skip(folder, inode, {entry.name for entry in entries})
+        if reason and parents:  # the root itself is the user's choice
+            self._leave_out(folder, True, reason)
+            return
+        if inode in parents:
+            self.unusual[LOOPS].append(folder)
+            return
+        if self._first_paths.setdefault(inode, folder) != folder:
+            self.unusual[REPEATED].append(folder)
+        for entry in entries:
+            self._scan_entry(entry, (*parents, inode))
+
+    def _scan_entry(self, entry: os.DirEntry[str], parents: tuple[_Inode, ...]) -> None:
+        path = Path(entry.path)
+        is_folder = _leads_to(entry, "is_dir")
+        if is_hidden(entry.name):
+            self._leave_out(path, is_folder, HIDDEN)
+        elif is_folder:
+            try:
+                self.scan(path, parents)
+            except OSError as error:
+                self.unreadable[path] = error.strerror or str(error)
+        elif is_image(entry.name):
+            exists = _leads_to(entry, "is_file")
+            (self.files if exists else self.unusual[BROKEN]).append(path)
+        elif path.suffix.lower() in OTHER_SUFFIXES:
+            self.other_formats[path.suffix.lower()] += 1
+
+    def _leave_out(self, path: Path, is_folder: bool, reason: str) -> None:
+        names = [path.name]
+        if is_folder:  # links aren't followed: this only counts
+            names = [name for _, _, files in os.walk(path) for name in files]
+        count = sum(map(is_image, names))
+        if count:
+            self.left_out[reason] += count
+            self.examples.setdefault(reason, path)
+
+
+def find_image_files(root: Path, on_error: str = "skip") -> ImageFiles:
+    """Find all image files; `on_error="raise"` stops at a folder that can't be listed."""
+    check_listable(root)
+    images = ImageFiles(root)
+    images.scan(root)
+    for path, reason in images.unreadable.items():
+        if on_error == "raise":
+            raise DissectError(f"can't read the folder {path}: {reason}")
+        log.warning("can't read the folder %s: %s", path, reason)
+    if not images.files:
+        suffixes = " ".join(sorted(SUFFIXES))
+        message = f"no image files in {root} or below it (looked for {suffixes})"
+        raise DissectError("; ".join((message, *images.notes)))
+    return images
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name belongs to a system, not to the user."""
+    return name.startswith((".", "PaxHeader")) or name.lower() in SYSTEM
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file's name ends in an image's suffix."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _inode(path: Path) -> _Inode:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bool:
+    try:
+        return bool(getattr(entry, test)())
+    except OSError:  # a link to itself, or into a folder that can't be entered
+        return False
+
+
+def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
+    """Why a folder, with its entries' names, doesn't hold the user's images; None if it does."""
+    if _is_run(folder, names) or _is_wandb(folder, names):
+        return RUNS
+    cache = cache_dir()
+    is_cache = "CACHEDIR.TAG" in names or (os.path.isdir(cache) and _inode(cache) == inode)
+    return CACHES if is_cache else None
+
+
+def _is_run(folder: Path, names: set[str]) -> bool:
+    """Whether a runner, `Result.save` or a report wrote the folder; complete or interrupted."""
+    marks = {
+        "run.json": b'"clipdissect"',
+        "index.html": GENERATOR,
+        "multirun.yaml": LAUNCHED,
+        ".hydra": LAUNCHED,
+    }
+    return {"descriptions.csv", "top_images.csv"} <= names or any(
+        mark in _head(folder / name) for name, mark in marks.items() if name in names
+    )
+
+
+def _is_wandb(folder: Path, names: set[str]) -> bool:
+    """Whether the folder is W&B's, whose runs hold pictures."""
+    return folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with (path / "hydra.yaml" if path.is_dir() else path).open("rb") as source:
+            return source.read(HEAD)
+    except OSError:
+        return b""
