@@ -21,6 +21,7 @@ from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
 from clipdissect.utils.hashing import matches, sums
 
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as its format allows
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Under which training scripts keep the state dict, and what their wrappers put before its names.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -144,7 +145,7 @@ def check_file(
             f"the file itself"
         )
     is_cut_zip = start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
-    if is_cut_zip or (_is_safetensors(start) and size < _safetensors_size(path)):
+    if is_cut_zip or size < (safetensors_size(path) or 0):
         raise _truncated(path)
 
 
@@ -154,17 +155,18 @@ def _truncated(path: Path) -> DissectError:
     )
 
 
-def _is_safetensors(start: bytes) -> bool:
-    """Whether a file begins with the length of a JSON header, and that header."""
-    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 100_000_000
+def safetensors_size(path: Path) -> int | None:
+    """Return the file size that a safetensors header announces; None for another kind of file.
 
-
-def _safetensors_size(path: Path) -> int:
-    """The size that a safetensors file's header announces; of the header where that is cut."""
+    If the header itself is truncated, return the size up to its end.
+    """
     with path.open("rb") as source:
-        length = int.from_bytes(source.read(8), "little")
+        start = source.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if start[8:] != b"{" or not 2 <= length <= MAX_SAFETENSORS_HEADER:
+            return None
         try:
-            header: dict[str, Any] = json.loads(source.read(length))
+            header: dict[str, Any] = json.loads(b"{" + source.read(length - 1))
         except ValueError:
             return 8 + length
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
@@ -216,9 +218,7 @@ def random(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _load(path: Path) -> Any:
-    with path.open("rb") as source:
-        by_content = _is_safetensors(source.read(16))  # a name may lie
-    if by_content:
+    if safetensors_size(path) is not None:  # by content: a name may lie
         from safetensors.torch import load_file
 
         return load_file(path)

@@ -130,7 +130,7 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     monkeypatch.setattr(library, "fetch", interrupted)
     assert run(monkeypatch, "mpnet") == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_stamps_from_a_package_of_the_users_own(
@@ -156,7 +156,7 @@ def test_places365_from_two_archives(
     from dataclasses import replace
 
     from clipdissect.fetch import run as module
-    from clipdissect.fetch.own import address
+    from clipdissect.fetch.user_sources import file_url
 
     def pack(name: str, files: dict[str, bytes]) -> str:
         with tarfile.open(tmp_path / name, "w") as out:
@@ -164,11 +164,11 @@ def test_places365_from_two_archives(
                 info = tarfile.TarInfo(path)
                 info.size = len(content)
                 out.addfile(info, io.BytesIO(content))
-        return address(str(tmp_path / name))
+        return file_url(str(tmp_path / name))
 
     (tmp_path / "categories_places365.txt").write_text("/a/airfield 0\n")
     own = [
-        address(str(tmp_path / "categories_places365.txt")),
+        file_url(str(tmp_path / "categories_places365.txt")),
         pack("val_256.tar", {"val_256/Places365_val_00000001.jpg": b"jpeg"}),
         pack("filelist_places365-standard.tar", {"places365_val.txt": b"x 1\n", "train.txt": b""}),
     ]
@@ -176,7 +176,7 @@ def test_places365_from_two_archives(
     (way,) = item.ways
     assert isinstance(way, tuple)
     loose = tuple(replace(file, digest=None, size=None) for file in way)
-    got = module.get(replace(item, ways=(loose,), holds=()), own=own)
+    got = module.get(replace(item, ways=(loose,), counts=()), urls=own)
     assert got.path == own_cache / "data/places365"
     found = sorted(p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file())
     assert found == [

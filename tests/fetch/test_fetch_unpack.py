@@ -202,16 +202,16 @@ def test_bomb_stops(
     monkeypatch: pytest.MonkeyPatch,
     make: Callable[[Path, dict[str, bytes]], Path],
 ) -> None:
-    monkeypatch.setattr(module, "ALWAYS", 100_000)
+    monkeypatch.setattr(module, "ALWAYS_ALLOWED", 100_000)
     archive = make(tmp_path / "bomb", {f"{i}": bytes(50_000) for i in range(40)})
     assert 20 * archive.stat().st_size < 2_000_000
-    with pytest.raises(DissectError, match="swells to more than"):
+    with pytest.raises(DissectError, match="expands to more than"):
         unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_too_many_files_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_FILES", 5)
+    monkeypatch.setattr(module, "MAX_FILES", 5)
     archive = make_zip(tmp_path / "many", {str(i): b"" for i in range(6)})
     with pytest.raises(DissectError, match="5 files"):
         unpack(archive, tmp_path / "out")
