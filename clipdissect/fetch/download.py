@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
 
+from pooch import HTTPDownloader, file_hash
+
 from clipdissect._version import __version__
 from clipdissect.errors import DissectError
 from clipdissect.utils.files import atomic
-from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ def download(
         try:
             with atomic(path) as temporary:
                 _retrieve(url, temporary, digest, size)
-                sha256 = _check(temporary, digest, size)
-            return Download(path, url, sha256, digest is not None)
+                found = _check(temporary, digest, size)
+            return Download(path, url, found, digest is not None)
         except SourceFailed as failed:
             log.info("%s: %s", url, failed)
             reasons.append(f"{url}: {failed}")
@@ -110,7 +111,6 @@ def _retrieve(url: str, path: Path, digest: str | None, size: int | None) -> Non
 
 def _download_http(url: str, path: Path, digest: str | None, size: int | None) -> None:
     import requests
-    from pooch import HTTPDownloader
 
     def check_response(response: Any, **_: Any) -> None:
         if response.is_redirect:
@@ -174,10 +174,21 @@ def _failure(error: Any) -> tuple[str, bool]:
 
 def _check(path: Path, digest: str | None, size: int | None) -> str:
     """Return the file's SHA-256 after comparing its digest and size."""
-    digests = sums(path)
-    if digest is not None and not matches(digests, digest):
+    if digest is not None and not digest_matches(path, digest):
         kind, _, value = digest.partition(":")
-        raise SourceFailed(f"its {kind} is {digests[kind]}, expected {value}")
+        raise SourceFailed(f"its {kind} is {file_hash(path, kind)}, expected {value}")
     if size is not None and path.stat().st_size != size:
         raise SourceFailed(f"its file has {path.stat().st_size} bytes, expected {size}")
-    return digests["sha256"]
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, hexadecimal."""
+    digest: str = file_hash(path, "sha256")
+    return digest
+
+
+def digest_matches(path: Path, digest: str) -> bool:
+    """Whether a file has a digest: `sha256:` or `md5:` and hexadecimal digits, all or the first."""
+    kind, _, value = digest.partition(":")
+    return bool(file_hash(path, kind).startswith(value))

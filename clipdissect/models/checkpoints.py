@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pooch import file_hash
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
-from clipdissect.utils.hashing import matches, sums
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as its format allows
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -181,8 +181,10 @@ def of_file(path: Path, known: str, name: str) -> str:
         known: digest of the file with that name, `sha256:` or `md5:` and its (first) digits.
         name: of the known weights.
     """
-    found = sums(path)
-    return name if matches(found, known) else f"sha256:{found['sha256']}"
+    kind, _, digits = known.partition(":")
+    if file_hash(path, kind).startswith(digits):
+        return name
+    return f"sha256:{hashing.hash_file(path)}"
 
 
 def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
