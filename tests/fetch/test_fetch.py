@@ -65,13 +65,32 @@ def base(tmp_path: Path) -> Path:
 
 def words(base: Path, *urls: str, digest: str | None = None) -> Item:
     ways = ((File("words.txt", urls, digest),),)
-    return Item("words", "some words", 8, "free", lambda: [base], "lists/w.txt", ways,
-                "write them yourself", "concepts=words")  # fmt: skip
+    return Item(
+        "words",
+        "some words",
+        8,
+        "free",
+        lambda: [base],
+        "lists/w.txt",
+        ways,
+        "write them yourself",
+        "concepts=words",
+    )
 
 
 def images(base: Path, *files: File) -> Item:
-    return Item("images", "some images", None, "free", lambda: [base], "set", (files,),
-                "ask a friend", "probe=images", ("index.csv", "images"))  # fmt: skip
+    return Item(
+        "images",
+        "some images",
+        None,
+        "free",
+        lambda: [base],
+        "set",
+        (files,),
+        "ask a friend",
+        "probe=images",
+        ("index.csv", "images"),
+    )
 
 
 def everything(folder: Path) -> list[str]:
@@ -430,8 +449,11 @@ class TestTable:
 
     def test_openai_files_are_those_of_open_clip(self) -> None:
         open_clip = pytest.importorskip("open_clip")
-        names = {"clip_vit_b16": "ViT-B-16", "clip_vit_l14_336": "ViT-L-14-336",
-                 "clip_rn50x64": "RN50x64"}  # fmt: skip
+        names = {
+            "clip_vit_b16": "ViT-B-16",
+            "clip_vit_l14_336": "ViT-L-14-336",
+            "clip_rn50x64": "RN50x64",
+        }
         for name, model in names.items():
             config = open_clip.get_pretrained_cfg(model, "openai")
             first, second = ITEMS[name].ways

@@ -68,9 +68,11 @@ def test_sizes_for_people(size: int | None, text: str) -> None:
 
 
 def test_local_file_then_nothing_more_to_do(
-    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "mine.txt").write_text("".join(f"word{n}\n" for n in range(20_000)))
     arguments = ("google_20k", "--from-file", str(tmp_path / "mine.txt"))
     assert run(monkeypatch, *arguments) == 0
@@ -100,9 +102,11 @@ def test_manual_item_says_what_to_do(
     ],
 )
 def test_mistakes_end_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], says: str,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
     assert run(monkeypatch, *arguments) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -180,5 +184,7 @@ def test_places365_from_two_archives(
     assert got.path == own_cache / "data/places365"
     found = sorted(p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file())
     assert found == [
-        "categories_places365.txt", "places365_val.txt", "val_256/Places365_val_00000001.jpg",
-    ]  # fmt: skip
+        "categories_places365.txt",
+        "places365_val.txt",
+        "val_256/Places365_val_00000001.jpg",
+    ]

@@ -31,9 +31,12 @@ from clipdissect.fetch.user_sources import file_url
 
 STAMPS = "usr/share/tuxpaint/stamps"
 BUILDERS: Mapping[str, Callable[..., Any]] = {
-    "concepts": concepts.build, "encoder": encoder.build, "probe": probe.build,
-    "sentence": sentence.build, "target": target.build,
-}  # fmt: skip
+    "concepts": concepts.build,
+    "encoder": encoder.build,
+    "probe": probe.build,
+    "sentence": sentence.build,
+    "target": target.build,
+}
 USE = re.compile(r"clipdissect dissect((?: [\w.]+=\S+)+)(?: \(after clipdissect fetch (\w+)\))?")
 
 
@@ -47,8 +50,11 @@ def packed(folder: Path, files: Mapping[str, bytes], name: str) -> Path:
 
 
 def folder_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in sorted(folder.rglob("*")) if p.is_file()}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def saved(state: Mapping[str, torch.Tensor]) -> bytes:
@@ -124,8 +130,13 @@ def content_of(item: Item, file: File) -> bytes:
     return b"one\ntwo\n"
 
 
-def fetched(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-            capsys: pytest.CaptureFixture[str], way: int = 0) -> str:  # fmt: skip
+def fetched(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: int = 0,
+) -> str:
     """What `clipdissect fetch` says at the end about an item that comes from a stand-in."""
     item = ITEMS[name]
     tmp_path.mkdir(exist_ok=True)
