@@ -10,11 +10,7 @@ from clipdissect.errors import DissectError
 
 
 def label_names(root: Path) -> dict[str, str]:
-    """Number to name of the release's labels, in words: see `words`.
-
-    Raises:
-        DissectError: `label.csv` lacks its columns.
-    """
+    """Map the release's label numbers to names in words: see `words`."""
     table = pd.read_csv(root / "label.csv", dtype=str, keep_default_na=False)
     if not {"number", "name"} <= set(table):
         raise DissectError(f"{root / 'label.csv'} must have the columns number and name")
@@ -22,7 +18,7 @@ def label_names(root: Path) -> dict[str, str]:
 
 
 def words(name: str) -> str:
-    """A label as the published concept list has it: spaces, and no `-s`, which marks scenes.
+    """Return a label as in the published concept list: spaces, without the `-s` of scenes.
 
     `apartment_building-outdoor-s` is `apartment building-outdoor`; colours keep their `-c`.
     """

@@ -1,8 +1,8 @@
-"""The files of CIFAR-10 and CIFAR-100, as torchvision lays them out.
+"""The files of CIFAR-10 and CIFAR-100 in torchvision's layout.
 
-They are pickles, which may run any code when they are loaded in the usual way. Here they are loaded
-without: an unpickler that knows lists, dictionaries, numbers and texts, and one stand-in for arrays
-of bytes, and refuses whatever else a file asks for. So the files need not be trusted.
+They are pickles, and an ordinary load of a pickle may run any code. The unpickler here knows only
+lists, dictionaries, numbers, texts and a stand-in for byte arrays, so the files need not be trusted
+(torchvision's classes unpickle without such limits, and refuse files of other versions).
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils.files import check_listable
 from clipdissect.utils.paths import data_places
 
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set's parts are.
+    """A data set's files.
 
     Args:
-        dataset: torchvision's class, which knows the files and where to get them.
+        dataset: torchvision's class, which lists the files and their source.
         labels: key of the label numbers.
     """
 
@@ -39,7 +50,7 @@ class Layout:
         return getattr(datasets, self.dataset)
 
     def files(self, train: bool) -> list[str]:
-        """Names of the files with the images of a split."""
+        """Return the names of a split's files."""
         return [name for name, _ in (self.source.train_list if train else self.source.test_list)]
 
 
@@ -48,32 +59,32 @@ CIFAR100 = Layout("CIFAR100", "fine_labels")
 
 
 def find(layout: Layout, root: str | None = None) -> Path:
-    """The folder of the files: `root` or the set's own folder in it, else in the data folders.
+    """Return the folder of the files: `root` or a subfolder of it, else in the data folders.
 
     Raises:
-        MissingResource: none has the set's list of classes.
-        DissectError: one can't be listed.
+        MissingResource: none has the list of classes.
+        DissectError: a folder can't be listed.
     """
     base, meta = layout.source.base_folder, layout.source.meta["filename"]
     tops = [Path(root).expanduser()] if root else data_places()
-    places = [place for top in tops for place in (top / base, top)]
-    for place in places:
-        check_listable(place)
-        if (place / meta).is_file():
-            return place
+    folders = [folder for top in tops for folder in (top / base, top)]
+    for folder in folders:
+        check_listable(folder)
+        if (folder / meta).is_file():
+            return folder
     raise MissingResource(
         f"{layout.dataset} ({base}, as torchvision keeps it)",
-        [str((place / meta).absolute()) for place in places],
+        [str((folder / meta).absolute()) for folder in folders],
         f"clipdissect fetch {layout.dataset.lower()}, or set root to the folder that holds {base}, "
         f"or probe.download=true",
     )
 
 
 def download(layout: Layout, root: str | None = None) -> None:
-    """Get the files with torchvision's own download, which checks the archive's MD5.
+    """Download the files with torchvision, which checks the archive's MD5.
 
     Raises:
-        MissingResource: they can't be had.
+        MissingResource: the download failed.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -92,11 +103,7 @@ def download(layout: Layout, root: str | None = None) -> None:
 
 
 def class_names(layout: Layout, folder: Path) -> tuple[str, ...]:
-    """The classes' names in words (`aquarium fish`), in the order of their numbers.
-
-    Raises:
-        DissectError: a file of another kind, or damaged.
-    """
+    """Return the class names in words (`aquarium fish`), in class order."""
     meta = layout.source.meta
     names = load(folder / meta["filename"]).get(meta["key"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -105,11 +112,11 @@ def class_names(layout: Layout, folder: Path) -> tuple[str, ...]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A file's dictionary; arrays are uint8.
+    """Return a file's dictionary; arrays are uint8.
 
     Raises:
         MissingResource: no such file.
-        DissectError: damaged, or it holds something that such files don't.
+        DissectError: it is damaged, or holds something that such files don't.
     """
     if not path.is_file():
         raise MissingResource(
@@ -117,17 +124,16 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         with path.open("rb") as source:
-            found = _Plain(source, encoding="latin1").load()
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-        return {k: v.values() if isinstance(v, _Array) else v for k, v in found.items()}
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-            OverflowError, MemoryError) as error:  # fmt: skip
+            content = _Unpickler(source, encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return {k: v.to_numpy() if isinstance(v, _Array) else v for k, v in content.items()}
+    except _DAMAGED as error:
         raise DissectError(f"{path} is damaged, or isn't a CIFAR file: {error}") from error
 
 
 class _Array:
-    """Stands in for numpy's array while a file is loaded; knows bytes alone."""
+    """Stand-in for a numpy array of bytes."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -135,18 +141,15 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def values(self) -> Any:
-        """The array."""
-        _, shape, kind, by_column, raw = self.state
-        if not isinstance(kind, _Kind) or kind.name not in ("u1", "uint8", "|u1"):
+    def to_numpy(self) -> Any:
+        _, shape, dtype, is_fortran, raw = self.state
+        if not isinstance(dtype, _DType) or dtype.name not in ("u1", "uint8", "|u1"):
             raise ValueError("its arrays aren't of bytes")
         data = np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, np.uint8)
-        return data.reshape(shape, order="F" if by_column else "C")
+        return data.reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Kind:
-    """Stands in for numpy's description of an array's elements."""
-
+class _DType:
     def __init__(self, name: str, *_: Any) -> None:
         self.name = name
 
@@ -158,23 +161,18 @@ def _encode(text: str, _: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class _Plain(pickle.Unpickler):
-    """Knows nothing that a CIFAR file doesn't need."""
+class _Unpickler(pickle.Unpickler):
+    """Knows only what a CIFAR file needs."""
 
     known: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
         ("numpy.core.multiarray", "_reconstruct"): _Array,
         ("numpy._core.multiarray", "_reconstruct"): _Array,
         ("numpy", "ndarray"): None,  # only named, as the first argument of the above
-        ("numpy", "dtype"): _Kind,
+        ("numpy", "dtype"): _DType,
         ("_codecs", "encode"): _encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a name that the file asks for.
-
-        Raises:
-            pickle.UnpicklingError: there is none.
-        """
         if (module, name) not in self.known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return self.known[module, name]

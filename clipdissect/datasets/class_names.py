@@ -8,17 +8,14 @@ from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
 
-# WordNet has two synsets named `crane`, and timm ships the bare word for both. What tells them
-# apart is no name of either.
+# WordNet has two synsets named `crane`, and timm ships the bare word for both. The disambiguating
+# words are no names of either.
 _CRANES = {134: "crane, bird", 517: "crane, machine"}
 
 
 @cache
 def imagenet_names() -> tuple[str, ...]:
-    """The 1000 ImageNet class names with all synonyms (`tench, Tinca tinca`), in class order.
-
-    From timm's `ImageNetInfo`; the two cranes are told apart, so all are distinct.
-    """
+    """Return the 1000 distinct ImageNet names with synonyms (`tench, Tinca tinca`), from timm."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo("imagenet-1k")
@@ -26,16 +23,22 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 @cache
+def synsets() -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet's 1000 classes, in class order."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+@cache
 def _imagenet_synonyms() -> dict[str, frozenset[str]]:
-    """ImageNet's class names to WordNet's words for them, in small letters."""
-    names = imagenet_names()
-    words = {name: name.casefold().split(", ") for name in names}
+    words = {name: name.casefold().split(", ") for name in imagenet_names()}
     words |= {crane: ["crane", crane.casefold()] for crane in _CRANES.values()}
-    return {name: frozenset(own) for name, own in words.items()}
+    return {name: frozenset(synonyms) for name, synonyms in words.items()}
 
 
 def synonyms(name: str) -> frozenset[str]:
-    """All names of a class in small letters: ImageNet's are lists, of which each is a name.
+    """Return all names of a class, case-folded.
 
     A comma separates synonyms in ImageNet's own class names alone: `Washington, D.C.` has one name.
     """
@@ -44,14 +47,10 @@ def synonyms(name: str) -> frozenset[str]:
 
 
 def is_a_name(labels: Iterable[str], names: Sequence[str]) -> list[bool]:
-    """Whether each label is any name of its class, whatever the case of its letters.
+    """Return whether each label is any name of its class, ignoring case.
 
-    A label that is the whole name of another class isn't: `harp` is a class of its own, so it is
-    wrong for `harmonica, mouth organ, harp, mouth harp`.
-
-    Args:
-        labels: one a class.
-        names: the classes' names.
+    A label that is the whole name of another class isn't: `harp` is a class, so it is wrong for
+    `harmonica, mouth organ, harp, mouth harp`.
     """
     others = frozenset(names)
     if any(", " in name and name in _imagenet_synonyms() for name in others):
@@ -63,28 +62,24 @@ def is_a_name(labels: Iterable[str], names: Sequence[str]) -> list[bool]:
 
 
 def named_by(names: Iterable[str], texts: Iterable[str]) -> int:
-    """How many classes have any of their names among the texts."""
+    """Count the classes that have any of their names among the texts."""
     known = {text.casefold() for text in texts}
     return sum(not known.isdisjoint(synonyms(name)) for name in names)
 
 
 def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
-    """Class names by where they come from.
+    """Return class names by their source.
 
     Args:
-        source: `imagenet`, or a UTF-8 file with one name a line, in unit order.
-        units: how many there must be.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: another number of names than units; as `names_of_file`.
+        source: `imagenet`, or a UTF-8 file, one name per line, in unit order.
+        units: required number of names.
     """
     if source == "imagenet":
         names = imagenet_names()
     else:
         names = names_of_file(
             Path(source).expanduser(),
-            "set target.classes to a file with one name a line, or to imagenet",
+            "set target.classes to a file with one name per line, or to imagenet",
         )
     if units is not None and len(names) != units:
         raise DissectError(
@@ -95,16 +90,16 @@ def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
 
 
 def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
-    """The names in a UTF-8 file, one a line: a name's number is its line's.
+    """Read class names from a UTF-8 file, one per line; a class's number is its line's.
 
     Args:
         path: the file.
-        remedy: what to do where there is none.
+        remedy: what to do if it is missing, for the error.
 
     Raises:
         MissingResource: no such file.
-        DissectError: a file that isn't text, or an empty line before the last name, which would
-            shift the numbers.
+        DissectError: not UTF-8, or an empty line before the last name, which would shift the
+            numbers.
     """
     if not path.is_file():
         raise MissingResource("the class names", [str(path.absolute())], remedy)
@@ -119,10 +114,3 @@ def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
             f"write every name on the line of its number"
         )
     return names
-
-
-def synsets() -> tuple[str, ...]:
-    """WordNet ids of the 1000 classes, in class order (that of the ids)."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())

@@ -11,7 +11,7 @@ import pandas as pd
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils.paths import data_places
 
-# Where the file of categories may lie below a data place; the first is its original name.
+# Paths of the file of categories below a data folder; the first is its original name.
 CATEGORIES = (
     "places365/categories_places365.txt",
     "categories_places365.txt",
@@ -22,57 +22,43 @@ _LINE = re.compile(r"(?:/\w/)?(?P<name>\S+)\s+(?P<number>\d+)")
 
 
 def find(below: Sequence[str], what: str, remedy: str) -> Path:
-    """A file below one of the data places.
-
-    Args:
-        below: its possible paths there, the likeliest first.
-        what: what it is, for the error.
-        remedy: what to do where it isn't there, for the error.
+    """Return the first existing file of some paths below the data folders.
 
     Raises:
-        MissingResource: it is in none of the places.
+        MissingResource: there is none; the error has `what` and `remedy`.
     """
-    places = [place / name for place in data_places() for name in below]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise MissingResource(what, [str(place.absolute()) for place in places], remedy)
-    return found
+    paths = [folder / name for folder in data_places() for name in below]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise MissingResource(what, [str(path.absolute()) for path in paths], remedy)
 
 
 def places365_names(path: str | None = None) -> tuple[str, ...]:
-    """Names of the 365 classes in class order, such as `apartment_building/outdoor`.
+    """Return the 365 class names in class order, such as `apartment_building/outdoor`.
 
     Args:
-        path: a file with lines like `/a/airfield 0`; by default found in the data places.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: lines of another shape, or numbers that aren't 0 to 364 in order.
+        path: a file with lines like `/a/airfield 0`; by default searched in the data folders.
     """
     what, remedy = "the Places365 class names", "get categories_places365.txt and give its path"
     file = Path(path).expanduser() if path else find(CATEGORIES, what, remedy)
     if not file.is_file():
         raise MissingResource(what, [str(file.absolute())], remedy)
     lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    found = [_LINE.fullmatch(line.strip()) for line in lines]
-    numbers = [int(match["number"]) for match in found if match]
-    if None in found or numbers != list(range(365)):
+    matches = [_LINE.fullmatch(line.strip()) for line in lines]
+    numbers = [int(match["number"]) for match in matches if match]
+    if None in matches or numbers != list(range(365)):
         raise DissectError(
             f"{file} isn't Places365's list of categories: it must have 365 lines such as "
             f"'/a/airfield 0', numbered from 0"
         )
-    return tuple(match["name"] for match in found if match)
+    return tuple(match["name"] for match in matches if match)
 
 
 def scene_labels(broden: str | Path) -> tuple[str, ...]:
-    """Broden's scene labels (`abbey-s`), in its order, from `c_scene.csv`, else `label.csv`.
+    """Return the scene labels (`abbey-s`) of an unpacked Broden release, in its order.
 
-    Args:
-        broden: the unpacked release, such as `broden1_224`.
-
-    Raises:
-        MissingResource: the folder has neither file.
-        DissectError: a file without the column of names.
+    They are read from `c_scene.csv`, else from `label.csv`.
     """
     root = Path(broden).expanduser()
     files = [root / "c_scene.csv", root / "label.csv"]
@@ -94,16 +80,13 @@ def scene_labels(broden: str | Path) -> tuple[str, ...]:
 
 
 def match_key(name: str, matching: str = "normalised") -> str:
-    """What two names must have in common to count as the same scene.
+    """Return a key that is equal for names of the same scene.
 
     Args:
         name: a class of Places365 or a label of Broden.
-        matching: `released` takes the `-s` off that Broden's scenes end in, and compares the rest
-            exactly, so that `apartment_building-outdoor` isn't `apartment_building/outdoor`;
-            `normalised` also takes `_`, `-`, `/` and blanks as one, and capitals as small.
-
-    Raises:
-        DissectError: an unknown matching.
+        matching: `released` removes the `-s` of Broden's scenes and compares the rest exactly, so
+            `apartment_building-outdoor` isn't `apartment_building/outdoor`; `normalised` also
+            ignores case and the difference between `_`, `-`, `/` and blanks.
     """
     if matching not in MATCHINGS:
         raise DissectError(f"matching is '{matching}'; it can be {' or '.join(MATCHINGS)}")
@@ -114,14 +97,14 @@ def match_key(name: str, matching: str = "normalised") -> str:
 def places_to_broden(
     names: Sequence[str], labels: Iterable[str], matching: str = "normalised"
 ) -> dict[int, str]:
-    """Class number to the Broden label of the same name, for the classes that have one.
+    """Map the numbers of the classes that Broden labels to its labels.
 
     With the 365 classes and Broden's scenes these are the classes of the paper's Table 2 (267
     there).
 
     Args:
-        names: of `places365_names`.
-        labels: of `scene_labels`; of two with the same name the first counts.
+        names: from `places365_names`.
+        labels: from `scene_labels`; if names repeat, the first is used.
         matching: see `match_key`.
     """
     by_key: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""What is a kind of what, by WordNet: `basenji.n.01` is a dog, a canine, an animal.
+"""WordNet's noun hypernyms: `basenji.n.01` is a dog, a canine, an animal.
 
-The package holds a table of ImageNet's 1000 classes and all that they are kinds of, made from
-WordNet 3.0 by `scripts/imagenet_hypernyms`. The whole of WordNet is read where it is installed.
+The package has a table of ImageNet's 1000 classes and their hypernyms, made from WordNet 3.0 by
+`scripts/imagenet_hypernyms`. All of WordNet is read if it is installed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ from clipdissect.utils.paths import cache_dir, data_places
 
 INDEX = "index.noun"
 DATA = "data.noun"
-# Where Debian's wordnet-base puts its files.
-DEBIAN = Path("/usr/share/wordnet")
-# Where `clipdissect fetch wordnet` does, below the user cache.
-FETCHED = "wordnet-base/usr/share/wordnet"
-
+DEBIAN = Path("/usr/share/wordnet")  # Debian's wordnet-base
+FETCHED = "wordnet-base/usr/share/wordnet"  # `clipdissect fetch wordnet`, below the user cache
 TABLE = Path(__file__).parent / "imagenet_hypernyms.tsv"
 _ID = re.compile(r"n\d{8}")
 _HYPERNYMS = ("@", "@i")  # WordNet's pointers: a kind of, an instance of
@@ -32,28 +29,16 @@ _HYPERNYMS = ("@", "@i")  # WordNet's pointers: a kind of, an instance of
 
 @dataclass(frozen=True)
 class Synset:
-    """A noun's meaning.
+    """A meaning of nouns."""
 
-    Args:
-        id: WordNet 3.0's, as in ImageNet (`n02084071`).
-        name: `dog.n.01`.
-        parents: ids of what it is a kind or an instance of.
-        lemmas: its words, lower case, with spaces.
-    """
-
-    id: str
-    name: str
-    parents: tuple[str, ...]
-    lemmas: tuple[str, ...]
+    id: str  # of WordNet 3.0, as in ImageNet (`n02084071`)
+    name: str  # such as `dog.n.01`
+    parents: tuple[str, ...]  # ids of its direct hypernyms
+    lemmas: tuple[str, ...]  # lower case, with spaces
 
 
 class WordNet:
-    """Synsets and what they are kinds of.
-
-    Args:
-        synsets: with all their hypernyms among them.
-        source: where they come from, in words.
-    """
+    """Synsets, with all their hypernyms among them; `source` names their origin."""
 
     def __init__(self, synsets: Iterable[Synset], source: str) -> None:
         self.source = source
@@ -65,11 +50,7 @@ class WordNet:
                 self.senses.setdefault(lemma, []).append(synset.id)
 
     def find(self, synset: str) -> str:
-        """The id of a synset's name or id.
-
-        Raises:
-            DissectError: there is no such synset.
-        """
+        """Return the id of a synset given by name or id."""
         if synset in self.synsets:
             return synset
         if synset not in self.ids:
@@ -77,26 +58,25 @@ class WordNet:
         return self.ids[synset]
 
     def ancestors(self, id: str) -> frozenset[str]:
-        """Ids of the synset and of all that it is a kind of."""
-        found: set[str] = set()
+        """Return the ids of the synset and of all its hypernyms."""
+        ancestors: set[str] = set()
         waiting = [id]
         while waiting:
             current = waiting.pop()
-            if current not in found:
-                found.add(current)
+            if current not in ancestors:
+                ancestors.add(current)
                 waiting += self.synsets[current].parents
-        return frozenset(found)
+        return frozenset(ancestors)
 
     def is_below(self, id: str, group: str) -> bool:
-        """Whether a synset is the group, or a kind of it (both are ids)."""
+        """Whether a synset is the group or a hyponym of it (both are ids)."""
         return group in self.ancestors(id)
 
     def place(self, label: str) -> frozenset[str]:
-        """Ids of what a label of images may mean; empty where it is unknown.
+        """Return the ids of all meanings of an image label; empty if it is unknown.
 
-        A label is an id (`n02084071`), an ImageNet class name, or English: every meaning of each of
-        its words counts, and what isn't in WordNet counts as its last word (`aquarium fish` as
-        `fish`).
+        A label is an id (`n02084071`), an ImageNet class name, or English, of which a text that
+        isn't in WordNet counts as its last word (`aquarium fish` as `fish`).
         """
         if _ID.fullmatch(label):
             return frozenset({label} & set(self.synsets))
@@ -104,18 +84,18 @@ class WordNet:
         if of_class in self.synsets:
             return frozenset({of_class})
         plain = label.lower().replace("_", " ").strip()
-        found = {id for part in plain.split(", ") for id in self.senses.get(part, ())}
-        return frozenset(found or self.senses.get(plain.rpartition(" ")[2], []))
+        senses = {id for part in plain.split(", ") for id in self.senses.get(part, ())}
+        return frozenset(senses or self.senses.get(plain.rpartition(" ")[2], []))
 
 
 @cache
 def packaged() -> WordNet:
-    """The table in the package: ImageNet's 1000 classes and all that they are kinds of."""
+    """Return the package's table: ImageNet's 1000 classes and their hypernyms."""
     return WordNet(map(_of_line, TABLE.read_text("utf-8").splitlines()), "imagenet_hypernyms.tsv")
 
 
 def installed() -> WordNet | None:
-    """The whole of WordNet where it is installed, else None."""
+    """Return all of WordNet if it is installed."""
     try:
         return of_folder(wordnet_folder())
     except MissingResource:
@@ -124,32 +104,22 @@ def installed() -> WordNet | None:
 
 @cache
 def of_folder(folder: Path) -> WordNet:
-    """WordNet's nouns from its folder with `data.noun` and `index.noun`."""
-    number = _numbers(folder / "index.noun")
-    lines = (folder / "data.noun").read_text("utf-8").splitlines()
-    found = (_of_entry(line, number) for line in lines if line and not line.startswith(" "))
-    return WordNet(found, "WordNet")
+    """Read WordNet's nouns from its folder with `data.noun` and `index.noun`."""
+    number = _sense_numbers(folder / INDEX)
+    lines = (folder / DATA).read_text("utf-8").splitlines()
+    entries = (_of_entry(line, number) for line in lines if line and not line.startswith(" "))
+    return WordNet(entries, "WordNet")
 
 
 def classes_below(group: str, hypernyms: WordNet) -> tuple[int, ...]:
-    """Numbers of the ImageNet classes that are the group, or kinds of it.
-
-    Args:
-        group: an id or name.
-        hypernyms: of all classes.
-
-    Raises:
-        DissectError: there is no such synset.
-    """
-    id = hypernyms.find(group)
-    return tuple(i for i, own in enumerate(synsets()) if hypernyms.is_below(own, id))
+    """Return the numbers of the ImageNet classes that are the group (id or name) or below it."""
+    group_id = hypernyms.find(group)
+    return tuple(i for i, id in enumerate(synsets()) if hypernyms.is_below(id, group_id))
 
 
 def to_line(synset: Synset) -> str:
-    """A row of the table."""
-    return "\t".join(
-        (synset.id, synset.name, " ".join(synset.parents), "|".join(synset.lemmas))
-    )  # fmt: skip
+    """Return a synset's row of the table."""
+    return "\t".join((synset.id, synset.name, " ".join(synset.parents), "|".join(synset.lemmas)))
 
 
 def _of_line(line: str) -> Synset:
@@ -158,7 +128,7 @@ def _of_line(line: str) -> Synset:
 
 
 def _of_entry(line: str, number: dict[tuple[str, str], int]) -> Synset:
-    """A line of `data.noun`: offset, file, kind, words, pointers; see WordNet's wndb(5)."""
+    """Parse a line of `data.noun`: offset, file, kind, words, pointers; see WordNet's wndb(5)."""
     fields = line.split(" | ", 1)[0].split()
     offset, count = fields[0], int(fields[3], 16)
     words = [fields[4 + 2 * i].lower() for i in range(count)]
@@ -169,15 +139,15 @@ def _of_entry(line: str, number: dict[tuple[str, str], int]) -> Synset:
     return Synset(f"n{offset}", name, parents, tuple(w.replace("_", " ") for w in words))
 
 
-def _numbers(index: Path) -> dict[tuple[str, str], int]:
-    """Word and offset to the number of the word's sense, from 1, of `index.noun`."""
-    found = {}
+def _sense_numbers(index: Path) -> dict[tuple[str, str], int]:
+    """Map word and offset to the number of the word's sense, from 1."""
+    numbers = {}
     for line in index.read_text("utf-8").splitlines():
         if line and not line.startswith(" "):
             fields = line.split()
             offsets = fields[-int(fields[2]) :]
-            found.update({(fields[0], offset): i for i, offset in enumerate(offsets, 1)})
-    return found
+            numbers.update({(fields[0], offset): i for i, offset in enumerate(offsets, 1)})
+    return numbers
 
 
 @cache
@@ -186,10 +156,10 @@ def _ids_of_names() -> dict[str, str]:
 
 
 def wordnet_folder() -> Path:
-    """Where WordNet's own files lie (`index.noun`, `data.noun`).
+    """Return the folder of WordNet's own files (`index.noun`, `data.noun`).
 
     Raises:
-        MissingResource: in none of the usual places.
+        MissingResource: they are in none of the usual places.
     """
     places = wordnet_places()
     for place in places:

@@ -1,4 +1,4 @@
-"""Getting the data and weights that the paper's experiments need. `ITEMS` lists them."""
+"""Download the data and weights that the paper's experiments need; `ITEMS` lists them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ITEMS", "Fetched", "Item", "fetch", "find"]
 
 
 def find(name: str) -> Path | None:
-    """Where an item is already, or None.
+    """Return an item's location, or None if it isn't on this machine.
 
     Raises:
         DissectError: unknown name; lists the valid ones.
@@ -23,21 +23,21 @@ def find(name: str) -> Path | None:
 
 
 def fetch(
-    name: str, folder: Path | None = None, own: Sequence[str] = (), force: bool = False
+    name: str, folder: Path | None = None, urls: Sequence[str] = (), force: bool = False
 ) -> Fetched:
-    """Get an item, unless it is there already; see `run.get`.
+    """Get an item, unless it is there already.
 
     Args:
         name: one of `ITEMS`.
         folder: put it below this folder instead of where the library looks.
-        own: addresses of the user's own, instead of the known sources.
-        force: get it anew and replace what is there.
+        urls: the user's own files (`file://`) or addresses, instead of the known sources.
+        force: download it again and replace what is there.
 
     Raises:
         MissingResource: no source gives it; says what to do by hand.
         DissectError: unknown name, the disk is full, or the folder can't be written.
     """
-    return get(_item(name), folder, own, force)
+    return get(_item(name), folder, urls, force)
 
 
 def _item(name: str) -> Item:

@@ -1,4 +1,4 @@
-"""Getting an item: under a lock, from its sources in order, and into place in one step."""
+"""Get an item: under a lock, from its sources in order, and into place in one step."""
 
 from __future__ import annotations
 
@@ -8,79 +8,78 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.fetch import debian, pypi
-from clipdissect.fetch.check import check
-from clipdissect.fetch.download import FULL, DiskFull, Got, SourceFailed, download
-from clipdissect.fetch.own import own_ways
-from clipdissect.fetch.sources import Debian, File, Item, Packages, Way
+from clipdissect.fetch import packages
+from clipdissect.fetch.download import (
+    DISK_FULL,
+    DiskFull,
+    Download,
+    SourceFailed,
+    digest_matches,
+    download,
+    sha256,
+)
+from clipdissect.fetch.sources import DebianPackage, ExpectedCount, File, Item, PipPackages, Way
 from clipdissect.fetch.unpack import unpack
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.fetch.user_sources import user_ways
 
 log = logging.getLogger(__name__)
 
-AROUND = 3  # folders that an archive may have around the item
+MAX_WRAPPING = 3  # folders that an archive may have around the item
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of a request.
+    """The result of a request.
 
     Args:
         path: where the item is.
-        was_there: whether it was there already; nothing was downloaded then.
-        files: what was downloaded.
-        aside: where an incomplete item that was in the way is now, if there was one.
+        was_there: whether it was there already, so that nothing was downloaded.
+        files: the downloads.
+        aside: new path of an incomplete item that was in the way, if there was one.
     """
 
     path: Path
     was_there: bool = False
-    files: tuple[Got, ...] = ()
+    files: tuple[Download, ...] = ()
     aside: Path | None = None
 
 
 def get(
-    item: Item,
-    folder: Path | None = None,
-    own: Sequence[str] = (),
-    force: bool = False,
+    item: Item, folder: Path | None = None, urls: Sequence[str] = (), force: bool = False
 ) -> Fetched:
-    """Get an item unless it is there already.
-
-    Args:
-        item: what.
-        folder: put it below this folder instead of where the library looks.
-        own: the user's own files (`file://`) or addresses of them, instead of the known sources.
-        force: get it anew and replace what is there.
+    """Get an item unless it is there already; the arguments are those of `fetch`.
 
     Raises:
         MissingResource: no source gives it; says what to do by hand.
         DissectError: the disk is full, or the folder can't be written.
     """
-    ways = own_ways(item, own) if own else item.ways
-    if not force and not own and folder is None and (there := item.find()):
-        return Fetched(there, was_there=True)
+    ways = user_ways(item, urls) if urls else item.ways
+    if not force and not urls and folder is None and (path := item.find()):
+        return Fetched(path, was_there=True)
     target = (folder or _writable(item.bases())) / item.place
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target):
+        with _lock(target):
             if item.is_complete(target) and not force:  # another process may have been faster
                 return Fetched(target, was_there=True)
             return _from_any(item, ways, target, force)
-    except OSError as error:
-        if error.errno in FULL:
-            error = OSError(error.errno, "no space is left", error.filename)
-        raise DissectError(_of_the_disk(item, target, error)) from error
-    except DiskFull as error:
-        raise DissectError(_of_the_disk(item, target, error)) from error
+    except (OSError, DiskFull) as error:
+        is_full = isinstance(error, OSError) and error.errno in DISK_FULL
+        reason = "no space is left" if is_full else error
+        raise DissectError(
+            f"{item.name} can't be written to {target.parent}: {reason}. Make room, or choose "
+            f"another folder with --folder, and run the same command again"
+        ) from error
 
 
 def _from_any(item: Item, ways: Sequence[Way], target: Path, force: bool) -> Fetched:
-    """Try the ways in order; what was downloaded of a failed one stays for the next call."""
+    """Try the ways in order; complete downloads of a failed one stay for the next call."""
     work = target.with_name(f".{target.name}.fetch")
     reasons: list[str] = []
     for number, way in enumerate(ways):
@@ -88,8 +87,8 @@ def _from_any(item: Item, ways: Sequence[Way], target: Path, force: bool) -> Fet
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
         try:
-            got = _obtain(way, work / str(number), stage)
-            aside = _put(_checked(item, stage, got, work / str(number)), target, force)
+            downloads = _obtain(way, work / str(number), stage)
+            aside = _put(_verify(item, stage, downloads, work / str(number)), target, force)
         except DiskFull:
             raise
         except DissectError as error:
@@ -98,84 +97,129 @@ def _from_any(item: Item, ways: Sequence[Way], target: Path, force: bool) -> Fet
         finally:
             shutil.rmtree(stage, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
-        return Fetched(target, files=tuple(got), aside=aside)
-    _drop_if_empty(work)
-    raise MissingResource(f"{item.name}: {item.what}", reasons or ["no address"], item.by_hand)
+        return Fetched(target, files=tuple(downloads), aside=aside)
+    if not any(path.is_file() for path in work.rglob("*")):
+        shutil.rmtree(work, ignore_errors=True)
+    raise MissingResource(
+        f"{item.name}: {item.description}", reasons or ["no address"], item.manual
+    )
 
 
-def _obtain(way: Way, work: Path, stage: Path) -> list[Got]:
+def _obtain(way: Way, work: Path, stage: Path) -> list[Download]:
     """Download everything of a way and lay it out in `stage`."""
-    if isinstance(way, Packages):
-        got = pypi.join(way, work)
-        unpack(got.path, stage, skip=way.skip)
-        return [got]
-    if isinstance(way, Debian):
-        got = debian.download(way, work)
-        unpack(got.path, stage)
-        return [got]
-    files = [(file, _downloaded(file, work)) for file in way]
-    for file, got in files:
-        if file.archive:
-            _unpacked(file, got, stage)
-        else:
-            place = stage / (file.to or file.name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            got.path.replace(place)
-    return [got for _, got in files]
+    if isinstance(way, PipPackages):
+        archive = packages.download_pip(way, work)
+        unpack(archive.path, stage, skip=way.skip)
+        return [archive]
+    if isinstance(way, DebianPackage):
+        archive = packages.download_debian(way, work)
+        unpack(archive.path, stage)
+        return [archive]
+    downloads = [_download(file, work) for file in way]
+    for file, got in zip(way, downloads, strict=True):
+        if not file.archive:
+            path = stage / (file.to or file.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            got.path.replace(path)
+            continue
+        try:
+            unpack(got.path, stage / file.to, file.take)
+        except DissectError:
+            got.path.unlink()  # it would fail again
+            raise
+    return downloads
 
 
-def _downloaded(file: File, work: Path) -> Got:
-    """The file, taken from an earlier call that stopped after it where there is one."""
+def _download(file: File, work: Path) -> Download:
+    """Download a file, unless an earlier call that stopped after it left it."""
     path = work / file.name
-    if path.is_file() and not any(url.startswith("file:") for url in file.urls):
-        found = sums(path)
-        if file.digest is None or matches(found, file.digest):
-            return Got(path, "an earlier try", found["sha256"], file.digest is not None)
-        path.unlink()
+    is_local = any(url.startswith("file:") for url in file.urls)
+    if path.is_file() and not is_local and (not file.digest or digest_matches(path, file.digest)):
+        return Download(path, "an earlier try", sha256(path), file.digest is not None)
     return download(file.urls, path, file.digest, file.size)
 
 
-def _unpacked(file: File, got: Got, stage: Path) -> None:
+def _verify(item: Item, stage: Path, downloads: Sequence[Download], work: Path) -> Path:
+    """Return the item in what was unpacked; if it is something else, remove the downloads."""
     try:
-        unpack(got.path, stage / file.to, file.take, file.skip)
-    except DissectError:
-        got.path.unlink()  # it would fail again
-        raise
-
-
-def _checked(item: Item, stage: Path, got: Sequence[Got], work: Path) -> Path:
-    """The item in what was unpacked; where it isn't the item, the downloads go too."""
-    try:
-        whole = _whole(item, stage)
-        if not all(each.known for each in got):
-            check(item, whole)
-        return whole
+        path = _locate(item, stage)
+        if not all(download.known for download in downloads):
+            check(item, path)
+        return path
     except SourceFailed:
         shutil.rmtree(work, ignore_errors=True)  # it would fail again
         raise
 
 
-def _whole(item: Item, stage: Path) -> Path:
-    """The item in what was unpacked: archives may have a folder around it, or several."""
-    if not item.needs:
-        files = [p for p in stage.iterdir() if p.is_file()]
+def _locate(item: Item, stage: Path) -> Path:
+    """Return the item's path in what was unpacked; archives may have folders around it."""
+    if not item.required:
+        files = [path for path in stage.iterdir() if path.is_file()]
         if len(files) == 1:
             return files[0]
         raise SourceFailed(f"{len(files)} files came where {item.name} is one")
     folders = [stage]
-    for _ in range(AROUND + 1):
-        found = next((f for f in folders if item.is_complete(f)), None)
-        if found:
-            return found
-        folders = [p for f in folders for p in sorted(f.iterdir()) if p.is_dir()]
-    raise SourceFailed(f"what came lacks {', '.join(item.needs)}")
+    for _ in range(MAX_WRAPPING + 1):
+        for folder in folders:
+            if item.is_complete(folder):
+                return folder
+        folders = [path for f in folders for path in sorted(f.iterdir()) if path.is_dir()]
+    raise SourceFailed(f"what came lacks {', '.join(item.required)}")
+
+
+def check(item: Item, path: Path) -> None:
+    """Compare a copy with the known digests of its files and the expected counts.
+
+    Raises:
+        SourceFailed: it is something else, or incomplete.
+    """
+    for expected in item.counts:
+        _check_count(item, path, expected)
+    for inner, digest in _known_digests(item):
+        file = path / inner
+        if file.is_file() and not digest_matches(file, digest):
+            raise SourceFailed(
+                f"{inner or 'what came'} isn't the file of {item.name}: its digest isn't {digest}"
+            )
+    for file in [path] if path.is_file() else path.glob("*.safetensors"):
+        if file.suffix == ".safetensors":
+            from clipdissect.models.checkpoints import safetensors_size  # imports torch
+
+            if (size := safetensors_size(file)) is None or file.stat().st_size < size:
+                raise SourceFailed(f"{file.name} is no safetensors file, or truncated")
+
+
+def _check_count(item: Item, path: Path, expected: ExpectedCount) -> None:
+    file = path / expected.path
+    if "*" in expected.path:
+        number = sum(1 for _ in path.glob(expected.path))
+    else:
+        lines = file.read_bytes().split(b"\n") if file.is_file() else []
+        number = sum(1 for line in lines if line.strip())
+    if not expected.least <= number <= expected.most:
+        wanted = f"{expected.least:,}"
+        if expected.most > expected.least:
+            wanted += f" to {expected.most:,}"
+        raise SourceFailed(
+            f"what came has {number:,} {expected.what}, but {item.name} has {wanted}"
+        )
+
+
+def _known_digests(item: Item) -> Iterator[tuple[str, str]]:
+    """Paths below the item and digests; for a single file, only if it has no other versions."""
+    yield from item.digests
+    for way in item.ways:
+        for file in way if isinstance(way, tuple) else ():
+            if not file.archive and file.digest and (item.required or not item.counts):
+                yield (file.to or file.name) if item.required else "", file.digest
 
 
 def _put(source: Path, target: Path, force: bool) -> Path | None:
-    """Move into place; what was there is replaced if asked for, else kept under another name."""
+    """Move into place; what was there is replaced if forced, else renamed to the returned path."""
     aside = None
     if target.exists():
-        aside = _free_name(target)
+        names = (target.with_name(f"{target.name}.old{n}") for n in count(1))
+        aside = next(name for name in names if not name.exists())
         target.replace(aside)
     try:
         source.replace(target)
@@ -189,21 +233,14 @@ def _put(source: Path, target: Path, force: bool) -> Path | None:
     return aside
 
 
-def _free_name(target: Path) -> Path:
-    number = 1
-    while (name := target.with_name(f"{target.name}.old{number}")).exists():
-        number += 1
-    return name
-
-
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Hold the item's lock, so that two processes don't get it twice."""
+def _lock(target: Path) -> Iterator[None]:
+    """Hold the item's lock, so that two processes don't download it twice."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("another process is getting %s; waiting for it", target.name)
+        log.info("another process is fetching %s; waiting for it", target.name)
         lock.acquire()
     try:
         yield
@@ -212,23 +249,11 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _writable(bases: Sequence[Path]) -> Path:
-    """The first folder that exists, or could be made, and can be written."""
+    """Return the first folder that can be written, or created."""
     for base in bases:
-        there = next(p for p in (base, *base.absolute().parents) if p.exists())
-        if there.is_dir() and os.access(there, os.W_OK):
+        existing = next(p for p in (base, *base.absolute().parents) if p.exists())
+        if existing.is_dir() and os.access(existing, os.W_OK):
             return base
     raise DissectError(
         f"none of {', '.join(map(str, bases))} can be written: choose a folder with --folder"
-    )
-
-
-def _drop_if_empty(work: Path) -> None:
-    if not any(p.is_file() for p in work.rglob("*")):
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _of_the_disk(item: Item, target: Path, error: Exception) -> str:
-    return (
-        f"{item.name} can't be written to {target.parent}: {error}. Make room or choose another "
-        f"folder with --folder; what has come is kept, and the same command goes on from there"
     )

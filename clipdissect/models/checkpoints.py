@@ -1,4 +1,4 @@
-"""Finding checkpoints and loading them safely."""
+"""Find checkpoints and load them safely."""
 
 from __future__ import annotations
 
@@ -13,53 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pooch import file_hash
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
-from clipdissect.utils.hashing import matches, sums
 
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as its format allows
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
-# Under which training scripts keep the state dict, and what their wrappers put before its names.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys for it in training scripts
+PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of modules put before its names
 RANDOM = "random"
 RANDOM_NOTE = "the target's weights are random (seed 0): good for timing and trials alone"
 
 
 def in_package(package: str, below: str, sha256: str, install: str) -> Path:
-    """A file that an installed package ships, with its digest checked.
+    """Return a file that an installed package ships, after checking its digest.
 
     Args:
         package: import name.
         below: path inside the package.
         sha256: expected digest, hexadecimal.
         install: name to give to pip.
-
-    Raises:
-        MissingResource: the package or the file isn't there.
-        DissectError: the file's digest differs.
     """
     path = package_folder(package, install) / below
     if not path.is_file():
         raise MissingResource(f"the weights in {install}", [str(path)], f"reinstall {install}")
-    found = hashing.hash_file(path)
-    if found != sha256:
+    actual = hashing.hash_file(path)
+    if actual != sha256:
         raise DissectError(
-            f"{path} is damaged or another release: its SHA-256 is {found}, "
+            f"{path} is damaged or another release: its SHA-256 is {actual}, "
             f"expected {sha256}. Reinstall {install}"
         )
     return path
 
 
 def package_folder(package: str, requirement: str) -> Path:
-    """Folder of an installed package, found without importing it.
-
-    Raises:
-        MissingResource: it isn't installed.
-    """
+    """Return the folder of an installed package, without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingResource(
@@ -71,7 +63,7 @@ def package_folder(package: str, requirement: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors, out of the dict that a training script wraps them in.
+    """Read a checkpoint's tensors, also from the dict that a training script wraps them in.
 
     Nothing in the file is executed. Pickles of Python 2 are read too.
 
@@ -104,18 +96,11 @@ def read(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def check_file(
-    path: Path, what: str = "the checkpoint", remedy: str = "check the path"
-) -> None:  # fmt: skip
-    """Raise an error for a file that isn't there, can't be opened, or can't be weights.
-
-    Args:
-        path: the file.
-        what: what it is, in errors.
-        remedy: what to do where it is missing.
+def check_file(path: Path, what: str = "the checkpoint", remedy: str = "check the path") -> None:
+    """Refuse a file that can't be opened or can't be weights.
 
     Raises:
-        MissingResource: no such file.
+        MissingResource: no such file; the error has `what` and `remedy`.
         DissectError: a folder, a file without read permission, an empty or truncated one, a Git LFS
             pointer, or a web page.
     """
@@ -144,7 +129,7 @@ def check_file(
             f"the file itself"
         )
     is_cut_zip = start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
-    if is_cut_zip or (_is_safetensors(start) and size < _safetensors_size(path)):
+    if is_cut_zip or size < (safetensors_size(path) or 0):
         raise _truncated(path)
 
 
@@ -154,17 +139,18 @@ def _truncated(path: Path) -> DissectError:
     )
 
 
-def _is_safetensors(start: bytes) -> bool:
-    """Whether a file begins with the length of a JSON header, and that header."""
-    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 100_000_000
+def safetensors_size(path: Path) -> int | None:
+    """Return the file size that a safetensors header announces; None for another kind of file.
 
-
-def _safetensors_size(path: Path) -> int:
-    """The size that a safetensors file's header announces; of the header where that is cut."""
+    If the header itself is truncated, return the size up to its end.
+    """
     with path.open("rb") as source:
-        length = int.from_bytes(source.read(8), "little")
+        start = source.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if start[8:] != b"{" or not 2 <= length <= MAX_SAFETENSORS_HEADER:
+            return None
         try:
-            header: dict[str, Any] = json.loads(source.read(length))
+            header: dict[str, Any] = json.loads(b"{" + source.read(length - 1))
         except ValueError:
             return 8 + length
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
@@ -172,104 +158,95 @@ def _safetensors_size(path: Path) -> int:
 
 
 def of_file(path: Path, known: str, name: str) -> str:
-    """What to call a checkpoint's weights: `name` if the file is that, else `sha256:...` of it.
+    """Return `name` if the file has the digest `known`, else `sha256:...` of it.
 
     Args:
         path: the file.
-        known: digest of the file with that name, `sha256:` or `md5:` and its (first) digits.
-        name: of the known weights.
+        known: `sha256:` or `md5:` and all or the first hexadecimal digits.
+        name: of the weights with that digest.
     """
-    found = sums(path)
-    return name if matches(found, known) else f"sha256:{found['sha256']}"
+    kind, _, digits = known.partition(":")
+    if file_hash(path, kind).startswith(digits):
+        return name
+    return f"sha256:{hashing.hash_file(path)}"
 
 
 def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load tensors into a network, all of them and nothing else.
-
-    What wrappers such as `DataParallel` put before every name is taken off.
+    """Load exactly the network's tensors, without the prefixes of wrappers like `DataParallel`.
 
     Raises:
-        DissectError: names or shapes differ; says which.
+        DissectError: names or shapes differ; lists them.
     """
-    own = model.state_dict()
-    state = _without_prefix(state, own)
+    expected = model.state_dict()
+    state = _without_prefix(state, expected)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        told = _differences(state, own) or " ".join(str(error).split())[:300]
-        raise DissectError(f"the weights in {source} don't fit the network: {told}") from error
+        reason = _differences(state, expected) or " ".join(str(error).split())[:300]
+        raise DissectError(f"the weights in {source} don't fit the network: {reason}") from error
 
 
 def rows(state: dict[str, Tensor], layer: str | None) -> int | None:
-    """How many units a layer's weight has in a state dict, whatever stands before its name."""
-    before = "|".join(map(re.escape, PREFIXES))
-    name = re.compile(rf"({before})*{re.escape(str(layer))}\.weight")
-    found = (len(tensor) for key, tensor in state.items() if name.fullmatch(key) and tensor.ndim)
-    return next(found, None)
+    """Return the number of units of a layer's weight in a state dict, ignoring prefixes."""
+    prefixes = "|".join(map(re.escape, PREFIXES))
+    name = re.compile(rf"({prefixes})*{re.escape(str(layer))}\.weight")
+    sizes = (len(tensor) for key, tensor in state.items() if name.fullmatch(key) and tensor.ndim)
+    return next(sizes, None)
 
 
 def random(build: Callable[[], nn.Module]) -> nn.Module:
-    """A network with the random weights of seed 0; the program's random state stays as it was."""
+    """Build a network with the random weights of seed 0; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
 
 
 def _load(path: Path) -> Any:
-    with path.open("rb") as source:
-        by_content = _is_safetensors(source.read(16))  # a name may lie
-    if by_content:
+    if safetensors_size(path) is not None:  # by content: a name may lie
         from safetensors.torch import load_file
 
         return load_file(path)
     with warnings.catch_warnings():
-        # torch says that it doesn't use the encoding, but does: for the strings of Python 2 alone.
+        # torch warns that it ignores the encoding, but uses it for the strings of Python 2.
         warnings.simplefilter("ignore")
-        # Opened here: by the name of a file, torch chooses another reader.
+        # Pass an open file: given a name, torch chooses another reader by its suffix.
         with path.open("rb") as source:
             return torch.load(source, map_location="cpu", weights_only=True, encoding="latin1")
 
 
-def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    if "n_averaged" not in own:  # the count of `torch.optim.swa_utils.AveragedModel`
+def _without_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "n_averaged" not in expected:  # the count of `torch.optim.swa_utils.AveragedModel`
         state = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
-    # `torch.compile` of a part puts its prefix inside of names, there or here.
-    names = {name.replace("_orig_mod.", ""): name for name in own}
+    # `torch.compile` of a submodule puts its prefix inside names, in the file or in the network.
+    names = {name.replace("_orig_mod.", ""): name for name in expected}
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
-    for prefix in PREFIXES * 2:  # one may stand before the other
+    for prefix in PREFIXES * 2:  # two may be combined in any order
         if state and all(name.startswith(prefix) for name in state) and not set(state) & set(names):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return {names.get(name, name): tensor for name, tensor in state.items()}
 
 
-def _differences(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
-    """What a state dict lacks, has too much or in another shape, with examples."""
+def _differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Count missing, unexpected and wrongly shaped tensors, with examples."""
     shapes = [
-        f"{n} {tuple(state[n].shape)} in the file, {tuple(own[n].shape)} in the network"
-        for n in own
-        if n in state and not is_lazy(own[n]) and state[n].shape != own[n].shape
+        f"{n} {tuple(state[n].shape)} in the file, {tuple(expected[n].shape)} in the network"
+        for n in expected
+        if n in state and not is_lazy(expected[n]) and state[n].shape != expected[n].shape
     ]
     # Old checkpoints lack these, and torch doesn't ask for them.
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    found = {"missing": missing, "unexpected": [n for n in state if n not in own],
-             "of another shape": shapes}  # fmt: skip
+    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in state if n not in expected]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     return "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in found.items()
+        f"{len(names)} {group} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for group, names in groups.items()
         if names
     )
 
 
 def load_in_order(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load tensors whose names differ from the network's but whose order and shapes agree.
-
-    Raises:
-        DissectError: another number of tensors, or a shape that differs.
-    """
-    own = model.state_dict()
-    same = len(own) == len(state) and all(
-        a.shape == b.shape for a, b in zip(own.values(), state.values(), strict=True)
-    )
-    if not same:
+    """Load tensors whose names differ from the network's but whose order and shapes agree."""
+    expected = model.state_dict()
+    if [t.shape for t in expected.values()] != [t.shape for t in state.values()]:
         raise DissectError(f"the weights in {source} don't fit the network")
-    load(model, dict(zip(own, state.values(), strict=True)), source)
+    load(model, dict(zip(expected, state.values(), strict=True)), source)

@@ -1,4 +1,4 @@
-"""The model hub, where there may be no network."""
+"""The Hugging Face hub without a network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CONNECT_SECONDS = 3.0
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """Within it the hub's library looks in its cache only, unless the hub can be reached.
+    """Make the hub's library use only its cache if the hub can't be reached.
 
-    Left alone it tries again for half a minute before it says that there is no network.
+    By itself the library retries for half a minute before it reports that there is no network.
     """
     from huggingface_hub import constants
 
@@ -28,14 +28,14 @@ def asked_once() -> Iterator[None]:
 
 
 def cache_folder(cache: str | None) -> str:
-    """Where the hub's library keeps its files: the folder given, or its own."""
+    """Return the given cache folder, or the default one of the hub's library."""
     from huggingface_hub import constants
 
     return cache or str(constants.HF_HUB_CACHE)
 
 
 def _reachable(endpoint: str) -> bool:
-    if getproxies():  # then it is the proxy that knows the hub's address
+    if getproxies():  # the proxy resolves the hub's address
         return True
     parts = urlsplit(endpoint)
     port = parts.port or (80 if parts.scheme == "http" else 443)

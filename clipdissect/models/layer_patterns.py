@@ -1,4 +1,4 @@
-"""Layer names: patterns such as `layer*` or `blocks.*.mlp.fc1`, and what kind a module is."""
+"""Layer name patterns such as `layer*` or `blocks.*.mlp.fc1`, and class names of modules."""
 
 from __future__ import annotations
 
@@ -19,38 +19,34 @@ _WILD = {"**.": r"(?:[^.]+\.)*", "**": ".+", "*": "[^.]*", "?": "[^.]"}
 
 
 def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """Layer names with the patterns among them replaced by the modules that they match.
+    """Replace the patterns among layer names by the modules that they match.
 
     `*` and `?` stand for characters other than a dot, `**` for any; `**.conv1` matches `conv1` at
-    any depth, the top too; `all_convs` means every convolution. Matches come in the network's
-    order, each once, with the pattern's `[part]`. Plain names stay as they are, known or not.
-
-    Args:
-        model: the network.
-        layers: names and patterns.
+    any depth including the top; `all_convs` means every convolution. Matches come in the network's
+    order, each once, with the pattern's `[part]`. Plain names are returned unchecked.
 
     Raises:
-        DissectError: a pattern that matches no module; lists the closest names.
+        DissectError: a pattern matches no module; lists the closest names.
     """
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    found: list[str] = []
+    names: list[str] = []
     for layer in layers:
         pattern, parts = split_layer(layer)
         if not _is_pattern(pattern, modules):
-            found.append(layer)
+            names.append(layer)
             continue
-        names = _matching(pattern, modules)
-        if not names:
+        matching = _matching(pattern, modules)
+        if not matching:
             raise unknown("layer pattern", pattern, modules, most=12)
         ending = "".join(f"[{part}]" for part in parts)
-        found += [name + ending for name in names if name + ending not in found]
-    return tuple(found)
+        names += [name + ending for name in matching if name + ending not in names]
+    return tuple(names)
 
 
 def kind_of(module: nn.Module) -> str:
-    """A module's class name; of a loaded TorchScript or exported program, the original's."""
-    of_program = getattr(module, "original_name", None) or _exported_name(module)
-    return str(of_program or type(module).__name__).rsplit(".", 1)[-1]
+    """Return a module's class name, the original one in TorchScript and exported programs."""
+    original = getattr(module, "original_name", None) or _exported_name(module)
+    return str(original or type(module).__name__).rsplit(".", 1)[-1]
 
 
 def _is_pattern(layer: str, modules: dict[str, nn.Module]) -> bool:
@@ -60,7 +56,7 @@ def _is_pattern(layer: str, modules: dict[str, nn.Module]) -> bool:
 def _matching(pattern: str, modules: dict[str, nn.Module]) -> list[str]:
     if pattern == ALL_CONVS:
         return [name for name, module in modules.items() if _is_convolution(module)]
-    # The wild cards from the longest, so that `**.` isn't taken for two of `*` and a dot.
+    # Longest wildcards first, so that `**.` isn't read as two `*` and a dot.
     pieces = re.split(r"(\*\*\.|\*\*|\*|\?)", pattern)
     expression = re.compile("".join(_WILD.get(p) or re.escape(p) for p in pieces))
     return [name for name in modules if expression.fullmatch(name)]
@@ -78,7 +74,7 @@ def _exported_name(module: nn.Module) -> str | None:
 
 
 def split_layer(layer: str) -> tuple[str, tuple[str, ...]]:
-    """A layer's module name and the parts selected of its output: `attn[0]` -> `attn`, `("0",)`."""
+    """Split off the selected parts of a layer's output: `attn[0]` -> `attn`, `("0",)`."""
     parts: list[str] = []
     while match := _PART.search(layer):
         parts.insert(0, match.group(1))

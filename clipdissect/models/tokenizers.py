@@ -1,4 +1,4 @@
-"""How tokenizers count: what a text tower sees of a text, and what it doesn't."""
+"""Token counts and digests of tokenizers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SAMPLES = ["A photo of 3 cats, isn't it?", "naïve café", "", "word " * 600]
 
 
 def count(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text with the special ones, for one of open_clip's tokenizers.
+    """Count each text's tokens, with special ones, for a tokenizer of open_clip.
 
-    CLIP's adds a start and an end token; when a text is too long, the end token takes the last
-    place. Those of the hub clean the text first and add what their files say: SigLIP's only an
-    end token. In the mode `clips`, start, end and class token are added by open_clip.
+    CLIP's tokenizer adds a start and an end token. Those of the hub clean the text first and add
+    what their files say (SigLIP: an end token); in the mode `clips`, open_clip adds start, end and
+    class token.
     """
     if hasattr(tokenizer, "encode"):  # open_clip's SimpleTokenizer
         return [len(tokenizer.encode(text)) + 2 for text in texts]
@@ -27,34 +27,32 @@ def count(tokenizer: Any, texts: Sequence[str]) -> list[int]:
 
 
 def count_hf(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[int]:
-    """Tokens of each text for a tokenizer of transformers."""
+    """Count each text's tokens for a tokenizer of transformers."""
     if not texts:
         return []
-    found = tokenizer(
+    encoded = tokenizer(
         list(texts), truncation=False, padding=False, add_special_tokens=special, verbose=False
     )
-    return [len(ids) for ids in found.input_ids]
+    return [len(ids) for ids in encoded.input_ids]
 
 
 def digest_of(tokenizer: Any) -> str:
-    """Changes with the vocabulary, the rules, the cleaning and the context length."""
+    """Return a digest of the vocabulary, the rules, the cleaning and the context length."""
     inner = getattr(tokenizer, "tokenizer", None)
-    vocabulary = _inside(inner) if inner is not None else sorted(tokenizer.encoder.items())
+    vocabulary = _contents(inner) if inner is not None else sorted(tokenizer.encoder.items())
     return hashing.hash_values("open_clip tokenizer 1", vocabulary, tokenizer(_SAMPLES).tolist())
 
 
 def digest_of_hf(tokenizer: Any, context_length: int) -> str:
-    """The same for a tokenizer of transformers."""
-    return hashing.hash_values(
-        "hf tokenizer 1", _inside(tokenizer), context_length, tokenizer.padding_side
-    )
+    """Return the same for a tokenizer of transformers."""
+    contents = _contents(tokenizer)
+    return hashing.hash_values("hf tokenizer 1", contents, context_length, tokenizer.padding_side)
 
 
-def _inside(tokenizer: Any) -> Any:
-    """All of a tokenizer of transformers, as JSON-able values."""
+def _contents(tokenizer: Any) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())]
     rules = json.loads(backend.to_str())
-    # These two are whatever the last call asked for.
+    # These two depend on the last call.
     return {key: value for key, value in rules.items() if key not in ("truncation", "padding")}

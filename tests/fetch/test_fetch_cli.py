@@ -68,9 +68,11 @@ def test_sizes_for_people(size: int | None, text: str) -> None:
 
 
 def test_local_file_then_nothing_more_to_do(
-    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "mine.txt").write_text("".join(f"word{n}\n" for n in range(20_000)))
     arguments = ("google_20k", "--from-file", str(tmp_path / "mine.txt"))
     assert run(monkeypatch, *arguments) == 0
@@ -100,9 +102,11 @@ def test_manual_item_says_what_to_do(
     ],
 )
 def test_mistakes_end_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], says: str,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
     assert run(monkeypatch, *arguments) == 2
     said = capsys.readouterr().err
     assert says in said
@@ -130,7 +134,7 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     monkeypatch.setattr(library, "fetch", interrupted)
     assert run(monkeypatch, "mpnet") == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_stamps_from_a_package_of_the_users_own(
@@ -156,7 +160,7 @@ def test_places365_from_two_archives(
     from dataclasses import replace
 
     from clipdissect.fetch import run as module
-    from clipdissect.fetch.own import address
+    from clipdissect.fetch.user_sources import file_url
 
     def pack(name: str, files: dict[str, bytes]) -> str:
         with tarfile.open(tmp_path / name, "w") as out:
@@ -164,11 +168,11 @@ def test_places365_from_two_archives(
                 info = tarfile.TarInfo(path)
                 info.size = len(content)
                 out.addfile(info, io.BytesIO(content))
-        return address(str(tmp_path / name))
+        return file_url(str(tmp_path / name))
 
     (tmp_path / "categories_places365.txt").write_text("/a/airfield 0\n")
     own = [
-        address(str(tmp_path / "categories_places365.txt")),
+        file_url(str(tmp_path / "categories_places365.txt")),
         pack("val_256.tar", {"val_256/Places365_val_00000001.jpg": b"jpeg"}),
         pack("filelist_places365-standard.tar", {"places365_val.txt": b"x 1\n", "train.txt": b""}),
     ]
@@ -176,9 +180,11 @@ def test_places365_from_two_archives(
     (way,) = item.ways
     assert isinstance(way, tuple)
     loose = tuple(replace(file, digest=None, size=None) for file in way)
-    got = module.get(replace(item, ways=(loose,), holds=()), own=own)
+    got = module.get(replace(item, ways=(loose,), counts=()), urls=own)
     assert got.path == own_cache / "data/places365"
     found = sorted(p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file())
     assert found == [
-        "categories_places365.txt", "places365_val.txt", "val_256/Places365_val_00000001.jpg",
-    ]  # fmt: skip
+        "categories_places365.txt",
+        "places365_val.txt",
+        "val_256/Places365_val_00000001.jpg",
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "WAIT_S", 0.0)
+    monkeypatch.setattr(module, "BACKOFF_S", 0.0)
     monkeypatch.setattr(module, "TIMEOUT_S", 5.0)
     monkeypatch.setattr(module, "CHUNK", 10_000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -50,75 +49,21 @@ def test_kinds_of_digest(server: Server, tmp_path: Path, digest: str | None) -> 
     assert got.known is (digest is not None)
 
 
-def test_cut_connection_goes_on_with_a_range(server: Server, tmp_path: Path) -> None:
+def test_cut_connection_is_tried_again(server: Server, tmp_path: Path) -> None:
     url = server.add("f", BODY)
     server.cuts["/f"] = [30_000, 40_000]
     got = download([url], tmp_path / "f")
     assert got.path.read_bytes() == BODY
-    assert server.asked == [("/f", None), ("/f", "bytes=30000-"), ("/f", "bytes=70000-")]
+    assert len(server.asked) == 3
 
 
-def test_next_call_goes_on_from_what_is_left(server: Server, tmp_path: Path) -> None:
+def test_connection_that_is_always_cut_leaves_nothing(server: Server, tmp_path: Path) -> None:
     url = server.add("f", BODY)
     server.cuts["/f"] = [30_000, 0, 0, 0, 0]
-    with pytest.raises(SourceFailed, match="cut after 30000 of 102400 bytes"):
+    with pytest.raises(SourceFailed, match="/f: "):
         download([url], tmp_path / "f")
-    assert left(tmp_path) == ["f.part", "f.part.json"]
-    server.asked.clear()
-    server.cuts.clear()
-    assert download([url], tmp_path / "f").path.read_bytes() == BODY
-    assert server.asked == [("/f", "bytes=30000-")]
-
-
-def test_file_that_changed_meanwhile_starts_anew(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    server.cuts["/f"] = [30_000, 0, 0, 0, 0]
-    with pytest.raises(SourceFailed):
-        download([url], tmp_path / "f")
-    other = BODY[::-1]
-    server.cuts.clear()
-    server.add("f", other)
-    server.etag = '"two"'
-    assert download([url], tmp_path / "f").path.read_bytes() == other
-
-
-def test_weak_tag_or_none_cannot_resume_without_a_digest(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    server.etag = 'W/"one"'
-    server.cuts["/f"] = [30_000]
-    assert download([url], tmp_path / "f").path.read_bytes() == BODY
-    assert server.asked == [("/f", None), ("/f", None)]
-
-
-def test_digest_vouches_where_there_is_no_tag(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    server.etag = None
-    server.cuts["/f"] = [30_000]
-    assert download([url], tmp_path / "f", f"sha256:{SHA256}").path.read_bytes() == BODY
-    assert server.asked[1] == ("/f", "bytes=30000-")
-
-
-def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    server.ranges = False
-    server.cuts["/f"] = [30_000]
-    assert download([url], tmp_path / "f").path.read_bytes() == BODY
-    assert server.asked == [("/f", None), ("/f", "bytes=30000-")]
-
-
-def test_complete_part_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    (tmp_path / "f.part").write_bytes(BODY)
-    (tmp_path / "f.part.json").write_text(json.dumps({"url": url, "validator": '"one"'}))
-    assert download([url], tmp_path / "f").path.read_bytes() == BODY
-    assert server.asked == [("/f", "bytes=102400-")]
-
-
-def test_part_longer_than_the_file_starts_anew(server: Server, tmp_path: Path) -> None:
-    url = server.add("f", BODY)
-    (tmp_path / "f.part").write_bytes(BODY + b"more")
-    (tmp_path / "f.part.json").write_text(json.dumps({"url": url, "validator": '"one"'}))
-    assert download([url], tmp_path / "f").path.read_bytes() == BODY
+    assert len(server.asked) == module.ATTEMPTS
+    assert left(tmp_path) == []
 
 
 def test_file_without_a_length(server: Server, tmp_path: Path) -> None:
@@ -128,7 +73,7 @@ def test_file_without_a_length(server: Server, tmp_path: Path) -> None:
     server.cuts["/f"] = [500]
     with pytest.raises(SourceFailed, match="its file has 500 bytes, expected 102400"):
         download([url], tmp_path / "g", size=len(BODY))
-    with pytest.raises(SourceFailed, match="more than the 7 bytes"):
+    with pytest.raises(SourceFailed, match="its file has 102400 bytes, expected 7"):
         download([url], tmp_path / "h", size=7)
 
 
@@ -174,12 +119,12 @@ def test_all_sources_fail_and_each_is_told(server: Server, tmp_path: Path) -> No
     assert "127.0.0.1:9/b: Connection refused" in str(caught.value)
 
 
-def test_redirect_is_followed_with_its_range(server: Server, tmp_path: Path) -> None:
+def test_redirect_is_followed(server: Server, tmp_path: Path) -> None:
     server.add("real", BODY)
     server.redirects["/moved"] = f"{server.url}/real"
     server.cuts["/real"] = [30_000]
     assert download([f"{server.url}/moved"], tmp_path / "f").path.read_bytes() == BODY
-    assert ("/real", "bytes=30000-") in server.asked
+    assert [path for path, _ in server.asked] == ["/moved", "/real"] * 2
 
 
 def test_redirect_to_a_local_file_is_refused(server: Server, tmp_path: Path) -> None:
@@ -209,24 +154,22 @@ def test_local_file_and_other_schemes(tmp_path: Path) -> None:
         download([(tmp_path / "gone").as_uri()], tmp_path / "g")
 
 
-def test_full_disk_while_writing_keeps_the_part(
+def test_full_disk_while_writing_leaves_nothing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.add("f", BODY)
-    real, written = module._write, []
+    asked: list[str] = []
 
-    def write(out: Any, chunk: bytes) -> None:
-        if len(written) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(chunk)
-        real(out, chunk)
+    def full(url: str, path: Path, *_: Any) -> None:
+        asked.append(url)
+        path.write_bytes(BODY[:30_000])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "_download_http", full)
     with pytest.raises(OSError, match="No space left"):
         download([url, url], tmp_path / "f")
-    assert len(server.asked) == 1  # another source wouldn't help
-    assert (tmp_path / "f.part").stat().st_size == 30_000
-    assert not (tmp_path / "f").exists()
+    assert len(asked) == 1  # another source wouldn't help
+    assert left(tmp_path) == []
 
 
 def test_too_little_room_is_noticed_before_the_download(
@@ -234,6 +177,6 @@ def test_too_little_room_is_noticed_before_the_download(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DiskFull, match="1000 bytes free, and 102400 are to come"):
+    with pytest.raises(DiskFull, match="1000 bytes free, but the file has 102400"):
         download([server.add("f", BODY)], tmp_path / "f")
     assert left(tmp_path) == []

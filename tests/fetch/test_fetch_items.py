@@ -25,15 +25,18 @@ from clipdissect.app.commands import fetch as command
 from clipdissect.encoder import presets
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import ITEMS, run
-from clipdissect.fetch.own import address
+from clipdissect.fetch.items import torch_hub
 from clipdissect.fetch.sources import File, Item
-from clipdissect.fetch.weights import _MPNET_FILES, _OPENAI, _TORCHVISION
+from clipdissect.fetch.user_sources import file_url
 
 STAMPS = "usr/share/tuxpaint/stamps"
 BUILDERS: Mapping[str, Callable[..., Any]] = {
-    "concepts": concepts.build, "encoder": encoder.build, "probe": probe.build,
-    "sentence": sentence.build, "target": target.build,
-}  # fmt: skip
+    "concepts": concepts.build,
+    "encoder": encoder.build,
+    "probe": probe.build,
+    "sentence": sentence.build,
+    "target": target.build,
+}
 USE = re.compile(r"clipdissect dissect((?: [\w.]+=\S+)+)(?: \(after clipdissect fetch (\w+)\))?")
 
 
@@ -47,8 +50,11 @@ def packed(folder: Path, files: Mapping[str, bytes], name: str) -> Path:
 
 
 def folder_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in sorted(folder.rglob("*")) if p.is_file()}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def saved(state: Mapping[str, torch.Tensor]) -> bytes:
@@ -98,7 +104,7 @@ def ways_of(item: Item, tmp_path: Path) -> tuple[tuple[File, ...], ...]:
             ways.append(tuple(stand_in(file, item, place, inside) for file in way))
         elif item.name in ("stamps", "wordnet"):
             package = make_deb(place / "x.deb", dict(inside))
-            ways.append((File("x.deb", (address(str(package)),), archive=True),))
+            ways.append((File("x.deb", (file_url(str(package)),), archive=True),))
     return tuple(ways)
 
 
@@ -109,7 +115,7 @@ def stand_in(file: File, item: Item, place: Path, inside: Mapping[str, bytes]) -
     else:
         path = place / name
         path.write_bytes(content_of(item, file))
-    return replace(file, urls=(address(str(path)),), digest=None, size=None)
+    return replace(file, urls=(file_url(str(path)),), digest=None, size=None)
 
 
 def content_of(item: Item, file: File) -> bytes:
@@ -124,13 +130,18 @@ def content_of(item: Item, file: File) -> bytes:
     return b"one\ntwo\n"
 
 
-def fetched(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-            capsys: pytest.CaptureFixture[str], way: int = 0) -> str:  # fmt: skip
+def fetched(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    way: int = 0,
+) -> str:
     """What `clipdissect fetch` says at the end about an item that comes from a stand-in."""
     item = ITEMS[name]
     tmp_path.mkdir(exist_ok=True)
     ways = ways_of(item, tmp_path)[way:]
-    monkeypatch.setitem(ITEMS, name, replace(item, ways=ways, holds=(), digests=(), also=()))
+    monkeypatch.setitem(ITEMS, name, replace(item, ways=ways, counts=(), digests=(), also=()))
     monkeypatch.setattr(sys, "argv", ["clipdissect fetch", name])
     with pytest.raises(SystemExit) as end:
         command.main()
@@ -153,7 +164,7 @@ def test_what_was_fetched_is_where_its_reader_looks(
         fetched(match[2], tmp_path / match[2], monkeypatch, capsys)
     if "target=resnet18_places365" in use and name != "resnet18_places365":
         fetched("resnet18_places365", tmp_path / "net", monkeypatch, capsys)
-    if name in {row[0] for row in _TORCHVISION} - {"resnet18"}:
+    if ITEMS[name].bases is torch_hub and name != "resnet18":
         # Building it would take a whole network's weights: that torch finds the file is enough.
         from torchvision import models
 
@@ -164,7 +175,7 @@ def test_what_was_fetched_is_where_its_reader_looks(
     built = built_of(match[1])
     if name == "imagenet_devkit":
         assert set(built["probe"].labels) == {"goldfish, Carassius auratus"}
-    if name in {row[0] for row in _OPENAI}:
+    if name.startswith("clip_"):
         assert [Path(folder) for folder in given] == [ITEMS[name].find()]
 
 
@@ -223,7 +234,7 @@ def small(name: str, work: Path) -> Path:
     if name == "imagenet_devkit":
         content["ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"] = b"490\n"
     if name == "mpnet":
-        content = {path: b"{}" for path, *_ in _MPNET_FILES}
+        content = dict.fromkeys(ITEMS[name].required, b"{}")
     if name == "places365":
         content["categories_places365.txt"] = b"/a/airfield 0\n"
     if name in ("stamps", "wordnet"):
@@ -242,22 +253,22 @@ def test_a_file_that_is_not_the_item_is_refused(
     monkeypatch.setenv("TORCH_HOME", str(own_cache / "torch"))
     item = replace(ITEMS[name], also=())
     with pytest.raises(MissingResource, match=r"what came has|its digest isn't") as caught:
-        run.get(item, own=[address(str(small(name, tmp_path)))])
-    assert item.by_hand in str(caught.value)
+        run.get(item, urls=[file_url(str(small(name, tmp_path)))])
+    assert item.manual in str(caught.value)
     assert [p for p in own_cache.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
 def test_five_words_are_not_google_20k(tmp_path: Path) -> None:
     (tmp_path / "20k-words.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
     with pytest.raises(MissingResource, match=r"has 5 words, but google_20k has 19,900 to 20,100"):
-        run.get(ITEMS["google_20k"], own=[address(str(tmp_path / "20k-words.txt"))])
+        run.get(ITEMS["google_20k"], urls=[file_url(str(tmp_path / "20k-words.txt"))])
 
 
 @pytest.mark.parametrize("content", [b"", b"no header", struct.pack("<Q", 9) + b"no json!!"])
 def test_safetensors_that_are_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "own.safetensors").write_bytes(content)
     with pytest.raises(DissectError, match="is no safetensors file"):
-        run.get(ITEMS["clip_rn50"], own=[address(str(tmp_path / "own.safetensors"))])
+        run.get(ITEMS["clip_rn50"], urls=[file_url(str(tmp_path / "own.safetensors"))])
 
 
 def test_a_refused_file_is_not_remembered(tmp_path: Path) -> None:
@@ -266,16 +277,16 @@ def test_a_refused_file_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     wrong = packed(tmp_path, {"readme": b""}, "own.tar")
     with pytest.raises(MissingResource, match="lacks"):
-        run.get(item, own=[address(str(wrong))])
+        run.get(item, urls=[file_url(str(wrong))])
     right = packed(tmp_path, files_of("cifar100", tmp_path / "in"), "own.tar")
-    assert run.get(item, own=[address(str(right))]).path.name == "cifar-100-python"
+    assert run.get(item, urls=[file_url(str(right))]).path.name == "cifar-100-python"
 
 
 def test_a_devkits_ground_truth_is_counted(tmp_path: Path) -> None:
     devkit(tmp_path / "kit" / "data")
     archive = packed(tmp_path, folder_of(tmp_path / "kit"), "own.tar")
     with pytest.raises(MissingResource, match="has 2 lines of ground truth"):
-        run.get(ITEMS["imagenet_devkit"], own=[address(str(archive))])
+        run.get(ITEMS["imagenet_devkit"], urls=[file_url(str(archive))])
 
 
 def test_lists_of_the_paper_pass_the_check(shared: Path, tmp_path: Path) -> None:
@@ -283,4 +294,4 @@ def test_lists_of_the_paper_pass_the_check(shared: Path, tmp_path: Path) -> None
     for name in ("google_20k", "google_10k", "ef_3k", "broden_labels", "places365_names"):
         copy = tmp_path / f"{name}-copy.txt"
         copy.write_bytes((shared / "data" / ITEMS[name].place).read_bytes())
-        assert run.get(ITEMS[name], own=[address(str(copy))]).path.is_file()
+        assert run.get(ITEMS[name], urls=[file_url(str(copy))]).path.is_file()

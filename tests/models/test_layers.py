@@ -53,8 +53,17 @@ class _Pair(nn.Module):
         (["layer*"], ["layer1", "layer2"]),
         (["layer?.*"], ["layer1.0", "layer1.1", "layer2.conv", "layer2.act"]),
         (["layer1.*.conv"], ["layer1.0.conv", "layer1.1.conv"]),
-        (["layer1.**"], ["layer1.0", "layer1.0.conv", "layer1.0.act", "layer1.1", "layer1.1.conv",
-                         "layer1.1.act"]),
+        (
+            ["layer1.**"],
+            [
+                "layer1.0",
+                "layer1.0.conv",
+                "layer1.0.act",
+                "layer1.1",
+                "layer1.1.conv",
+                "layer1.1.act",
+            ],
+        ),
         (["**.conv"], ["conv", "layer1.0.conv", "layer1.1.conv", "layer2.conv"]),
         (["all_convs"], ["conv", "layer1.0.conv", "layer1.1.conv", "layer2.conv", "unused"]),
         (["layer2", "*"], ["layer2", "conv", "layer1", "unused", "pair", "head"]),
@@ -62,7 +71,7 @@ class _Pair(nn.Module):
         (["head", "conv", "nothing"], ["head", "conv", "nothing"]),
         (["head", "head"], ["head", "head"]),
     ],
-)  # fmt: skip
+)
 def test_patterns(layers: list[str], found: list[str]) -> None:
     assert expand(Nest(), layers) == tuple(found)
 
@@ -87,11 +96,16 @@ def test_targets_and_dissections_expand_patterns(tmp_path: Path) -> None:
     write_colours(tmp_path / "images")
     assert Target("n", Nest(), preprocess(), ("layer*",)).layers == ("layer1", "layer2")
     found = clipdissect.dissect(
-        ColourNet(), layers=["hea?", "all_convs"], probe=str(tmp_path / "images"),
-        concepts=list(COLOURS), preprocess=preprocess(), encoder=ColourEncoder(),
-        similarity=similarity.build("soft_wpmi", top_k=4), store=None,
+        ColourNet(),
+        layers=["hea?", "all_convs"],
+        probe=str(tmp_path / "images"),
+        concepts=list(COLOURS),
+        preprocess=preprocess(),
+        encoder=ColourEncoder(),
+        similarity=similarity.build("soft_wpmi", top_k=4),
+        store=None,
         settings=Settings(device="cpu", workers=0),
-    )  # fmt: skip
+    )
     assert list(found.descriptions["layer"].unique()) == ["head", "conv"]
     assert found.run["target"]["layers"] == ["head", "conv"]
 
@@ -101,8 +115,10 @@ def test_survey_tells_what_can_be_dissected() -> None:
     model.layer2.act = model.layer1[0].act  # type: ignore[assignment]
     rows = {row.name: row for row in survey(Target("n", model.train(), preprocess(8)))}
     assert (rows["conv"].kind, rows["conv"].output, rows["conv"].units) == (
-        "Conv2d", "(images, 4, 8, 8)", 4,
-    )  # fmt: skip
+        "Conv2d",
+        "(images, 4, 8, 8)",
+        4,
+    )
     assert (rows["head"].output, rows["head"].units, rows["head"].problem) == ("(images, 2)", 2, "")
     assert rows["unused"].problem == "not run"
     assert rows["pair"].problem == "no tensor: select a part, such as [0]"
@@ -122,10 +138,16 @@ def test_network_that_fails_while_it_is_dissected(tmp_path: Path) -> None:
     write_colours(tmp_path / "images")
     with pytest.raises(DissectError, match="Does the preprocessing give what the network wants"):
         clipdissect.dissect(
-            nn.Sequential(nn.Conv2d(1, 1, 1)), layers=["0"], probe=str(tmp_path / "images"),
-            concepts=list(COLOURS), preprocess=preprocess(), encoder=ColourEncoder(), store=None,
-            similarity="cosine", settings=Settings(device="cpu", workers=0),
-        )  # fmt: skip
+            nn.Sequential(nn.Conv2d(1, 1, 1)),
+            layers=["0"],
+            probe=str(tmp_path / "images"),
+            concepts=list(COLOURS),
+            preprocess=preprocess(),
+            encoder=ColourEncoder(),
+            store=None,
+            similarity="cosine",
+            settings=Settings(device="cpu", workers=0),
+        )
 
 
 # Option, its parameters, and layers with the outputs and units that they must have.
@@ -135,36 +157,62 @@ VIT = "encoder.layers.encoder_layer_3"
 @pytest.mark.parametrize(
     ("option", "model", "expected"),
     [
-        ("vit_b_32", None, [
-            (VIT, "(images, 50, 768)", 768), (f"{VIT}.mlp.0", "(images, 50, 3072)", 3072),
-            ("conv_proj", "(images, 768, 7, 7)", 768),
-        ]),
-        ("swin_t", None, [
-            ("features.0.0", "(images, 96, 56, 56)", 96),
-            ("features.1", "(images, 56, 56, 96)", 96),
-            ("features.7", "(images, 7, 7, 768)", 768),
-            ("features.7.0.mlp.0", "(images, 7, 7, 3072)", 3072),
-        ]),
-        ("convnext_tiny", None, [
-            ("features.1", "(images, 96, 56, 56)", 96),
-            ("features.1.0.block.1", "(images, 56, 56, 96)", 96),
-            ("features.1.0.block.6", "(images, 96, 56, 56)", 96),
-            ("features.7.0.block.3", "(images, 7, 7, 3072)", 3072),
-        ]),
-        ("timm", "convnext_atto", [
-            ("stages.0", "(images, 40, 56, 56)", 40),
-            ("stages.3.blocks.0.mlp.fc1", "(images, 1280, 7, 7)", 1280),
-        ]),
-        ("timm", "vit_tiny_patch16_224", [
-            ("blocks.11", "(images, 197, 192)", 192),
-            ("blocks.0.mlp.fc1", "(images, 197, 768)", 768),
-        ]),
+        (
+            "vit_b_32",
+            None,
+            [
+                (VIT, "(images, 50, 768)", 768),
+                (f"{VIT}.mlp.0", "(images, 50, 3072)", 3072),
+                ("conv_proj", "(images, 768, 7, 7)", 768),
+            ],
+        ),
+        (
+            "swin_t",
+            None,
+            [
+                ("features.0.0", "(images, 96, 56, 56)", 96),
+                ("features.1", "(images, 56, 56, 96)", 96),
+                ("features.7", "(images, 7, 7, 768)", 768),
+                ("features.7.0.mlp.0", "(images, 7, 7, 3072)", 3072),
+            ],
+        ),
+        (
+            "convnext_tiny",
+            None,
+            [
+                ("features.1", "(images, 96, 56, 56)", 96),
+                ("features.1.0.block.1", "(images, 56, 56, 96)", 96),
+                ("features.1.0.block.6", "(images, 96, 56, 56)", 96),
+                ("features.7.0.block.3", "(images, 7, 7, 3072)", 3072),
+            ],
+        ),
+        (
+            "timm",
+            "convnext_atto",
+            [
+                ("stages.0", "(images, 40, 56, 56)", 40),
+                ("stages.3.blocks.0.mlp.fc1", "(images, 1280, 7, 7)", 1280),
+            ],
+        ),
+        (
+            "timm",
+            "vit_tiny_patch16_224",
+            [
+                ("blocks.11", "(images, 197, 192)", 192),
+                ("blocks.0.mlp.fc1", "(images, 197, 768)", 768),
+            ],
+        ),
         ("timm", "swin_tiny_patch4_window7_224", [("layers.2", "(images, 14, 14, 384)", 384)]),
-        ("torchvision", "mobilenet_v3_small", [
-            ("features.4", "(images, 40, 14, 14)", 40), ("features.12", "(images, 576, 7, 7)", 576),
-        ]),
+        (
+            "torchvision",
+            "mobilenet_v3_small",
+            [
+                ("features.4", "(images, 40, 14, 14)", 40),
+                ("features.12", "(images, 576, 7, 7)", 576),
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_units_of_real_architectures(
     option: str, model: str | None, expected: list[tuple[str, str, int]]
 ) -> None:

@@ -121,7 +121,7 @@ def test_class_names_of_a_file(folder: Path) -> None:
     (folder / "names.txt").write_text("cat\nwheel\nsky, air\n\n")
     found = module(classes="names.txt")
     assert (found.class_layer, found.class_names) == ("head", ("cat", "wheel", "sky, air"))
-    with pytest.raises(MissingResource, match="one name a line"):
+    with pytest.raises(MissingResource, match="one name per line"):
         module(classes="gone.txt")
     (folder / "names.txt").write_text("cat\n\nwheel\nsky, air\n")
     with pytest.raises(DissectError, match="line 2 is empty"):

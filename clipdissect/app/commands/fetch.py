@@ -1,7 +1,7 @@
 """Get data and weights: Broden, CLIP, concept lists, the sentence encoder, ...
 
-Without a name it lists what there is. Each item goes to where the library looks for it. Downloads
-are resumed, checked against digests where they are known, and put in place when complete.
+Without a name it lists all items. Each item goes to where the library looks for it. Downloads are
+checked against digests where those are known, and put in place when complete.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ def main() -> None:
     options = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("clipdissect").setLevel(logging.INFO)
-    if not options.what:
+    if not options.items:
         print(listing())
         return
     sys.exit(_fetch_all(options))
 
 
 def listing() -> str:
-    """All items, with size, licence, and where they are if they are there."""
+    """List all items with size, licence, and location if present."""
     from clipdissect.fetch import ITEMS
 
     width = max(map(len, ITEMS))
     lines = []
     for item in ITEMS.values():
-        there = item.find()
-        lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.what}")
+        path = item.find()
+        lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.description}")
         lines.append(f"{'':<{width}}  {'':>7}  licence: {item.licence}")
-        if there:
-            lines.append(f"{'':<{width}}  {'':>7}  there already: {there}")
+        if path:
+            lines.append(f"{'':<{width}}  {'':>7}  there already: {path}")
     return "\n".join(lines)
 
 
 def human(size: int | None) -> str:
-    """A number of bytes for people; `?` where it isn't known."""
+    """Format a number of bytes; `?` if unknown."""
     if size is None:
         return "?"
     for unit, name in UNITS:
@@ -60,64 +60,69 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", help="items; none: list them")
+    parser.add_argument("items", nargs="*", help="items; none: list them")
     parser.add_argument(
         "--folder", type=Path, help="put them below this folder, not where the library looks"
     )
     parser.add_argument(
-        "--from-file", action="append", default=[], metavar="FILE",
+        "--from-file",
+        action="append",
+        default=[],
+        metavar="FILE",
         help="take the item from a local file or archive, or a folder of files; may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--from-url", action="append", default=[], metavar="URL",
-        help="take it from an address of your own; one that ends in / is a folder of files",
-    )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="get anew what is there already")
+        "--from-url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="take it from your own URL; one that ends in / is a folder of files",
+    )
+    parser.add_argument("--force", action="store_true", help="download again what is there already")
     return parser
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
-    """Get each item; one that fails doesn't stop the others. Returns the exit code."""
+    """Get each item; one that fails doesn't stop the others. Return the exit code."""
     from clipdissect.errors import DissectError, unknown
     from clipdissect.fetch import ITEMS, fetch
-    from clipdissect.fetch.own import address
+    from clipdissect.fetch.user_sources import file_url
 
     code = 0
     try:
-        for name in options.what:
+        for name in options.items:
             if name not in ITEMS:
                 raise unknown("item", name, ITEMS)
-        if len(options.what) > 1 and (options.from_file or options.from_url):
+        if len(options.items) > 1 and (options.from_file or options.from_url):
             raise DissectError("--from-file and --from-url go with one item")
-        own = [*map(address, options.from_file), *options.from_url]
+        urls = [*map(file_url, options.from_file), *options.from_url]
     except DissectError as error:
-        return _tell(error)
-    for name in options.what:
+        return _print_error(error)
+    for name in options.items:
         try:
-            got = fetch(name, options.folder, own, options.force)
-            _report(name, got, options.folder)
+            _print_result(name, fetch(name, options.folder, urls, options.force), options.folder)
         except DissectError as error:
-            code = _tell(error)
+            code = _print_error(error)
         except KeyboardInterrupt:
-            print("interrupted; what has come is kept: the same command goes on", file=sys.stderr)
+            print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130
     return code
 
 
-def _tell(error: Exception) -> int:
+def _print_error(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
 
 
-def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
+def _print_result(name: str, fetched: Fetched, folder: Path | None) -> None:
     from clipdissect.fetch import ITEMS
 
     if fetched.was_there:
-        print(f"{name} is there already: {fetched.path} (--force gets it anew)")
+        print(f"{name} is there already: {fetched.path} (--force downloads it again)")
         return
-    for got in fetched.files:
-        digest = "digest as expected" if got.known else "digest not known beforehand"
-        print(f"  {got.source}\n    {digest}; got sha256 {got.sha256}")
+    for file in fetched.files:
+        digest = "digest as expected" if file.known else "digest not known beforehand"
+        print(f"  {file.source}\n    {digest}; got sha256 {file.sha256}")
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
         print(f"  what was there was incomplete, and is now {fetched.aside}")
@@ -126,7 +131,7 @@ def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
 
 
 def _use(item: Item, path: Path, folder: Path | None) -> str:
-    """The command that uses an item, from where it is."""
+    """Return the command that uses an item, from where it is."""
     from clipdissect.utils.paths import data_places
 
     use = item.use.format(path=path)
