@@ -23,8 +23,17 @@ from clipdissect.similarity import Similarity
 from clipdissect.targets import Target
 
 PACKAGES = (
-    "torch torchvision timm open_clip_torch sentence-transformers numpy pandas pillow scipy numba"
-).split()
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "sentence-transformers",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scipy",
+    "numba",
+)
 REPOSITORY = Path(__file__).parents[2]
 
 

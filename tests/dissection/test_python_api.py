@@ -114,7 +114,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(registry, "call", lambda kind, known, name, given: built.append(name))
+    monkeypatch.setattr(registry, "build", lambda kind, known, name, given: built.append(name))
     monkeypatch.setattr(concepts, "_reported", lambda built: built)
     for name in concepts.OPTIONS:
         concepts.resolve(name)
