@@ -52,22 +52,7 @@ NEEDS = ("target", "probe", "concepts", "encoder", "similarity")
 
 @dataclass(frozen=True)
 class Job:
-    """The inputs of a method; those that it doesn't need may be None.
-
-    Args:
-        target: the network; its `layers` are the ones to describe.
-        probe: the images.
-        concepts: the texts to describe by.
-        encoder: the image-text encoder.
-        similarity: the similarity function.
-        settings: how to run the networks.
-        store: the feature store.
-        top: descriptions per unit.
-        images: top images per unit.
-        team: processes that share the images.
-        truth: layer to the right description of each unit, for `truth_rank`.
-        null: whether to score with shuffled images too, for `null_similarity`.
-    """
+    """The inputs of a method, as for `dissect`; those that it doesn't need may be None."""
 
     target: Target | None = None
     probe: Probe | None = None
@@ -83,11 +68,7 @@ class Job:
     null: bool = True
 
     def require(self, method: str, names: Sequence[str]) -> list[Any]:
-        """Return the named inputs.
-
-        Raises:
-            DissectError: one is None.
-        """
+        """Return the named inputs; raise DissectError if one is None."""
         inputs = [getattr(self, name) for name in names]
         missing = [name for name, value in zip(names, inputs, strict=True) if value is None]
         if missing:
@@ -178,11 +159,7 @@ def dissect(
 
 
 def describe_units(job: Job, timers: Timers | None = None) -> Result:
-    """Run CLIP-Dissect on the inputs of a job.
-
-    Raises:
-        DissectError: an input is missing or unsuitable.
-    """
+    """Run CLIP-Dissect on a job; raise DissectError for a missing or unsuitable input."""
     target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
     timers = timers or Timers()
     with timers.stage("load"):
@@ -233,14 +210,7 @@ def assist(
     images: int,
     team: Team,
 ) -> None:
-    """Capture this process's share of the images, while the leader runs `dissect`.
-
-    Args:
-        target, probe, encoder, similarity, settings, store, images, team: as the leader's.
-
-    Raises:
-        DissectError: as `dissect`; or another process stopped.
-    """
+    """Capture this process's share of the images, while the leader runs `dissect`."""
     top_k = _stored_top_k(similarity, images)
     contribute(target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team)
 
@@ -271,12 +241,8 @@ def log_skipped(skipped: Mapping[str, str], images: int) -> None:
     if skipped:
         first, reason = next(iter(skipped.items()))
         log.warning(
-            "%d of %d images can't be read and are left out, such as %s (%s); all are "
-            "listed in run.json",
-            len(skipped),
-            images,
-            first,
-            reason,
+            f"{len(skipped)} of {images} images can't be read and are left out, such as {first} "
+            f"({reason}); all are listed in run.json"
         )
 
 

@@ -38,9 +38,6 @@ class Resampling:
         confidence: of the intervals, between 0 and 1.
         seed: of the draws.
 
-    Raises:
-        DissectError: a value out of range.
-
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
 
@@ -80,12 +77,7 @@ def distributions(units: Units, resampling: Resampling) -> Distributions:
 
 
 def interval(drawn: Float[np.ndarray, " resamples"], confidence: float) -> dict[str, Any]:
-    """Return the JSON-able percentile interval of a distribution; None and a reason if undefined.
-
-    Args:
-        drawn: a metric, or a difference, in every resampled set.
-        confidence: share of the sets inside the interval.
-    """
+    """Return a distribution's JSON-able percentile interval; None and a reason if undefined."""
     undefined = int(np.isnan(drawn).sum())
     if undefined or not len(drawn):
         reason = f"the metric is undefined in {undefined} of {len(drawn)} resampled sets of units"
@@ -110,10 +102,6 @@ def share_difference_interval(
     first: Float[np.ndarray, " units"], second: Float[np.ndarray, " units"], confidence: float
 ) -> dict[str, Any]:
     """Return the JSON-able interval of the difference of two shares of the same units.
-
-    Args:
-        first, second: a zero or one per unit.
-        confidence: of the interval.
 
     Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions
     based on paired data", Statistics in Medicine 1998, method 8.
@@ -165,9 +153,6 @@ def difference(
     Returns:
         JSON-able: metric to `value`, `low` and `high`; `units` (compared), and `only_one` and
         `only_other` (left out because the other side lacks the metric).
-
-    Raises:
-        DissectError: the units or right labels differ.
     """
     keys = ["unit", "truth"]
     if not first.table[keys].equals(second.table[keys]):

@@ -24,13 +24,8 @@ def best_constant(
     five. It has no rank: the best constant order lists the class names first, which requires the
     ground truth.
 
-    Args:
-        units: give the truth, and the metrics to fill in.
-        concepts: what to choose from.
-        cosines: sentence encoder's name to embeddings of concepts and truth.
-
     Returns:
-        The control's table, and metric to the chosen label.
+        The control's table, with the metrics that `units` have, and metric to the chosen label.
     """
     truth = units.table["truth"].tolist()
     table, chosen = units.table[_KEYS].copy(), {}
@@ -65,12 +60,7 @@ def _commonest_synonym(truth: Sequence[str], concepts: Sequence[str]) -> str:
 def random_labels(
     units: Units, concepts: Sequence[str], cosines: Mapping[str, Vectors], seed: int
 ) -> Units:
-    """Rank the concepts uniformly at random for each unit; the first is its label.
-
-    Args:
-        units, concepts, cosines: as for `best_constant`.
-        seed: of the draw.
-    """
+    """Rank the concepts uniformly at random for each unit; the first is its label."""
     truth = units.table["truth"].tolist()
     generator = np.random.default_rng(seed)
     number = {text: i for i, text in enumerate(concepts)}

@@ -59,9 +59,6 @@ def evaluate(
         resampling: settings of the intervals.
         device: of the sentence encoders.
 
-    Raises:
-        DissectError: no descriptions of the layer, or of units beyond the classes.
-
     Source: Sec. 4.2.
     """
     resampling = resampling or Resampling()
@@ -80,6 +77,7 @@ def evaluate(
         for name, encoder in (sentences or {}).items()
     }
     units = unit_table(rows, truth.names, texts, embeddings)
+    available = {name: v for name, v in embeddings.items() if isinstance(v, Vectors)}
     metrics: dict[str, Any] = {
         "final_layer": {
             "layer": layer,
@@ -89,27 +87,16 @@ def evaluate(
             **of_concepts(truth.names, texts),
             **values(units),
         },
+        **_with_controls(units, texts, available, resampling),
+        "bootstrap": {"kind": "percentile", "shares": "wilson", **asdict(resampling)},
     }
-    if texts is None:
-        metrics |= _with_controls(units, {}, resampling)
-        metrics["controls_reason"] = NO_VOCABULARY
-    else:
-        available = {name: v for name, v in embeddings.items() if isinstance(v, Vectors)}
-        constant, chosen = best_constant(units, texts, available)
-        random = random_labels(units, texts, available, resampling.seed)
-        controls = {"best_constant": constant, "random": random}
-        metrics |= _with_controls(units, controls, resampling)
-        metrics["controls"]["best_constant"]["labels"] = chosen
-    metrics["bootstrap"] = {"kind": "percentile", "shares": "wilson", **asdict(resampling)}
     return Evaluation(rows, units, metrics)
 
 
 def of_concepts(names: Sequence[str], texts: Sequence[str] | None) -> dict[str, Any]:
     """Return JSON-able counts of concepts, and of classes among them, also by any synonym.
 
-    Args:
-        names: the classes' names.
-        texts: what labels were chosen from; None if unknown.
+    `texts` are what labels were chosen from; None if unknown.
     """
     keys = ("concepts", "classes_in_concepts", f"classes_in_concepts{ANY}")
     if texts is None:
@@ -132,7 +119,10 @@ def _only_layer(descriptions: pd.DataFrame) -> str:
 
 
 def _with_controls(
-    units: Units, controls: Mapping[str, Units], resampling: Resampling
+    units: Units,
+    texts: Sequence[str] | None,
+    cosines: Mapping[str, Vectors],
+    resampling: Resampling,
 ) -> dict[str, Any]:
     """Return intervals, the controls with theirs, and the differences from each control."""
     drawn = distributions(units, resampling)
@@ -141,10 +131,15 @@ def _with_controls(
         "controls": {},
         "differences": {},
     }
-    for name, control in controls.items():
+    if texts is None:
+        return result | {"controls_reason": NO_VOCABULARY}
+    constant, labels = best_constant(units, texts, cosines)
+    random = random_labels(units, texts, cosines, resampling.seed)
+    for name, control in {"best_constant": constant, "random": random}.items():
         control_drawn = distributions(control, resampling)
         ends = intervals(control, control_drawn, resampling.confidence)
         result["controls"][name] = values(control) | {"intervals": ends}
         pair = (drawn, control_drawn)
         result["differences"][name] = difference(units, control, resampling, pair)
+    result["controls"]["best_constant"]["labels"] = labels
     return result

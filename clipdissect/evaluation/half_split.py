@@ -31,14 +31,7 @@ def halves(units: int, seed: int) -> tuple[Int[np.ndarray, " tuning"], Int[np.nd
 def check(name: str, target: Target, concepts: Concepts, sentences: Sentences) -> None:
     """Check that an objective will be defined, before any work.
 
-    Args:
-        name: `top1`, or `<sentence encoder>_cos`.
-        target: must have classes, and their layer among its layers.
-        concepts: must contain a class name for `top1`.
-        sentences: the sentence encoder, or why there is none.
-
-    Raises:
-        DissectError: the objective is unknown or undefined.
+    `name` is `top1`, which needs a class name among the concepts, or `<sentence encoder>_cos`.
     """
     if not target.class_layer or not target.class_names:
         raise DissectError(f"objective {name}: target {target.name} has no units with class names")
@@ -72,18 +65,9 @@ def objective(
 ) -> dict[str, Any]:
     """Compute a metric on both halves of the units with class names.
 
-    Args:
-        name: of the metric, as for `check`.
-        descriptions: of `dissect`.
-        target, concepts, sentences, store: as for `evaluation.metrics`.
-        seed: of the split.
-
     Returns:
         JSON-able `name`, `seed`, `tuning` and `report` (the values), `tuning_units` and
         `report_units` (their numbers of units).
-
-    Raises:
-        DissectError: the metric of a half is undefined.
     """
     rows = descriptions[descriptions["layer"] == target.class_layer]
     result: dict[str, Any] = {"name": name, "seed": seed}

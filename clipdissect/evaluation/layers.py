@@ -28,13 +28,6 @@ def metrics(
     """Return JSON-able metrics per layer, and of the layer whose units are classes.
 
     Undefined metrics are None, with the reason under `<metric>_reason`.
-
-    Args:
-        descriptions: of `dissect`.
-        target: gives the classes.
-        concepts: what the descriptions were chosen from; None if unknown.
-        sentences: the sentence encoder of the cosine, or why it is unavailable.
-        store: caches the embeddings.
     """
     layers = {
         str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)

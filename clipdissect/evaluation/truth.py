@@ -13,16 +13,7 @@ from clipdissect.targets import Target
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """Class names of a layer's units.
-
-    Args:
-        name: their source.
-        names: in unit order.
-        layer: of these units; None if unknown.
-
-    Raises:
-        DissectError: no names.
-    """
+    """Class names of a layer's units, in unit order; `name` is their source."""
 
     name: str
     names: tuple[str, ...]
@@ -45,10 +36,6 @@ def of_source(source: str, layer: str | None = None, categories: str | None = No
         source: `imagenet`, `places365`, or a UTF-8 file with one name per line, in unit order.
         layer: of the units.
         categories: Places365's `categories_places365.txt`; by default searched in the data folders.
-
-    Raises:
-        MissingResource: the file doesn't exist.
-        DissectError: as `names_of_file`.
     """
     if source == "imagenet":
         return ClassLabels(source, imagenet_names(), layer)
@@ -60,15 +47,7 @@ def of_source(source: str, layer: str | None = None, categories: str | None = No
 
 
 def of_target(target: Target, layer: str | None = None) -> ClassLabels:
-    """Return a target's own class names.
-
-    Args:
-        target: the network.
-        layer: overrides the target's `class_layer`.
-
-    Raises:
-        DissectError: the target has no class names, or the layer is unknown.
-    """
+    """Return a target's class names; `layer` overrides its `class_layer`."""
     layer = layer or target.class_layer
     if not target.class_names or layer is None:
         raise DissectError(

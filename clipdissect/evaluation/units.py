@@ -46,11 +46,7 @@ class Units:
 
 
 def rows_of(descriptions: pd.DataFrame, layer: str, units: int) -> pd.DataFrame:
-    """Return a layer's descriptions, one row per unit from 0 to `units - 1`; missing ones empty.
-
-    Raises:
-        DissectError: a unit beyond the last.
-    """
+    """Return a layer's descriptions, one row per unit from 0 to `units - 1`; missing ones empty."""
     rows = descriptions[descriptions["layer"] == layer]
     beyond = rows[rows["unit"] >= units]
     if len(beyond):
@@ -79,9 +75,6 @@ def unit_table(
         concepts: the texts that labels were chosen from; None for any text: then every class could
             have been named.
         cosines: sentence encoder's name to its embeddings, or why it is unavailable.
-
-    Raises:
-        DissectError: the numbers of names and rows differ.
     """
     if len(rows) != len(names):
         raise DissectError(f"there are {len(rows)} units, but {len(names)} right labels")

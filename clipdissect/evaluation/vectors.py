@@ -45,11 +45,7 @@ def vectors(
 ) -> Vectors:
     """Embed several sets of texts; each set is one entry of the store.
 
-    Args:
-        encoder: the sentence encoder.
-        sets: texts that recur in other runs (class names, concepts) as a set of their own.
-        store: caches the embeddings; None computes every time.
-        device: of the encoder.
+    Texts that recur in other runs (class names, concepts) should be a set of their own.
     """
     rows: dict[str, int] = {}
     parts: list[Float[np.ndarray, "texts dims"]] = []

@@ -88,12 +88,7 @@ class Captioner(Method):
             raise DissectError(f"method.lam must be at least 0; got {self.lam}")
 
     def describe(self, job: Job) -> Result:
-        """Caption every unit of the target's layers.
-
-        Raises:
-            MissingResource: the model's folder doesn't exist.
-            DissectError: the folder holds no captioning model; or as `capture`.
-        """
+        """Caption every unit of the target's layers."""
         target, probe = job.require(self.name, self.needs)
         timers = Timers()
         with timers.stage("load"):
@@ -171,11 +166,7 @@ class _Captions:
         self.prior_images = [len(self.numbers) * j // count for j in range(count)]
 
     def rank(self, images: Sequence[int]) -> tuple[list[str], list[float]]:
-        """Return a unit's candidates and their scores, best first.
-
-        Args:
-            images: its top images, by number among the readable ones.
-        """
+        """Return a unit's candidates and their scores, best first, given its top images."""
         pictures = [self._picture(i) for i in images]
         captions = [self._captions_of(i) for i in images]
         votes = Counter(text for texts in captions for text in dict.fromkeys(texts))

@@ -142,15 +142,8 @@ class EncoderDecoder(HFCaptions):
 def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     """Load the captioning model in a folder, without running any code in it.
 
-    Args:
-        model: a folder written by `save_pretrained`: config.json, safetensors weights, image
-            processor and tokenizer.
-        beams, max_tokens: of the beam search.
-        device: where to run it.
-
-    Raises:
-        MissingResource: the folder doesn't exist.
-        DissectError: it holds no image-to-text model, or no safetensors weights.
+    `save_pretrained` writes such a folder: config.json, safetensors weights, image processor and
+    tokenizer.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():

@@ -70,21 +70,10 @@ class MaskMatchingMethod(Method):
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
-        """Return a row per unit: `description, similarity, ..., margin`, and the method's columns.
-
-        Args:
-            units: masks of the units.
-            counts: their overlap with each concept.
-            concepts: masks of the concepts.
-            top: descriptions per unit.
-        """
+        """Return a row per unit: `description, similarity, ..., margin`, and further columns."""
 
     def describe(self, job: Job) -> Result:
-        """Describe every unit of the target's layers by its best concepts or formulas.
-
-        Raises:
-            DissectError: as `masks.firing.dense` and `masks.concepts.concept_masks`.
-        """
+        """Describe every unit of the target's layers by its best concepts or formulas."""
         original, probe = job.require(self.name, self.needs)
         timers = Timers()
         target, notes = self._with_view(original)
@@ -229,11 +218,7 @@ def _vocabulary(active: Dense, concepts: ConceptMasks) -> Concepts:
 
 
 def truth_ranks(counts: OverlapCounts, concepts: ConceptMasks, truth: list[str]) -> list[float]:
-    """Return the rank of each unit's right text among the single concepts by IoU: `ranks_among`.
-
-    Raises:
-        DissectError: the numbers of texts and units differ.
-    """
+    """Return the rank of each unit's right text among the single concepts by IoU."""
     scores = concept_iou(counts, concepts)
     if len(truth) != len(scores):
         raise DissectError(f"there are {len(scores)} units, but {len(truth)} right labels")
@@ -245,12 +230,7 @@ def ranks_among(
 ) -> list[float]:
     """Return the rank of each unit's wanted text by score, from 1; NaN if it isn't a concept.
 
-    Ties get their mean rank.
-
-    Args:
-        scores: larger is better.
-        texts: of the concepts; equal texts count once, with their best score.
-        wanted: a text per unit.
+    Ties get their mean rank; equal texts count once, with their best score.
     """
     names = np.array(texts, dtype=object)
     distinct = list(dict.fromkeys(texts))

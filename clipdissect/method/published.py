@@ -65,12 +65,7 @@ class Published(Method):
             )
 
     def describe(self, job: Job) -> Result:
-        """Return the file's rows in our columns.
-
-        Raises:
-            MissingResource: the file doesn't exist.
-            DissectError: it isn't a table, lacks a column or layer, or a unit is wrong or repeated.
-        """
+        """Return the file's rows in our columns."""
         file = Path(self.path).expanduser()
         table = self._select_layers(self._convert(_read(file), file), file)
         _check_units(table, file, self.first_unit)
@@ -168,7 +163,8 @@ def _check_units(table: pd.DataFrame, file: Path, first: int) -> None:
     smallest = int(table["unit"].min())
     if smallest < 0:
         raise DissectError(
-            f"{file} has a unit {smallest + first}, but units count from {first} (method.first_unit)"
+            f"{file} has a unit {smallest + first}, but units count from {first} "
+            f"(method.first_unit)"
         )
     repeated = table[table.duplicated(["layer", "unit"])]
     if len(repeated):

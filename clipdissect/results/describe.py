@@ -49,12 +49,7 @@ class Describer:
     once. A layer with ground truth is scored when it is added, since `truth_rank` must use the same
     scores as the description.
 
-    Args:
-        concept_activations: of the layers' images.
-        texts: the concepts.
-        similarity: from `similarity.build`.
-        top: concepts per unit.
-        null: also score every unit with shuffled images, for `null_similarity`.
+    `top` is the number of concepts per unit; `null` scores every unit again with shuffled images.
     """
 
     def __init__(
@@ -74,16 +69,7 @@ class Describer:
         self._waiting: dict[str, TopActivations] = {}
 
     def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
-        """Add a layer; its activations aren't stored.
-
-        Args:
-            layer: its name.
-            activations: `q [images, units]`, or its top-k.
-            truth: the right concept of each unit.
-
-        Raises:
-            DissectError: the numbers of right concepts and units differ; as `Similarity.top`.
-        """
+        """Add a layer with the right concept of each unit, if known; don't keep activations."""
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
@@ -188,13 +174,6 @@ def describe_layer(
 
     `null_similarity` is the unit's best score when the images of the concept activations are
     shuffled: what chance gives with these activations, concepts and images.
-
-    Args:
-        layer, activations, truth: as for `Describer.add`.
-        concept_activations, texts, similarity, top, null: as for `Describer`.
-
-    Raises:
-        DissectError: as `Describer.add`.
     """
     describer = Describer(concept_activations, texts, similarity, top, null)
     describer.add(layer, activations, truth)
@@ -212,14 +191,7 @@ def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
 def top_images_of_layer(
     layer: str, activations: Activations, images: Sequence[str], count: int
 ) -> pd.DataFrame:
-    """Return each unit's top images: `layer, unit, rank` (from 1), `image, activation`.
-
-    Args:
-        layer: its name.
-        activations: `q [images, units]`, or its top-k.
-        images: the images' names.
-        count: images per unit, at most.
-    """
+    """Return each unit's top images: `layer, unit, rank` (from 1), `image, activation`."""
     top = top_of(activations, count)
     k, units = top.values.shape
     columns = {
@@ -239,12 +211,9 @@ def description_columns(
     top: int,
     missing_score: float = np.nan,
 ) -> dict[str, list[Any]]:
-    """Return the columns `description, similarity, ..., margin` of ranked texts, best first.
+    """Return the columns `description, similarity, ..., margin` of each unit's ranked texts.
 
-    Args:
-        texts, scores: of each unit; any number, also none.
-        top: descriptions per unit.
-        missing_score: the score that stands for a missing runner-up in `margin`.
+    `missing_score` replaces a missing runner-up's score in `margin`.
     """
     columns: dict[str, list[Any]] = {}
     for rank in range(top):

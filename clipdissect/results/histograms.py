@@ -16,13 +16,9 @@ _BLOCK = 256  # units at a time: bin indices (int64) take twice the memory of th
 
 @dataclass(frozen=True)
 class Histograms:
-    """Counts of each unit's activations in equal bins over its own range.
+    """Counts of each unit's activations in equal bins from its lowest to its highest.
 
-    Args:
-        low, high: each unit's smallest and largest activation.
-        counts: images per bin; the last bin includes the largest activation.
-        images: number of images counted.
-        whole: whether these are all images; False if only the top-k were stored.
+    `images` were counted: all if `whole`, else only the stored top-k.
     """
 
     low: Float[Tensor, " units"]

@@ -61,13 +61,7 @@ def run_manifest(
 ) -> dict[str, Any]:
     """Return the JSON-able manifest of a method that ran a target over a probe.
 
-    Args:
-        images_used: number of readable images.
-        skipped: unreadable images, with the reason.
-        notes: warnings to record.
-        digests: hashes of the inputs.
-        computed: arrays that were computed, not read from the store.
-        facts: further entries.
+    `facts` are further entries.
     """
     return {
         **environment(),

@@ -29,11 +29,7 @@ class LabelEncoder:
     Images are recognised by their pixels; those of other probes raise an error. A text that isn't
     a concept is orthogonal to all images.
 
-    Args:
-        probe: densely labelled, its images all of one size.
-
-    Raises:
-        DissectError: the probe has no masks.
+    The probe must be densely labelled, with images of one size.
     """
 
     name = "labels"

@@ -76,9 +76,6 @@ def planted_probes(
         texts: the concepts.
         settings: how to run the network.
         ridge: weight of the penalty, per position.
-
-    Raises:
-        DissectError: the probe has no masks, or a text isn't one of its concepts.
     """
     masks = probe.masks
     if masks is None:
