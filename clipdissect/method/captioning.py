@@ -124,15 +124,15 @@ class EncoderDecoder(HFCaptions):
         from transformers.modeling_outputs import BaseModelOutput
 
         start, end = _start_and_end(self.model, self.tokenizer)
-        wanted = [[*self.tokenizer(t, add_special_tokens=False).input_ids, end] for t in texts]
-        longest = max(map(len, wanted))
-        inputs = torch.full((len(wanted), longest), end)
-        labels = torch.full((len(wanted), longest), -100)
-        for row, ids in enumerate(wanted):
+        tokens = [[*self.tokenizer(t, add_special_tokens=False).input_ids, end] for t in texts]
+        longest = max(map(len, tokens))
+        inputs = torch.full((len(tokens), longest), end)
+        labels = torch.full((len(tokens), longest), -100)  # ignored by the cross entropy
+        for row, ids in enumerate(tokens):
             inputs[row, : len(ids)] = torch.tensor([start, *ids[:-1]])
             labels[row, : len(ids)] = torch.tensor(ids)
         inputs, labels = inputs.to(self.device), labels.to(self.device)
-        states = BaseModelOutput(last_hidden_state=features.expand(len(wanted), -1, -1))
+        states = BaseModelOutput(last_hidden_state=features.expand(len(tokens), -1, -1))
         # Padding is at the end; with causal attention it changes no earlier token.
         logits = self.model(encoder_outputs=states, decoder_input_ids=inputs).logits.float()
         loss = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
@@ -159,9 +159,8 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     network.name_or_path = ""  # the digest must not depend on where the folder is
     network = network.float().eval().to(device)
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    digest = hashing.hash_values(
-        "captioner 1", [[path.name, hashing.hash_file(path)] for path in files]
-    )
+    hashes = [[path.name, hashing.hash_file(path)] for path in files]
+    digest = hashing.hash_values("captioner 1", hashes)
     is_pair = network.config.model_type == "vision-encoder-decoder"
     if is_pair:
         _start_and_end(network, tokenizer)
@@ -170,26 +169,21 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
 
 
 def _load_parts(folder: Path) -> tuple[Any, Any, Any]:
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-        VisionEncoderDecoderModel,
-    )
+    import transformers
 
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    config = AutoConfig.from_pretrained(folder, **safe)
-    is_pair = config.model_type == "vision-encoder-decoder"
-    kind: Any = VisionEncoderDecoderModel if is_pair else AutoModelForImageTextToText
+    config = transformers.AutoConfig.from_pretrained(folder, **safe)
+    kind: Any = transformers.AutoModelForImageTextToText
+    if config.model_type == "vision-encoder-decoder":
+        kind = transformers.VisionEncoderDecoderModel
     network, info = kind.from_pretrained(
         folder, use_safetensors=True, output_loading_info=True, **safe
     )
     missing = sorted(info["missing_keys"])
     if missing:
         raise DissectError(f"the weights in {folder} lack {', '.join(missing[:3])}")
-    processor = AutoImageProcessor.from_pretrained(folder, **safe)
-    return network, processor, AutoTokenizer.from_pretrained(folder, **safe)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, **safe)
+    return network, processor, transformers.AutoTokenizer.from_pretrained(folder, **safe)
 
 
 @contextmanager

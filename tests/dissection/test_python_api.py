@@ -26,10 +26,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dissect(folder: Path, **changes: Any) -> clipdissect.Result:
     given: dict[str, Any] = {
-        "model": ColourNet(), "layers": ["conv"], "probe": folder, "concepts": ["red", "blue"],
-        "preprocess": preprocess(), "encoder": ColourEncoder(), "store": None,
+        "model": ColourNet(),
+        "layers": ["conv"],
+        "probe": folder,
+        "concepts": ["red", "blue"],
+        "preprocess": preprocess(),
+        "encoder": ColourEncoder(),
+        "store": None,
         "similarity": {"name": "soft_wpmi", "top_k": 5},
-    }  # fmt: skip
+    }
     return clipdissect.dissect(**{**given, **changes})
 
 
