@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
 
-_HOMES = {
+_MODULES = {
     "dissect": "dissection",
     "Result": "results.result",
     "DissectError": "errors",
@@ -31,11 +31,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds: `clipdissect --help` must not wait for it.
+    # Lazy, because importing torch takes seconds: `clipdissect --help` must not wait for it.
     from importlib import import_module
 
-    if name in _HOMES:
-        return getattr(import_module(f"clipdissect.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"clipdissect.{_MODULES[name]}"), name)
     if not name.startswith("_"):
         try:
             return import_module(f"clipdissect.{name}")

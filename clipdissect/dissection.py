@@ -1,16 +1,20 @@
-"""The main job: describe the units of a network's layers."""
+"""CLIP-Dissect: describe the units of a network's layers.
+
+`dissect` resolves names and checks arguments; `describe_units` is the method itself.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
@@ -18,11 +22,13 @@ from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import targets
 from clipdissect.capture.capture import capture, check_layers, contribute
+from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
+from clipdissect.probe import Probe
 from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
 from clipdissect.results.histograms import histograms
 from clipdissect.results.provenance import provenance
@@ -40,6 +46,43 @@ from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import shortened
 
 log = logging.getLogger(__name__)
+
+NEEDS = ("target", "probe", "concepts", "encoder", "similarity")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The inputs of a method, as for `dissect`; those that it doesn't need may be None."""
+
+    target: Target | None = None
+    probe: Probe | None = None
+    concepts: Concepts | None = None
+    encoder: Encoder | None = None
+    similarity: Similarity | None = None
+    settings: Settings = field(default_factory=Settings)
+    store: Store | None = None
+    top: int = 5
+    images: int = 10
+    team: Team = ALONE
+    truth: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    null: bool = True
+
+    def require(self, method: str, names: Sequence[str]) -> list[Any]:
+        """Return the named inputs; raise DissectError if one is None."""
+        inputs = [getattr(self, name) for name in names]
+        missing = [name for name, value in zip(names, inputs, strict=True) if value is None]
+        if missing:
+            raise DissectError(f"method {method} needs: {', '.join(missing)}")
+        return inputs
+
+
+@dataclass(frozen=True)
+class ConceptEmbeddings:
+    """Text embeddings of a concept set, the encoder's text digest, and warnings to record."""
+
+    embeddings: Float[Tensor, "concepts dims"]
+    digest: str
+    notes: list[str]
 
 
 def dissect(
@@ -62,122 +105,148 @@ def dissect(
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
-    Wherever a name is taken, so is a mapping of it and its parameters, such as
+    Instead of a name, a mapping of the name and its parameters can be given, such as
     `similarity={"name": "soft_wpmi", "top_k": 20}`.
 
     Args:
-        model: any network, a `Target`, or a target's name.
-        layers: dotted module names, with `[part]` after one that returns a tuple or dict; by
+        model: a network, a `Target`, or a target's name.
+        layers: dotted module names, followed by `[part]` if the module returns a tuple or dict; by
             default the target's own.
         probe: a folder of images, a probe's name, a `Probe`, or a map-style dataset of images.
         concepts: a list of texts, a concept set's name, a text file, or a `Concepts`.
-        preprocess: PIL image to the network's input; needed with a plain network.
+        preprocess: PIL image to the network's input; required for a plain network.
         encoder: an encoder's name or an `Encoder`.
         similarity: a similarity function's name, or one from `similarity.build`.
         settings: device, precision, batches and the summary of activations.
-        device: in place of the settings' one: `cpu`, `cuda`, `cuda:1`.
-        store: where features are kept; a folder, `auto` for the user cache, None for nowhere.
+        device: overrides the device of the settings: `cpu`, `cuda`, `cuda:1`.
+        store: the feature store: a folder, `auto` for the user cache, None for no store.
         top: descriptions per unit.
         images: top images per unit.
         team: processes that share the images, from `distributed.from_environment`; the leader calls
             this, the others `assist`.
-        truth: a layer's right concepts, one a unit, for `truth_rank`; it costs two more passes
-            over the concepts, and changes no description.
-        null_similarity: whether to score every unit once more with shuffled images, for the column
-            of that name; it takes as long as the scoring, and changes no description.
+        truth: layer to the right concept of each unit, for `truth_rank`; takes two more passes
+            over the concepts and doesn't change the descriptions.
+        null_similarity: whether to score every unit again with shuffled images, for the column
+            `null_similarity`; doubles the scoring time and doesn't change the descriptions.
 
     Returns:
-        Descriptions, top images and provenance.
+        Descriptions, top images and run manifest.
 
     Raises:
-        DissectError: a mistake in what was asked for; the message says what to change.
+        DissectError: an invalid argument; the message says what to change.
 
     Source:
         Oikarinen & Weng, ICLR 2023, Sec. 3.
     """
-    stages = Timers()
-    settings = _settings(settings, device)
-    with stages.stage("load"):
-        chosen = _target(model, layers, preprocess)
-        image_set, texts = probes.resolve(probe), concept_sets.resolve(concepts)
-        scorer = _similarity(similarity)
-        image_text = encoders.resolve(encoder)
-        kept = _store(store)
-    check_layers(chosen.model, chosen.layers)
-    _check_counts(scorer, len(image_set), top, images)
-    _check_kept(scorer, settings)
-    if not isinstance(team, Team):
-        raise DissectError(
-            f"team must come from clipdissect.utils.distributed; got {shortened(team)}"
+    timers = Timers()
+    with timers.stage("load"):
+        settings = _resolve_settings(settings, device)
+        job = Job(
+            target=_resolve_target(model, layers, preprocess),
+            probe=probes.resolve(probe),
+            concepts=concept_sets.resolve(concepts),
+            similarity=_resolve_similarity(similarity),
+            encoder=encoders.resolve(encoder),
+            settings=settings,
+            store=_resolve_store(store),
+            top=top,
+            images=images,
+            team=team,
+            truth={} if truth is None else truth,
+            null=null_similarity,
         )
-    return _dissect(
-        chosen, image_set, texts, image_text, scorer, settings, kept, top, images, stages, team,
-        _checked_truth(truth, chosen.layers), null_similarity,
-    )  # fmt: skip
+    return describe_units(job, timers)
+
+
+def describe_units(job: Job, timers: Timers | None = None) -> Result:
+    """Run CLIP-Dissect on a job; raise DissectError for a missing or unsuitable input."""
+    target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
+    timers = timers or Timers()
+    with timers.stage("load"):
+        _check_job(job)
+    with timers.stage("texts"), all_cores(job.team):
+        texts = embed_concepts(encoder, concepts, job.store, job.settings)
+    with timers.stage("images"):
+        captured = capture(
+            target,
+            target.layers,
+            encoder,
+            probe,
+            job.store,
+            job.settings,
+            top_k=_stored_top_k(similarity, job.images),
+            team=job.team,
+        )
+    log_skipped(captured.skipped, len(probe))
+    _check_top_k(similarity, len(captured.images))
+    activations = ConceptActivations(captured.image_embeds, texts.embeddings)
+    describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
+    top_images, layer_histograms = [], {}
+    with all_cores(job.team):
+        for layer in captured.activations:
+            with timers.stage("summaries"):
+                q = captured.activations[layer]  # reads one layer at a time
+                top_images.append(top_images_of_layer(layer, q, captured.images, job.images))
+                layer_histograms[layer] = histograms(q)
+            with timers.stage("similarity"):
+                describer.add(layer, q, job.truth.get(layer))
+        with timers.stage("similarity"):
+            descriptions = pd.concat(describer.tables(), ignore_index=True)
+    run = manifest(job, captured, texts)
+    run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
+    run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
+    top_table = pd.concat(top_images, ignore_index=True)
+    return Result(descriptions, top_table, run, layer_histograms, vocabulary=concepts)
 
 
 def assist(
-    target: Target, *, probe: probes.Probe, encoder: Encoder, similarity: Similarity,
-    settings: Settings, store: Store, images: int, team: Team,
-) -> None:  # fmt: skip
-    """What the other processes of a team do while the leader runs `dissect`: their images.
-
-    Args:
-        target, probe, encoder, similarity, settings, store, images, team: as the leader's.
-
-    Raises:
-        DissectError: as `dissect`; or another process stopped.
-    """
-    contribute(
-        target, target.layers, encoder, probe, store, settings,
-        top_k=_kept_images(similarity, images), team=team,
-    )  # fmt: skip
+    target: Target,
+    *,
+    probe: Probe,
+    encoder: Encoder,
+    similarity: Similarity,
+    settings: Settings,
+    store: Store,
+    images: int,
+    team: Team,
+) -> None:
+    """Capture this process's share of the images, while the leader runs `dissect`."""
+    top_k = _stored_top_k(similarity, images)
+    contribute(target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team)
 
 
-def _dissect(
-    target: Target, probe: probes.Probe, concepts: Concepts, encoder: Encoder, scorer: Similarity,
-    settings: Settings, store: Store | None, top: int, images: int, stages: Timers, team: Team,
-    truth: Mapping[str, Sequence[str]], null: bool,
-) -> Result:  # fmt: skip
-    with stages.stage("texts"), all_cores(team):
-        notes = encoders.text_notes(encoder, concepts.texts)
-        text_digest = encoder.text_digest  # asked for once: it may hash a whole network
-        embeds = text_embeds(
-            encoder.embed_texts, text_digest, concepts.texts, store, settings.torch_device
+def embed_concepts(
+    encoder: Encoder, concepts: Concepts, store: Store | None, settings: Settings
+) -> ConceptEmbeddings:
+    """Compute the text embeddings of a concept set, or read them from the store."""
+    notes = list(encoders.text_notes(encoder, concepts.texts))
+    digest = encoder.text_digest  # read once: it may hash a whole network
+    embeddings = text_embeds(
+        encoder.embed_texts, digest, concepts.texts, store, settings.torch_device
+    )
+    return ConceptEmbeddings(embeddings, digest, notes)
+
+
+def manifest(job: Job, captured: CapturedFeatures, texts: ConceptEmbeddings) -> dict[str, Any]:
+    """Return the run manifest of CLIP-Dissect on a job's captured features."""
+    target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
+    run = provenance(target, probe, concepts, encoder, similarity, job.settings, captured)
+    run["digests"]["encoder texts"] = texts.digest
+    run["notes"] += texts.notes
+    return run
+
+
+def log_skipped(skipped: Mapping[str, str], images: int) -> None:
+    """Log how many of a probe's images were unreadable, with the reason of the first."""
+    if skipped:
+        first, reason = next(iter(skipped.items()))
+        log.warning(
+            f"{len(skipped)} of {images} images can't be read and are left out, such as {first} "
+            f"({reason}); all are listed in run.json"
         )
-    with stages.stage("images"):
-        captured = capture(
-            target, target.layers, encoder, probe, store, settings,
-            top_k=_kept_images(scorer, images), team=team,
-        )  # fmt: skip
-    warn_of_skipped(captured.skipped, len(probe))
-    _check_counts(scorer, len(captured.images), top, images)
-    activations = ConceptActivations(captured.image_embeds, embeds)
-    describer = Describer(activations, concepts.texts, scorer, top, null)
-    shown, counted = [], {}
-    with all_cores(team):
-        for layer in captured.activations:
-            with stages.stage("summaries"):
-                q = captured.activations[layer]  # read one layer at a time
-                shown.append(top_images_of_layer(layer, q, captured.images, images))
-                counted[layer] = histograms(q)
-            with stages.stage("similarity"):
-                describer.add(layer, q, truth.get(layer))
-        with stages.stage("similarity"):
-            described = describer.tables()
-    run = provenance(target, probe, concepts, encoder, scorer, settings, captured)
-    run["digests"]["encoder texts"] = text_digest
-    run["null"] = {"shuffled_by": SHUFFLED_BY} if null else None
-    run["notes"] += notes
-    run["seconds"] = stages.seconds
-    run["seconds_of_images"] = captured.seconds
-    return Result(
-        pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run, counted,
-        vocabulary=concepts,
-    )  # fmt: skip
 
 
-def _settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
+def _resolve_settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
     if settings is not None and not isinstance(settings, Settings):
         raise DissectError(
             f"settings must be a clipdissect.Settings, such as Settings(batch_size=32); got "
@@ -189,19 +258,19 @@ def _settings(settings: Settings | None, device: str | torch.device | None) -> S
     return replace(settings, device=str(device) if isinstance(device, torch.device) else device)
 
 
-def _similarity(given: Similarity | Mapping[str, Any] | str) -> Similarity:
-    if isinstance(given, Similarity):
-        return given
-    return registry.named("similarity", similarities.build, given)
+def _resolve_similarity(similarity: Similarity | Mapping[str, Any] | str) -> Similarity:
+    if isinstance(similarity, Similarity):
+        return similarity
+    return registry.named("similarity", similarities.build, similarity)
 
 
-def _target(
+def _resolve_target(
     model: nn.Module | Target | Mapping[str, Any] | str,
     layers: Sequence[str] | None,
     preprocess: Transform | None,
 ) -> Target:
-    listed = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
-    if not listed or any(not isinstance(layer, str) for layer in layers or ()):
+    is_list = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
+    if not is_list or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
     if isinstance(model, (str, Mapping)):
         model = registry.named("target", targets.build, model)
@@ -212,8 +281,8 @@ def _target(
     if isinstance(model, nn.Module):
         if preprocess is None:
             raise DissectError(
-                "preprocess is needed with a plain network: the transform from a "
-                "PIL image to its input, as used for evaluating it"
+                "preprocess is needed with a plain network: the transform from a PIL image to "
+                "its input, as used for evaluating it"
             )
         model = Target(type(unwrap(model)).__name__, model, preprocess)
     if not isinstance(model, Target):
@@ -228,7 +297,7 @@ def _target(
     )
 
 
-def _store(store: Store | str | Path | None) -> Store | None:
+def _resolve_store(store: Store | str | Path | None) -> Store | None:
     if store is None or isinstance(store, Store):
         return store
     if not isinstance(store, (str, Path)):
@@ -236,58 +305,43 @@ def _store(store: Store | str | Path | None) -> Store | None:
     return Store(store_dir() if store == "auto" else Path(store).expanduser())
 
 
-def _checked_truth(
-    truth: Mapping[str, Sequence[str]] | None, layers: Sequence[str]
-) -> dict[str, Sequence[str]]:
-    if truth is not None and not isinstance(truth, Mapping):
-        raise DissectError(f"truth must be a mapping of layers to texts; got {shortened(truth)}")
-    for layer in truth or ():
-        if layer not in layers:
-            raise unknown("layer of truth", layer, layers)
-    return dict(truth or {})
-
-
-def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None:
-    for name, count in (("top", top), ("images", shown)):
+def _check_job(job: Job) -> None:
+    """Check the inputs of CLIP-Dissect, before any network runs."""
+    target, probe, _, _, similarity = job.require("clip_dissect", NEEDS)
+    check_layers(target.model, target.layers)
+    for name, count in (("top", job.top), ("images", job.images)):
         if not isinstance(count, int):
             raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
-    top_k = scorer.parameters.get("top_k")
+    _check_top_k(similarity, len(probe))
+    if job.top < 1 or job.images < 1:
+        raise DissectError(f"top and images must be at least 1; got {job.top} and {job.images}")
+    if job.settings.keep == "top_k" and similarity.needs_all:
+        raise DissectError(
+            f"similarity {similarity.name} needs the activations of every image: use keep=full "
+            f"(capture.keep=full), or soft_wpmi or wpmi, which need the top images only"
+        )
+    if not isinstance(job.team, Team):
+        raise DissectError(
+            f"team must come from clipdissect.utils.distributed; got {shortened(job.team)}"
+        )
+    if not isinstance(job.truth, Mapping):
+        raise DissectError(
+            f"truth must be a mapping of layers to texts; got {shortened(job.truth)}"
+        )
+    for layer in job.truth:
+        if layer not in target.layers:
+            raise unknown("layer of truth", layer, target.layers)
+
+
+def _check_top_k(similarity: Similarity, images: int) -> None:
+    top_k = similarity.parameters.get("top_k")
     if top_k is not None and top_k > images:
         raise DissectError(
             f"similarity.top_k is {top_k}, but the probe has only {images} images: "
             f"lower top_k (20 suits a few hundred images) or add images"
         )
-    if top < 1 or shown < 1:
-        raise DissectError(f"top and images must be at least 1; got {top} and {shown}")
 
 
-def _check_kept(scorer: Similarity, settings: Settings) -> None:
-    if settings.keep == "top_k" and scorer.needs_all:
-        raise DissectError(
-            f"similarity {scorer.name} needs the activations of every image: use keep=full "
-            f"(capture.keep=full), or soft_wpmi or wpmi, for which the top images are enough"
-        )
-
-
-def _kept_images(scorer: Similarity, shown: int) -> int:
-    """Top images a unit that the scores and the tables need."""
-    return max(scorer.parameters.get("top_k") or 0, shown)
-
-
-def warn_of_skipped(skipped: Mapping[str, str], images: int) -> None:
-    """Log that some of so many images were left out, if any were.
-
-    Args:
-        skipped: their names, with the reason.
-        images: how many there are in all.
-    """
-    if skipped:
-        first, reason = next(iter(skipped.items()))
-        log.warning(
-            "%d of %d images can't be read and are left out, such as %s (%s); all are "
-            "listed in run.json",
-            len(skipped),
-            images,
-            first,
-            reason,
-        )
+def _stored_top_k(similarity: Similarity, images: int) -> int:
+    """Top images per unit that the scores and the table of top images need."""
+    return max(similarity.parameters.get("top_k") or 0, images)

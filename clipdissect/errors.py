@@ -1,4 +1,4 @@
-"""The errors a user can cause, worded so that the user can mend them."""
+"""Errors that a user can cause; the message says what to change."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from difflib import get_close_matches
 
 
 class DissectError(ValueError):
-    """A mistake in what was asked for; the message says what to change."""
+    """An invalid argument, configuration or input file."""
 
 
 class MissingResource(DissectError):
-    """Something the job needs isn't on this machine and couldn't be fetched.
+    """A file that the job needs is neither on this machine nor downloadable.
 
     Args:
-        what: the thing that is missing.
-        looked: the places where it was looked for.
+        what: the missing resource.
+        looked: the places searched.
         remedy: what the user can do about it.
     """
 
@@ -25,12 +25,12 @@ class MissingResource(DissectError):
         super().__init__(f"missing: {what}\n  looked in: {places}\n  what to do: {remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...], str]]:
-        """Rebuild from the three arguments, so that the error crosses process boundaries."""
+        """Pickle the three arguments, so that the error crosses process boundaries."""
         return type(self), (self.what, self.looked, self.remedy)
 
 
 def unknown(kind: str, name: str, valid: Iterable[str], most: int = 40) -> DissectError:
-    """An error for a name that isn't one of `valid`, with the closest ones first."""
+    """Return an error for a name that isn't one of `valid`, with the closest matches first."""
     names = [str(v) for v in valid]
     close = get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""

@@ -22,11 +22,11 @@ from clipdissect.store import Store
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How right a layer's labels are.
+    """Metrics of a layer's labels.
 
     Args:
-        rows: the layer's descriptions, one row a unit, in unit order.
-        units: the table behind the metrics.
+        rows: the layer's descriptions, one row per unit, in unit order.
+        units: the table that the metrics are computed from.
         metrics: JSON-able: `final_layer`, `intervals`, `controls`, `differences`, `bootstrap`.
     """
 
@@ -44,78 +44,68 @@ def evaluate(
     resampling: Resampling | None = None,
     device: str = "cpu",
 ) -> Evaluation:
-    """Metrics of labels against class names, their intervals, and two controls.
+    """Compute metrics of labels against class names, with intervals and two controls.
 
-    The controls choose from the concepts; where these are unknown there are none, and any label
-    counts as one that could have been right.
+    The controls choose from the concepts; if these are unknown there are no controls, and every
+    class counts as one that could have been named.
 
     Args:
-        descriptions: of any method: `layer, unit, description, similarity`, and where it has them
+        descriptions: of any method: `layer, unit, description, similarity`, optionally
             `description_2`, ... and `truth_rank`.
-        truth: the classes. Its layer may be left out where the descriptions are of one.
-        concepts: the texts that the labels were chosen from; None where they aren't known, or any
-            text could have been written.
-        sentences: sentence encoder's name to the encoder, or to why it can't be had.
-        store: keeps the sentence embeddings.
-        resampling: of the intervals.
-        device: where the sentence encoders run.
-
-    Raises:
-        DissectError: no descriptions of the layer, or of units beyond the classes.
+        truth: the classes. Their layer may be None if the descriptions are of one layer.
+        concepts: the texts that the labels were chosen from; None if unknown or free text.
+        sentences: sentence encoder's name to the encoder, or to why it is unavailable.
+        store: caches the sentence embeddings.
+        resampling: settings of the intervals.
+        device: of the sentence encoders.
 
     Source: Sec. 4.2.
     """
-    how = resampling or Resampling()
+    resampling = resampling or Resampling()
     layer = truth.layer or _only_layer(descriptions)
     rows = rows_of(descriptions, layer, len(truth.names))
     labels = sorted({text for text in rows["description"] if text})
     if not labels:
         raise DissectError(f"there are no labels of layer {layer}")
     texts = None if concepts is None else [text for text in dict.fromkeys(concepts) if text]
-    embedded = _embedded(sentences or {}, (truth.names, texts or [], labels), store, device)
-    units = unit_table(rows, truth.names, texts, embedded)
-    found: dict[str, Any] = {
+    known = {*truth.names, *(texts or ())}
+    text_sets = [truth.names, texts or [], [label for label in labels if label not in known]]
+    embeddings = {
+        name: str(encoder)
+        if isinstance(encoder, MissingResource)
+        else vectors(encoder, text_sets, store, device)
+        for name, encoder in (sentences or {}).items()
+    }
+    units = unit_table(rows, truth.names, texts, embeddings)
+    available = {name: v for name, v in embeddings.items() if isinstance(v, Vectors)}
+    metrics: dict[str, Any] = {
         "final_layer": {
-            "layer": layer, "truth": truth.name, "units": len(rows),
-            "described": int((rows["description"] != "").sum()), **of_concepts(truth.names, texts),
+            "layer": layer,
+            "truth": truth.name,
+            "units": len(rows),
+            "described": int((rows["description"] != "").sum()),
+            **of_concepts(truth.names, texts),
             **values(units),
         },
-    }  # fmt: skip
-    ready = {name: v for name, v in embedded.items() if isinstance(v, Vectors)}
-    controls, chosen = _controls(units, texts, ready, how)
-    found |= _compared(units, controls, how)
-    if texts is None:
-        found["controls_reason"] = NO_VOCABULARY
-    else:
-        found["controls"]["best_constant"]["labels"] = chosen
-    found["bootstrap"] = {"kind": "percentile", "shares": "wilson", **asdict(how)}
-    return Evaluation(rows, units, found)
+        **_with_controls(units, texts, available, resampling),
+        "bootstrap": {"kind": "percentile", "shares": "wilson", **asdict(resampling)},
+    }
+    return Evaluation(rows, units, metrics)
 
 
 def of_concepts(names: Sequence[str], texts: Sequence[str] | None) -> dict[str, Any]:
-    """JSON-able: how many concepts there are, and how many classes are among them, by any name too.
+    """Return JSON-able counts of concepts, and of classes among them, also by any synonym.
 
-    Args:
-        names: the classes' names.
-        texts: what labels were chosen from; None where that isn't known.
+    `texts` are what labels were chosen from; None if unknown.
     """
+    keys = ("concepts", "classes_in_concepts", f"classes_in_concepts{ANY}")
     if texts is None:
-        keys = ("concepts", "classes_in_concepts", f"classes_in_concepts{ANY}")
-        unknown = {key: {key: None, f"{key}_reason": NO_VOCABULARY} for key in keys}
-        return {key: value for pair in unknown.values() for key, value in pair.items()}
-    return {"concepts": len(texts), "classes_in_concepts": len(set(names) & set(texts)),
-            f"classes_in_concepts{ANY}": named_by(names, texts)}  # fmt: skip
-
-
-def _controls(
-    units: Units, texts: Sequence[str] | None, cosines: Mapping[str, Vectors], how: Resampling
-) -> tuple[dict[str, Units], dict[str, str]]:
-    """The controls' units, and the best constants; none where the concepts aren't known."""
-    if texts is None:
-        return {}, {}
-    constant, chosen = best_constant(units, texts, cosines)
-    return {"best_constant": constant,
-            "random": random_labels(units, texts, cosines, how.seed)}, chosen  # fmt: skip
+        unknown: dict[str, Any] = {}
+        for key in keys:
+            unknown |= {key: None, f"{key}_reason": NO_VOCABULARY}
+        return unknown
+    counts = (len(texts), len(set(names) & set(texts)), named_by(names, texts))
+    return dict(zip(keys, counts, strict=True))
 
 
 def _only_layer(descriptions: pd.DataFrame) -> str:
@@ -128,36 +118,28 @@ def _only_layer(descriptions: pd.DataFrame) -> str:
     return str(layers[0])
 
 
-def _embedded(
-    sentences: Mapping[str, SentenceEncoder | MissingResource], sets: Sequence[Sequence[str]],
-    store: Store | None, device: str,
-) -> dict[str, Vectors | str]:  # fmt: skip
-    """Each encoder's embeddings of the texts, or why there are none."""
-    found: dict[str, Vectors | str] = {}
-    for name, encoder in sentences.items():
-        if isinstance(encoder, MissingResource):
-            found[name] = str(encoder)
-        else:
-            found[name] = vectors(encoder, _fresh(sets), store, device)
-    return found
-
-
-def _fresh(sets: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The sets; of the last, only what the others lack."""
-    *first, last = [list(texts) for texts in sets]
-    known = {text for texts in first for text in texts}
-    return [*first, [text for text in last if text not in known]]
-
-
-def _compared(units: Units, controls: Mapping[str, Units], how: Resampling) -> dict[str, Any]:
-    """Intervals, the controls with theirs, and what the labels have over each control."""
-    drawn = distributions(units, how)
-    found: dict[str, Any] = {
-        "intervals": intervals(units, drawn, how.confidence), "controls": {}, "differences": {},
-    }  # fmt: skip
-    for name, control in controls.items():
-        own = distributions(control, how)
-        spans = intervals(control, own, how.confidence)
-        found["controls"][name] = values(control) | {"intervals": spans}
-        found["differences"][name] = difference(units, control, how, (drawn, own))
-    return found
+def _with_controls(
+    units: Units,
+    texts: Sequence[str] | None,
+    cosines: Mapping[str, Vectors],
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """Return intervals, the controls with theirs, and the differences from each control."""
+    drawn = distributions(units, resampling)
+    result: dict[str, Any] = {
+        "intervals": intervals(units, drawn, resampling.confidence),
+        "controls": {},
+        "differences": {},
+    }
+    if texts is None:
+        return result | {"controls_reason": NO_VOCABULARY}
+    constant, labels = best_constant(units, texts, cosines)
+    random = random_labels(units, texts, cosines, resampling.seed)
+    for name, control in {"best_constant": constant, "random": random}.items():
+        control_drawn = distributions(control, resampling)
+        ends = intervals(control, control_drawn, resampling.confidence)
+        result["controls"][name] = values(control) | {"intervals": ends}
+        pair = (drawn, control_drawn)
+        result["differences"][name] = difference(units, control, resampling, pair)
+    result["controls"]["best_constant"]["labels"] = labels
+    return result

@@ -1,9 +1,8 @@
-"""A search's objective: a metric of half of the units, so that the other half can judge the winner.
+"""Half-split objectives of a search: tune on half of the units, report on the held-out half.
 
-The best of many settings looks better than it is on the units it was chosen by. So the units of the
-layer of classes are split in two: a search sees the metric of the tuning half alone, and the result
-to report is that of the other half. Descriptions are of the whole layer in both: SoftWPMI and WPMI
-compare a unit with all others, but know no class names.
+The best of many settings is overestimated on the units that it was chosen by. Descriptions are of
+the whole layer in both halves: SoftWPMI and WPMI compare a unit with all others, but use no class
+names.
 """
 
 from __future__ import annotations
@@ -24,27 +23,15 @@ from clipdissect.targets import Target
 
 
 def halves(units: int, seed: int) -> tuple[Int[np.ndarray, " tuning"], Int[np.ndarray, " report"]]:
-    """Two random halves of the units, each in order; the second has the odd one.
-
-    Args:
-        units: how many there are.
-        seed: of the split.
-    """
+    """Split the unit numbers into random halves, each in order; the second has the odd one."""
     order = np.random.default_rng(seed).permutation(units)
     return np.sort(order[: units // 2]), np.sort(order[units // 2 :])
 
 
 def check(name: str, target: Target, concepts: Concepts, sentences: Sentences) -> None:
-    """See that an objective will be defined, before any work.
+    """Check that an objective will be defined, before any work.
 
-    Args:
-        name: `top1`, or `<sentence encoder>_cos`.
-        target: must have classes, and their layer among its layers.
-        concepts: must hold a class name for `top1`.
-        sentences: the sentence encoder, or why there is none.
-
-    Raises:
-        DissectError: it is unknown or can't be defined; says why.
+    `name` is `top1`, which needs a class name among the concepts, or `<sentence encoder>_cos`.
     """
     if not target.class_layer or not target.class_names:
         raise DissectError(f"objective {name}: target {target.name} has no units with class names")
@@ -68,26 +55,22 @@ def check(name: str, target: Target, concepts: Concepts, sentences: Sentences) -
 
 
 def objective(
-    name: str, descriptions: pd.DataFrame, target: Target, concepts: Concepts, sentences: Sentences,
-    store: Store | None, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
-    """The metric of both halves of the units with class names.
-
-    Args:
-        name: of the metric, as `check` takes it.
-        descriptions: of `dissect`.
-        target, concepts, sentences, store: as for `evaluation.metrics`.
-        seed: of the split.
+    name: str,
+    descriptions: pd.DataFrame,
+    target: Target,
+    concepts: Concepts,
+    sentences: Sentences,
+    store: Store | None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compute a metric on both halves of the units with class names.
 
     Returns:
         JSON-able `name`, `seed`, `tuning` and `report` (the values), `tuning_units` and
-        `report_units` (how many).
-
-    Raises:
-        DissectError: the metric of a half is undefined; says why.
+        `report_units` (their numbers of units).
     """
     rows = descriptions[descriptions["layer"] == target.class_layer]
-    found: dict[str, Any] = {"name": name, "seed": seed}
+    result: dict[str, Any] = {"name": name, "seed": seed}
     for half, units in zip(("tuning", "report"), halves(len(rows), seed), strict=True):
         names = tuple(target.class_names[unit] for unit in units)
         measured = evaluation.metrics(
@@ -96,5 +79,5 @@ def objective(
         if measured.get(name) is None:
             reason = measured.get(f"{name}_reason", "it isn't measured")
             raise DissectError(f"objective {name} of the {half} half is undefined: {reason}")
-        found |= {half: float(measured[name]), f"{half}_units": len(units)}
-    return found
+        result |= {half: float(measured[name]), f"{half}_units": len(units)}
+    return result

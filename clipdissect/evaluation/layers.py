@@ -19,35 +19,31 @@ from clipdissect.targets import Target
 
 
 def metrics(
-    descriptions: pd.DataFrame, target: Target, concepts: Concepts | None,
-    sentences: Sentences, store: Store | None,
-) -> dict[str, Any]:  # fmt: skip
-    """JSON-able metrics: per layer, and of the layer whose units are classes.
+    descriptions: pd.DataFrame,
+    target: Target,
+    concepts: Concepts | None,
+    sentences: Sentences,
+    store: Store | None,
+) -> dict[str, Any]:
+    """Return JSON-able metrics per layer, and of the layer whose units are classes.
 
-    What is undefined is None, with the reason under `<metric>_reason`.
-
-    Args:
-        descriptions: of `dissect`.
-        target: knows its classes.
-        concepts: what the descriptions could be chosen from; None where that isn't known.
-        sentences: the sentence encoder of the cosine, or why it is undefined.
-        store: keeps the embeddings.
+    Undefined metrics are None, with the reason under `<metric>_reason`.
     """
     layers = {
         str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)
     }
-    found: dict[str, Any] = {"layers": layers}
+    result: dict[str, Any] = {"layers": layers}
     if target.class_layer in layers:
         rows = descriptions[descriptions["layer"] == target.class_layer]
         if len(rows) == len(target.class_names):
-            found["final_layer"] = final_layer(rows, target, concepts, sentences, store)
-    return found
+            result["final_layer"] = final_layer(rows, target, concepts, sentences, store)
+    return result
 
 
 def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
-    """Counts of units by flag, of different descriptions, and the mean similarity and margin.
+    """Return counts of units by flag and of distinct descriptions, and mean similarity and margin.
 
-    Of methods that tell detectors also their number, and of what they are detectors.
+    For methods with detectors also their number, and that of the concepts they detect.
     """
     live = rows[~has_flag(rows, DEAD)]
     return {
@@ -57,16 +53,12 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
         **_mean("mean_similarity", live["similarity"], NOT_DESCRIBED),
         **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
         **(null_metrics(live) if NULL in live else {}),
-        **(_detectors(live) if "detector" in live else {}),
+        **(_detector_counts(live) if "detector" in live else {}),
     }
 
 
 def null_metrics(live: pd.DataFrame) -> dict[str, Any]:
-    """The null's 95th percentile over a layer's live units, and their share that is above it.
-
-    Args:
-        live: rows with `similarity` and `null_similarity`.
-    """
+    """Return the null's 95th percentile over a layer's live units, and the share above it."""
     null = live[NULL].dropna()
     high = float(null.quantile(0.95)) if len(null) else float("nan")
     above = float((live["similarity"] > high).mean()) if len(null) else float("nan")
@@ -74,35 +66,36 @@ def null_metrics(live: pd.DataFrame) -> dict[str, Any]:
     return {**defined("null_95", high, reason), **defined("above_null", above, reason)}
 
 
-def _detectors(live: pd.DataFrame) -> dict[str, Any]:
-    """Network Dissection's two counts: detectors, and the different concepts they detect."""
-    detectors = live[live["detector"]]
-    return {"detectors": len(detectors),
-            "unique_detectors": int(detectors["description"].nunique())}  # fmt: skip
+def _detector_counts(live: pd.DataFrame) -> dict[str, Any]:
+    descriptions = live.loc[live["detector"], "description"]
+    return {"detectors": len(descriptions), "unique_detectors": int(descriptions.nunique())}
 
 
 def final_layer(
-    rows: pd.DataFrame, target: Target, concepts: Concepts | None, sentences: Sentences,
+    rows: pd.DataFrame,
+    target: Target,
+    concepts: Concepts | None,
+    sentences: Sentences,
     store: Store | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Exact-label accuracy and mean sentence cosine of last-layer descriptions (Sec. 4.2).
+) -> dict[str, Any]:
+    """Return exact-label accuracy and mean sentence cosine of last-layer labels (Sec. 4.2).
 
-    A unit without a description counts as wrong, and is left out of the cosine. Also top-5
-    accuracy, where there are five descriptions a unit, and AUC, where some labels are right; and
-    both accuracies with any of the class's names for right.
+    A unit without a description counts as wrong, and is left out of the cosine. Also top-5 accuracy
+    (needs five descriptions per unit), AUC (needs right and wrong labels), and both accuracies with
+    any of the class's names as right.
     """
     described, names = rows["description"].tolist(), target.class_names
     texts = None if concepts is None else concepts.texts
-    found: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
-    found |= of_concepts(names, texts)
+    result: dict[str, Any] = {"layer": target.class_layer, "units": len(names)}
+    result |= of_concepts(names, texts)
     cosines: dict[str, Vectors | str] = {}
     if sentences is None or isinstance(sentences, MissingResource):
         cosines["sentence"] = str(sentences or "none configured")
     else:
         cosines[sentences.name] = vectors(sentences, [names, sorted(set(described))], store)
-    return found | values(unit_table(rows, names, texts, cosines))
+    return result | values(unit_table(rows, names, texts, cosines))
 
 
 def _mean(name: str, values: pd.Series[Any], reason: str) -> dict[str, Any]:
-    """The mean under its name; None and the reason where it is undefined."""
+    """Return the mean under its name; None and the reason if it is undefined."""
     return defined(name, float(values.mean()) if len(values) else float("nan"), reason)

@@ -1,4 +1,4 @@
-"""The metrics: numbers of a set of units, for many resampled sets at once."""
+"""The metrics, vectorised over resampled sets of units."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Values = Float[np.ndarray, "*sets units"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a set of units.
+    """A metric of a set of units.
 
     Args:
         name: as in the results.
         columns: of the units' table that it reads.
         of: takes these columns, each `[*sets, units]`, and returns `[*sets]`; NaN where undefined.
-        empty: why it is undefined where its columns are there.
+        empty: why it may be undefined although its columns exist.
         is_share: whether it is the mean of one column of zeros and ones.
     """
 
@@ -36,38 +36,34 @@ class Metric:
 
 
 def mean(values: Values) -> Float[np.ndarray, "*sets"]:
-    """The mean of what is defined, over the last axis."""
-    return _quietly(np.nanmean, values)
+    """Compute the mean over the last axis, ignoring NaN."""
+    return _without_warnings(np.nanmean, values)
 
 
 def median(values: Values) -> Float[np.ndarray, "*sets"]:
-    """The median of what is defined, over the last axis."""
-    return _quietly(np.nanmedian, values)
+    """Compute the median over the last axis, ignoring NaN."""
+    return _without_warnings(np.nanmedian, values)
 
 
 def auc(scores: Values, right: Values) -> Float[np.ndarray, "*sets"]:
-    """The chance that a right label's score is above a wrong one's; equal scores count half.
+    """Compute the area under the ROC curve; NaN where there is no right or no wrong label.
 
-    That is the area under the receiver operating characteristic. Units without a score are left
-    out.
+    Ties count half, and units without a score are left out.
 
     Args:
-        scores: larger for labels that should be right, `[*sets, units]`.
+        scores: larger for labels that should be right.
         right: 1 or 0.
-
-    Returns:
-        `[*sets]`; NaN where there is no right or no wrong label.
 
     Source: Hanley & McNeil, Radiology 1982: the Mann-Whitney statistic over the number of pairs.
     """
     known = ~np.isnan(scores)
     positive = known & (right > 0)
-    # Put above all others, units without a score move no other one's rank.
+    # Units without a score get the highest ranks, which changes no other rank.
     ranks = rankdata(np.where(known, scores, np.inf), axis=-1)
-    first, second = positive.sum(-1), (known & ~positive).sum(-1)
-    pairs = (ranks * positive).sum(-1) - first * (first + 1) / 2
+    positives, negatives = positive.sum(-1), (known & ~positive).sum(-1)
+    u_statistic = (ranks * positive).sum(-1) - positives * (positives + 1) / 2
     with np.errstate(invalid="ignore"):
-        return np.asarray(pairs / (first * second), dtype=float)
+        return np.asarray(u_statistic / (positives * negatives), dtype=float)
 
 
 _NO_UNITS = "there are no units"
@@ -83,7 +79,7 @@ METRICS = (
 
 
 def metrics_of(units: Units) -> list[Metric]:
-    """The metrics that the table has the columns for, cosines first."""
+    """Return the metrics that the table has the columns of, cosines first."""
     table, reasons = units.table, units.reasons
     cosines = [
         Metric(str(column), (str(column),), mean, NOT_DESCRIBED)
@@ -95,30 +91,30 @@ def metrics_of(units: Units) -> list[Metric]:
 
 
 def values(units: Units) -> dict[str, Any]:
-    """JSON-able metrics; an undefined one is None, with the reason under `<metric>_reason`.
+    """Return JSON-able metrics; undefined ones are None, with a reason in `<metric>_reason`.
 
-    Also how many labels are right (`top1_right`), and how many units the ranks are of (`ranked`).
+    Also the counts of right labels (`top1_right`) and of units that have a rank (`ranked`).
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for metric in metrics_of(units):
         columns = [units.table[c].to_numpy(dtype=float) for c in metric.columns]
         value = float(metric.of(*columns))
-        found |= defined(metric.name, value, metric.empty)
+        result |= defined(metric.name, value, metric.empty)
         if metric.columns[0].startswith("right"):
-            found[f"{metric.name}_right"] = int(columns[0].sum())
+            result[f"{metric.name}_right"] = int(columns[0].sum())
         if metric.name == "mean_rank":
-            found["ranked"] = int((~np.isnan(columns[0])).sum())
+            result["ranked"] = int((~np.isnan(columns[0])).sum())
     for name, reason in units.reasons.items():
-        found |= {name: None, f"{name}_reason": reason}
-    return found
+        result |= {name: None, f"{name}_reason": reason}
+    return result
 
 
 def defined(name: str, value: float, reason: str) -> dict[str, Any]:
-    """The value under its name; None and the reason where it is undefined."""
+    """Return the value under its name; None and the reason if it is undefined."""
     return {name: value} if np.isfinite(value) else {name: None, f"{name}_reason": reason}
 
 
-def _quietly(function: Callable[..., Any], values: Values) -> Float[np.ndarray, "*sets"]:
+def _without_warnings(function: Callable[..., Any], values: Values) -> Float[np.ndarray, "*sets"]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of sets with nothing defined: NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN: the result is NaN
         return np.asarray(function(values, axis=-1), dtype=float)

@@ -1,4 +1,4 @@
-"""One row a unit: its label, the right one, and how near they are."""
+"""One row per unit: its label, the right one, and how similar they are."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ NO_NAME = "no name of any class is among the concepts"
 NO_VOCABULARY = "it isn't known what the labels were chosen from: free text, or a file of labels"
 NOT_DESCRIBED = "no unit is described"
 TOP = 5
+TOP_COLUMNS = ["description", *(f"description_{rank}" for rank in range(2, TOP + 1))]
 EXACT = ("top1", "top5", "mean_rank", "median_rank", "auc")
 ANY = "_any_synonym"
+_TOO_FEW = f"there are fewer than {TOP} labels a unit"
 
 
 @dataclass(frozen=True)
 class Units:
-    """What the metrics are computed from.
+    """The table that metrics are computed from.
 
     Args:
-        table: `layer, unit, truth, description, similarity`, then what is defined of: `right` and
-            `top5` (1 or 0: the class's name, exactly), `rank` (of the right concept; NaN where it
-            isn't one or the unit isn't described), `right_any_synonym` and `top5_any_synonym` (any
-            of the class's names), and `<sentence encoder>_cos` (NaN where it isn't described).
+        table: `layer, unit, truth, description, similarity`, then those that are defined of:
+            `right` and `top5` (1 or 0: the class's name, exactly), `rank` (of the right concept;
+            NaN if it isn't a concept or the unit isn't described), `right_any_synonym` and
+            `top5_any_synonym` (any of the class's names), and `<sentence encoder>_cos` (NaN if the
+            unit isn't described).
         reasons: metric to why it is undefined, for those that no row can define.
     """
 
@@ -38,21 +41,12 @@ class Units:
     reasons: dict[str, str]
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Units:
-        """Some of the units, by row."""
+        """Select units by row."""
         return Units(self.table.iloc[list(rows)].reset_index(drop=True), self.reasons)
 
 
 def rows_of(descriptions: pd.DataFrame, layer: str, units: int) -> pd.DataFrame:
-    """A layer's descriptions, one row for each unit from 0 on; units that lack get empty labels.
-
-    Args:
-        descriptions: of a method.
-        layer: whose.
-        units: how many there are.
-
-    Raises:
-        DissectError: a unit beyond the last.
-    """
+    """Return a layer's descriptions, one row per unit from 0 to `units - 1`; missing ones empty."""
     rows = descriptions[descriptions["layer"] == layer]
     beyond = rows[rows["unit"] >= units]
     if len(beyond):
@@ -63,27 +57,24 @@ def rows_of(descriptions: pd.DataFrame, layer: str, units: int) -> pd.DataFrame:
         )
     rows = rows.set_index("unit").reindex(range(units)).reset_index()
     texts = {str(c): rows[c].fillna("") for c in rows if str(c).startswith("description")}
-    whole: pd.DataFrame = rows.assign(layer=layer, **texts)
-    return whole
+    complete: pd.DataFrame = rows.assign(layer=layer, **texts)
+    return complete
 
 
 def unit_table(
-    rows: pd.DataFrame, names: Sequence[str], concepts: Collection[str] | None,
+    rows: pd.DataFrame,
+    names: Sequence[str],
+    concepts: Collection[str] | None,
     cosines: Mapping[str, Vectors | str],
-) -> Units:  # fmt: skip
-    """The units' table; what it can't have is in the reasons.
-
-    A unit without a description counts as wrong, and has neither rank nor cosine.
+) -> Units:
+    """Build the units' table; a unit without a description is wrong, without rank and cosine.
 
     Args:
-        rows: one a unit, as of `rows_of`.
+        rows: one per unit, as of `rows_of`.
         names: the right label of each row.
-        concepts: the texts that labels could be chosen from; None where any text could be: then
-            every class could have been named.
-        cosines: sentence encoder's name to its embeddings, or why it can't be had.
-
-    Raises:
-        DissectError: another number of names than rows.
+        concepts: the texts that labels were chosen from; None for any text: then every class could
+            have been named.
+        cosines: sentence encoder's name to its embeddings, or why it is unavailable.
     """
     if len(rows) != len(names):
         raise DissectError(f"there are {len(rows)} units, but {len(names)} right labels")
@@ -108,10 +99,8 @@ def unit_table(
     return Units(table.reset_index(drop=True), reasons)
 
 
-def _add_ranks(
-    table: pd.DataFrame, rows: pd.DataFrame, truth: np.ndarray
-) -> dict[str, str]:  # fmt: skip
-    """Put in `rank` and `top5`, from the rank where it is known; what is undefined is returned."""
+def _add_ranks(table: pd.DataFrame, rows: pd.DataFrame, truth: np.ndarray) -> dict[str, str]:
+    """Add `rank` and `top5`, from the rank if it is known; return the reasons of undefined ones."""
     if "truth_rank" in rows and rows["truth_rank"].notna().any():
         # Files of labels may rank dead units: they have no description.
         table["rank"] = rows["truth_rank"].astype(float).where(rows["description"] != "")
@@ -119,39 +108,24 @@ def _add_ranks(
         return {}
     reason = "the labels come without the rank of the right one"
     reasons = {"mean_rank": reason, "median_rank": reason}
-    if _has_runners_up(rows):
+    if set(TOP_COLUMNS) <= set(rows):
         table["top5"] = _is_among(rows, truth, TOP)
         return reasons
     return reasons | {"top5": f"{_TOO_FEW}, and no rank"}
 
 
-def _add_synonyms(
-    table: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]
-) -> dict[str, str]:  # fmt: skip
-    """Put in whether a label, and one of the best five, is any name of the class."""
+def _add_synonyms(table: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """Add whether the label, or one of the top five, is any name of the class."""
     table[f"right{ANY}"] = np.asarray(is_a_name(rows["description"], names), dtype=float)
-    if not _has_runners_up(rows):
+    if not set(TOP_COLUMNS) <= set(rows):
         return {f"top5{ANY}": _TOO_FEW}
-    found = [is_a_name(rows[column], names) for column in _columns(TOP)]
+    hits = [is_a_name(rows[column], names) for column in TOP_COLUMNS]
     exact = table.get("top5", 0.0)
-    table[f"top5{ANY}"] = np.maximum(np.any(found, axis=0).astype(float), exact)
+    table[f"top5{ANY}"] = np.maximum(np.any(hits, axis=0).astype(float), exact)
     return {}
 
 
-_TOO_FEW = f"there are fewer than {TOP} labels a unit"
-
-
-def _columns(best: int) -> list[str]:
-    return ["description", *(f"description_{n}" for n in range(2, best + 1))]
-
-
-def _has_runners_up(rows: pd.DataFrame) -> bool:
-    return set(_columns(TOP)) <= set(rows)
-
-
-def _is_among(
-    rows: pd.DataFrame, truth: np.ndarray, best: int
-) -> Float[np.ndarray, " units"]:  # fmt: skip
-    """1 where one of the unit's best labels is the right one, exactly; else 0."""
-    found = [rows[c].to_numpy(dtype=object) == truth for c in _columns(best)]
-    return np.asarray(np.any(found, axis=0), dtype=float)
+def _is_among(rows: pd.DataFrame, truth: np.ndarray, top: int) -> Float[np.ndarray, " units"]:
+    """Return 1 where one of the unit's top labels is exactly the right one, else 0."""
+    labels = rows[TOP_COLUMNS[:top]].to_numpy(dtype=object)
+    return np.asarray((labels == truth[:, None]).any(axis=1), dtype=float)

@@ -1,4 +1,4 @@
-"""Sentence embeddings of texts that are compared again and again."""
+"""Sentence embeddings of labels, concepts and class names."""
 
 from __future__ import annotations
 
@@ -18,41 +18,34 @@ Sentences = SentenceEncoder | MissingResource | None
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit-length embeddings of texts.
-
-    Args:
-        rows: text to its row.
-        matrix: `[texts, dims]`, float32.
-    """
+    """Unit-length float32 embeddings of texts; `rows` maps a text to its row."""
 
     rows: dict[str, int]
     matrix: Float[np.ndarray, "texts dims"]
 
     def of(self, texts: Iterable[str]) -> Float[np.ndarray, "texts dims"]:
-        """Embeddings of texts in their order, float64, `[texts, dims]`."""
+        """Return the embeddings of texts in their order, as float64."""
         return self.matrix[[self.rows[text] for text in texts]].astype(np.float64)
 
-    def cosines(self, one: Sequence[str], other: Sequence[str]) -> Float[np.ndarray, " pairs"]:
-        """Cosine of each pair of texts, `[pairs]`; NaN where the first is empty."""
-        out = np.full(len(one), np.nan)
-        pairs = [i for i, text in enumerate(one) if text]
+    def cosines(self, first: Sequence[str], second: Sequence[str]) -> Float[np.ndarray, " pairs"]:
+        """Compute the cosine of each pair of texts; NaN where the first is empty."""
+        out = np.full(len(first), np.nan)
+        pairs = [i for i, text in enumerate(first) if text]
         if pairs:
-            left, right = (self.of(side[i] for i in pairs) for side in (one, other))
+            left, right = (self.of(side[i] for i in pairs) for side in (first, second))
             out[pairs] = (left * right).sum(1)
         return out
 
 
 def vectors(
-    encoder: SentenceEncoder, sets: Iterable[Sequence[str]], store: Store | None,
+    encoder: SentenceEncoder,
+    sets: Iterable[Sequence[str]],
+    store: Store | None,
     device: str = "cpu",
-) -> Vectors:  # fmt: skip
-    """Embeddings of several sets of texts, each kept in the store as a whole.
+) -> Vectors:
+    """Embed several sets of texts; each set is one entry of the store.
 
-    Args:
-        encoder: the sentence encoder.
-        sets: texts; those that come again and again (class names, concepts) as one set each.
-        store: keeps the embeddings; None computes every time.
-        device: where the encoder runs.
+    Texts that recur in other runs (class names, concepts) should be a set of their own.
     """
     rows: dict[str, int] = {}
     parts: list[Float[np.ndarray, "texts dims"]] = []
@@ -63,6 +56,6 @@ def vectors(
         start = sum(map(len, parts))
         embeds = text_embeds(encoder.embed, encoder.digest, fresh, store, device)
         parts.append(embeds.float().numpy())
-        rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set's counts
+        rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set wins
     matrix = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return Vectors(rows, matrix)

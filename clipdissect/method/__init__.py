@@ -1,4 +1,4 @@
-"""Methods: ways to describe units. `OPTIONS` lists them."""
+"""Methods of describing units; `OPTIONS` lists them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,6 @@ __all__ = ["OPTIONS", "ImageCaptioner", "Job", "Method", "build"]
 
 
 def build(name: str, **parameters: Any) -> Method:
-    """The method of a name.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Build a method by name; raise DissectError for an unknown name or parameter."""
     method: Method = registry.build("method", OPTIONS, name, parameters)
     return method

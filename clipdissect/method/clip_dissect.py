@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipdissect.dissection import assist, dissect
+from clipdissect.dissection import NEEDS, assist, describe_units
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
 from clipdissect.results.result import Result
@@ -13,31 +13,32 @@ from clipdissect.results.result import Result
 
 @dataclass(frozen=True)
 class ClipDissect(Method):
-    """`clipdissect.dissect` on the job's parts.
+    """`clipdissect.dissect` as a method.
 
     Source: Oikarinen & Weng, ICLR 2023, Sec. 3.
     """
 
     name: ClassVar[str] = "clip_dissect"
-    needs: ClassVar[tuple[str, ...]] = ("target", "probe", "concepts", "encoder", "similarity")
+    needs: ClassVar[tuple[str, ...]] = NEEDS
 
     def describe(self, job: Job) -> Result:
-        """The best concepts of every unit of the target's layers."""
-        parts = job.parts(self)
-        result = dissect(
-            parts.pop("target"), **parts, settings=job.settings, store=job.store, top=job.top,
-            images=job.images, team=job.team, truth=job.truth, null_similarity=job.null,
-        )  # fmt: skip
+        """Describe every unit of the target's layers by its best concepts."""
+        result = describe_units(job)
         result.run["method"] = {"name": self.name}
         return result
 
     def assist(self, job: Job) -> None:
         """Capture this process's share of the images."""
-        parts = job.parts(self)
-        parts.pop("concepts")
+        target, probe, _, encoder, similarity = job.require(self.name, self.needs)
         if job.store is None:
             raise DissectError("processes share images through the store: give one")
         assist(
-            parts.pop("target"), **parts, settings=job.settings, store=job.store,
-            images=job.images, team=job.team,
-        )  # fmt: skip
+            target,
+            probe=probe,
+            encoder=encoder,
+            similarity=similarity,
+            settings=job.settings,
+            store=job.store,
+            images=job.images,
+            team=job.team,
+        )

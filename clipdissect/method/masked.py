@@ -1,12 +1,10 @@
-"""What the methods share that compare where units fire with where concepts are."""
+"""Base of the methods that compare where units are active with where concepts are."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +14,7 @@ from scipy.stats import rankdata
 
 from clipdissect.concepts import Concepts
 from clipdissect.datasets.segmentation import SegmentationLabels
-from clipdissect.dissection import warn_of_skipped
+from clipdissect.dissection import log_skipped
 from clipdissect.errors import DissectError
 from clipdissect.masks import ConceptMasks, Dense, OverlapCounts, concept_masks, dense, tally
 from clipdissect.masks.counts import concept_iou
@@ -25,7 +23,7 @@ from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
-from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.results.provenance import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
@@ -33,20 +31,20 @@ from clipdissect.utils.timing import Timers
 
 @dataclass(frozen=True, kw_only=True)
 class MaskMatchingMethod(Method):
-    """A method that thresholds units and compares their masks with those of concepts.
+    """A method that thresholds activation maps and compares them with concept masks.
 
     Args:
-        quantile: share of all positions of the probe at which a unit fires.
+        quantile: share of all positions of the probe at which a unit is active.
         detector: IoU above which a unit counts as a detector of its description.
-        least_images: images in which a detector fires at least: a unit that fires in one image is
-            at an IoU of 1 with whatever that image alone shows.
-        categories: of the concepts; all where None.
+        least_images: images in which a detector must be active: a unit that is active in a single
+            image has an IoU of 1 with whatever only that image shows.
+        categories: of the concepts; None for all.
         view: `whole` shows the network whole images, squeezed to its input size, as the published
-            codes do; `target` leaves the target's own crop, which shifts maps against masks.
+            codes do; `target` keeps the target's own crop, which shifts maps against masks.
         memory: gigabytes for thresholds and masks; see `masks.firing.dense`.
 
     Raises:
-        DissectError: a value that isn't allowed.
+        DissectError: a value out of range.
     """
 
     quantile: float = 0.005
@@ -58,7 +56,7 @@ class MaskMatchingMethod(Method):
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
     def __post_init__(self) -> None:
-        """Check what doesn't depend on the probe."""
+        """Check the values' ranges."""
         if self.view not in VIEWS:
             raise DissectError(f"method.view is '{self.view}'; it can be {' or '.join(VIEWS)}")
         if not 0 < self.quantile < 1:
@@ -72,145 +70,155 @@ class MaskMatchingMethod(Method):
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
-        """One row a unit: `description, similarity, description_2, ..., margin`, and its own.
-
-        Args:
-            units: where they fire.
-            counts: what they share with each concept.
-            concepts: where these are.
-            top: descriptions a unit.
-        """
+        """Return a row per unit: `description, similarity, ..., margin`, and further columns."""
 
     def describe(self, job: Job) -> Result:
-        """The best concepts or formulas of every unit of the target's layers.
-
-        Raises:
-            DissectError: see `masks.firing.dense` and `masks.concepts.concept_masks`.
-        """
-        parts = job.parts(self)
-        stages = Timers()
-        target, notes = self._seen(parts["target"])
-        with stages.stage("levels"):
-            fires = dense(target, target.layers, parts["probe"], job.store, job.settings,
-                          quantile=self.quantile, memory=self.memory)  # fmt: skip
-        warn_of_skipped(fires.left_out, len(fires.probe))
-        with stages.stage("concepts"):
-            masks: SegmentationLabels = parts["probe"].masks.of_categories(self.categories)
-            concepts = concept_masks(masks, fires.store).without(np.array(sorted(fires.skipped)))
-        null = concepts.shuffled(fires.images, SHUFFLED_BY) if job.null else None
-        described, shown = [], []
+        """Describe every unit of the target's layers by its best concepts or formulas."""
+        original, probe = job.require(self.name, self.needs)
+        timers = Timers()
+        target, notes = self._with_view(original)
+        with timers.stage("levels"):
+            active = dense(
+                target,
+                target.layers,
+                probe,
+                job.store,
+                job.settings,
+                quantile=self.quantile,
+                memory=self.memory,
+            )
+        log_skipped(active.left_out, len(active.probe))
+        with timers.stage("concepts"):
+            masks: SegmentationLabels = probe.masks.of_categories(self.categories)
+            concepts = concept_masks(masks, active.store).without(np.array(sorted(active.skipped)))
+        null = concepts.shuffled(active.images, SHUFFLED_BY) if job.null else None
+        names = [probe.images[i] for i in active.images]
+        descriptions, top_images = [], []
         for layer in target.layers:
-            described.append(self._layer(layer, fires, concepts, null, job, stages))
-            names = [parts["probe"].images[i] for i in fires.images]
-            shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
-        run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
+            descriptions.append(self._describe_layer(layer, active, concepts, null, job, timers))
+            max_activations = active.found[layer].peaks
+            top_images.append(top_images_of_layer(layer, max_activations, names, job.images))
+        vocabulary = _vocabulary(active, concepts)
+        run = self._manifest(target, active, concepts, vocabulary, job, notes)
         return Result(
-            pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run,
-            target=target, thresholds={name: own.levels for name, own in fires.found.items()},
-            vocabulary=_vocabulary(fires, concepts),
-        )  # fmt: skip
+            pd.concat(descriptions, ignore_index=True),
+            pd.concat(top_images, ignore_index=True),
+            run | {"seconds": timers.seconds},
+            target=target,
+            thresholds={name: thresholds.levels for name, thresholds in active.found.items()},
+            vocabulary=vocabulary,
+        )
 
-    def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
-        """The target with the preprocessing of `view`, and notes on it."""
+    def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
+        """Return the target with the preprocessing of `view`, and notes on it."""
         whole, notes = whole_view(target.preprocess)
         if self.view == "whole":
             return replace(target, preprocess=whole), notes
         return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
 
-    def _layer(
-        self, layer: str, fires: Dense, concepts: ConceptMasks, null: ConceptMasks | None,
-        job: Job, stages: Timers,
-    ) -> pd.DataFrame:  # fmt: skip
-        groups = fires.masks(layer)
+    def _describe_layer(
+        self,
+        layer: str,
+        active: Dense,
+        concepts: ConceptMasks,
+        null: ConceptMasks | None,
+        job: Job,
+        timers: Timers,
+    ) -> pd.DataFrame:
+        truth = job.truth.get(layer)
         parts = []
-        while True:
-            with stages.stage("masks"):  # a group is computed or read when it is asked for
-                units = next(groups, None)
-            if units is None:
-                break
-            with stages.stage("scoring"):
+        for units in _timed(active.masks(layer), timers, "masks"):
+            with timers.stage("scoring"):
                 counts = tally(units, concepts)
                 table = self.table(units, counts, concepts, job.top)
-                table["firing_images"] = units.images(fires.layout)
+                table["firing_images"] = units.images(active.layout)
                 if null is not None:
-                    table[NULL] = self._null(units, null)
-                right = job.truth.get(layer)
-                if right is not None:
-                    own = list(right)[units.first : units.first + len(units)]
-                    table["truth_rank"] = truth_ranks(counts, concepts, own)
+                    # A unit that shares no pixel with any concept scores 0.
+                    null_table = self.table(units, tally(units, null), null, 1)
+                    table[NULL] = null_table["similarity"].fillna(0.0)
+                numbers = np.arange(units.first, units.first + len(units))
+                if truth is not None:
+                    right = list(truth)[units.first : units.first + len(units)]
+                    table["truth_rank"] = truth_ranks(counts, concepts, right)
             table.insert(0, "layer", layer)
-            table.insert(1, "unit", np.arange(units.first, units.first + len(units)))
+            table.insert(1, "unit", numbers)
             parts.append(table)
-        found: pd.DataFrame = pd.concat(parts, ignore_index=True)
-        return self._flagged(found, fires, layer)
+        return self._with_flags(pd.concat(parts, ignore_index=True), active, layer)
 
-    def _null(self, units: UnitMasks, shuffled: ConceptMasks) -> pd.Series[float]:
-        """Each unit's best score with the masks of other images; 0 where it shares no pixel."""
-        return self.table(units, tally(units, shuffled), shuffled, 1)["similarity"].fillna(0.0)
-
-    def _flagged(self, table: pd.DataFrame, fires: Dense, layer: str) -> pd.DataFrame:
-        """With `flags`, the unit's threshold, and whether it is a detector."""
-        levels = fires.found[layer]
-        dead = levels.dead.numpy()
+    def _with_flags(self, table: pd.DataFrame, active: Dense, layer: str) -> pd.DataFrame:
+        """Add `flags`, the units' thresholds, and whether they are detectors."""
+        thresholds = active.found[layer]
+        dead = thresholds.dead.numpy()
         texts = [c for c in table if str(c).startswith("description")]
         scores = [c for c in table if str(c).startswith("similarity")]
         table.loc[dead, texts], table.loc[dead, [*scores, "margin"]] = "", np.nan
         if NULL in table:
             table.loc[dead, NULL] = np.nan
-        nowhere = (table["description"] == "").to_numpy()
+        no_overlap = (table["description"] == "").to_numpy()
         if "truth_rank" in table:
-            table.loc[nowhere, "truth_rank"] = np.nan  # no description, no rank
-        tied = (table["margin"] == 0).to_numpy()
-        flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: levels.saturated.numpy()}
-        table.insert(list(table).index("margin") + 1, COLUMN, flags_of(flags))
-        often = table["firing_images"] >= self.least_images
-        table["detector"] = (table["similarity"] > self.detector) & often
-        table["threshold"] = levels.levels.numpy()
+            table.loc[no_overlap, "truth_rank"] = np.nan  # no description, no rank
+        masks = {
+            DEAD: dead,
+            NOWHERE: no_overlap,
+            TIED: (table["margin"] == 0).to_numpy(),
+            SATURATED: thresholds.saturated.numpy(),
+        }
+        table.insert(list(table).index("margin") + 1, COLUMN, flags_of(masks))
+        in_enough_images = table["firing_images"] >= self.least_images
+        table["detector"] = (table["similarity"] > self.detector) & in_enough_images
+        table["threshold"] = thresholds.levels.numpy()
         return table
 
-    def _run(
-        self, target: Target, fires: Dense, concepts: ConceptMasks, job: Job,
+    def _manifest(
+        self,
+        target: Target,
+        active: Dense,
+        concepts: ConceptMasks,
+        vocabulary: Concepts,
+        job: Job,
         notes: tuple[str, ...],
-    ) -> dict[str, Any]:  # fmt: skip
-        probe, own = fires.probe, _vocabulary(fires, concepts)
-        return {
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "versions": versions(), "machine": machine(),
-            "git": git_state(Path(__file__).parents[2]),
-            "target": target.facts,
-            "probe": {"name": probe.name, "images": len(probe), "used": len(fires.images),
-                      "skipped": fires.left_out},
-            "concepts": {"name": own.name, "texts": len(own), "digest": own.digest,
-                         "masks": len(concepts.concepts), "categories": list(concepts.categories)},
-            "method": {"name": self.name, **asdict(self)},
-            "threshold_error": {layer: own.error for layer, own in fires.found.items()},
-            "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
-            "precision": job.settings.numeric,
-            "notes": [*target.notes, *probe.notes, *fires.notes, *notes],
-            "digests": {**fires.digests, "masks": probe.masks.digest() if probe.masks else None},
-            "computed": fires.computed,
-        }  # fmt: skip
+    ) -> dict[str, Any]:
+        probe = active.probe
+        return run_manifest(
+            target,
+            probe,
+            job.settings,
+            images_used=len(active.images),
+            skipped=active.left_out,
+            notes=[*target.notes, *probe.notes, *active.notes, *notes],
+            digests={**active.digests, "masks": probe.masks.digest() if probe.masks else None},
+            computed=active.computed,
+            concepts={
+                "name": vocabulary.name,
+                "texts": len(vocabulary),
+                "digest": vocabulary.digest,
+                "masks": len(concepts.concepts),
+                "categories": list(concepts.categories),
+            },
+            method={"name": self.name, **asdict(self)},
+            threshold_error={layer: levels.error for layer, levels in active.found.items()},
+            null={"shuffled_by": SHUFFLED_BY} if job.null else None,
+        )
 
 
-def _vocabulary(fires: Dense, concepts: ConceptMasks) -> Concepts:
-    """The texts of the masks; formulas are made of them."""
+def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[UnitMasks]:
+    """Count the time that the iterator takes: a group is computed or read when it is requested."""
+    while True:
+        with timers.stage(stage):
+            units = next(groups, None)
+        if units is None:
+            return
+        yield units
+
+
+def _vocabulary(active: Dense, concepts: ConceptMasks) -> Concepts:
+    """Return the texts of the masks, of which formulas are composed."""
     texts = tuple(dict.fromkeys(concept.text for concept in concepts.concepts))
-    return Concepts(f"masks of {fires.probe.name}", texts)
+    return Concepts(f"masks of {active.probe.name}", texts)
 
 
 def truth_ranks(counts: OverlapCounts, concepts: ConceptMasks, truth: list[str]) -> list[float]:
-    """Where the right text stands among the single concepts by IoU, from 1; NaN where it isn't.
-
-    Texts with equal IoU share the middle of their ranks.
-
-    Args:
-        counts: of the units.
-        concepts: the concepts; several with one text are one, with the best one's IoU.
-        truth: each unit's right text.
-
-    Raises:
-        DissectError: another number of texts than units.
-    """
+    """Return the rank of each unit's right text among the single concepts by IoU."""
     scores = concept_iou(counts, concepts)
     if len(truth) != len(scores):
         raise DissectError(f"there are {len(scores)} units, but {len(truth)} right labels")
@@ -220,12 +228,9 @@ def truth_ranks(counts: OverlapCounts, concepts: ConceptMasks, truth: list[str])
 def ranks_among(
     scores: Float[np.ndarray, "units concepts"], texts: Sequence[str], wanted: Sequence[str]
 ) -> list[float]:
-    """The rank of each unit's wanted text by score, from 1; NaN where there is no such text.
+    """Return the rank of each unit's wanted text by score, from 1; NaN if it isn't a concept.
 
-    Args:
-        scores: larger is better.
-        texts: of the concepts; those with one text count once, with their best score.
-        wanted: a text for each unit.
+    Ties get their mean rank; equal texts count once, with their best score.
     """
     names = np.array(texts, dtype=object)
     distinct = list(dict.fromkeys(texts))
@@ -235,23 +240,3 @@ def ranks_among(
         float(row[number[text]]) if text in number else float("nan")
         for row, text in zip(rankdata(-best, axis=1), wanted, strict=True)
     ]
-
-
-def ranked(
-    texts: list[list[str]], scores: list[list[float]], top: int
-) -> dict[str, list[str] | list[float]]:
-    """Columns `description, similarity, description_2, ..., margin` of each unit's best, in order.
-
-    Args:
-        texts, scores: of each unit, best first; there may be few or none.
-        top: descriptions a unit.
-    """
-    columns: dict[str, list[str] | list[float]] = {}
-    for rank in range(top):
-        ending = "" if rank == 0 else f"_{rank + 1}"
-        columns[f"description{ending}"] = [t[rank] if len(t) > rank else "" for t in texts]
-        columns[f"similarity{ending}"] = [
-            s[rank] if len(s) > rank else float("nan") for s in scores
-        ]
-    columns["margin"] = [s[0] - (s[1] if len(s) > 1 else 0.0) if s else np.nan for s in scores]
-    return columns

@@ -1,4 +1,4 @@
-"""Network Dissection: the concept whose pixels are those where a unit fires most."""
+"""Network Dissection: the concept whose pixels overlap most with a unit's active positions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from jaxtyping import Float
 from clipdissect.masks import ConceptMasks, OverlapCounts
 from clipdissect.masks.counts import concept_iou, fired_by_concept
 from clipdissect.masks.units import UnitMasks
-from clipdissect.method.masked import MaskMatchingMethod, ranked
+from clipdissect.method.masked import MaskMatchingMethod
+from clipdissect.results.describe import description_columns
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkDissection(MaskMatchingMethod):
     """The concept with the largest intersection over union, over all images of the probe.
 
-    A unit fires at the positions above its `quantile`; its map is interpolated bilinearly to the
-    mask's size (half-pixel centres) and compared with the threshold there. Intersection and union
-    are counted over the images that are annotated in the concept's category. A label of the whole
-    image is a mask of the whole image. A layer of vectors has one position an image, so that a unit
-    fires on whole images, as in the published label files of last layers. A label of two
-    categories counts in each on its own.
+    A unit is active at the positions above its `quantile`; its map is interpolated bilinearly to
+    the mask's size (half-pixel centres) and compared with the threshold there. Intersection and
+    union are counted over the images that are annotated in the concept's category. An image-level
+    label is a mask of the whole image. A layer of vectors has one position per image, so that a
+    unit is active on whole images, as in the published label files of last layers. A label of two
+    categories counts in each separately.
 
-    Beside our columns there are those of the published files: `category, label, score` and, of the
-    best concept of each category, `*-label, *-truth, *-activation, *-intersect, *-iou` (pixels;
+    Besides our columns there are those of the published files: `category, label, score` and, for
+    the best concept of each category, `*-label, *-truth, *-activation, *-intersect, *-iou` (pixels;
     `*-activation` in the images annotated in the category). Units count from 0, not 1.
 
     Args:
@@ -42,36 +43,37 @@ class NetworkDissection(MaskMatchingMethod):
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
-        """The best concepts of each unit."""
+        """Return the best concepts of each unit."""
         scores = concept_iou(counts, concepts)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : max(top, 2)]
         best = [[n for n in row.tolist() if scores[u, n] > 0] for u, row in enumerate(order)]
         texts = [[concepts.concepts[n].text for n in row] for row in best]
         values = [[float(scores[u, n]) for n in row] for u, row in enumerate(best)]
-        columns: dict[str, Any] = dict(ranked(texts, values, top))
+        columns: dict[str, Any] = description_columns(texts, values, top, missing_score=0.0)
         first = [concepts.concepts[row[0]] if row else None for row in best]
         columns["category"] = [c.category if c else "" for c in first]
         columns["label"] = [c.label if c else "" for c in first]
         columns["score"] = [row[0] if row else 0.0 for row in values]
-        table: pd.DataFrame = pd.DataFrame(columns | _by_category(scores, counts, concepts))
+        columns |= _by_category(scores, counts, concepts)
+        table: pd.DataFrame = pd.DataFrame(columns)
         return table
 
 
 def _by_category(
     scores: Float[np.ndarray, "units concepts"], counts: OverlapCounts, concepts: ConceptMasks
 ) -> dict[str, Any]:
-    """The published columns on each category's best concept; an empty label where its IoU is 0."""
-    fired = fired_by_concept(counts, concepts)
+    """Return the published columns of each category's best concept; no label if its IoU is 0."""
+    active = fired_by_concept(counts, concepts)
     units = np.arange(len(scores))
     columns: dict[str, Any] = {}
     for number, category in enumerate(concepts.categories):
-        own = np.flatnonzero(concepts.category == number)
-        best = own[scores[:, own].argmax(1)]
-        value = scores[units, best]
+        in_category = np.flatnonzero(concepts.category == number)
+        best = in_category[scores[:, in_category].argmax(1)]
+        iou = scores[units, best]
         labels = [concepts.concepts[n].label for n in best]
-        columns[f"{category}-label"] = np.where(value > 0, np.array(labels, dtype=object), "")
+        columns[f"{category}-label"] = np.where(iou > 0, np.array(labels, dtype=object), "")
         columns[f"{category}-truth"] = concepts.pixels[best]
-        columns[f"{category}-activation"] = fired[units, best]
+        columns[f"{category}-activation"] = active[units, best]
         columns[f"{category}-intersect"] = counts.shared[units, best]
-        columns[f"{category}-iou"] = value
+        columns[f"{category}-iou"] = iou
     return columns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import pandas as pd
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
 from clipdissect.results import flags
-from clipdissect.results.provenance import versions
+from clipdissect.results.provenance import environment
 from clipdissect.results.result import Result
 from clipdissect.utils import hashing
 
@@ -24,25 +23,25 @@ _SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
 
 @dataclass(frozen=True, kw_only=True)
 class Published(Method):
-    """Descriptions from a CSV file with one row a unit; needs no network and no image.
+    """Descriptions from a CSV file with one row per unit; needs no network and no images.
 
-    Columns that aren't named here are passed on as they are.
+    Other columns are copied as they are.
 
     Args:
         path: the file.
-        layers: layers to take, in this order; all where it is None.
-        layer_column: the column of layers; None where the file has none: then `layers` names the
-            one layer that it is of.
+        layers: layers to take, in this order; None for all.
+        layer_column: the column of layers; None if the file has none: then `layers` names its only
+            layer.
         unit_column: the column of unit numbers.
         description_column: the column of labels.
-        similarity_column: the column of the method's own score; None where there is none.
+        similarity_column: the column of the method's own score; None if there is none.
         first_unit: the number of the first unit in the file, 0 or 1; ours count from 0.
-        strip: endings to take off the labels, such as Network Dissection's `-s` and `-c`; of each
-            label the first that fits.
+        strip: suffixes to remove from the labels, such as Network Dissection's `-s` and `-c`; the
+            first that matches is removed.
         sort: rows by layer and unit; otherwise in the file's order.
 
     Raises:
-        DissectError: a value that isn't allowed.
+        DissectError: a value out of range.
     """
 
     path: str
@@ -57,48 +56,46 @@ class Published(Method):
     name: ClassVar[str] = "published"
 
     def __post_init__(self) -> None:
-        """Check what doesn't depend on the file."""
+        """Check the values' ranges."""
         if self.first_unit not in (0, 1):
             raise DissectError(f"method.first_unit is {self.first_unit}; it can be 0 or 1")
         if self.layer_column is None and len(self.layers or ()) != 1:
             raise DissectError(
-                "a file without a column of layers is of one layer: name it (method.layers=[fc])"
+                "a file without a column of layers has one layer: name it (method.layers=[fc])"
             )
 
     def describe(self, job: Job) -> Result:
-        """The file's rows in our columns.
-
-        Raises:
-            MissingResource: there is no such file.
-            DissectError: it isn't a table, lacks a column or layer, or a unit is wrong or repeated.
-        """
+        """Return the file's rows in our columns."""
         file = Path(self.path).expanduser()
-        table = self._columns(_read(file), file)
-        table = self._chosen(table, file)
+        table = self._select_layers(self._convert(_read(file), file), file)
         _check_units(table, file, self.first_unit)
         run = {
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "versions": versions(),
+            **environment(),
             "method": {"name": self.name, **asdict(self)},
             "digests": {"labels": hashing.hash_file(file)},
-            "notes": [], "seconds": {}, "computed": [],
-        }  # fmt: skip
-        none = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
-        return Result(table, none, run)
+            "notes": [],
+            "seconds": {},
+            "computed": [],
+        }
+        no_images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
+        return Result(table, no_images, run)
 
-    def _columns(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
-        """The four columns under our names and types, then the others."""
+    def _convert(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
+        """Return the four columns under our names and types, then the others."""
         names = {
-            "layer": self.layer_column, "unit": self.unit_column,
-            "description": self.description_column, "similarity": self.similarity_column,
-        }  # fmt: skip
-        for ours, theirs in names.items():
-            if theirs is not None and theirs not in table:
-                raise unknown(f"column (method.{ours}_column) of {file}", theirs, map(str, table))
+            "layer": self.layer_column,
+            "unit": self.unit_column,
+            "description": self.description_column,
+            "similarity": self.similarity_column,
+        }
+        for name, column in names.items():
+            if column is not None and column not in table:
+                raise unknown(f"column (method.{name}_column) of {file}", column, map(str, table))
         out = pd.DataFrame(index=table.index)
         out["layer"] = table[self.layer_column] if self.layer_column else (self.layers or [""])[0]
         out["unit"] = _whole(table[self.unit_column], file) - self.first_unit
-        out["description"] = [_without(t, self.strip or ()) for t in table[self.description_column]]
+        labels = table[self.description_column]
+        out["description"] = [_without_suffix(label, self.strip or ()) for label in labels]
         score = self.similarity_column
         out["similarity"] = np.nan if score is None else _numbers(table[score], file)
         rest = table[[c for c in table if c not in names.values() and c not in out]]
@@ -108,29 +105,28 @@ class Published(Method):
             joined[flags.COLUMN] = joined[flags.COLUMN].map(flags.read)
         return joined
 
-    def _chosen(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
-        """The wanted layers, sorted if asked."""
+    def _select_layers(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
+        """Return the rows of the wanted layers, sorted if asked."""
         present = list(dict.fromkeys(table["layer"]))
-        wanted = list(self.layers or present)
-        for layer in wanted:
+        parts = []
+        for layer in self.layers or present:
             if layer not in present:
                 raise unknown(f"layer (method.layers) of {file}", layer, present)
-        parts = [table[table["layer"] == layer] for layer in wanted]
-        if self.sort:
-            parts = [part.sort_values("unit", kind="stable") for part in parts]
-        chosen: pd.DataFrame = pd.concat(parts, ignore_index=True)
-        return chosen
+            rows = table[table["layer"] == layer]
+            parts.append(rows.sort_values("unit", kind="stable") if self.sort else rows)
+        selected: pd.DataFrame = pd.concat(parts, ignore_index=True)
+        return selected
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """A CSV file's cells as texts: "nan" and "null" are labels."""
+    """Read a CSV file's cells as texts: "nan" and "null" are labels."""
     if not file.is_file():
         raise MissingResource(
             "the file of labels", [str(file.absolute())], "set method.path to a CSV file"
         )
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, pd.errors.ParserError) as error:  # also what isn't UTF-8
+    except (ValueError, pd.errors.ParserError) as error:  # ValueError: also text that isn't UTF-8
         raise DissectError(f"{file} is not a CSV file in UTF-8: {error}") from error
     if not len(table):
         raise DissectError(f"{file} has no rows")
@@ -139,39 +135,38 @@ def _read(file: Path) -> pd.DataFrame:
 
 def _whole(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
     numbers = _numbers(column, file)
-    wrong = (numbers % 1 != 0).to_numpy().nonzero()[0]  # NaN is among them
-    if len(wrong):
-        raise DissectError(
-            f"{file}, row {wrong[0] + 1}: {column.name} is '{column.iloc[wrong[0]]}', not a unit's "
-            f"number"
-        )
+    _refuse(numbers % 1 != 0, column, file, "a unit's number")  # NaN is among them
     return numbers.astype(int)
 
 
 def _numbers(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
-    """Cells as floats; NaN where one is empty."""
+    """Convert cells to floats; empty ones to NaN."""
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    wrong = (numbers.isna() & ~column.str.lower().isin(["", "nan"])).to_numpy().nonzero()[0]
-    if len(wrong):
-        raise DissectError(
-            f"{file}, row {wrong[0] + 1}: {column.name} is '{column.iloc[wrong[0]]}', not a number"
-        )
+    _refuse(numbers.isna() & ~column.str.lower().isin(["", "nan"]), column, file, "a number")
     return numbers
 
 
-def _without(label: str, endings: Sequence[str]) -> str:
-    """The label without the first of the endings that it has."""
-    found = next((e for e in endings if e and label.endswith(e)), "")
-    return label.removesuffix(found)
+def _refuse(wrong: pd.Series[bool], column: pd.Series[Any], file: Path, expected: str) -> None:
+    rows = wrong.to_numpy().nonzero()[0]
+    if len(rows):
+        raise DissectError(
+            f"{file}, row {rows[0] + 1}: {column.name} is '{column.iloc[rows[0]]}', not {expected}"
+        )
+
+
+def _without_suffix(label: str, suffixes: Sequence[str]) -> str:
+    """Return the label without the first of the suffixes that it has."""
+    return label.removesuffix(next((s for s in suffixes if s and label.endswith(s)), ""))
 
 
 def _check_units(table: pd.DataFrame, file: Path, first: int) -> None:
-    least = int(table["unit"].min())
-    if least < 0:
+    smallest = int(table["unit"].min())
+    if smallest < 0:
         raise DissectError(
-            f"{file} has a unit {least + first}, but units count from {first} (method.first_unit)"
+            f"{file} has a unit {smallest + first}, but units count from {first} "
+            f"(method.first_unit)"
         )
-    twice = table[table.duplicated(["layer", "unit"])]
-    if len(twice):
-        layer, unit = twice.iloc[0][["layer", "unit"]]
+    repeated = table[table.duplicated(["layer", "unit"])]
+    if len(repeated):
+        layer, unit = repeated.iloc[0][["layer", "unit"]]
         raise DissectError(f"{file} has layer {layer}, unit {unit + first} more than once")

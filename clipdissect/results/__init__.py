@@ -1,1 +1,1 @@
-"""results."""
+"""Tables of descriptions, and the files and the manifest of a run."""

@@ -1,4 +1,4 @@
-"""Flags of units: names of what is special about a unit, any number of them each."""
+"""Flags: names of special conditions of a unit, such as `dead`."""
 
 from __future__ import annotations
 
@@ -21,37 +21,27 @@ NOWHERE = "no_overlap"
 Flags = tuple[str, ...]
 
 
-def flags_of(given: Mapping[str, Bool[np.ndarray, " units"]]) -> list[Flags]:
-    """The flags of every unit, in the given order; a dead unit has no other.
-
-    Args:
-        given: name of a flag to the units that have it.
-    """
-    names = list(given)
-    rows = np.stack([np.asarray(given[name], dtype=bool) for name in names], 1)
-    found = [tuple(name for name, own in zip(names, row, strict=True) if own) for row in rows]
-    return [(DEAD,) if DEAD in own else own for own in found]
+def flags_of(masks: Mapping[str, Bool[np.ndarray, " units"]]) -> list[Flags]:
+    """Return each unit's flags, given the units that have each flag; a dead unit has no other."""
+    rows = np.stack([np.asarray(mask, dtype=bool) for mask in masks.values()], 1)
+    flags = [tuple(name for name, is_set in zip(masks, row, strict=True) if is_set) for row in rows]
+    return [(DEAD,) if DEAD in names else names for names in flags]
 
 
 def has_flag(rows: pd.DataFrame, flag: str) -> Bool[np.ndarray, " units"]:
-    """Which units have a flag; none where the table has no flags.
-
-    Args:
-        rows: descriptions, as a method gives or a file holds them.
-        flag: such as `dead`.
-    """
+    """Return which rows of a table have a flag; none if the table has no flags."""
     if COLUMN not in rows:
         return np.zeros(len(rows), dtype=bool)
     return np.array([flag in read(cell) for cell in rows[COLUMN]], dtype=bool)
 
 
 def read(cell: Any) -> Flags:
-    """Flags from a cell of a table: a list, or the text of a CSV file."""
+    """Parse the flags in a cell: a sequence, or the text of a CSV file."""
     if isinstance(cell, str):
         return tuple(filter(None, cell.split(SEPARATOR)))
     return tuple(cell) if isinstance(cell, (tuple, list)) else ()
 
 
 def written(cell: Any) -> str:
-    """The text of a cell of flags, as CSV files and pages show it."""
+    """Format a cell of flags as in CSV files and reports."""
     return SEPARATOR.join(read(cell))

@@ -1,10 +1,11 @@
-"""What a result depends on: versions, digests, parameters, and the state of the code."""
+"""The run manifest: what a result depends on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,68 +22,131 @@ from clipdissect.probe import Probe
 from clipdissect.similarity import Similarity
 from clipdissect.targets import Target
 
-PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "sentence-transformers", "numpy",
-            "pandas", "pillow", "scipy", "numba")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "sentence-transformers",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scipy",
+    "numba",
+)
+REPOSITORY = Path(__file__).parents[2]
 
 
-def provenance(
-    target: Target, probe: Probe, concepts: Concepts, encoder: Encoder, similarity: Similarity,
-    settings: Settings, captured: CapturedFeatures,
-) -> dict[str, Any]:  # fmt: skip
-    """JSON-able facts on a run."""
+def environment() -> dict[str, Any]:
+    """Return date, package versions, machine and Git state: the head of every manifest."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": machine(),
-        "git": git_state(Path(__file__).parents[2]),
+        "git": git_state(REPOSITORY),
+    }
+
+
+def run_manifest(
+    target: Target,
+    probe: Probe,
+    settings: Settings,
+    *,
+    images_used: int,
+    skipped: Mapping[str, str],
+    notes: Iterable[str],
+    digests: Mapping[str, Any],
+    computed: Iterable[str],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Return the JSON-able manifest of a method that ran a target over a probe.
+
+    `facts` are further entries.
+    """
+    return {
+        **environment(),
         "target": target.facts,
-        "probe": {"name": probe.name, "images": len(probe), "used": len(captured.images),
-                  "skipped": captured.skipped},
-        "concepts": {"name": concepts.name, "texts": len(concepts),
-                     "dropped": {why: list(texts) for why, texts in concepts.dropped.items()}},
-        "encoder": encoder.name,
-        "similarity": {"name": similarity.name, **similarity.parameters},
-        "summary": {"kind": settings.summary.kind, "layout": settings.summary.layout},
-        "readings": {layer: {"rule": reading.describe(), **reading.facts}
-                     for layer, reading in captured.readings.items()},
+        "probe": {
+            "name": probe.name,
+            "images": len(probe),
+            "used": images_used,
+            "skipped": dict(skipped),
+        },
+        **facts,
         "precision": settings.numeric,
-        "notes": [*target.notes, *encoder.notes, *probe.notes, *captured.notes],
-        "digests": {**captured.digests, "concepts": concepts.digest},
-        "computed": list(captured.computed),
-    }  # fmt: skip
+        "notes": list(notes),
+        "digests": dict(digests),
+        "computed": list(computed),
+    }
+
+
+def provenance(
+    target: Target,
+    probe: Probe,
+    concepts: Concepts,
+    encoder: Encoder,
+    similarity: Similarity,
+    settings: Settings,
+    captured: CapturedFeatures,
+) -> dict[str, Any]:
+    """Return the manifest of CLIP-Dissect on captured features."""
+    return run_manifest(
+        target,
+        probe,
+        settings,
+        images_used=len(captured.images),
+        skipped=captured.skipped,
+        notes=[*target.notes, *encoder.notes, *probe.notes, *captured.notes],
+        digests={**captured.digests, "concepts": concepts.digest},
+        computed=captured.computed,
+        concepts={
+            "name": concepts.name,
+            "texts": len(concepts),
+            "dropped": {reason: list(texts) for reason, texts in concepts.dropped.items()},
+        },
+        encoder=encoder.name,
+        similarity={"name": similarity.name, **similarity.parameters},
+        summary={"kind": settings.summary.kind, "layout": settings.summary.layout},
+        readings={
+            layer: {"rule": reading.describe(), **reading.facts}
+            for layer, reading in captured.readings.items()
+        },
+    )
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the platform, this project and what its numbers come from."""
-    found = {"python": platform.python_version(), "platform": platform.platform(),
-             "clipdissect": __version__}  # fmt: skip
+    """Return the versions of Python, the platform, this project and its main dependencies."""
+    result = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "clipdissect": __version__,
+    }
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def machine() -> dict[str, Any]:
-    """Cores that this process may use, its threads of torch, and the GPUs' names."""
+    """Return the cores this process may use, torch's threads, and the GPUs' names."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    gpus = range(torch.cuda.device_count())
     return {
         "cores": len(usable) if usable else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(gpu) for gpu in gpus],
+        "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
     }
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Commit of the repository whose top is `root`, and whether code differs from it; or None.
+    """Return commit and dirty state of the repository whose top is `root`; None if it is not one.
 
-    Results that are tracked may differ: a run that writes them again is no change of the code.
+    Tracked results may differ: writing them again does not change the code.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
-        return None  # installed, perhaps inside somebody else's repository
+        return None  # installed, perhaps inside another repository
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -91,14 +155,9 @@ def git_state(root: Path) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -18,23 +18,20 @@ from clipdissect.targets import Target
 
 @dataclass(frozen=True)
 class Result:
-    """What a dissection found.
+    """Descriptions, top images and run manifest of a dissection.
 
     Args:
-        descriptions: one row a unit: `layer, unit, description, similarity`, the runners-up
+        descriptions: one row per unit: `layer, unit, description, similarity`, the runners-up
             (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
             names, see `clipdissect.results.flags`), `null_similarity` (the best score with shuffled
-            images); with the truth known, `truth_rank`: where the right concept stands among all
-            texts, from 1; ties share the middle of their ranks, and dead units have none.
+            images); with ground truth, `truth_rank`: the rank of the right concept among all
+            texts, from 1 (ties get their mean rank; NaN for dead units).
         top_images: `layer, unit, rank, image, activation`.
-        run: what the numbers depend on, and how long they took.
-        histograms: layer to the histograms of its units' activations, for reports; empty of
-            methods that see none.
-        target: the network as the method showed it the images, for reports; None: as it was given.
-        thresholds: layer to the activations above which its units fire, for reports; empty of
-            methods that have none.
-        vocabulary: what the descriptions were chosen from; None where they are free text, or come
-            from a file that doesn't say.
+        run: the run manifest, with seconds per stage.
+        histograms: histograms of activations per layer; empty for methods that compute none.
+        target: the network with the preprocessing that the method used; None: as given.
+        thresholds: activation thresholds per layer; empty for methods without thresholds.
+        vocabulary: the texts that descriptions were chosen from; None if free text or unknown.
     """
 
     descriptions: pd.DataFrame
@@ -46,5 +43,5 @@ class Result:
     vocabulary: Concepts | None = None
 
     def save(self, folder: str | Path) -> Path:
-        """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; returns the folder."""
+        """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; return the folder."""
         return write_result(Path(folder).expanduser(), self.descriptions, self.top_images, self.run)

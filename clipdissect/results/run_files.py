@@ -16,15 +16,18 @@ from clipdissect.utils.files import write_text
 
 # The fewest digits that tell any two float32 numbers apart.
 FLOAT = "%.9g"
-UNDEFINED = {"nan": "undefined (NaN): there is no value to compute it from, or it is 0 / 0",
-             "inf": "not finite: a division by 0, or an overflow",
-             "-inf": "not finite: a division by 0, or an overflow"}  # fmt: skip
+_INFINITE = "not finite: a division by 0, or an overflow"
+UNDEFINED = {
+    "nan": "undefined (NaN): there is no value to compute it from, or it is 0 / 0",
+    "inf": _INFINITE,
+    "-inf": _INFINITE,
+}
 
 
 def write_result(
     folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame, run: dict[str, Any]
 ) -> Path:
-    """Write the tables, then `run.json`, which marks the folder as complete; returns the folder."""
+    """Write the tables, then `run.json`, which marks the folder as complete; return the folder."""
     begin(folder)
     write_tables(folder, descriptions, top_images)
     write_json(folder / "run.json", run)
@@ -32,18 +35,18 @@ def write_result(
 
 
 def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
-    """Write `descriptions.csv` and `top_images.csv`, which a report can be made of already."""
+    """Write `descriptions.csv` and `top_images.csv`, which suffice for a report."""
     write_table(folder / "descriptions.csv", descriptions)
     write_table(folder / "top_images.csv", top_images)
 
 
 def begin(folder: Path) -> None:
-    """Take the mark of completeness from a folder that is about to be written again."""
+    """Delete `run.json`, which marks a folder as complete, before the folder is rewritten."""
     (folder / "run.json").unlink(missing_ok=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, UTF-8, floats with nine digits, flags in one cell, atomically."""
+    """Write a table atomically as UTF-8 CSV: floats with nine digits, flags in one cell."""
     if flags.COLUMN in table:
         table = table.assign(flags=table[flags.COLUMN].map(flags.written))
     text = table.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
@@ -51,7 +54,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON, atomically; an undefined number is null, with the reason: see `jsonable`."""
+    """Write JSON atomically; undefined numbers become null with a reason, see `jsonable`."""
     text = json.dumps(jsonable(values), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -61,13 +64,15 @@ def jsonable(values: Any, reasons: bool = True) -> Any:
 
     Args:
         values: nested mappings, sequences, texts and numbers.
-        reasons: give a key whose value is NaN or infinite, or a list with such numbers, a
-            `<key>_reason` beside it, unless it has one.
+        reasons: for a key whose value is, or is a list that contains, NaN or an infinity, add
+            `<key>_reason` unless it exists.
     """
     if isinstance(values, Mapping):
-        found = {key: jsonable(value, reasons) for key, value in values.items()}
-        whys = {f"{k}_reason": why for k, v in values.items() if reasons and (why := _undefined(v))}
-        return found | {key: found.get(key) or why for key, why in whys.items()}
+        result = {key: jsonable(value, reasons) for key, value in values.items()}
+        for key, value in values.items() if reasons else ():
+            if reason := _undefined(value):
+                result[f"{key}_reason"] = result.get(f"{key}_reason") or reason
+        return result
     if isinstance(values, np.ndarray | np.generic):
         return jsonable(values.tolist(), reasons)
     if isinstance(values, list | tuple):
@@ -76,7 +81,7 @@ def jsonable(values: Any, reasons: bool = True) -> Any:
 
 
 def _undefined(value: Any) -> str | None:
-    """Why a number, or one in a list of numbers, is undefined; None where it is defined."""
+    """Return why a number, or one in a list of numbers, is undefined; None if all are finite."""
     return next((UNDEFINED[repr(n)] for n in _numbers(value) if not math.isfinite(n)), None)
 
 
@@ -84,5 +89,5 @@ def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, float | np.floating):
         yield float(value)
     elif isinstance(value, list | tuple | np.ndarray):
-        for one in value:
-            yield from _numbers(one)
+        for item in value:
+            yield from _numbers(item)

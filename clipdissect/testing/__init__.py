@@ -1,9 +1,8 @@
-"""Networks whose units detect known concepts by construction, to try methods on.
+"""Networks whose units detect known concepts by construction, for testing methods.
 
-`planted_filters` has filters set by hand for the colours and shapes of `synthetic_broden`, and
-units for formulas of them. `planted_probes` puts linear probes for any concepts on a layer of any
-network. `LabelEncoder` stands in for an ideal image-text encoder. Nothing here is trained, and
-everything is the same each time.
+`planted_filters` has hand-set filters for the colours and shapes of `synthetic_broden`, and units
+for formulas of them. `planted_probes` puts linear probes for any concepts on a layer of any
+network. `LabelEncoder` is an ideal image-text encoder. Nothing is trained; all is deterministic.
 """
 
 from __future__ import annotations

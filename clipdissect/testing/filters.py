@@ -1,4 +1,4 @@
-"""Filters set by hand for the colours and shapes of `synthetic_broden`."""
+"""Hand-set filters for the colours and shapes of `synthetic_broden`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from clipdissect.probe.scenes.scene import RADII, TURNS
 from clipdissect.targets import Target
 from clipdissect.testing.synthetic_units import Planted
 
-REACH = 50.0  # grey levels from a colour at which its unit falls silent
-HALVED = 2  # shapes are looked for in maps of half the size
-SURE = 0.75  # how much more of a shape than of its surroundings must have one colour
-FAINT = 0.003  # share of an image that the smallest shape has
+RADIUS = 50.0  # RGB distance (0..255) from a colour at which its unit's activation reaches 0
+POOLING = 2  # shapes are matched in maps of half the size
+MIN_CONTRAST = 0.75  # by which a shape's colour share must exceed that of its surroundings
+MIN_AREA = 0.003  # share of an image that the smallest shape covers
 COLOURS, FIGURES = tuple(PALETTE), tuple(SHAPES)
 # Units of the layer `formulas`.
 EITHER = (("red", "blue"), ("green", "yellow"), ("black", "pink"))
@@ -25,11 +25,11 @@ BOTH = (("circle", "red"), ("square", "blue"), ("cross", "green"), ("ring", "ora
 
 
 class Filters(nn.Module):
-    """Units for colours, for shapes, and for a colour or another, a shape and a colour.
+    """Units for colours, for shapes, and for formulas of them.
 
-    `colours` is a 1x1 convolution on the channels and their squares: `1 - |x - c|^2 / reach^2`,
-    and nothing below 0. `shapes` compares each colour's map with templates of every shape, size and
-    turn that scenes have, inside against around, and paints what is found back with the template.
+    `colours` is a 1x1 convolution on the channels and their squares: `1 - |x - c|^2 / radius^2`,
+    clipped at 0. `shapes` matches each colour's map with templates of every shape, size and
+    rotation of the scenes, inside against surroundings, and paints the matches with the template.
 
     Args:
         size: of the square images, in pixels.
@@ -43,7 +43,7 @@ class Filters(nn.Module):
         self.colour = nn.Conv2d(6, len(COLOURS), 1)
         self.colours, self.shapes, self.formulas = (nn.Identity() for _ in range(3))
         _set_colours(self.colour)
-        inside, self.shape_of = _templates(size // HALVED)
+        inside, self.shape_of = _templates(size // POOLING)
         around = F.max_pool2d(inside, 3, 1, 1) - inside  # the pixels next to the shape
         around = F.max_pool2d(around, 3, 1, 1) * (1 - inside)
         weights = inside / _total(inside) - around / _total(around)
@@ -51,81 +51,80 @@ class Filters(nn.Module):
         self.register_buffer("inside", inside)
 
     def forward(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images units"]:
-        """The largest value of every unit, `[images, units]`; the layers have the maps."""
+        """Return each unit's maximum; the layers have the maps."""
         squares = torch.cat([images, images.square()], 1)
         colours = self.colours(self.colour(squares).relu())
-        coarse = F.avg_pool2d(colours, HALVED)
-        found = self._painted(coarse)
-        shapes = self.shapes(found.sum(1))
-        formulas = self.formulas(_formulas(coarse, found))
+        coarse = F.avg_pool2d(colours, POOLING)
+        painted = self._paint(coarse)
+        shapes = self.shapes(painted.sum(1))
+        formulas = self.formulas(_formulas(coarse, painted))
         return torch.cat([m.amax((2, 3)) for m in (colours, shapes, formulas)], 1)
 
-    def _painted(
+    def _paint(
         self, colours: Float[Tensor, "images colours h w"]
     ) -> Float[Tensor, "images colours shapes h w"]:
-        """Where each shape is in each colour."""
+        """Locate each shape in each colour."""
         count, channels, height, width = colours.shape
         flat = (1.3 * colours).clamp(max=1).reshape(-1, 1, height, width)
         margin = self.inside.shape[-1] // 2
         painted = flat.new_zeros(len(flat), len(FIGURES), height, width)
-        # Where a colour is hardly found, none of its shapes is.
-        for plane in (flat.mean((1, 2, 3)) > FAINT).nonzero()[:, 0]:
-            own = flat[plane : plane + 1]
-            scores = (F.conv2d(own, self.templates, padding=margin) - SURE).relu()
-            for figure, place in enumerate(self.shape_of):
-                found = scores[:, place]
-                if found.any():
+        # A colour that covers less than the smallest shape has no shapes.
+        for plane in (flat.mean((1, 2, 3)) > MIN_AREA).nonzero()[:, 0]:
+            image = flat[plane : plane + 1]
+            scores = (F.conv2d(image, self.templates, padding=margin) - MIN_CONTRAST).relu()
+            for figure, templates in enumerate(self.shape_of):
+                matches = scores[:, templates]
+                if matches.any():
                     painted[plane, figure] = F.conv_transpose2d(
-                        found, self.inside[place], padding=margin
+                        matches, self.inside[templates], padding=margin
                     )[0, 0]
-        # Only pixels of the colour belong to it: others lie before it.
+        # Only pixels of the colour belong to the shape: other pixels occlude it.
         return (painted * flat).reshape(count, channels, len(FIGURES), height, width)
 
 
 def planted_filters(size: int = 112) -> Planted:
-    """A network of `Filters` and its truth.
-
-    Args:
-        size: pixels of the square images that it sees.
-    """
+    """Build a network of `Filters` for square images of `size` pixels, and its ground truth."""
     from torchvision import transforms
 
     steps = [transforms.Resize((size, size)), transforms.ToTensor()]
     network = Filters(size).eval().requires_grad_(False)
     layers = ("colours", "shapes", "formulas")
     truth = {
-        "colours": tuple(f"{name}-c" for name in COLOURS), "shapes": FIGURES,
-        "formulas": (*(f"{a}-c OR {b}-c" for a, b in EITHER),
-                     *(f"{shape} AND {colour}-c" for shape, colour in BOTH)),
-    }  # fmt: skip
+        "colours": tuple(f"{name}-c" for name in COLOURS),
+        "shapes": FIGURES,
+        "formulas": (
+            *(f"{a}-c OR {b}-c" for a, b in EITHER),
+            *(f"{shape} AND {colour}-c" for shape, colour in BOTH),
+        ),
+    }
     return Planted(Target("planted_filters", network, transforms.Compose(steps), layers), truth)
 
 
 def _set_colours(convolution: nn.Conv2d) -> None:
-    """`1 - |x - c|^2 / reach^2` of channels in 0..1."""
+    """Set the weights to `1 - |x - c|^2 / radius^2`, for channels in 0..1."""
     centres = torch.tensor([PALETTE[name] for name in COLOURS], dtype=torch.float32) / 255
-    reach = (REACH / 255) ** 2
-    weights = torch.cat([2 * centres, -torch.ones_like(centres)], 1) / reach
-    bias = 1 - centres.square().sum(1) / reach
+    squared_radius = (RADIUS / 255) ** 2
+    weights = torch.cat([2 * centres, -torch.ones_like(centres)], 1) / squared_radius
+    bias = 1 - centres.square().sum(1) / squared_radius
     convolution.weight = nn.Parameter(weights[:, :, None, None])
     convolution.bias = nn.Parameter(bias)
 
 
 def _templates(size: int) -> tuple[Float[Tensor, "templates 1 h w"], list[slice]]:
-    """Masks of all shapes, sizes and turns, and each shape's place among them."""
+    """Return masks of all shapes, sizes and rotations, and each shape's slice of them."""
     side = 2 * (round(max(RADII) * size) + 2) + 1
-    found: list[np.ndarray] = []
-    places = []
+    masks: list[np.ndarray] = []
+    slices = []
     for shape in SHAPES.values():
-        own: dict[bytes, np.ndarray] = {}
+        distinct: dict[bytes, np.ndarray] = {}
         for radius in RADII:
             for turn in TURNS:
                 grid = points(side, side / 2, side / 2, radius * size, float(turn))
                 mask = shape(*grid)
-                own.setdefault(mask.tobytes(), mask)  # turned, many look the same
-        places.append(slice(len(found), len(found) + len(own)))
-        found += own.values()
-    return torch.from_numpy(np.stack(found)).float()[:, None], places
+                distinct.setdefault(mask.tobytes(), mask)  # symmetric shapes repeat
+        slices.append(slice(len(masks), len(masks) + len(distinct)))
+        masks += distinct.values()
+    return torch.from_numpy(np.stack(masks)).float()[:, None], slices
 
 
 def _total(masks: Float[Tensor, "templates 1 h w"]) -> Float[Tensor, "templates 1 1 1"]:

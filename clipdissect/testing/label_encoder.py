@@ -1,4 +1,4 @@
-"""An image-text encoder that knows the labels: what CLIP would be if it never erred."""
+"""An ideal image-text encoder, which reads the labels of the probe."""
 
 from __future__ import annotations
 
@@ -24,16 +24,12 @@ NOTE = (
 
 
 class LabelEncoder:
-    """Images as the square roots of the shares that concepts have of them; texts as concepts.
+    """Embed images as the square roots of the concepts' area shares, texts as one-hot vectors.
 
-    An image is recognised by its pixels, so images of another probe are refused. A text that is no
-    concept points away from all images.
+    Images are recognised by their pixels; those of other probes raise an error. A text that isn't
+    a concept is orthogonal to all images.
 
-    Args:
-        probe: densely labelled, its images all of one size.
-
-    Raises:
-        DissectError: a probe without masks.
+    The probe must be densely labelled, with images of one size.
     """
 
     name = "labels"
@@ -46,7 +42,7 @@ class LabelEncoder:
 
     @property
     def preprocess(self) -> Transform:
-        """The pixels as they are, in 0..1."""
+        """Scale pixels to 0..1."""
         from torchvision import transforms
 
         composed: Transform = transforms.ToTensor()
@@ -54,33 +50,29 @@ class LabelEncoder:
 
     @cached_property
     def image_digest(self) -> str:
-        """Changes with the labels."""
+        """Hash of the labels."""
         return hashing.hash_values("labels 1", self.masks.digest())
 
     @cached_property
     def text_digest(self) -> str:
-        """Changes with the list of concepts."""
+        """Hash of the list of concepts."""
         return hashing.hash_values("labels 1", self.masks.texts)
 
     def embed_images(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images d"]:
-        """Unit-length embeddings.
-
-        Raises:
-            DissectError: an image that isn't the probe's.
-        """
-        found = []
+        """Return unit-length embeddings; raise DissectError for an image of another probe."""
+        embeddings = []
         for image in (images * 255).round().byte().cpu():
             number = self._numbers.get(_fingerprint(image))
             if number is None:
                 raise DissectError(f"the encoder knows the images of {self.probe.name} alone")
-            found.append(self._shares(number))
-        return F.normalize(torch.stack(found), dim=-1).to(images.device)
+            embeddings.append(self._shares(number))
+        return F.normalize(torch.stack(embeddings), dim=-1).to(images.device)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        """One-hot vectors."""
+        """Return one-hot vectors; unknown texts share the last dimension."""
         known = {text: i for i, text in enumerate(self.masks.texts)}
-        places = torch.tensor([known.get(text, len(known)) for text in texts])
-        return F.one_hot(places, len(known) + 1).float().to(device)
+        indices = torch.tensor([known.get(text, len(known)) for text in texts])
+        return F.one_hot(indices, len(known) + 1).float().to(device)
 
     @cached_property
     def _numbers(self) -> dict[bytes, int]:

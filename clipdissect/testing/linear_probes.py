@@ -1,4 +1,4 @@
-"""Linear probes for known concepts, planted on a layer of any network."""
+"""Linear probes for known concepts on a layer of any network."""
 
 from __future__ import annotations
 
@@ -25,19 +25,15 @@ LAYER = "probes"
 
 
 class Probed(nn.Module):
-    """A network with probes on the maps of one of its layers.
-
-    Args:
-        network: the network; images to anything.
-        layer: its layer, which returns `[images, units, h, w]`.
-        weights: of the probes.
-        bias: of the probes.
-    """
+    """A network with probes on the maps `[images, units, h, w]` of one of its layers."""
 
     def __init__(
-        self, network: nn.Module, layer: str, weights: Float[Tensor, "probes units"],
+        self,
+        network: nn.Module,
+        layer: str,
+        weights: Float[Tensor, "probes units"],
         bias: Float[Tensor, " probes"],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network, self.layer = network, layer
         self.probes = nn.Conv2d(weights.shape[1], weights.shape[0], 1)
@@ -45,40 +41,41 @@ class Probed(nn.Module):
         self.probes.bias = nn.Parameter(bias.clone())
 
     def forward(self, images: Tensor) -> Float[Tensor, "images probes"]:
-        """The largest value of every probe; the layer `probes` has the maps."""
-        seen: list[Tensor] = []
+        """Return each probe's maximum; the layer `probes` has the maps."""
+        outputs: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen.append(output)
+        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            outputs.append(output)
 
-        handle = find_layers(self.network, [self.layer])[self.layer].register_forward_hook(keep)
+        handle = find_layers(self.network, [self.layer])[self.layer].register_forward_hook(record)
         try:
             self.network(images)
         finally:
             handle.remove()
-        maps: Float[Tensor, "images probes h w"] = self.probes(seen[0])
+        maps: Float[Tensor, "images probes h w"] = self.probes(outputs[0])
         return maps.amax((2, 3))
 
 
 def planted_probes(
-    target: Target, layer: str, probe: Probe, texts: Sequence[str], settings: Settings,
+    target: Target,
+    layer: str,
+    probe: Probe,
+    texts: Sequence[str],
+    settings: Settings,
     ridge: float = 1e-3,
-) -> Planted:  # fmt: skip
-    """A network with a unit for each concept: the linear map of a layer's units that is closest.
+) -> Planted:
+    """Build a network with a unit per concept: a linear probe on a layer's units.
 
-    Ridge regression of a concept's share of each cell of the map on the standardised units, in
-    closed form. A probe is as good as the layer is for it: what it can't tell, its unit won't show.
+    Ridge regression, in closed form, of a concept's area share in each cell of the map on the
+    standardised units. A probe is as good as the layer represents its concept.
 
     Args:
         target: the network.
         layer: its layer, with maps.
-        probe: densely labelled images; others than those the methods will be tried on.
-        texts: the concepts in words.
+        probe: densely labelled images, held out from those the methods are tested on.
+        texts: the concepts.
         settings: how to run the network.
         ridge: weight of the penalty, per position.
-
-    Raises:
-        DissectError: a probe without masks, or a text that is no concept of it.
     """
     masks = probe.masks
     if masks is None:
@@ -86,38 +83,39 @@ def planted_probes(
     missing = [text for text in texts if text not in masks.texts]
     if missing:
         raise DissectError(f"probe {probe.name} has no concept {', '.join(missing)}")
-    seen = replace(target, preprocess=whole_view(target.preprocess)[0], layers=())
+    viewed = replace(target, preprocess=whole_view(target.preprocess)[0], layers=())
     moments = _Moments()
-    for maps in activation_maps(seen, [layer], probe, settings):
+    for maps in activation_maps(viewed, [layer], probe, settings):
         if maps.layers:
             values = maps.layers[layer].cpu()
             size = (values.shape[2], values.shape[3])
             shares = [_shares(masks, int(i), texts, size) for i in maps.images]
             moments.add(values.permute(0, 2, 3, 1).flatten(0, 2), torch.cat(shares))
-    weights, bias = moments.solved(ridge)
+    weights, bias = moments.solve(ridge)
     network = Probed(target.model, layer, weights, bias).eval().requires_grad_(False)
     name = f"planted_probes({target.name}.{layer})"
-    planted = replace(target, name=name, model=network, layers=(LAYER,), class_layer=None,
-                      class_names=(), preprocess=seen.preprocess)  # fmt: skip
+    planted = replace(
+        viewed, name=name, model=network, layers=(LAYER,), class_layer=None, class_names=()
+    )
     return Planted(planted, {LAYER: tuple(texts)})
 
 
 def _shares(
     masks: SegmentationLabels, image: int, texts: Sequence[str], size: tuple[int, int]
 ) -> Float[Tensor, "positions probes"]:
-    """How much of each cell shows each concept."""
+    """Return each concept's area share in each cell."""
     annotation = masks.read(image)
     shown = torch.zeros(len(texts), *annotation.size, dtype=torch.float32)
     for number, mask in annotation.concepts().items():
         text = masks.concepts[number].text
         if text in texts:
-            place = texts.index(text)
-            shown[place] = torch.maximum(shown[place], torch.from_numpy(mask).float())
+            index = texts.index(text)
+            shown[index] = torch.maximum(shown[index], torch.from_numpy(mask).float())
     return F.adaptive_avg_pool2d(shown, size).flatten(1).T
 
 
 class _Moments:
-    """Sums of products, from which a regression follows."""
+    """Running first and second moments of a regression."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -125,13 +123,11 @@ class _Moments:
 
     def add(self, x: Float[Tensor, "n units"], y: Float[Tensor, "n probes"]) -> None:
         x, y = x.double(), y.double()
-        found = [x.sum(0), y.sum(0), x.T @ x, x.T @ y]
-        self.sums = [a + b for a, b in zip(self.sums, found, strict=True)] if self.sums else found
+        sums = [x.sum(0), y.sum(0), x.T @ x, x.T @ y]
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)] if self.sums else sums
         self.count += len(x)
 
-    def solved(
-        self, ridge: float
-    ) -> tuple[Float[Tensor, "probes units"], Float[Tensor, " probes"]]:
+    def solve(self, ridge: float) -> tuple[Float[Tensor, "probes units"], Float[Tensor, " probes"]]:
         x, y, xx, xy = (total / self.count for total in self.sums)
         spread = (xx.diagonal() - x.square()).clamp(min=1e-12).sqrt()
         covariance = (xx - x.outer(x)) / spread.outer(spread)

@@ -1,4 +1,4 @@
-"""A network with planted units, and what they detect."""
+"""A network whose units detect known concepts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from clipdissect.targets import Target
 
 @dataclass(frozen=True)
 class Planted:
-    """A target and the truth on its units.
+    """A target and the ground truth of its units.
 
     Args:
         target: its `layers` are the planted ones.
-        truth: layer to its units' concepts in words, as `annotations.Concept.text` has them; units
-            of formulas have these in words, as `masks.formulas.Formula.text` has them.
+        truth: layer to each unit's concept, written as `Concept.text` or, for formulas, as
+            `masks.formulas.Formula.text`.
     """
 
     target: Target

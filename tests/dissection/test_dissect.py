@@ -35,10 +35,16 @@ def images(tmp_path: Path) -> Path:
 
 def dissect(probe: object, **changes: object) -> clipdissect.Result:
     arguments = {
-        "model": ColourNet(), "layers": ["head"], "probe": probe, "concepts": list(COLOURS),
-        "preprocess": preprocess(), "encoder": ColourEncoder(), "settings": SETTINGS,
-        "similarity": similarity.build("soft_wpmi", top_k=4), **changes,
-    }  # fmt: skip
+        "model": ColourNet(),
+        "layers": ["head"],
+        "probe": probe,
+        "concepts": list(COLOURS),
+        "preprocess": preprocess(),
+        "encoder": ColourEncoder(),
+        "settings": SETTINGS,
+        "similarity": similarity.build("soft_wpmi", top_k=4),
+        **changes,
+    }
     return clipdissect.dissect(**arguments)  # type: ignore[arg-type]
 
 
@@ -91,8 +97,10 @@ def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
     (images / "bad.png").write_bytes(b"x")
     folder = dissect(images).save(tmp_path / "run")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "descriptions.csv", "run.json", "top_images.csv",
-    ]  # fmt: skip
+        "descriptions.csv",
+        "run.json",
+        "top_images.csv",
+    ]
     read = pd.read_csv(folder / "descriptions.csv", keep_default_na=False)
     assert len(read) == 4
     assert (folder / "descriptions.csv").read_text().startswith("layer,unit,description,similarity")

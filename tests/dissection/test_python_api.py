@@ -26,10 +26,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dissect(folder: Path, **changes: Any) -> clipdissect.Result:
     given: dict[str, Any] = {
-        "model": ColourNet(), "layers": ["conv"], "probe": folder, "concepts": ["red", "blue"],
-        "preprocess": preprocess(), "encoder": ColourEncoder(), "store": None,
+        "model": ColourNet(),
+        "layers": ["conv"],
+        "probe": folder,
+        "concepts": ["red", "blue"],
+        "preprocess": preprocess(),
+        "encoder": ColourEncoder(),
+        "store": None,
         "similarity": {"name": "soft_wpmi", "top_k": 5},
-    }  # fmt: skip
+    }
     return clipdissect.dissect(**{**given, **changes})
 
 
@@ -114,7 +119,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(registry, "call", lambda kind, known, name, given: built.append(name))
+    monkeypatch.setattr(registry, "build", lambda kind, known, name, given: built.append(name))
     monkeypatch.setattr(concepts, "_reported", lambda built: built)
     for name in concepts.OPTIONS:
         concepts.resolve(name)

@@ -26,20 +26,32 @@ def units(n: int = 60, seed: int = 0) -> Units:
     cosines = draw.random(n)
     cosines[5] = np.nan
     scores = np.round(draw.random(n) + right / 3, 1)  # with ties
-    return Units(pd.DataFrame({
-        "layer": "fc", "unit": range(n), "truth": [f"class {i}" for i in range(n)],
-        "similarity": scores, "right": right, "top5": (rank <= 5).astype(float), "rank": rank,
-        "plane_cos": cosines,
-    }), {})  # fmt: skip
+    return Units(
+        pd.DataFrame(
+            {
+                "layer": "fc",
+                "unit": range(n),
+                "truth": [f"class {i}" for i in range(n)],
+                "similarity": scores,
+                "right": right,
+                "top5": (rank <= 5).astype(float),
+                "rank": rank,
+                "plane_cos": cosines,
+            }
+        ),
+        {},
+    )
 
 
 def slow_auc(scores: np.ndarray, right: np.ndarray) -> float:
     """Over all pairs of a right and a wrong unit."""
     wins = [
         1.0 if a > b else 0.5 if a == b else 0.0
-        for a, is_a in zip(scores, right, strict=True) if is_a == 1 and a == a
-        for b, is_b in zip(scores, right, strict=True) if is_b == 0 and b == b
-    ]  # fmt: skip
+        for a, is_a in zip(scores, right, strict=True)
+        if is_a == 1 and a == a
+        for b, is_b in zip(scores, right, strict=True)
+        if is_b == 0 and b == b
+    ]
     return sum(wins) / len(wins) if wins else float("nan")
 
 

@@ -43,16 +43,26 @@ SENTENCES = Sentences()
 def table(descriptions: list[str]) -> pd.DataFrame:
     flags = ["" if d else "dead" for d in descriptions]
     scores = [1.0 if d else float("nan") for d in descriptions]
-    return pd.DataFrame({
-        "layer": "fc", "unit": range(len(flags)), "description": descriptions,
-        "similarity": scores, "margin": scores, "flags": flags,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "layer": "fc",
+            "unit": range(len(flags)),
+            "description": descriptions,
+            "similarity": scores,
+            "margin": scores,
+            "flags": flags,
+        }
+    )
 
 
 def measure(descriptions: list[str], texts: list[str], sentences: object = SENTENCES) -> dict:  # type: ignore[type-arg]
     return evaluation.metrics(
-        table(descriptions), TARGET, concepts.resolve(texts), sentences, None  # type: ignore[arg-type]
-    )  # fmt: skip
+        table(descriptions),
+        TARGET,
+        concepts.resolve(texts),
+        sentences,
+        None,  # type: ignore[arg-type]
+    )
 
 
 def test_accuracy_and_cosine_by_hand() -> None:
@@ -85,8 +95,9 @@ def judged(descriptions: list[str], texts: list[str] | None, **columns: Any) -> 
 
 def test_final_layer_by_hand() -> None:
     texts = ["cat", "dog", "pet", "wolf"]
-    found = judged(["cat", "wolf", "wolf"], texts, similarity=[3.0, 2.0, 1.0],
-                   truth_rank=[1.0, 3.0, 1.0])  # fmt: skip
+    found = judged(
+        ["cat", "wolf", "wolf"], texts, similarity=[3.0, 2.0, 1.0], truth_rank=[1.0, 3.0, 1.0]
+    )
     final = found.metrics["final_layer"]
     assert final["top1"] == pytest.approx(2 / 3)
     assert final["top1_right"] == 2
@@ -98,9 +109,18 @@ def test_final_layer_by_hand() -> None:
     # Right labels score 3 and 1, the wrong one 2: one of two pairs in order.
     assert final["auc"] == 0.5
     assert (final["classes_in_concepts"], final["concepts"], final["described"]) == (3, 4, 3)
-    assert list(found.units.table) == ["layer", "unit", "truth", "description", "similarity",
-                                       "right", "rank", "top5", "right_any_synonym",
-                                       "plane_cos"]  # fmt: skip
+    assert list(found.units.table) == [
+        "layer",
+        "unit",
+        "truth",
+        "description",
+        "similarity",
+        "right",
+        "rank",
+        "top5",
+        "right_any_synonym",
+        "plane_cos",
+    ]
     assert final["ranked"] == 3
     interval = found.metrics["intervals"]["plane_cos"]
     assert 0.8 - 1e-6 <= interval["low"] <= 2.8 / 3 <= interval["high"] <= 1.0 + 1e-6
@@ -120,16 +140,24 @@ def test_controls_by_hand() -> None:
     assert constant["auc"] is None
     assert "no score" in constant["auc_reason"]
     assert set(found.metrics["differences"]["best_constant"]) == {
-        "plane_cos", "top1", "top5", "top1_any_synonym",
-    }  # fmt: skip
+        "plane_cos",
+        "top1",
+        "top5",
+        "top1_any_synonym",
+    }
 
 
 def test_random_labels_are_right_as_often_as_chance_has_it() -> None:
     names = tuple(f"class {i}" for i in range(4000))
-    rows = pd.DataFrame({
-        "layer": "fc", "unit": range(4000), "description": names, "similarity": 1.0,
-        "truth_rank": 1.0,
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "layer": "fc",
+            "unit": range(4000),
+            "description": names,
+            "similarity": 1.0,
+            "truth_rank": 1.0,
+        }
+    )
     truth = ClassLabels("many", names)
     found = evaluate(rows, truth, names[:8], {}, None, Resampling(100, seed=1))
     chance = found.metrics["controls"]["random"]
@@ -183,18 +211,32 @@ def test_units_without_a_description_have_no_rank() -> None:
     assert (found["mean_rank"], found["median_rank"], found["ranked"]) == (4.0, 2.0, 3)
 
 
-CLASSES = ("streetcar, tram, tramcar, trolley, trolley car", "crane, bird", "crane, machine",
-           "harmonica, mouth organ, harp, mouth harp", "Washington, D.C.")  # fmt: skip
+CLASSES = (
+    "streetcar, tram, tramcar, trolley, trolley car",
+    "crane, bird",
+    "crane, machine",
+    "harmonica, mouth organ, harp, mouth harp",
+    "Washington, D.C.",
+)
 
 
 @pytest.mark.parametrize(
     ("label", "right"),
     [
-        ("trolley", 0), ("Trolley Car", 0), (CLASSES[0], 0), ("bird", None), ("machine", None),
-        ("crane, bird", 1), ("harp", None), ("mouth harp", 3), ("Washington", None),
-        ("washington, d.c.", 4), ("", None), ("trolley, tram", None),
+        ("trolley", 0),
+        ("Trolley Car", 0),
+        (CLASSES[0], 0),
+        ("bird", None),
+        ("machine", None),
+        ("crane, bird", 1),
+        ("harp", None),
+        ("mouth harp", 3),
+        ("Washington", None),
+        ("washington, d.c.", 4),
+        ("", None),
+        ("trolley, tram", None),
     ],
-)  # fmt: skip
+)
 def test_any_synonym(label: str, right: int | None) -> None:
     rows = table([label] * 5).assign(**{f"description_{n}": "x" for n in range(2, 6)})
     units = unit_table(rows, CLASSES, None, {}).table
@@ -287,10 +329,12 @@ PLACES = ("abbey", "apartment_building/outdoor", "beach", "attic")
 
 
 def test_places_by_hand() -> None:
-    rows = pd.DataFrame({
-        "description": ["abbey-s", "apartment_building-outdoor-s", "coast-s", "attic"],
-        **{f"description_{n}": ["x", "x", "Beach", "attic"] for n in range(2, 6)},
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "description": ["abbey-s", "apartment_building-outdoor-s", "coast-s", "attic"],
+            **{f"description_{n}": ["x", "x", "Beach", "attic"] for n in range(2, 6)},
+        }
+    )
     here = places365(rows, PLACES, ["abbey-s", "apartment_building-outdoor-s", "beach-s"], HOW)
     assert "note" not in here
     # Of three scenes; attic isn't one. `Beach` differs by its capital where names are as released.

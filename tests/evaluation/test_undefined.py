@@ -33,9 +33,14 @@ NAN, INF = math.nan, math.inf
 # As a runner might hand it on: of Python, of NumPy, in lists and in lists of mappings.
 METRICS = {
     "a": {"value": NAN, "low": -INF, "count": np.int64(3)},
-    "half": np.float32(0.5), "cos": np.float64(NAN), "known": NAN, "known_reason": "no word",
-    "each": [1.0, NAN], "rows": [{"exponent": INF}, {"exponent": 2.0}], "array": np.array([1.5]),
-}  # fmt: skip
+    "half": np.float32(0.5),
+    "cos": np.float64(NAN),
+    "known": NAN,
+    "known_reason": "no word",
+    "each": [1.0, NAN],
+    "rows": [{"exponent": INF}, {"exponent": 2.0}],
+    "array": np.array([1.5]),
+}
 
 
 def strict(path: Path) -> Any:
@@ -119,8 +124,9 @@ def test_trackers_leave_undefined_numbers_out(tmp_path: Path) -> None:
 
 def test_report_data_have_nulls(tmp_path: Path) -> None:
     assert json.loads(compact({"a": [NAN, 1.0], "b": {"c": INF}})) == {
-        "a": [None, 1.0], "b": {"c": None},
-    }  # fmt: skip
+        "a": [None, 1.0],
+        "b": {"c": None},
+    }
     Material({"notes": []}, {}, {"fc": {"low": [NAN, 1.0]}}).write(tmp_path)
     assert read_material(tmp_path).layers["fc"]["low"] == [None, 1.0]
 
@@ -129,8 +135,15 @@ def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
     rounds = made_rounds()
     rounds.loc[rounds["method"] == "clip_dissect", "stage_similarity"] = 0.0
     rounds["images"] = rounds["images"].where(rounds["method"] == "plain")  # a file of labels
-    lone = pd.DataFrame({"axis": "pass", "images": 24, "seconds": [1.0, 2.0],
-                         "side": ["clip_dissect", "plain"], "repeat": 0})  # fmt: skip
+    lone = pd.DataFrame(
+        {
+            "axis": "pass",
+            "images": 24,
+            "seconds": [1.0, 2.0],
+            "side": ["clip_dissect", "plain"],
+            "repeat": 0,
+        }
+    )
     pieces = pd.concat([made_pieces(1.0, 10.0), lone], ignore_index=True)
     found = runtime_report.metrics(rounds, pieces, facts(), NAN)
     (ours, _) = (one for one in found["exponents"] if one["axis"] == "pass")
@@ -149,10 +162,23 @@ def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
 
 
 def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
-    row = {"concepts": "c", "setting": "default", "similarity": "wpmi", "probe": "p", "images": 3,
-           "parameters": "", "units": 2, "metric": "top1", "value": 0.5, "low": None, "high": None,
-           "best": "wpmi", "minus_best": 0.0, "minus_best_low": None,
-           "minus_best_high": None}  # fmt: skip
+    row = {
+        "concepts": "c",
+        "setting": "default",
+        "similarity": "wpmi",
+        "probe": "p",
+        "images": 3,
+        "parameters": "",
+        "units": 2,
+        "metric": "top1",
+        "value": 0.5,
+        "low": None,
+        "high": None,
+        "best": "wpmi",
+        "minus_best": 0.0,
+        "minus_best_low": None,
+        "minus_best_high": None,
+    }
     table = comparing.framed([row])
     text = comparison_report.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
@@ -182,5 +208,10 @@ def test_short_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_short_stages_are_printed() -> None:
     assert [runtime_report._number(v) for v in (0.0, 0.0063, 0.5, 12.34, 123.4, None)] == [
-        "0", "0.0063", "0.50", "12.3", "123", "",
-    ]  # fmt: skip
+        "0",
+        "0.0063",
+        "0.50",
+        "12.3",
+        "123",
+        "",
+    ]

@@ -350,9 +350,9 @@ class TestView:
     def test_the_targets_own_view_is_noted(self, root: Path) -> None:
         own = Target("crop", nn.Conv2d(3, 2, 1), image_transform(4), ("",))
         how = method.build("network_dissection", view="target")
-        assert how._seen(own) == (own, (view.CROPPED,))
+        assert how._with_view(own) == (own, (view.CROPPED,))
         how = method.build("network_dissection")
-        seen, notes = how._seen(own)
+        seen, notes = how._with_view(own)
         assert notes == () and seen.preprocess is not own.preprocess
 
 

@@ -30,13 +30,21 @@ START, END = 2, 1
 def write_captioner(folder: Path) -> Path:
     """A vision encoder and a text decoder with random weights."""
     torch.manual_seed(1)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-            "num_attention_heads": 2}  # fmt: skip
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     encoder = transformers.ViTConfig(**size, image_size=8, patch_size=4)
     decoder = transformers.BertConfig(
-        **size, vocab_size=len(WORDS), is_decoder=True, add_cross_attention=True,
-        max_position_embeddings=32, initializer_range=0.8,
-    )  # fmt: skip
+        **size,
+        vocab_size=len(WORDS),
+        is_decoder=True,
+        add_cross_attention=True,
+        max_position_embeddings=32,
+        initializer_range=0.8,
+    )
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     model = transformers.VisionEncoderDecoderModel(config)
     for about in (model.config, model.generation_config):
@@ -91,8 +99,9 @@ def test_log_probabilities_are_those_of_single_tokens(folder: Path) -> None:
     images = [Image.new("RGB", (9, 9), c) for c in ("red", "navy")]
     found = model.log_probs(texts, images)
     slow = [[slow_log_prob(folder, text, image) for text in texts] for image in images]
-    torch.testing.assert_close(found.double(), torch.tensor(slow, dtype=torch.float64),
-                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        found.double(), torch.tensor(slow, dtype=torch.float64), atol=1e-4, rtol=1e-4
+    )
     total = sum(math.exp(x) for x in model.log_probs(WORDS[3:], images[:1])[0].tolist())
     assert 0 < total < 1
 
@@ -118,8 +127,13 @@ def test_captions_are_those_of_the_library(folder: Path) -> None:
 def test_descriptions_against_a_slow_computation(folder: Path, job: Job) -> None:
     from clipdissect.method.captioning import load
 
-    settings: dict[str, Any] = {"lam": 0.5, "candidates": 2, "beams": 3, "max_tokens": 4,
-                                "prior_images": 4}  # fmt: skip
+    settings: dict[str, Any] = {
+        "lam": 0.5,
+        "candidates": 2,
+        "beams": 3,
+        "max_tokens": 4,
+        "prior_images": 4,
+    }
     result = method.build("captioner", model=str(folder), **settings).describe(job)
     table = result.descriptions
     assert list(table["unit"]) == [0, 1, 2, 3]
@@ -164,11 +178,17 @@ class WithProbabilities(Scripted):
     """Everything is a picture, with probability 1/2; the right colour has 1/4."""
 
     def log_probs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> Tensor:
-        return torch.tensor([
-            [math.log(0.5 if text == "picture" else 0.25 if text in self._of(image) else 0.01)
-             for text in texts]
-            for image in images
-        ])  # fmt: skip
+        return torch.tensor(
+            [
+                [
+                    math.log(
+                        0.5 if text == "picture" else 0.25 if text in self._of(image) else 0.01
+                    )
+                    for text in texts
+                ]
+                for image in images
+            ]
+        )
 
 
 def test_an_object_with_one_method_is_judged_by_votes(job: Job) -> None:
@@ -182,8 +202,10 @@ def test_an_object_with_one_method_is_judged_by_votes(job: Job) -> None:
 def test_reranking_takes_the_specific_text(job: Job) -> None:
     describe = lambda lam: (  # noqa: E731
         method.build("captioner", model=WithProbabilities(), lam=lam, candidates=2, prior_images=24)
-        .describe(job).descriptions.set_index("unit").loc[0]
-    )  # fmt: skip
+        .describe(job)
+        .descriptions.set_index("unit")
+        .loc[0]
+    )
     assert describe(0.0)["description"] == "picture"
     assert describe(0.0)["similarity"] == pytest.approx(math.log(0.5))
     assert describe(1.0)["description"] == "red"

@@ -20,9 +20,13 @@ from clipdissect.similarity.inputs import ConceptActivations
 
 WORDS = [f"word {i}" for i in range(40)]
 FUNCTIONS: dict[str, dict[str, Any]] = {
-    "soft_wpmi": {"top_k": 20}, "wpmi": {"top_k": 20}, "rank_reorder": {"top_fraction": 0.2},
-    "cosine": {}, "cosine_cubed": {}, "lp": {},
-}  # fmt: skip
+    "soft_wpmi": {"top_k": 20},
+    "wpmi": {"top_k": 20},
+    "rank_reorder": {"top_fraction": 0.2},
+    "cosine": {},
+    "cosine_cubed": {},
+    "lp": {},
+}
 
 
 def factors(images: int = 100, seed: int = 0) -> ConceptActivations:

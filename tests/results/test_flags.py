@@ -92,11 +92,17 @@ def test_other_functions_tell_scores_apart_by_their_own_size(name: str) -> None:
 
 def test_files_hold_flags_in_one_cell_and_float32_whole(tmp_path: Path) -> None:
     scores = np.array([1.0, np.nextafter(np.float32(1), np.float32(2)), 0.5], dtype=np.float32)
-    table = pd.DataFrame({
-        "layer": "fc", "unit": range(3), "description": ["a", "b", ""], "similarity": scores,
-        "margin": [0.0, 0.0, np.nan], "flags": [("tied", "few_distinct"), (), ("dead",)],
-        "null_similarity": scores,
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "layer": "fc",
+            "unit": range(3),
+            "description": ["a", "b", ""],
+            "similarity": scores,
+            "margin": [0.0, 0.0, np.nan],
+            "flags": [("tied", "few_distinct"), (), ("dead",)],
+            "null_similarity": scores,
+        }
+    )
     write_table(tmp_path / "descriptions.csv", table)
     lines = (tmp_path / "descriptions.csv").read_text().splitlines()
     assert "tied;few_distinct" in lines[1]

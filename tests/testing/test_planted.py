@@ -47,8 +47,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> probe.Probe:
     root = str(tmp_path_factory.mktemp("scenes"))
-    found: probe.Probe = probe.build("synthetic_broden", images=IMAGES, size=SIZE, root=root,
-                                     photographs=False, stamps="none")  # fmt: skip
+    found: probe.Probe = probe.build(
+        "synthetic_broden", images=IMAGES, size=SIZE, root=root, photographs=False, stamps="none"
+    )
     return found
 
 
@@ -101,8 +102,10 @@ def test_compositional_names_them_and_finds_formulas(images: probe.Probe) -> Non
     for _, row in single.iterrows():
         assert row["truth"] in row["description"].replace("AND NOT ", "NOT:")
     both = table[table["truth"].str.contains("AND")]
-    found = [all(part in row["description"] for part in row["truth"].split(" AND "))
-             for _, row in both.iterrows()]  # fmt: skip
+    found = [
+        all(part in row["description"] for part in row["truth"].split(" AND "))
+        for _, row in both.iterrows()
+    ]
     assert sum(found) >= len(found) - 1
 
 
@@ -112,7 +115,7 @@ def test_clip_dissect_names_them_with_an_encoder_that_knows(images: probe.Probe)
         "encoder": testing.LabelEncoder(images),
         "similarity": similarity.build("soft_wpmi", top_k=10),
         "concepts": concepts.resolve(list(images.masks.texts)),
-    }  # fmt: skip
+    }
     planted = testing.planted_filters(SIZE)
     # Whole images say little of small shapes.
     quick = replace(planted.target, model=ColoursAlone(SIZE).eval(), layers=("colours",))
@@ -138,8 +141,15 @@ def test_the_encoder_knows_its_own_images_alone(images: probe.Probe) -> None:
 def test_probes_detect_what_they_are_fitted_to(images: probe.Probe, tmp_path: Path) -> None:
     base = replace(testing.planted_filters(SIZE).target, model=ColoursAlone(SIZE).eval())
     texts = ["red-c", "blue-c", "yellow-c", "purple-c"]
-    scenes = probe.build("synthetic_broden", images=30, size=SIZE, root=str(tmp_path), seed=1,
-                         photographs=False, stamps="none")  # fmt: skip
+    scenes = probe.build(
+        "synthetic_broden",
+        images=30,
+        size=SIZE,
+        root=str(tmp_path),
+        seed=1,
+        photographs=False,
+        stamps="none",
+    )
     planted = testing.planted_probes(base, "colours", scenes, texts, SETTINGS)
     assert planted.truth == {"probes": tuple(texts)}
     table = describe(planted, images, "network_dissection")
