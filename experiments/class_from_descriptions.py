@@ -53,19 +53,37 @@ def run(config: Any) -> None:
     with stages.stage("study"):
         rows = rows_of_layer(result.descriptions, weights, layer, into)
         images = _Images(found, weights, layer, into, rows, truth.names)
-        cosines = embedded(sentences, (truth.names, images.labels), job.store,
-                           job.settings.torch_device)  # fmt: skip
-        nearest = {name: library.nearest_classes(v, images.labels, truth.names)
-                   for name, v in cosines.items() if isinstance(v, Vectors)}  # fmt: skip
-        judged = {name: library.measured(images.units, own, images.truth, images.predicted, study,
-                                         how) for name, own in nearest.items()}  # fmt: skip
-    metrics = {"layer": layer, "into": into, "images": len(images.names),
-               "accuracy": float((images.truth == images.predicted).mean()),
-               "chance": 1 / len(truth.names), "units_used": len(set(images.units.tolist())),
-               **judged}  # fmt: skip
+        cosines = embedded(
+            sentences, (truth.names, images.labels), job.store, job.settings.torch_device
+        )
+        nearest = {
+            name: library.nearest_classes(v, images.labels, truth.names)
+            for name, v in cosines.items()
+            if isinstance(v, Vectors)
+        }
+        judged = {
+            name: library.measured(images.units, own, images.truth, images.predicted, study, how)
+            for name, own in nearest.items()
+        }
+    metrics = {
+        "layer": layer,
+        "into": into,
+        "images": len(images.names),
+        "accuracy": float((images.truth == images.predicted).mean()),
+        "chance": 1 / len(truth.names),
+        "units_used": len(set(images.units.tolist())),
+        **judged,
+    }
     metrics |= {name: {"reason": v} for name, v in cosines.items() if isinstance(v, str)}
-    table = library.table(images.names, images.truth, images.predicted, images.units,
-                          images.labels, nearest, truth.names)  # fmt: skip
+    table = library.table(
+        images.names,
+        images.truth,
+        images.predicted,
+        images.units,
+        images.labels,
+        nearest,
+        truth.names,
+    )
     begin(folder)
     _show(metrics, judged)
     _figure(judged, metrics, folder)
@@ -102,8 +120,9 @@ def _facts(
         of_encoder: the encoder's notes.
     """
     unused = {"encoder", "concepts", "similarity"} - set(method.needs)
-    digests = {key: value for key, value in captured["digests"].items()
-               if key.split()[0] not in unused}  # fmt: skip
+    digests = {
+        key: value for key, value in captured["digests"].items() if key.split()[0] not in unused
+    }
     facts = {key: value for key, value in captured.items() if key not in unused}
     idle = set(of_encoder) if "encoder" in unused else set()
     notes = [note for note in captured["notes"] if note not in idle]
@@ -138,15 +157,19 @@ class _Images:
 
 
 def _show(metrics: dict[str, Any], judged: dict[str, Any]) -> None:
-    print(f"{metrics['layer']} -> {metrics['into']}: {metrics['images']} labelled images, the "
-          f"network is right on {number(metrics['accuracy'])}")  # fmt: skip
+    print(
+        f"{metrics['layer']} -> {metrics['into']}: {metrics['images']} labelled images, the "
+        f"network is right on {number(metrics['accuracy'])}"
+    )
     for name, one in judged.items():
         for what in ("truth", "prediction"):
             control = one["controls"][what]
-            print(f"  {name}, {what}: {with_interval(one[what]['value'], one[what])}; descriptions "
-                  f"shuffled {number(control['shuffled']['mean'])} (most "
-                  f"{number(control['shuffled']['most'])}), best constant "
-                  f"{number(control['best_constant'])}")  # fmt: skip
+            print(
+                f"  {name}, {what}: {with_interval(one[what]['value'], one[what])}; descriptions "
+                f"shuffled {number(control['shuffled']['mean'])} (most "
+                f"{number(control['shuffled']['most'])}), best constant "
+                f"{number(control['best_constant'])}"
+            )
 
 
 def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> None:
@@ -156,15 +179,28 @@ def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> No
     if not judged:
         return
     drawn, axes = figures.plot(3.2 + 3.6 * len(judged), 3.4, len(judged))
-    looks = {"description": ("0.3", ""), "shuffled descriptions": ("0.85", ""),
-             "best constant": ("1.0", "////")}  # fmt: skip
+    looks = {
+        "description": ("0.3", ""),
+        "shuffled descriptions": ("0.85", ""),
+        "best constant": ("1.0", "////"),
+    }
     for axis, (name, one) in zip(axes, judged.items(), strict=True):
         for shift, (label, (shade, hatch)) in enumerate(looks.items()):
             at = [place + 0.27 * (shift - 1) for place in range(2)]
             values = [_value(one, what, label) for what in ("truth", "prediction")]
             ends = figures.bar_errors(values) if shift == 0 else None
-            axis.bar(at, figures.heights(values), 0.27, yerr=ends, color=shade, hatch=hatch,
-                     edgecolor="black", linewidth=0.6, label=label, capsize=2)  # fmt: skip
+            axis.bar(
+                at,
+                figures.heights(values),
+                0.27,
+                yerr=ends,
+                color=shade,
+                hatch=hatch,
+                edgecolor="black",
+                linewidth=0.6,
+                label=label,
+                capsize=2,
+            )
         axis.axhline(metrics["chance"], color="0.4", linestyle="--", linewidth=0.8, label="chance")
         axis.set_xticks([0, 1], ["true class", "predicted class"])
         axis.set_ylabel(f"share of images ({name})", fontsize="small")
@@ -187,12 +223,15 @@ def _panels(table: Any, found: Any, layer: str, study: Any, folder: Path) -> Non
     from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
-    top = top_images_of_layer(layer, found.captured.activations[layer], found.captured.images,
-                              study.panel_images)  # fmt: skip
+    top = top_images_of_layer(
+        layer, found.captured.activations[layer], found.captured.images, study.panel_images
+    )
     units = []
     for _, row in table.iloc[:: max(1, len(table) // study.panels)].head(study.panels).iterrows():
-        lines = ((f"{row['truth']}; predicted: {row['predicted']}", False),
-                 (f"{layer}, unit {row['unit']}: {row['description']}", True))  # fmt: skip
+        lines = (
+            (f"{row['truth']}; predicted: {row['predicted']}", False),
+            (f"{layer}, unit {row['unit']}: {row['description']}", True),
+        )
         own = top[top["unit"] == row["unit"]]["image"]
         units.append(figures.Panel(lines, (row["image"], *own)))
     title = "images, and the units that contribute most to their predictions"

@@ -19,8 +19,13 @@ from clipdissect.app.launch import results_folder
 from clipdissect.app.print_evaluation import with_interval
 from clipdissect.app.study_job import launch_study
 
-LABELS = {"words": "best word", "phrases": "best phrase", "either": "better scored\nof both",
-          "joined": "two best\nwords", "random": "two random\nof its words"}  # fmt: skip
+LABELS = {
+    "words": "best word",
+    "phrases": "best phrase",
+    "either": "better scored\nof both",
+    "joined": "two best\nwords",
+    "random": "two random\nof its words",
+}
 TRIES = {"phrases": "phrase", "either": "either", "joined": "joined", "random": "random"}
 
 
@@ -84,12 +89,16 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
 
     def embed(texts: Any) -> Any:
         return text_embeds(
-            job.encoder.embed_texts, job.encoder.text_digest, texts, job.store,
+            job.encoder.embed_texts,
+            job.encoder.text_digest,
+            texts,
+            job.store,
             job.settings.torch_device,
-        )  # fmt: skip
+        )
 
-    phrases = library.search(study, similarity, concepts, q, best, job.concepts.texts, embed,
-                             job.top)  # fmt: skip
+    phrases = library.search(
+        study, similarity, concepts, q, best, job.concepts.texts, embed, job.top
+    )
     units = live.nonzero()[:, 0][: len(phrases.texts)].tolist()
     comparable = study.normaliser == "concepts"
     table = _table(layer, units, best, phrases, job.concepts.texts, how.seed)
@@ -97,16 +106,17 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     if comparable:
         table.insert(6, "either", table["phrase"].where(higher, table["word"]))
     return table, {
-        "units": len(units), "distinct_phrases": phrases.tried, "scored": phrases.pairs,
-        "phrases_per_second": phrases.rate, "seconds": phrases.seconds,
+        "units": len(units),
+        "distinct_phrases": phrases.tried,
+        "scored": phrases.pairs,
+        "phrases_per_second": phrases.rate,
+        "seconds": phrases.seconds,
         "normaliser": study.normaliser,
         "phrase_scores_higher": share(higher, how) if comparable else None,
-    }  # fmt: skip
+    }
 
 
-def _table(
-    layer: str, units: Any, best: Any, phrases: Any, texts: Any, seed: int
-) -> Any:  # fmt: skip
+def _table(layer: str, units: Any, best: Any, phrases: Any, texts: Any, seed: int) -> Any:
     import numpy as np
     import pandas as pd
 
@@ -116,10 +126,15 @@ def _table(
     word, phrase = [texts[i] for i in own[:, 0]], [some[0] for some in phrases.texts]
     scores = best.scores[: len(units), 0].cpu().numpy()
     columns = {
-        "layer": layer, "unit": units, "word": word, "word_score": scores,
-        "phrase": phrase, "phrase_score": phrases.scores[:, 0],
-        "joined": [" ".join(texts[i] for i in row[:2]) for row in own], "random": drawn,
-    }  # fmt: skip
+        "layer": layer,
+        "unit": units,
+        "word": word,
+        "word_score": scores,
+        "phrase": phrase,
+        "phrase_score": phrases.scores[:, 0],
+        "joined": [" ".join(texts[i] for i in row[:2]) for row in own],
+        "random": drawn,
+    }
     for n in range(1, min(map(len, phrases.texts))):
         columns[f"phrase_{n + 1}"] = [some[n] for some in phrases.texts]
         columns[f"phrase_score_{n + 1}"] = phrases.scores[:, n]
@@ -151,8 +166,10 @@ def _judge(table: Any, truth: Any, sentences: Any, job: Any, how: Any) -> dict[s
 
 
 def _show(layer: str, metrics: dict[str, Any]) -> None:
-    print(f"{layer}: {metrics['units']} units, {metrics['distinct_phrases']} distinct phrases, "
-          f"{metrics['phrases_per_second']:.0f} a second")  # fmt: skip
+    print(
+        f"{layer}: {metrics['units']} units, {metrics['distinct_phrases']} distinct phrases, "
+        f"{metrics['phrases_per_second']:.0f} a second"
+    )
     higher = metrics["phrase_scores_higher"]
     if higher:
         print(f"  a phrase scores higher than every word: {with_interval(higher['value'], higher)}")
@@ -173,9 +190,16 @@ def _figure(judged: dict[str, Any], folder: Path) -> None:
         for axis, ending in ((left, ""), (right, "_minus_words")):
             names = [name for name in LABELS if f"{name}{ending}" in found]
             values = [found[f"{name}{ending}"] for name in names]
-            axis.errorbar(range(len(names)), figures.heights(values), linestyle="none",
-                          yerr=figures.bar_errors(values), marker="o", color="black",
-                          capsize=3, markersize=4)  # fmt: skip
+            axis.errorbar(
+                range(len(names)),
+                figures.heights(values),
+                linestyle="none",
+                yerr=figures.bar_errors(values),
+                marker="o",
+                color="black",
+                capsize=3,
+                markersize=4,
+            )
             axis.set_xticks(range(len(names)), [LABELS[n] for n in names], fontsize="x-small")
             axis.margins(x=0.12)
             axis.grid(axis="y", color="0.9")
@@ -192,17 +216,24 @@ def _panels(table: Any, layer: str, study: Any, found: Any, folder: Path) -> Non
 
     comparable = study.normaliser == "concepts"
     chosen = ranked(table, comparable).head(study.panels)
-    top = top_images_of_layer(layer, found.captured.activations[layer], found.captured.images,
-                              study.panel_images)  # fmt: skip
+    top = top_images_of_layer(
+        layer, found.captured.activations[layer], found.captured.images, study.panel_images
+    )
     units = []
     for _, row in chosen.iterrows():
         head = f"{layer}, unit {row['unit']}" + (f": {row['truth']}" if "truth" in row else "")
         score = f" ({row['word_score']:.2f})" if comparable else ""
-        lines = ((head, False), (f"word: {row['word']}{score}", False),
-                 (f"phrase: {row['phrase']} ({row['phrase_score']:.2f})", True))  # fmt: skip
+        lines = (
+            (head, False),
+            (f"word: {row['word']}{score}", False),
+            (f"phrase: {row['phrase']} ({row['phrase_score']:.2f})", True),
+        )
         units.append(figures.Panel(lines, tuple(top[top["unit"] == row["unit"]]["image"])))
-    figures.save(figures.panels(units, found.job.probe, title="best words and best phrases"),
-                 folder, f"panels_{layer}")  # fmt: skip
+    figures.save(
+        figures.panels(units, found.job.probe, title="best words and best phrases"),
+        folder,
+        f"panels_{layer}",
+    )
 
 
 def ranked(table: Any, comparable: bool) -> Any:

@@ -45,17 +45,28 @@ def run(config: Any) -> float | None:
         )
         if config.objective and parts.concepts:
             metrics["objective"] = half_split.objective(
-                config.objective, result.descriptions, parts.target, parts.concepts,
-                parts.sentences, parts.store, config.objective_seed,
-            )  # fmt: skip
+                config.objective,
+                result.descriptions,
+                parts.target,
+                parts.concepts,
+                parts.sentences,
+                parts.store,
+                config.objective_seed,
+            )
     result.run["seconds"] |= stages.seconds
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     show(result, metrics, folder, units=config.show)
     reporter.write(
-        folder, result, parts.target, parts.probe, parts.settings, parts.store,
-        truth_of(parts.target), reporter.sentences(config, parts.sentences),
-    )  # fmt: skip
+        folder,
+        result,
+        parts.target,
+        parts.probe,
+        parts.settings,
+        parts.store,
+        truth_of(parts.target),
+        reporter.sentences(config, parts.sentences),
+    )
     track(config, folder, metrics, parts.probe)  # with the report
     return metrics["objective"]["tuning"] if config.objective else None
 

@@ -46,8 +46,11 @@ def run(config: Any) -> None:
     with stages.stage("metrics"):
         found = _judge(result, job, truth, sentences, ready)
     seconds = result.run["seconds"]
-    result.run["seconds"] = {**seconds, "load": seconds.get("load", 0) + stages.seconds["load"],
-                             "metrics": stages.seconds["metrics"]}  # fmt: skip
+    result.run["seconds"] = {
+        **seconds,
+        "load": seconds.get("load", 0) + stages.seconds["load"],
+        "metrics": stages.seconds["metrics"],
+    }
     result.run["truth"] = {"name": truth.name, "layer": truth.layer, "classes": len(truth.names)}
     result.run["sentences"] = {
         name: getattr(encoder, "digest", None) for name, encoder in sentences.items()
@@ -55,9 +58,15 @@ def run(config: Any) -> None:
     _write(folder, result, found)
     show(found, result.run, folder, units=config.show)
     reporter.write(
-        folder, result, job.target, job.probe, job.settings, job.store,
-        {str(found.rows["layer"].iloc[0]): truth.names}, next(iter(sentences.values()), None),
-    )  # fmt: skip
+        folder,
+        result,
+        job.target,
+        job.probe,
+        job.settings,
+        job.store,
+        {str(found.rows["layer"].iloc[0]): truth.names},
+        next(iter(sentences.values()), None),
+    )
     track(config, folder, found.metrics, job.probe)  # with the report
 
 
@@ -71,8 +80,9 @@ def _judge(result: Any, job: Any, truth: Any, sentences: Any, ready: Any) -> Any
 
     how, earlier, scenes = ready
     concepts = result.vocabulary.texts if result.vocabulary else None
-    found = evaluate(result.descriptions, truth, concepts, sentences, job.store, how,
-                     job.settings.torch_device)  # fmt: skip
+    found = evaluate(
+        result.descriptions, truth, concepts, sentences, job.store, how, job.settings.torch_device
+    )
     if truth.is_places:
         found.metrics["places365"] = places365(found.rows, truth.names, scenes, how)
     for name, units in earlier.items():

@@ -21,8 +21,12 @@ from clipdissect.app.study_job import launch_study
 log = logging.getLogger(__name__)
 
 SETTINGS = ("missing", "present")
-LABELS = {"missing": "no image of the group", "present": "with its images",
-          "best_constant": "best constant label", "random": "random label"}  # fmt: skip
+LABELS = {
+    "missing": "no image of the group",
+    "present": "with its images",
+    "best_constant": "best constant label",
+    "random": "random label",
+}
 SHADES = dict(zip(LABELS.values(), ("0.3", "0.85", "1.0", "0.6"), strict=True))
 HATCHES = dict(zip(LABELS.values(), ("", "", "////", "...."), strict=True))
 
@@ -100,11 +104,17 @@ class _Groups:
         rows = self._rows(absence, len(images))
         described = {"missing": self.whole}
         if absence.images:
-            described = {"missing": self.features.describe(self.layer, rows, self.truth.names),
-                         "present": self.whole}  # fmt: skip
+            described = {
+                "missing": self.features.describe(self.layer, rows, self.truth.names),
+                "present": self.whole,
+            }
         labels = [text for table in described.values() for text in table["description"]]
-        cosines = embedded(self.sentences, (self.truth.names, job.concepts.texts, labels),
-                           job.store, job.settings.torch_device)  # fmt: skip
+        cosines = embedded(
+            self.sentences,
+            (self.truth.names, job.concepts.texts, labels),
+            job.store,
+            job.settings.torch_device,
+        )
         found = {
             name: library.labels_of_group(table, units, self.truth, job.concepts, cosines)
             for name, table in described.items()
@@ -112,11 +122,20 @@ class _Groups:
         metrics = library.group_metrics(
             found["missing"], found.get("present"), job.concepts, cosines, self.how
         )
-        about = {"images": len(rows), "left_out": len(absence.images),
-                 "absence": absence.verdict, "meanings": absence.source}  # fmt: skip
-        return {"metrics": about | metrics, "table": _table(group, found),
-                "rows": rows, "features": self.features, "labels": found["missing"],
-                "layer": self.layer}  # fmt: skip
+        about = {
+            "images": len(rows),
+            "left_out": len(absence.images),
+            "absence": absence.verdict,
+            "meanings": absence.source,
+        }
+        return {
+            "metrics": about | metrics,
+            "table": _table(group, found),
+            "rows": rows,
+            "features": self.features,
+            "labels": found["missing"],
+            "layer": self.layer,
+        }
 
     def _rows(self, absence: Any, images: int) -> list[int]:
         """Numbers of the images without the group."""
@@ -142,8 +161,10 @@ def _table(group: str, found: dict[str, Any]) -> Any:
 
 
 def _show(group: str, metrics: dict[str, Any]) -> None:
-    print(f"{group}: {metrics['units']} units, {metrics['images']} images "
-          f"({metrics['left_out']} taken out); absence {metrics['absence']}")  # fmt: skip
+    print(
+        f"{group}: {metrics['units']} units, {metrics['images']} images "
+        f"({metrics['left_out']} taken out); absence {metrics['absence']}"
+    )
     for name in SETTINGS:
         if name in metrics:
             one = metrics[name]
@@ -168,13 +189,25 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
         bars = [(g, label, value) for g, m in groups.items() for label, value in _bars(m, what)]
         names = list(dict.fromkeys(label for _, label, _ in bars))
         for place, label in enumerate(names):
-            at = [list(groups).index(g) + 0.8 * ((place + 0.5) / len(names) - 0.5)
-                  for g, own, _ in bars if own == label]  # fmt: skip
+            at = [
+                list(groups).index(g) + 0.8 * ((place + 0.5) / len(names) - 0.5)
+                for g, own, _ in bars
+                if own == label
+            ]
             found = [value for _, own, value in bars if own == label]
-            axis.bar(at, figures.heights(found), 0.8 / len(names), label=label,
-                     yerr=figures.bar_errors(found), capsize=2, edgecolor="black", linewidth=0.6,
-                     error_kw={"linewidth": 0.8}, color=SHADES[label],
-                     hatch=HATCHES[label])  # fmt: skip
+            axis.bar(
+                at,
+                figures.heights(found),
+                0.8 / len(names),
+                label=label,
+                yerr=figures.bar_errors(found),
+                capsize=2,
+                edgecolor="black",
+                linewidth=0.6,
+                error_kw={"linewidth": 0.8},
+                color=SHADES[label],
+                hatch=HATCHES[label],
+            )
         axis.set_xticks(range(len(groups)), list(groups))
         axis.set_ylim(0, 1)
         wanted = {"exact": "the exact class name", "group": "any name of the group"}[what]
@@ -211,11 +244,18 @@ def _panels(group: str, one: dict[str, Any], study: Any, probe: Any, folder: Pat
     for _, row in _chosen(labels.units.table, study.panels).iterrows():
         own = top[top["unit"] == row["unit"]]["image"]
         right = row.get("right") == 1
-        units.append(figures.Panel(
-            ((f"unit {row['unit']}: {row['truth']}", False),
-             (f"{'right' if right else 'labelled'}: {row['description'] or '(none)'}", right)),
-            tuple(own),
-        ))  # fmt: skip
+        units.append(
+            figures.Panel(
+                (
+                    (f"unit {row['unit']}: {row['truth']}", False),
+                    (
+                        f"{'right' if right else 'labelled'}: {row['description'] or '(none)'}",
+                        right,
+                    ),
+                ),
+                tuple(own),
+            )
+        )
     drawn = figures.panels(units, probe, title=f"{group}, {len(images)} images, none of it")
     figures.save(drawn, folder, f"panels_{group}")
 

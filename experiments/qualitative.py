@@ -34,8 +34,10 @@ def run(config: Any) -> None:
         chosen = of_group(method.build, config.method)
         study = studying.settings(config, chosen)
         job, truth = studying.job_of(config, chosen)
-        others = {name: method.build("published", **values).describe(job)
-                  for name, values in (study.labels or {}).items()}  # fmt: skip
+        others = {
+            name: method.build("published", **values).describe(job)
+            for name, values in (study.labels or {}).items()
+        }
         known = others[study.rank_by].descriptions if study.rank_by in others else None
         asked = job.target.layers
         check(study, asked, (str(truth.layer), len(truth.names)), known)
@@ -52,10 +54,14 @@ def run(config: Any) -> None:
         table = _table(units, results)
         top = _tops(found, {layer for layer, _ in units}, study.panel_images)
     begin(folder)
-    panels = [figures.Panel(_lines(row, results, truth), _images(top, row)) for _, row in
-              table.iterrows()]  # fmt: skip
-    title = {"random": "random units", "interpretable": f"best scores of {study.rank_by}",
-             "listed": "units"}[study.select]  # fmt: skip
+    panels = [
+        figures.Panel(_lines(row, results, truth), _images(top, row)) for _, row in table.iterrows()
+    ]
+    title = {
+        "random": "random units",
+        "interpretable": f"best scores of {study.rank_by}",
+        "listed": "units",
+    }[study.select]
     figures.save(figures.panels(panels, job.probe, title=title), folder, "qualitative")
     metrics: dict[str, Any] = {"units": len(table), "labelled": _labelled(table, results)}
     tables = {"qualitative": table}
@@ -138,8 +144,9 @@ def _judged(
         own = result.descriptions
         row = own[(own["layer"] == truth.layer) & (own["unit"] == study.unit_table)]
         labels[method] = str(row["description"].iloc[0]) if len(row) else ""
-    cosines = embedded(sentences, (truth.names, list(labels.values())), job.store,
-                       job.settings.torch_device)  # fmt: skip
+    cosines = embedded(
+        sentences, (truth.names, list(labels.values())), job.store, job.settings.torch_device
+    )
     table = pd.DataFrame({"method": list(labels), "label": list(labels.values())})
     metrics: dict[str, Any] = {"unit": study.unit_table, "truth": name, "methods": {}}
     for encoder, vectors in cosines.items():

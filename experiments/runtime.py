@@ -92,9 +92,15 @@ class _Measured:
         try:
             for name, side in group.items():
                 clock = self.scratch / f"{name}.clock"
-                sides.append(Side(name, "clipdissect.app.runtime.worker",
-                                  [str(self.scratch / "config.yaml"), side], clock,
-                                  environment_of(name, self.config.runtime)))  # fmt: skip
+                sides.append(
+                    Side(
+                        name,
+                        "clipdissect.app.runtime.worker",
+                        [str(self.scratch / "config.yaml"), side],
+                        clock,
+                        environment_of(name, self.config.runtime),
+                    )
+                )
                 self.facts[name] = sides[-1].turn(None)  # it is loaded
                 sides[-1].pause()
             for store, number in rounds_of(self.config.runtime.rounds):
@@ -128,8 +134,16 @@ class _Measured:
             rest = answer["seconds"] - sum(spent.values())
             each = {f"stage_{stage}": value for stage, value in {**spent, "other": rest}.items()}
             images = self.facts[name]["images"]
-            self.rows.append({"method": name, "store": store, "round": number, "images": images,
-                              **answer, **each})  # fmt: skip
+            self.rows.append(
+                {
+                    "method": name,
+                    "store": store,
+                    "round": number,
+                    "images": images,
+                    **answer,
+                    **each,
+                }
+            )
 
 
 def groups_of(runtime: Any) -> list[dict[str, str]]:
@@ -217,13 +231,16 @@ def manifest(config: Any) -> dict[str, Any]:
     chosen: Any = OmegaConf.to_container(config, resolve=True)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": versions(), "machine": {**machine(), "processor": processor()},
+        "versions": versions(),
+        "machine": {**machine(), "processor": processor()},
         "git": git_state(Path(__file__).parents[1]),
-        "device": settings.torch_device, "precision": settings.numeric,
+        "device": settings.torch_device,
+        "precision": settings.numeric,
         "runtime": chosen["runtime"],
         "similarity": chosen["similarity"],
-        "target": chosen["target"]["name"], "encoder": chosen["encoder"]["name"],
-    }  # fmt: skip
+        "target": chosen["target"]["name"],
+        "encoder": chosen["encoder"]["name"],
+    }
 
 
 def processor() -> str:

@@ -153,8 +153,9 @@ class _Job:
         rows = rows_of(result.descriptions, str(self.truth.layer), len(self.truth.names))
         labels = sorted({text for text in rows["description"] if text} - set(self.truth.names))
         embedded = vectors(self.sentences, [list(self.truth.names), labels], None)
-        units = unit_table(rows, self.truth.names, self.concepts[concepts].texts,
-                           {self.sentences.name: embedded})  # fmt: skip
+        units = unit_table(
+            rows, self.truth.names, self.concepts[concepts].texts, {self.sentences.name: embedded}
+        )
         log.info("%s, %s, %s: %.1f s", probe, concepts, name, time.perf_counter() - start)
         said = ", ".join(f"{k}={v}" for k, v in chosen.items())
         used = result.run["probe"]["used"]
@@ -174,11 +175,17 @@ class _Job:
             "similarities": _distinct([r["similarity"] for r in self.runs]),
             "notes": list(dict.fromkeys(note for r in self.runs for note in r["notes"])),
             "sentence": {"name": sentences.name, "digest": sentences.digest},
-            "truth": {"name": self.truth.name, "layer": self.truth.layer,
-                      "classes": len(self.truth.names)},
-            "bootstrap": asdict(how), "tuning_seed": self.seed, "top_k_tried": self.own["top_k"],
-            "digests": digests, "seconds": dict(seconds),
-        }  # fmt: skip
+            "truth": {
+                "name": self.truth.name,
+                "layer": self.truth.layer,
+                "classes": len(self.truth.names),
+            },
+            "bootstrap": asdict(how),
+            "tuning_seed": self.seed,
+            "top_k_tried": self.own["top_k"],
+            "digests": digests,
+            "seconds": dict(seconds),
+        }
 
 
 def main() -> None:

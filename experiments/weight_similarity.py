@@ -49,13 +49,23 @@ def run(config: Any) -> None:
     rows = rows_of_layer(result.descriptions, table, layer, into)
     with stages.stage("study"):
         weights = library.Weights.of(table, list(rows["description"]), truth.names)
-        cosines = embedded(sentences, (truth.names, list(rows["description"])), job.store,
-                           job.settings.torch_device)  # fmt: skip
+        cosines = embedded(
+            sentences,
+            (truth.names, list(rows["description"])),
+            job.store,
+            job.settings.torch_device,
+        )
         ready = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
         found = {name: library.measured(weights, v, study, how) for name, v in ready.items()}
-    about = {"layer": layer, "into": into, "inputs": table.shape[1], "outputs": table.shape[0],
-             "described": len(weights.units),
-             "linearity": _linearity(captured, table, layer, into), **found}  # fmt: skip
+    about = {
+        "layer": layer,
+        "into": into,
+        "inputs": table.shape[1],
+        "outputs": table.shape[0],
+        "described": len(weights.units),
+        "linearity": _linearity(captured, table, layer, into),
+        **found,
+    }
     about |= {name: {"reason": v} for name, v in cosines.items() if isinstance(v, str)}
     begin(folder)
     pairs = library.largest_pairs(weights, ready, LARGEST)
@@ -123,20 +133,28 @@ def _curves(found: dict[str, Any]) -> Any:
 
 
 def _show(about: dict[str, Any], found: dict[str, Any]) -> None:
-    print(f"{about['layer']} -> {about['into']}: {about['inputs']} x {about['outputs']} weights, "
-          f"{about['described']} described units, linearity {about['linearity']}")  # fmt: skip
+    print(
+        f"{about['layer']} -> {about['into']}: {about['inputs']} x {about['outputs']} weights, "
+        f"{about['described']} described units, linearity {about['linearity']}"
+    )
     for name, one in found.items():
         for which in ("all_pairs", "top_pairs"):
             of = one[which]
             r = with_interval(of["pearson_r"], of["interval"])
-            print(f"  {name}, {of['pairs']} pairs: r {r}, log10 p {number(of['log10_p'])}, "
-                  f"rho {number(of['spearman_rho'])}")  # fmt: skip
+            print(
+                f"  {name}, {of['pairs']} pairs: r {r}, log10 p {number(of['log10_p'])}, "
+                f"rho {number(of['spearman_rho'])}"
+            )
         control = one["permutation"]
-        print(f"  {name}, descriptions shuffled {control['permutations']} times: r "
-              f"{with_interval(control['mean_r'], control)}, p {control['p']:.4g}")  # fmt: skip
+        print(
+            f"  {name}, descriptions shuffled {control['permutations']} times: r "
+            f"{with_interval(control['mean_r'], control)}, p {control['p']:.4g}"
+        )
         best = one["best_of_unit"]
-        print(f"  {name}, unit's best cosine and largest weight: r {number(best['pearson_r'])}, "
-              f"log10 p {number(best['log10_p'])}")  # fmt: skip
+        print(
+            f"  {name}, unit's best cosine and largest weight: r {number(best['pearson_r'])}, "
+            f"log10 p {number(best['log10_p'])}"
+        )
 
 
 def _figure(weights: Any, ready: Any, found: dict[str, Any], folder: Path) -> None:
@@ -148,23 +166,39 @@ def _figure(weights: Any, ready: Any, found: dict[str, Any], folder: Path) -> No
         drawn, (curve, cloud) = figures.plot(7.6, 3.4, 2)
         rows = one["by_top_k"]
         at = [row["k"] for row in rows]
-        curve.plot(at, [row["value"] for row in rows], color="black", marker="o", markersize=3,
-                   label="k largest weights")  # fmt: skip
-        curve.fill_between(at, *([row[end] for row in rows] for end in ("low", "high")),
-                           color="0.85", linewidth=0)  # fmt: skip
+        curve.plot(
+            at,
+            [row["value"] for row in rows],
+            color="black",
+            marker="o",
+            markersize=3,
+            label="k largest weights",
+        )
+        curve.fill_between(
+            at, *([row[end] for row in rows] for end in ("low", "high")), color="0.85", linewidth=0
+        )
         curve.axhline(one["mean_similarity"], color="0.4", linestyle="--", label="all pairs")
         curve.set_xscale("log", base=2)
         curve.set_xlabel("k")
         curve.set_ylabel(f"mean cosine of texts ({name})")
         curve.legend(fontsize="small", frameon=False)
-        cloud.scatter(weights.table.max(0), similarities(weights, ready[name]).max(0), s=5,
-                      color="0.3", alpha=0.5, linewidths=0)  # fmt: skip
+        cloud.scatter(
+            weights.table.max(0),
+            similarities(weights, ready[name]).max(0),
+            s=5,
+            color="0.3",
+            alpha=0.5,
+            linewidths=0,
+        )
         cloud.set_xlabel("unit's largest weight")
         cloud.set_ylabel("its description's best cosine")
         cloud.set_title(f"r = {number(one['best_of_unit']['pearson_r'])}", fontsize="small")
-        curve.set_title(f"r = {number(one['all_pairs']['pearson_r'])} over all pairs, "
-                        f"{number(one['top_pairs']['pearson_r'])} over the top "
-                        f"{one['top_pairs']['pairs']:,}", fontsize="small")  # fmt: skip
+        curve.set_title(
+            f"r = {number(one['all_pairs']['pearson_r'])} over all pairs, "
+            f"{number(one['top_pairs']['pearson_r'])} over the top "
+            f"{one['top_pairs']['pairs']:,}",
+            fontsize="small",
+        )
         figures.save(drawn, folder, "weight_similarity" if place == 0 else f"by_{name}")
 
 
@@ -175,12 +209,18 @@ def _panels(
     from clipdissect.results.describe import top_images_of_layer
     from clipdissect.studies import figures
 
-    top = {name: top_images_of_layer(name, captured.activations[name], captured.images,
-                                     study.panel_images) for name in (layer, into)}  # fmt: skip
+    top = {
+        name: top_images_of_layer(
+            name, captured.activations[name], captured.images, study.panel_images
+        )
+        for name in (layer, into)
+    }
     units = []
     for _, pair in pairs.iterrows():
-        for name, unit, text in ((layer, pair["unit"], pair["description"]),
-                                 (into, pair["class_unit"], pair["class"])):  # fmt: skip
+        for name, unit, text in (
+            (layer, pair["unit"], pair["description"]),
+            (into, pair["class_unit"], pair["class"]),
+        ):
             images = top[name][top[name]["unit"] == unit]["image"]
             said = "class" if name == into else "labelled"
             head = f"{name}, unit {unit}" + (

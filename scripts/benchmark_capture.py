@@ -95,9 +95,12 @@ def ready_batches(target: Target, encoder: Encoder, probe: Probe, size: int, cou
 
 @torch.no_grad()
 def forward_only(
-    target: Target, encoder: Encoder, batches: Sequence[tuple[Tensor, Tensor]], count: int,
+    target: Target,
+    encoder: Encoder,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    count: int,
     settings: Settings,
-) -> float:  # fmt: skip
+) -> float:
     """Seconds of the forward passes of `count` images, from batches in memory."""
     wanted = (*target.layers, EMBEDS)
     with networks(target, readings_of(target, settings), encoder, settings) as run:
@@ -200,10 +203,11 @@ class _PlainImages(Dataset[Tensor]):
 
 def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[Tensor]:
     loader = DataLoader(
-        _PlainImages(probe, transform), batch_size=settings.images_a_batch,
+        _PlainImages(probe, transform),
+        batch_size=settings.images_a_batch,
         num_workers=workers_for(settings),
         pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+    )
     return iter(loader)
 
 
@@ -312,8 +316,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measure everything so many times")
     parser.add_argument("--plain-batch-size", type=int, default=32)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
-    parser.add_argument("--give-memory-back", action="store_true",
-                        help="as in a program that doesn't call allocator.keep_memory")  # fmt: skip
+    parser.add_argument(
+        "--give-memory-back",
+        action="store_true",
+        help="as in a program that doesn't call allocator.keep_memory",
+    )
     parser.add_argument("--variants", action="store_true", help="only the table of settings")
     options = parser.parse_args()
     if not options.give_memory_back:
@@ -324,23 +331,34 @@ def main() -> None:
     target, encoder = chosen_networks(options.networks)
     folder = probes.build("folder", root=options.images)
     count = min(options.limit or len(folder), len(folder)) * options.repeat
-    print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
-          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}, batches of "
-          f"{settings.images_a_batch}, freed memory kept: {memory_is_kept()}")  # fmt: skip
+    print(
+        f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
+        f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}, batches of "
+        f"{settings.images_a_batch}, freed memory kept: {memory_is_kept()}"
+    )
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
-            print(f"{name:<40} {rate:7.1f} images/s, {gain:.2f} times the defaults, deviation "
-                  f"{deviation:.1e}", flush=True)  # fmt: skip
+            print(
+                f"{name:<40} {rate:7.1f} images/s, {gain:.2f} times the defaults, deviation "
+                f"{deviation:.1e}",
+                flush=True,
+            )
         return
     slow = replace(settings, batch_size=options.plain_batch_size)
-    report(target, encoder, folder, count, settings, options.rounds,
-           None if options.no_plain else slow)  # fmt: skip
+    report(
+        target, encoder, folder, count, settings, options.rounds, None if options.no_plain else slow
+    )
 
 
 def report(
-    target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
-    rounds: int, plain_settings: Settings | None,
-) -> None:  # fmt: skip
+    target: Target,
+    encoder: Encoder,
+    folder: Probe,
+    count: int,
+    settings: Settings,
+    rounds: int,
+    plain_settings: Settings | None,
+) -> None:
     """The three measurements and their ratios, round by round: a machine's speed drifts."""
     probe = repeated(folder, count)
     on_gpu = torch.device(settings.torch_device).type == "cuda"
@@ -350,14 +368,20 @@ def report(
     for _ in range(rounds):
         own, bare = both(target, encoder, probe, settings)
         shares.append(bare / own)
-        print(f"ours, end to end {count / own:.1f} images/s, bare forward passes "
-              f"{count / bare:.1f}: {bare / own:.0%}", flush=True)  # fmt: skip
+        print(
+            f"ours, end to end {count / own:.1f} images/s, bare forward passes "
+            f"{count / bare:.1f}: {bare / own:.0%}",
+            flush=True,
+        )
         if plain_settings:
             own = ours(target, encoder, probe, settings)
             slow = plain(target, encoder, probe, plain_settings)
             gains.append(slow / own)
-            print(f"ours, end to end {count / own:.1f} images/s, plain two passes "
-                  f"{count / slow:.1f}: {slow / own:.2f} times as fast", flush=True)  # fmt: skip
+            print(
+                f"ours, end to end {count / own:.1f} images/s, plain two passes "
+                f"{count / slow:.1f}: {slow / own:.2f} times as fast",
+                flush=True,
+            )
     print(f"share of the bare forward passes, median of {rounds}: {median(shares):.0%}")
     if gains:
         print(f"times as fast as the plain loop, median of {rounds}: {median(gains):.2f}")

@@ -112,9 +112,13 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
     same = (scores.argmax(1) == best.concepts[:, 0]).sum()
     each = seconds[1] / count
     return {
-        "seconds": seconds[0] + each * a.units, "each": each, "peak": peak, "count": count,
-        "difference": float(difference), "same": int(same),
-    }  # fmt: skip
+        "seconds": seconds[0] + each * a.units,
+        "each": each,
+        "peak": peak,
+        "count": count,
+        "difference": float(difference),
+        "same": int(same),
+    }
 
 
 def run_fast(a: argparse.Namespace, factors: ConceptActivations, q: Any) -> dict[str, Any]:
@@ -143,8 +147,17 @@ def start(side: str, case: str, a: argparse.Namespace, **changed: Any) -> dict[s
     """One measurement, in a process of its own."""
     flags = {**vars(a), **changed, "worker": side, "case": case}
     command = [sys.executable, __file__]
-    for key in ("worker", "case", "images", "concepts", "units", "dims", "repeat", "plain_units",
-                "memory_gb"):  # fmt: skip
+    for key in (
+        "worker",
+        "case",
+        "images",
+        "concepts",
+        "units",
+        "dims",
+        "repeat",
+        "plain_units",
+        "memory_gb",
+    ):
         command += [f"--{key.replace('_', '-')}", str(flags[key])]
     command += ["--million"] if flags["million"] else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
@@ -225,10 +238,18 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=20_000)
     parser.add_argument("--units", type=int, default=1000)
     parser.add_argument("--dims", type=int, default=512)
-    parser.add_argument("--functions", type=lambda x: x.split(","), default=list(CASES),
-                        help="comma-separated: " + ", ".join(CASES))  # fmt: skip
-    parser.add_argument("--plain-units", type=int, default=0,
-                        help="units on the plain side; 0: a number that takes seconds")  # fmt: skip
+    parser.add_argument(
+        "--functions",
+        type=lambda x: x.split(","),
+        default=list(CASES),
+        help="comma-separated: " + ", ".join(CASES),
+    )
+    parser.add_argument(
+        "--plain-units",
+        type=int,
+        default=0,
+        help="units on the plain side; 0: a number that takes seconds",
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--million", action="store_true", help="one million units as well")

@@ -48,18 +48,29 @@ def main() -> None:
     planted = [testing.planted_filters(), probes(given, settings)]
     seconds: dict[str, float] = {}
     rows = [
-        row for own in planted if own is not None
+        row
+        for own in planted
+        if own is not None
         for row in described(own, images, settings, given.top_k, seconds)
-    ]  # fmt: skip
+    ]
     units = pd.DataFrame(rows)
     given.out.mkdir(parents=True, exist_ok=True)
     write_table(given.out / "units.csv", units)
     table = summary(units)
     (given.out / "table.md").write_text(table, encoding="utf-8")
-    write_json(given.out / "run.json", {
-        "versions": versions(), "machine": machine(), "git": git_state(ROOT), "seconds": seconds,
-        "images": given.images, "fit": given.fit, "layer": given.layer, "top_k": given.top_k,
-    })  # fmt: skip
+    write_json(
+        given.out / "run.json",
+        {
+            "versions": versions(),
+            "machine": machine(),
+            "git": git_state(ROOT),
+            "seconds": seconds,
+            "images": given.images,
+            "fit": given.fit,
+            "layer": given.layer,
+            "top_k": given.top_k,
+        },
+    )
     print(table)
 
 
@@ -84,17 +95,26 @@ def probes(given: Any, settings: Settings) -> testing.Planted | None:
 
 
 def described(
-    planted: testing.Planted, images: probe.Probe, settings: Settings, top_k: int,
+    planted: testing.Planted,
+    images: probe.Probe,
+    settings: Settings,
+    top_k: int,
     seconds: dict[str, float],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Every unit's truth and what each method says."""
     layers = planted.target.layers
     rows = [
         {"network": planted.target.name, "layer": layer, "unit": unit, "truth": truth}
-        for layer in layers for unit, truth in enumerate(planted.truth[layer])
-    ]  # fmt: skip
-    job = Job(target=planted.target, probe=images, settings=settings, store=Store(store_dir()),
-              truth={k: [plain(t) for t in v] for k, v in planted.truth.items()})  # fmt: skip
+        for layer in layers
+        for unit, truth in enumerate(planted.truth[layer])
+    ]
+    job = Job(
+        target=planted.target,
+        probe=images,
+        settings=settings,
+        store=Store(store_dir()),
+        truth={k: [plain(t) for t in v] for k, v in planted.truth.items()},
+    )
     for name, how, own in methods(images, job, top_k):
         start = time.perf_counter()
         table = how.describe(own).descriptions
@@ -117,8 +137,9 @@ def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method
     scorer = similarity.build("soft_wpmi", top_k=top_k)
     clip = method.build("clip_dissect")
     texts = concepts.resolve(list(images.masks.texts))
-    labels = replace(without, concepts=texts, similarity=scorer,
-                     encoder=testing.LabelEncoder(images))  # fmt: skip
+    labels = replace(
+        without, concepts=texts, similarity=scorer, encoder=testing.LabelEncoder(images)
+    )
     found = [
         ("network_dissection", method.build("network_dissection"), without),
         ("compositional", method.build("compositional"), without),
@@ -187,8 +208,10 @@ def kinds(truth: Sequence[str]) -> list[str]:
     for text in truth:
         joined = [word for word in ("OR", "AND") if f" {word} " in text]
         known = (
-            ("color", text.endswith("-c")), ("shape", text in SHAPES), ("texture", text in TEXTURES)
-        )  # fmt: skip
+            ("color", text.endswith("-c")),
+            ("shape", text in SHAPES),
+            ("texture", text in TEXTURES),
+        )
         kind = next((name for name, is_it in known if is_it), "object")
         found.append(f"a {joined[0]} b" if joined else kind)
     return found

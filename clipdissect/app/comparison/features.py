@@ -51,8 +51,9 @@ class SharedFeatures:
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, embeds)
         table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
-        run = provenance(self.target, probe, concepts, self.encoder, similarity, self.settings,
-                         captured)  # fmt: skip
+        run = provenance(
+            self.target, probe, concepts, self.encoder, similarity, self.settings, captured
+        )
         run["digests"]["encoder texts"] = self._text_digest
         run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
         return Result(table, table.iloc[:0], run)
@@ -67,9 +68,12 @@ class SharedFeatures:
     def _of_texts(self, concepts: Concepts) -> Any:
         if concepts.digest not in self._embeds:
             self._embeds[concepts.digest] = text_embeds(
-                self.encoder.embed_texts, self._text_digest, concepts.texts, self.store,
+                self.encoder.embed_texts,
+                self._text_digest,
+                concepts.texts,
+                self.store,
                 self.settings.torch_device,
-            )  # fmt: skip
+            )
         return self._embeds[concepts.digest]
 
     @cached_property

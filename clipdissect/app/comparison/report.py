@@ -102,12 +102,21 @@ def figure(table: pd.DataFrame, folder: Path) -> None:
         for axis, metric in zip(axes, metrics, strict=True):
             some = rows[(rows["concepts"] == concepts) & (rows["metric"] == metric)]
             _panel(axis, f"{metric}, {concepts}", some)
-    drawn.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center",
-                 ncols=6, fontsize="small", frameon=False)  # fmt: skip
+    drawn.legend(
+        *grid[0][0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=6,
+        fontsize="small",
+        frameon=False,
+    )
     for kind in ("png", "pdf"):
         with atomic(folder / f"comparison.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110,
-                          metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
+            drawn.savefig(
+                temporary,
+                format=kind,
+                dpi=110,
+                metadata={"CreationDate": None} if kind == "pdf" else None,
+            )
 
 
 def _panel(axis: Any, title: str, rows: pd.DataFrame) -> None:
@@ -116,9 +125,17 @@ def _panel(axis: Any, title: str, rows: pd.DataFrame) -> None:
         own = rows[rows["similarity"] == name]
         at = [probes.index(p) + 0.7 * ((i + 0.5) / len(functions) - 0.5) for p in own["probe"]]
         errors = [own["value"] - own["low"], own["high"] - own["value"]]
-        axis.errorbar(at, own["value"], yerr=errors, linestyle="none", markersize=5,
-                      marker=MARKERS[i % len(MARKERS)], color=str(0.1 * (i % 7)),
-                      markerfacecolor="white" if i % 2 else None, label=name)  # fmt: skip
+        axis.errorbar(
+            at,
+            own["value"],
+            yerr=errors,
+            linestyle="none",
+            markersize=5,
+            marker=MARKERS[i % len(MARKERS)],
+            color=str(0.1 * (i % 7)),
+            markerfacecolor="white" if i % 2 else None,
+            label=name,
+        )
     axis.set_xticks(range(len(probes)), [p.replace("_", "\n") for p in probes], fontsize="small")
     axis.set_title(title, fontsize="medium")
     axis.set_ylim(bottom=0)

@@ -55,9 +55,11 @@ def judged(units: Units) -> Units:
 
 
 def best_of(
-    candidates: Sequence[Cell], metric: str, tuning: Int[np.ndarray, " some"],
+    candidates: Sequence[Cell],
+    metric: str,
+    tuning: Int[np.ndarray, " some"],
     report: Int[np.ndarray, " others"],
-) -> Cell:  # fmt: skip
+) -> Cell:
     """The candidate with the best metric on the tuning units, judged on the others.
 
     Args:
@@ -71,8 +73,15 @@ def best_of(
         return -math.inf if value is None else float(value)
 
     chosen = max(candidates, key=score)
-    return Cell(chosen.probe, chosen.concepts, chosen.similarity, "best", chosen.parameters,
-                chosen.images, chosen.units.take(report))  # fmt: skip
+    return Cell(
+        chosen.probe,
+        chosen.concepts,
+        chosen.similarity,
+        "best",
+        chosen.parameters,
+        chosen.images,
+        chosen.units.take(report),
+    )
 
 
 def unsearched(default: Cell, report: Int[np.ndarray, " others"]) -> Cell:
@@ -95,9 +104,7 @@ def unions_beside_parts(probes: Mapping[str, Probe]) -> list[str]:
     ]
 
 
-def table(
-    cells: Sequence[Cell], how: Resampling, unions: Collection[str] = ()
-) -> pd.DataFrame:  # fmt: skip
+def table(cells: Sequence[Cell], how: Resampling, unions: Collection[str] = ()) -> pd.DataFrame:
     """One row a cell and metric, with intervals and the paired difference to the best function.
 
     The best function of a probe, concept set and setting is that with the largest value. The
@@ -147,16 +154,22 @@ def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _entry(cell: Cell, found: Mapping[str, Any], drawn: Distributions) -> _Entry:
-    about = {"concepts": cell.concepts, "setting": cell.setting, "similarity": cell.similarity,
-             "probe": cell.probe, "images": cell.images, "parameters": cell.parameters,
-             "units": len(cell.units.table)}  # fmt: skip
+    about = {
+        "concepts": cell.concepts,
+        "setting": cell.setting,
+        "similarity": cell.similarity,
+        "probe": cell.probe,
+        "images": cell.images,
+        "parameters": cell.parameters,
+        "units": len(cell.units.table),
+    }
     known = {m: found[m] for m in drawn if found[m] is not None}
     return _Entry(about, known, drawn, (cell.units,))
 
 
 def _averages(
     found: Mapping[Cell, tuple[dict[str, Any], Distributions]], called: str
-) -> Iterator[_Entry]:  # fmt: skip
+) -> Iterator[_Entry]:
     for name in dict.fromkeys(c.similarity for c in found):
         of = [_entry(c, *both) for c, both in found.items() if c.similarity == name]
         metrics = [m for m in of[0].values if all(m in e.values for e in of)]
@@ -179,10 +192,15 @@ def _with_differences(entries: Sequence[_Entry], how: Resampling) -> Iterator[di
                 lead[name] = _minus(entry, best, how)
             between = lead[name][metric]
             yield entry.about | {
-                "metric": metric, "value": value, "low": spans[metric]["low"],
-                "high": spans[metric]["high"], "best": name, "minus_best": between["value"],
-                "minus_best_low": between["low"], "minus_best_high": between["high"],
-            }  # fmt: skip
+                "metric": metric,
+                "value": value,
+                "low": spans[metric]["low"],
+                "high": spans[metric]["high"],
+                "best": name,
+                "minus_best": between["value"],
+                "minus_best_low": between["low"],
+                "minus_best_high": between["high"],
+            }
 
 
 def _spans(entry: _Entry, how: Resampling) -> dict[str, Any]:

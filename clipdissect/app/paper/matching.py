@@ -14,8 +14,10 @@ ENCODER = "clip_vit_b16"
 IMAGES = {"imagenet_val": 50_000, "cifar100_train": 50_000}
 WEIGHTS = {"resnet50": "IMAGENET1K_V1", "resnet18_places365": "places365"}
 # Names of the right classes: their own, the target's, and that of the target's as a setting.
-TRUTHS = {"resnet50": ("imagenet", "resnet50", "auto"),
-          "resnet18_places365": ("places365", "resnet18_places365", "auto")}  # fmt: skip
+TRUTHS = {
+    "resnet50": ("imagenet", "resnet50", "auto"),
+    "resnet18_places365": ("places365", "resnet18_places365", "auto"),
+}
 CLASS_LAYER = "fc"  # of both
 SUMMARIES = ("auto", "mean")  # the same for networks without a class token
 # Columns of the published label files, by the folder that they are in.
@@ -28,11 +30,18 @@ _LABELS: Mapping[str, Any] = {
 COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "clip_dissect": _LABELS,
     "milan": _LABELS,
-    "netdissect": {"layer_column": None, "unit_column": "unit", "description_column": "label",
-                   "first_unit": 1},
-}  # fmt: skip
-PRESETS = {"netdissect": "published_netdissect", "milan": "published_milan",
-           "clip_dissect": "published_clip_dissect"}  # fmt: skip
+    "netdissect": {
+        "layer_column": None,
+        "unit_column": "unit",
+        "description_column": "label",
+        "first_unit": 1,
+    },
+}
+PRESETS = {
+    "netdissect": "published_netdissect",
+    "milan": "published_milan",
+    "clip_dissect": "published_clip_dissect",
+}
 
 Run = Mapping[str, Any]
 

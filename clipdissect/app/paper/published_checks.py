@@ -23,9 +23,12 @@ FILES = {
     "places365": "concepts/places365_categories.txt",
 }
 NETDISSECT: Mapping[str, Any] = {
-    "layers": ["fc"], "layer_column": None, "description_column": "label",
-    "similarity_column": "score", "first_unit": 1,
-}  # fmt: skip
+    "layers": ["fc"],
+    "layer_column": None,
+    "description_column": "label",
+    "similarity_column": "score",
+    "first_unit": 1,
+}
 DIGITS = 4
 
 
@@ -87,8 +90,14 @@ def _table1_and_fig3(data: Path, mpnet: SentenceEncoder, store: Store | None) ->
         if method in found:  # the label of the file; the other file isn't published
             label = str(found[method].units.table["description"][unit])
         ours = vectors(mpnet, [[name], [label]], store).cosines([label], [name])[0]
-        yield Check("fig3", method, "mpnet_cos", row["mpnet_cos"], float(ours),
-                    note=f"'{label}' against '{name}'")  # fmt: skip
+        yield Check(
+            "fig3",
+            method,
+            "mpnet_cos",
+            row["mpnet_cos"],
+            float(ours),
+            note=f"'{label}' against '{name}'",
+        )
 
 
 def _table2(data: Path, mpnet: SentenceEncoder, store: Store | None) -> Iterator[Check]:

@@ -50,9 +50,14 @@ def _missing() -> Iterator[Found]:
     values = paper.values()["missing_concepts"]
     own = OWN | {key: values[key] for key in ("probe", "concepts")}
     for group in ("dog.n.01", "bird.n.01"):
-        yield {"study": "missing_concepts", "row": f"{group}, {values['probe']}", "metric": "top1",
-               "paper": values[group]["right"] / values[group]["units"], "own": own,
-               "keys": (group, "missing")}  # fmt: skip
+        yield {
+            "study": "missing_concepts",
+            "row": f"{group}, {values['probe']}",
+            "metric": "top1",
+            "paper": values[group]["right"] / values[group]["units"],
+            "own": own,
+            "keys": (group, "missing"),
+        }
 
 
 def _weights() -> Iterator[Found]:
@@ -60,28 +65,46 @@ def _weights() -> Iterator[Found]:
     layers = {key: values[key] for key in ("layer", "into")}
     for pairs, number in values["pearson_r"].items():
         is_part = int(pairs) <= 50_000
-        yield {"study": "weight_similarity", "metric": "pearson_r", "paper": number,
-               "row": f"{layers['layer']} to {layers['into']}, {pairs} weights",
-               "own": OWN | {"probe": "imagenet_broden"}, "labels": values["labels"],
-               "settings": {"top_pairs": int(pairs)} if is_part else {}, "layers": layers,
-               "keys": (matching.ENCODER, "top_pairs" if is_part else "all_pairs")}  # fmt: skip
+        yield {
+            "study": "weight_similarity",
+            "metric": "pearson_r",
+            "paper": number,
+            "row": f"{layers['layer']} to {layers['into']}, {pairs} weights",
+            "own": OWN | {"probe": "imagenet_broden"},
+            "labels": values["labels"],
+            "settings": {"top_pairs": int(pairs)} if is_part else {},
+            "layers": layers,
+            "keys": (matching.ENCODER, "top_pairs" if is_part else "all_pairs"),
+        }
 
 
 def _classes() -> Iterator[Found]:
     probe, layers = "imagenet_val", {"layer": "layer4", "into": "fc"}
     for method, numbers in paper.values()["class_from_descriptions"].items():
         for metric in ("truth", "prediction"):
-            yield {"study": "class_from_descriptions", "row": method, "metric": metric,
-                   "paper": numbers[metric], "labels": numbers["labels"], "images": probe,
-                   "own": OWN | {"probe": probe} if method == "clip_dissect" else None,
-                   "layers": layers, "keys": ("mpnet", metric)}  # fmt: skip
+            yield {
+                "study": "class_from_descriptions",
+                "row": method,
+                "metric": metric,
+                "paper": numbers[metric],
+                "labels": numbers["labels"],
+                "images": probe,
+                "own": OWN | {"probe": probe} if method == "clip_dissect" else None,
+                "layers": layers,
+                "keys": ("mpnet", metric),
+            }
 
 
 def _phrases() -> Iterator[Found]:
-    yield {"study": "compositional_concepts", "row": "phrases minus words, fc", "metric":
-           "mpnet_cos", "paper": None, "own": OWN | {"probe": "imagenet_broden"},
-           "settings": {"templates": ["{} {}"], "words": 100, "length": 2},
-           "keys": ("fc", "judged", "mpnet", "phrases_minus_words")}  # fmt: skip
+    yield {
+        "study": "compositional_concepts",
+        "row": "phrases minus words, fc",
+        "metric": "mpnet_cos",
+        "paper": None,
+        "own": OWN | {"probe": "imagenet_broden"},
+        "settings": {"templates": ["{} {}"], "words": 100, "length": 2},
+        "keys": ("fc", "judged", "mpnet", "phrases_minus_words"),
+    }
 
 
 def _row(wanted: Found, runs: list[tuple[Found, Found]]) -> Found:

@@ -95,10 +95,14 @@ class Plain:
         own = {k: v for k, v in self.similarity.parameters.items() if k in PARAMETERS}
         best = soft_wpmi(P, q, **own).max(1)
         words = [self.concepts[i] for i in best.indices.tolist()]
-        table: pd.DataFrame = pd.DataFrame({
-            "layer": layer, "unit": range(len(words)), "description": words,
-            "similarity": best.values.tolist(),
-        })  # fmt: skip
+        table: pd.DataFrame = pd.DataFrame(
+            {
+                "layer": layer,
+                "unit": range(len(words)),
+                "description": words,
+                "similarity": best.values.tolist(),
+            }
+        )
         return table
 
     def _texts(self) -> Tensor:
@@ -133,10 +137,11 @@ class Plain:
 
     def _images(self, transform: Transform) -> Iterator[Tensor]:
         loader = DataLoader(
-            _Images(self.probe, transform), batch_size=self.settings.images_a_batch,
+            _Images(self.probe, transform),
+            batch_size=self.settings.images_a_batch,
             num_workers=workers_for(self.settings),
             pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
+        )
         batches = iter(loader)
         for _ in range(len(loader)):
             with self.stages.stage("decode"):
@@ -185,10 +190,18 @@ def pooled(output: Tensor) -> Float[Tensor, "images units"]:
 
 
 def soft_wpmi(
-    P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"], *, a: float = 10.0,
-    lam: float = 1.0, top_k: int = 100, p_start: float = 0.998, p_end: float = 0.97,
-    eps: float = 1e-7, rows: str = "gather", results: str = "list",
-) -> Float[Tensor, "units concepts"]:  # fmt: skip
+    P: Float[Tensor, "images concepts"],
+    q: Float[Tensor, "images units"],
+    *,
+    a: float = 10.0,
+    lam: float = 1.0,
+    top_k: int = 100,
+    p_start: float = 0.998,
+    p_end: float = 0.97,
+    eps: float = 1e-7,
+    rows: str = "gather",
+    results: str = "list",
+) -> Float[Tensor, "units concepts"]:
     """SoftWPMI one unit after another (Sec. 3.2).
 
     Args:

@@ -16,8 +16,12 @@ from clipdissect.utils.files import atomic
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--", "**", "||")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
 LINES = {OURS: ("o-", "black", "black"), PLAIN: ("s--", "0.45", "white")}
-TITLES = {"images": "scoring", "units": "scoring", "concepts": "scoring",
-          "pass": "pass over the images"}  # fmt: skip
+TITLES = {
+    "images": "scoring",
+    "units": "scoring",
+    "concepts": "scoring",
+    "pass": "pass over the images",
+}
 
 
 def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> None:
@@ -33,8 +37,9 @@ def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> No
     axes = [a for a in TITLES if len(pieces) and a in set(pieces["axis"])]
     bars = sum(len(stores) for stores in metrics["methods"].values())
     drawn = Figure((11, 1.6 + 0.42 * bars + (3.0 if axes else 0)), layout="constrained")
-    grid = drawn.add_gridspec(2 if axes else 1, max(len(axes), 1),
-                              height_ratios=[1 + 0.42 * bars, 3.0] if axes else None)  # fmt: skip
+    grid = drawn.add_gridspec(
+        2 if axes else 1, max(len(axes), 1), height_ratios=[1 + 0.42 * bars, 3.0] if axes else None
+    )
     _bars(drawn.add_subplot(grid[0, :]), metrics["methods"])
     for column, axis in enumerate(axes):
         panel = drawn.add_subplot(grid[1, column])
@@ -44,8 +49,12 @@ def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> No
             panel.legend(fontsize="small", frameon=False)
     for kind in ("png", "pdf"):
         with atomic(folder / f"runtime.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110,
-                          metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
+            drawn.savefig(
+                temporary,
+                format=kind,
+                dpi=110,
+                metadata={"CreationDate": None} if kind == "pdf" else None,
+            )
 
 
 def _bars(axis: Any, methods: Mapping[str, Any]) -> None:
@@ -53,9 +62,17 @@ def _bars(axis: Any, methods: Mapping[str, Any]) -> None:
     start = np.zeros(len(runs))
     for number, stage in enumerate(stages_of([one for _, one in runs])):
         values = np.array([max(one["stages"].get(stage, 0.0), 0.0) for _, one in runs])
-        axis.barh(range(len(runs)), values, left=start, height=0.7, label=stage,
-                  color=GREYS[number % len(GREYS)], hatch=HATCHES[number % len(HATCHES)],
-                  edgecolor="black", linewidth=0.6)  # fmt: skip
+        axis.barh(
+            range(len(runs)),
+            values,
+            left=start,
+            height=0.7,
+            label=stage,
+            color=GREYS[number % len(GREYS)],
+            hatch=HATCHES[number % len(HATCHES)],
+            edgecolor="black",
+            linewidth=0.6,
+        )
         start += values
     for y, (_, one) in enumerate(runs):
         axis.text(start[y], y, f" {one['seconds']['median']:.3g} s", va="center", fontsize="small")
@@ -75,8 +92,17 @@ def _growth(axis: Any, name: str, rows: pd.DataFrame) -> None:
         by = own.groupby(size)["seconds"]
         middle = by.median()
         errors = [middle - by.min(), by.max() - middle]
-        axis.errorbar(middle.index, middle, yerr=errors, fmt=line, color=colour, capsize=2,
-                      markerfacecolor=face, markersize=5, label=side)  # fmt: skip
+        axis.errorbar(
+            middle.index,
+            middle,
+            yerr=errors,
+            fmt=line,
+            color=colour,
+            capsize=2,
+            markerfacecolor=face,
+            markersize=5,
+            label=side,
+        )
     axis.set_xscale("log")
     axis.set_yscale("log")
     sizes = sorted(set(rows[size]))

@@ -36,9 +36,13 @@ Work = Callable[[], float]
 
 
 def scoring(
-    similarity: Similarity, sizes: Mapping[str, Sequence[int]], base: Mapping[str, int], dims: int,
-    repeats: int, plain: bool,
-) -> pd.DataFrame:  # fmt: skip
+    similarity: Similarity,
+    sizes: Mapping[str, Sequence[int]],
+    base: Mapping[str, int],
+    dims: int,
+    repeats: int,
+    plain: bool,
+) -> pd.DataFrame:
     """Seconds of scoring one layer, over each of `AXES` with the others at their base.
 
     Embeddings and activations are random: speed doesn't depend on them.
@@ -64,8 +68,9 @@ def scoring(
     rows = []
     for axis, point, sides in jobs:
         factors, q = made_up(**point, dims=dims)
-        works = {side: partial(_scored, similarity, factors, q, side, how)
-                 for side, how in sides.items()}  # fmt: skip
+        works = {
+            side: partial(_scored, similarity, factors, q, side, how) for side, how in sides.items()
+        }
         rows += [{"axis": axis, **point, **one} for one in in_turn(works, repeats)]
     return _frame(rows)
 
@@ -142,8 +147,15 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
         slope = np.nan
         if len(medians) > 1:
             slope = np.polyfit(np.log(medians.index), np.log(medians), 1)[0]
-        rows.append({"axis": axis, "side": side, "from": int(medians.index[0]),
-                     "to": int(medians.index[-1]), "exponent": float(slope)})  # fmt: skip
+        rows.append(
+            {
+                "axis": axis,
+                "side": side,
+                "from": int(medians.index[0]),
+                "to": int(medians.index[-1]),
+                "exponent": float(slope),
+            }
+        )
     return _frame(rows)
 
 
@@ -166,9 +178,14 @@ def model(table: pd.DataFrame, side: str) -> tuple[float, float, float]:
     from scipy.optimize import nnls
 
     own = table[(table["side"] == side) & table["axis"].isin(AXES)]
-    terms = np.stack([
-        own["images"] * own["concepts"], own["units"] * own["concepts"], np.ones(len(own)),
-    ], axis=1).astype(float)  # fmt: skip
+    terms = np.stack(
+        [
+            own["images"] * own["concepts"],
+            own["units"] * own["concepts"],
+            np.ones(len(own)),
+        ],
+        axis=1,
+    ).astype(float)
     seconds = own["seconds"].to_numpy(float)
     scale = terms.max(0)
     found, _ = nnls(terms / scale / seconds[:, None], np.ones(len(own)))
@@ -196,8 +213,9 @@ def _scored(
 def _captured(job: Job) -> float:
     assert job.target and job.encoder and job.probe
     with TemporaryDirectory() as folder:
-        found = capture(job.target, job.target.layers, job.encoder, job.probe, Store(Path(folder)),
-                        job.settings)  # fmt: skip
+        found = capture(
+            job.target, job.target.layers, job.encoder, job.probe, Store(Path(folder)), job.settings
+        )
     return found.seconds["decode"] + found.seconds["forward"]
 
 
@@ -205,6 +223,14 @@ def _passed(job: Job) -> float:
     assert job.target and job.encoder and job.probe and job.concepts and job.similarity
     spent = Timers()
     with TemporaryDirectory() as folder:
-        Plain(job.target, job.probe, job.concepts.texts, job.encoder, job.similarity, job.settings,
-              Path(folder), spent).features()  # fmt: skip
+        Plain(
+            job.target,
+            job.probe,
+            job.concepts.texts,
+            job.encoder,
+            job.similarity,
+            job.settings,
+            Path(folder),
+            spent,
+        ).features()
     return spent.seconds["decode"] + spent.seconds["forward"]

@@ -16,8 +16,12 @@ from clipdissect.results.run_files import jsonable
 PAPER_LAYERS = 5
 PASS = ("decode", "forward")
 ORDER = ("load", "texts", "digests", *PASS)
-RATES = {"images_per_s": "images/s", "units_per_s": "units/s", "ram_gb": "RAM GB",
-         "gpu_gb": "GPU GB"}  # fmt: skip
+RATES = {
+    "images_per_s": "images/s",
+    "units_per_s": "units/s",
+    "ram_gb": "RAM GB",
+    "gpu_gb": "GPU GB",
+}
 
 
 def metrics(
@@ -40,9 +44,10 @@ def metrics(
         found["pieces"] = _piece_ratios(pieces)
         found["exponents"] = [_growth(one) for one in exponents(pieces).to_dict("records")]
         found["extrapolated"] = {
-            side: one for side in (OURS, PLAIN)
+            side: one
+            for side in (OURS, PLAIN)
             if (one := extrapolated(rounds, pieces, facts, side)) is not None
-        }  # fmt: skip
+        }
     complete: dict[str, Any] = jsonable(found)
     return complete
 
@@ -76,10 +81,11 @@ def extrapolated(
     each = {
         "texts": own["stage_texts"].median() / run["concepts"] * job["concepts"],
         "passes": own[[f"stage_{s}" for s in PASS]].sum(axis=1).median()
-        / run["images"] * job["images"],
+        / run["images"]
+        * job["images"],
         "scoring": job["concepts"] * (product * images + gather * job["units"])
         + fixed * (1 if ours else PAPER_LAYERS),
-    }  # fmt: skip
+    }
     return {name: float(value) for name, value in {**each, "total": sum(each.values())}.items()}
 
 
@@ -107,7 +113,7 @@ def _methods(rounds: pd.DataFrame) -> dict[str, Any]:
             "units_per_s": float(own["units"].iloc[0] / seconds),
             "ram_gb": float(own["ram"].max() / 1e9),
             "gpu_gb": None if own["gpu"].isna().all() else float(own["gpu"].max() / 1e9),
-        }  # fmt: skip
+        }
     return found
 
 
@@ -144,13 +150,16 @@ def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts = [_head(facts), _table(metrics)]
     if metrics["ratios"]:
         turn = facts["runtime"]["slice"]
-        parts.append(f"## Plain over ours\n\nBoth take turns of {turn} s. {_same(metrics)}\n\n"
-                     + _ratio_table(metrics["ratios"]))  # fmt: skip
+        parts.append(
+            f"## Plain over ours\n\nBoth take turns of {turn} s. {_same(metrics)}\n\n"
+            + _ratio_table(metrics["ratios"])
+        )
     if "pieces" in metrics:
         base = ", ".join(f"{n} {axis}" for axis, n in facts["runtime"]["base"].items())
-        parts.append(f"## Pieces in turn\n\nPlain over ours at the largest size of each axis, the "
-                     f"others being {base}; `variants` at these.\n\n"
-                     + _ratio_table(metrics["pieces"]))  # fmt: skip
+        parts.append(
+            f"## Pieces in turn\n\nPlain over ours at the largest size of each axis, the "
+            f"others being {base}; `variants` at these.\n\n" + _ratio_table(metrics["pieces"])
+        )
         parts.append(f"## Growth\n\n`seconds ~ size ** exponent`.\n\n{_exponents(metrics)}")
         parts.append(_extrapolation(metrics))
     parts.append(_paper(facts))
@@ -209,11 +218,19 @@ def _same(metrics: Mapping[str, Any]) -> str:
 
 def _exponents(metrics: Mapping[str, Any]) -> str:
     heads = ["over", "side", "from", "to", "exponent"]
-    return _grid(heads, [
-        [str(one["axis"]), one["side"], str(one["from"]), str(one["to"]),
-         _number(one["exponent"]) or one["exponent_reason"]]
-        for one in metrics["exponents"]
-    ])  # fmt: skip
+    return _grid(
+        heads,
+        [
+            [
+                str(one["axis"]),
+                one["side"],
+                str(one["from"]),
+                str(one["to"]),
+                _number(one["exponent"]) or one["exponent_reason"],
+            ]
+            for one in metrics["exponents"]
+        ],
+    )
 
 
 def _extrapolation(metrics: Mapping[str, Any]) -> str:
@@ -225,9 +242,10 @@ def _extrapolation(metrics: Mapping[str, Any]) -> str:
     )
     found = metrics["extrapolated"]
     stages = list(next(iter(found.values()), {}))
-    return said + _grid(["", *stages], [
-        [side, *(f"{one[stage]:.0f}" for stage in stages)] for side, one in found.items()
-    ])  # fmt: skip
+    return said + _grid(
+        ["", *stages],
+        [[side, *(f"{one[stage]:.0f}" for stage in stages)] for side, one in found.items()],
+    )
 
 
 def _paper(facts: Mapping[str, Any]) -> str:

@@ -69,16 +69,23 @@ class Side:
     """
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], clock: Path,
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        clock: Path,
         environment: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not hasattr(signal, "SIGSTOP"):
             raise DissectError("this measurement pauses processes, which needs Linux or macOS")
         self.name, self.clock, self.expected = name, PausedClock(clock), 1.0
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, str(clock), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env=environment,
+        )
         self._since: float | None = None  # when the pause began
 
     def ask(self, message: Mapping[str, Any]) -> None:

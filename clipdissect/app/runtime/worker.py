@@ -92,8 +92,9 @@ def job_of(config: Any, needs: tuple[str, ...]) -> Job:
     parts = build_groups(config, needs)
     if "similarity" in needs:
         parts["similarity"] = of_group(similarity.build, config.similarity)
-    return Job(**parts, settings=settings_of(config), top=config.top, images=config.images,
-               null=False)  # the plain pipeline has none  # fmt: skip
+    return Job(
+        **parts, settings=settings_of(config), top=config.top, images=config.images, null=False
+    )  # the plain pipeline has none
 
 
 def with_baseline_batch(config: Any, job: Job) -> Job:
@@ -135,8 +136,7 @@ def described(method: Method, job: Job, folder: Path) -> dict[str, Any]:
     spent: dict[str, float] = {}
     for name, seconds in result.run.get("seconds", {}).items():
         spent |= inner if inner and name == "images" else {name: seconds}
-    return {"stages": spent, "units": len(result.descriptions),
-            "table": result.descriptions}  # fmt: skip
+    return {"stages": spent, "units": len(result.descriptions), "table": result.descriptions}
 
 
 def plain(job: Job, folder: Path) -> dict[str, Any]:
@@ -145,8 +145,16 @@ def plain(job: Job, folder: Path) -> dict[str, Any]:
 
     assert job.target and job.probe and job.concepts and job.encoder and job.similarity
     spent = Timers()
-    table = Plain(job.target, job.probe, job.concepts.texts, job.encoder, job.similarity,
-                  job.settings, folder, spent).describe()  # fmt: skip
+    table = Plain(
+        job.target,
+        job.probe,
+        job.concepts.texts,
+        job.encoder,
+        job.similarity,
+        job.settings,
+        folder,
+        spent,
+    ).describe()
     return {"stages": spent.seconds, "units": len(table), "table": table}
 
 
