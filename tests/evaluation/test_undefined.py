@@ -153,7 +153,7 @@ def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
            "parameters": "", "units": 2, "metric": "top1", "value": 0.5, "low": None, "high": None,
            "best": "wpmi", "minus_best": 0.0, "minus_best_low": None,
            "minus_best_high": None}  # fmt: skip
-    table = comparing.framed([row])
+    table = comparing.as_frame([row])
     text = comparison_report.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
     comparison_report.figure(table, tmp_path)

@@ -25,14 +25,7 @@ from clipdissect.targets import Target
 
 @dataclass
 class SharedFeatures:
-    """One layer's features; `describe` scores them with any probe, concepts and similarity.
-
-    Args:
-        target: its only layer is the one described.
-        encoder: of images and texts.
-        settings: how to run the networks.
-        store: where features are kept.
-    """
+    """Features of the target's only layer, to score with any probe, concepts and similarity."""
 
     target: Target
     encoder: Encoder
@@ -42,11 +35,7 @@ class SharedFeatures:
     _embeds: dict[str, Any] = field(default_factory=dict)
 
     def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
-        """As `clipdissect.dissect` with `top=1`, without top images.
-
-        Raises:
-            DissectError: as `clipdissect.capture.capture.capture`.
-        """
+        """Describe the units as `clipdissect.dissect` with `top=1` does, without top images."""
         captured, embeds = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, embeds)
