@@ -167,7 +167,7 @@ def positive_labels(tree: dict[str, Any]) -> list[str]:
 
 def summary(units: pd.DataFrame) -> str:
     """Return a Markdown table of right units, by network and kind of concept."""
-    columns = [c.removesuffix(" right") for c in units if str(c).endswith(" right")]
+    columns = [str(c).removesuffix(" right") for c in units if str(c).endswith(" right")]
     header = ["planted", "units", *columns]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     kinds = units.assign(kind=[kind_of(text) for text in units["truth"]])
