@@ -15,7 +15,7 @@ from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> float | None:
-    """One dissection as configured; gives the objective of the tuning half, if one is set."""
+    """Run one dissection as configured; return the objective on the tuning half, if one is set."""
     from clipdissect import evaluation
     from clipdissect.app.build import Parts, track
     from clipdissect.app.print_run import show
@@ -38,24 +38,24 @@ def run(config: Any) -> float | None:
     result = parts.dissect()
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images)
-    stages = Timers()
-    with stages.stage("metrics"):
+    timers = Timers()
+    with timers.stage("metrics"):
         metrics = evaluation.metrics(
             result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
         )
         if config.objective and parts.concepts:
+            table, networks = result.descriptions, (parts.target, parts.concepts, parts.sentences)
+            options = (parts.store, config.objective_seed)
             metrics["objective"] = half_split.objective(
-                config.objective, result.descriptions, parts.target, parts.concepts,
-                parts.sentences, parts.store, config.objective_seed,
-            )  # fmt: skip
-    result.run["seconds"] |= stages.seconds
+                config.objective, table, *networks, *options
+            )
+    result.run["seconds"] |= timers.seconds
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
     show(result, metrics, folder, units=config.show)
-    reporter.write(
-        folder, result, parts.target, parts.probe, parts.settings, parts.store,
-        truth_of(parts.target), reporter.sentences(config, parts.sentences),
-    )  # fmt: skip
+    sentences, truth = reporter.sentences(config, parts.sentences), truth_of(parts.target)
+    used = parts.target, parts.probe, parts.settings, parts.store
+    reporter.write(folder, result, *used, truth, sentences)
     track(config, folder, metrics, parts.probe)  # with the report
     return metrics["objective"]["tuning"] if config.objective else None
 

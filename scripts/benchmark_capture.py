@@ -1,13 +1,13 @@
 """Images per second of a capture, against its bare forward passes and a plain two-pass loop.
 
     python scripts/benchmark_capture.py --images ~/photos            # the offline networks
-    python scripts/benchmark_capture.py --images ~/photos --variants # what settings cost and gain
+    python scripts/benchmark_capture.py --images ~/photos --variants # the effect of settings
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
 
 Three measurements in one run, after a warm-up, on the same images:
 
-- bare: both networks on batches that are ready in memory. No decoding, no store. On a processor
-  each batch of a capture runs twice in turn, as part of it and bare; on a GPU whole passes do.
+- bare: both networks on batches in memory. No decoding, no store. On a CPU each batch of a capture
+  runs twice in turn, as part of it and bare; on a GPU whole passes do.
 - ours: `clipdissect.capture.capture` into an empty store, everything included.
 - plain: a DataLoader and a loop for each network, every image decoded twice, in batches of
   `--plain-batch-size`, 32 by default.
@@ -19,27 +19,33 @@ doesn't depend on them.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
+import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
+from clipdissect import encoder as encoders
 from clipdissect import probe as probes
+from clipdissect import similarity, targets
+from clipdissect.app.runtime.baseline import PlainPipeline
+from clipdissect.app.runtime.timing import in_turn, processor, ratios, synchronize
+from clipdissect.capture import networks as networks_module
+from clipdissect.capture import shard_runner
 from clipdissect.capture.capture import capture
-from clipdissect.capture.dataloader import workers_for
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.networks import EMBEDS, networks
+from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
@@ -49,329 +55,270 @@ from clipdissect.utils.memory import keep_memory, memory_is_kept
 
 VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
 
-
-class Repeated:
-    """Reads a probe's images over and over: many images from few files."""
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-
-    def __call__(self, index: int) -> Image.Image:
-        return self.probe.read(index % len(self.probe))
+Batches = list[tuple[Tensor, Tensor]]
 
 
-def repeated(probe: Probe, count: int) -> Probe:
-    """A probe of `count` images that are the given one's, repeated."""
-    names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
-    return Probe(probe.name, names, Repeated(probe), f"{probe.digest} x{count}")
+@dataclass(frozen=True)
+class Benchmark:
+    """Two networks with the settings to run them; its methods return seconds."""
 
+    target: Target
+    encoder: Encoder
+    settings: Settings
 
-def readings_of(target: Target, settings: Settings) -> Any:
-    """How the outputs of the target's layers are read."""
-    return read_layers(target, target.layers, settings.summary, settings.torch_device)
+    @classmethod
+    def of(cls, networks_name: str, settings: Settings) -> Benchmark:
+        """Build the offline profile's networks, or the paper's with random weights."""
+        if networks_name == "offline":
+            return cls(targets.build("efficientnet_lite0"), encoders.build("conse"), settings)
+        layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+        target = targets.build("resnet50", weights="random", layers=layers)
+        model = {"model": "ViT-B-16-quickgelu", "pretrained": "random"}
+        return cls(target, encoders.build("open_clip", **model), settings)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the networks compute."""
+        return (*self.target.layers, EMBEDS)
 
-def chosen_networks(name: str) -> tuple[Target, Encoder]:
-    """The offline profile's networks, or the paper's with random weights."""
-    from clipdissect import encoder
-    from clipdissect import targets as target
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the networks run on a GPU."""
+        return torch.device(self.settings.torch_device).type == "cuda"
 
-    if name == "offline":
-        return target.build("efficientnet_lite0"), encoder.build("conse")
-    layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
-    return (
-        target.build("resnet50", weights="random", layers=layers),
-        encoder.build("open_clip", model="ViT-B-16-quickgelu", pretrained="random"),
-    )
+    def networks(self) -> AbstractContextManager[ModelRunner]:
+        """Return the networks, ready to run."""
+        summary, device = self.settings.summary, self.settings.torch_device
+        layouts = read_layers(self.target, self.target.layers, summary, device)
+        return networks(self.target, layouts, self.encoder, self.settings)
 
+    def batches(self, probe: Probe, count: int) -> Batches:
+        """Preprocess the probe's first images into batches in memory."""
+        images = [probe.read(index) for index in range(min(count, len(probe)))]
+        pairs = [(self.target.preprocess(i), self.encoder.preprocess(i)) for i in images]
+        size = self.settings.images_a_batch
+        chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        return [tuple(map(torch.stack, zip(*chunk, strict=True))) for chunk in chunks]
 
-def ready_batches(target: Target, encoder: Encoder, probe: Probe, size: int, count: int) -> Any:
-    """Preprocessed batches of the probe's first images, in memory."""
-    images = [probe.read(index) for index in range(min(count, len(probe)))]
-    pairs = [(target.preprocess(i), encoder.preprocess(i)) for i in images]
-    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    return [tuple(map(torch.stack, zip(*chunk, strict=True))) for chunk in chunks]
-
-
-@torch.no_grad()
-def forward_only(
-    target: Target, encoder: Encoder, batches: Sequence[tuple[Tensor, Tensor]], count: int,
-    settings: Settings,
-) -> float:  # fmt: skip
-    """Seconds of the forward passes of `count` images, from batches in memory."""
-    wanted = (*target.layers, EMBEDS)
-    with networks(target, readings_of(target, settings), encoder, settings) as run:
-        run(wanted, *batches[0])
-        _wait(settings)
-        start, done = time.perf_counter(), 0
-        while done < count:
-            for batch in batches:
-                run(wanted, *batch)
+    @torch.no_grad()
+    def forward_only(self, batches: Batches, count: int) -> float:
+        """Run the forward passes of `count` images, from batches in memory."""
+        with self.networks() as run:
+            run(self.outputs, *batches[0])
+            synchronize(self.settings.torch_device)
+            start, done = time.perf_counter(), 0
+            for batch in cycle(batches):
+                run(self.outputs, *batch)
                 done += len(batch[0])
                 if done >= count:
                     break
-        _wait(settings)
-        return (time.perf_counter() - start) * count / done
+            synchronize(self.settings.torch_device)
+            return (time.perf_counter() - start) * count / done
+
+    def capture(self, probe: Probe) -> float:
+        """Capture into an empty store."""
+        with TemporaryDirectory() as folder:
+            start, store, layers = time.perf_counter(), Store(Path(folder)), self.target.layers
+            capture(self.target, layers, self.encoder, probe, store, self.settings)
+            return time.perf_counter() - start
+
+    def plain(self, probe: Probe, batch_size: int) -> float:
+        """Run the plain loop: one pass over the images for each network."""
+        settings, function = (
+            replace(self.settings, batch_size=batch_size),
+            similarity.build("soft_wpmi"),
+        )
+        with TemporaryDirectory() as folder:
+            parts = self.target, probe, (), self.encoder, function, settings, Path(folder)
+            start = time.perf_counter()
+            PlainPipeline(*parts).features()
+            return time.perf_counter() - start
+
+    def capture_and_forward(self, probe: Probe) -> tuple[float, float]:
+        """Measure a capture, and the bare forward passes of the same images in turn with it."""
+        if not self.on_gpu:
+            return self._paired(probe)
+        batches = self.batches(probe, 4 * self.settings.images_a_batch)
+        before = self.forward_only(batches, len(probe))
+        seconds = self.capture(probe)
+        return seconds, (before + self.forward_only(batches, len(probe))) / 2
+
+    def _paired(self, probe: Probe) -> tuple[float, float]:
+        """Run every batch twice: as part of the capture, and once more with a clock around it.
+
+        Which of them runs first alternates, so both see the machine at the same speed, however
+        that drifts. For CPUs only: a GPU would have to wait after every batch.
+        """
+        bare, turns, call = 0.0, cycle((True, False)), ModelRunner.__call__
+
+        def both(run: ModelRunner, *inputs: Any) -> Any:
+            nonlocal bare
+            bare_first = next(turns)
+            outputs = None if bare_first else call(run, *inputs)
+            start = time.perf_counter()
+            call(run, *inputs)
+            bare += time.perf_counter() - start
+            return call(run, *inputs) if bare_first else outputs
+
+        @contextmanager
+        def twice(*arguments: Any) -> Iterator[ModelRunner]:
+            with networks(*arguments) as run, patch.object(ModelRunner, "__call__", both):
+                yield run
+
+        with patch.object(shard_runner, "networks", twice):
+            seconds = self.capture(probe)
+        return seconds - bare, bare
 
 
-def ours(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> float:
-    """Seconds of a capture into an empty store."""
-    with TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        capture(target, target.layers, encoder, probe, Store(Path(folder)), settings)
-        return time.perf_counter() - start
+def repeated(probe: Probe, count: int) -> Probe:
+    """Return a probe of `count` images: those of the given one over and over."""
+    names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
+    return Probe(probe.name, names, partial(_read_repeated, probe), f"{probe.digest} x{count}")
 
 
-def paired(
-    target: Target, encoder: Encoder, probe: Probe, settings: Settings
-) -> tuple[float, float]:
-    """Seconds of a capture, and of its batches' bare forward passes, taken in turns with it.
-
-    Every batch runs twice: once as part of the capture, once with a clock around it, which of them
-    first alternates. So both see the machine at the same speed, however that drifts. For processors
-    only: a GPU would be made to wait after every batch.
-    """
-    from clipdissect.capture import shard_runner
-
-    bare = 0.0
-
-    @contextmanager
-    def twice(*given: Any) -> Iterator[Callable[..., Any]]:
-        turns = cycle((True, False))
-        with networks(*given) as run:
-
-            def both(*inputs: Any) -> Any:
-                nonlocal bare
-                bare_first = next(turns)
-                found = None if bare_first else run(*inputs)
-                start = time.perf_counter()
-                run(*inputs)
-                bare += time.perf_counter() - start
-                return run(*inputs) if bare_first else found
-
-            yield both
-
-    shard_runner.networks, before = twice, shard_runner.networks  # type: ignore[assignment]
-    try:
-        total = ours(target, encoder, probe, settings)
-    finally:
-        shard_runner.networks = before
-    return total - bare, bare
-
-
-def plain(target: Target, encoder: Encoder, probe: Probe, settings: Settings) -> float:
-    """Seconds of the plain loop: one pass over the images for each network."""
-    kept: dict[str, list[Tensor]] = {layer: [] for layer in target.layers}
-
-    def hook(layer: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            kept[layer].append((output.mean((2, 3)) if output.ndim == 4 else output).cpu())
-
-        return keep
-
-    modules = dict(target.model.named_modules())
-    device = settings.torch_device
-    start = time.perf_counter()
-    handles = [modules[layer].register_forward_hook(hook(layer)) for layer in target.layers]
-    model = target.model.eval().to(device)
-    with torch.no_grad():
-        for images in _plain_loader(probe, target.preprocess, settings):
-            model(images.to(device))
-        for handle in handles:
-            handle.remove()
-        embeds = [
-            encoder.embed_images(images.to(device)).cpu()
-            for images in _plain_loader(probe, encoder.preprocess, settings)
-        ]
-    assert sum(map(len, embeds)) == len(probe)
-    return time.perf_counter() - start
-
-
-class _PlainImages(Dataset[Tensor]):
-    def __init__(self, probe: Probe, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.probe, self.transform = probe, transform
-
-    def __len__(self) -> int:
-        return len(self.probe)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.transform(self.probe.read(index))
-
-
-def _plain_loader(probe: Probe, transform: Any, settings: Settings) -> Iterator[Tensor]:
-    loader = DataLoader(
-        _PlainImages(probe, transform), batch_size=settings.images_a_batch,
-        num_workers=workers_for(settings),
-        pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
-    return iter(loader)
+def _read_repeated(probe: Probe, index: int) -> Image.Image:
+    return probe.read(index % len(probe))
 
 
 def variants(name: str, probe: Probe) -> Iterator[tuple[str, float, float, float]]:
-    """Name, images/s, times as fast as the defaults, and largest deviation from them.
-
-    The defaults and the variant take turns on the same images, since a machine's speed drifts.
-    """
+    """Yield name, images/s, times as fast as the defaults, and largest deviation from them."""
     base = Settings(device="cpu")
-    size = base.images_a_batch
+    keep_order = partial(patch.object, networks_module, "_place", _without_channels_last)
     yield "as it is: channels-last, float32", *_against(name, probe, base)
-    yield "inputs not channels-last", *_against(name, probe, base, _Contiguous())
+    yield "inputs not channels-last", *_against(name, probe, base, keep_order)
     yield "bf16", *_against(name, probe, replace(base, precision="bf16"))
     yield "torch.compile of the target", *_against(name, probe, replace(base, compile=True))
-    for other in (1, 4, 16, 32, 64):
-        settings = replace(base, batch_size=other)
-        yield f"batches of {other} instead of {size}", *_against(name, probe, settings)
-    for threads in range(1, torch.get_num_threads()):
-        yield f"{threads} threads", *_against(name, probe, base, _Threads(threads))
+    for size in (1, 4, 16, 32, 64):
+        title = f"batches of {size} instead of {base.images_a_batch}"
+        yield title, *_against(name, probe, replace(base, batch_size=size))
+    for count in range(1, torch.get_num_threads()):
+        yield f"{count} threads", *_against(name, probe, base, partial(_threads, count))
 
 
 @torch.no_grad()
 def _against(
-    name: str, probe: Probe, settings: Settings, around: Any = None
+    name: str,
+    probe: Probe,
+    settings: Settings,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[float, float, float]:
-    usual = Settings(device="cpu")
-    around = around or nullcontext()
-    took: dict[bool, list[float]] = {True: [], False: []}
-    outputs = {}
-    with ExitStack() as held:
-        runs = {}
-        for is_variant, own in ((False, usual), (True, settings)):
-            target, encoder = chosen_networks(name)  # each its own, for the hooks
-            wanted = (*target.layers, EMBEDS)
-            batches = ready_batches(target, encoder, probe, own.images_a_batch, VARIANT_IMAGES)
-            run = held.enter_context(networks(target, readings_of(target, own), encoder, own))
-            runs[is_variant] = (run, wanted, batches)
-        for _ in range(VARIANT_ROUNDS + 1):  # the first warms up
-            for is_variant, (run, wanted, batches) in runs.items():
-                with around if is_variant else nullcontext():
-                    start = time.perf_counter()
-                    found = [run(wanted, *batch) for batch in batches]
-                    took[is_variant].append(time.perf_counter() - start)
-                outputs[is_variant] = {n: torch.cat([f[n].float() for f in found]) for n in wanted}
-    ratios = [a / b for a, b in zip(took[False][1:], took[True][1:], strict=True)]
-    rate = VARIANT_IMAGES / median(took[True][1:])
-    return rate, median(ratios), _deviation(outputs[True], outputs[False])
+    """Measure a variant in turn with the defaults on the same images."""
+    outputs: dict[str, dict[str, Tensor]] = {}
+    works = {}
+    with ExitStack() as stack:
+        sides = {"defaults": (Settings(device="cpu"), nullcontext), "variant": (settings, around)}
+        for side, (own_settings, context) in sides.items():
+            benchmark = Benchmark.of(name, own_settings)  # its own networks, because of the hooks
+            batches = benchmark.batches(probe, VARIANT_IMAGES)
+            run = stack.enter_context(benchmark.networks())
+            works[side] = partial(_run_all, run, benchmark.outputs, batches, context, side, outputs)
+        rows = pd.DataFrame(in_turn(works, VARIANT_ROUNDS))
+    seconds = median(rows[rows["side"] == "variant"]["seconds"])
+    gain = median(ratios(rows, "defaults", base="variant"))
+    exact = outputs["defaults"]
+    deviations = [
+        float((outputs["variant"][n] - v).abs().max() / v.std()) for n, v in exact.items()
+    ]
+    return VARIANT_IMAGES / seconds, gain, max(deviations)
 
 
-class _Contiguous:
-    """Images as they come, instead of channels-last."""
-
-    def __enter__(self) -> None:
-        from clipdissect.capture import networks as forward
-
-        self.before: Any = forward._place
-        forward._place = lambda images, device: images.to(device)
-
-    def __exit__(self, *_: object) -> None:
-        from clipdissect.capture import networks as forward
-
-        forward._place = self.before
-
-
-class _Threads:
-    """Another number of threads."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.before = count, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        torch.set_num_threads(self.count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+def _run_all(
+    run: ModelRunner,
+    names: tuple[str, ...],
+    batches: Batches,
+    context: Callable[[], AbstractContextManager[Any]],
+    side: str,
+    outputs: dict[str, dict[str, Tensor]],
+) -> float:
+    with context():
+        start = time.perf_counter()
+        results = [run(names, *batch) for batch in batches]
+        seconds = time.perf_counter() - start
+    outputs[side] = {n: torch.cat([r[n].float() for r in results]) for n in names}
+    return seconds
 
 
-def _deviation(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """Largest difference, in units of the layer's standard deviation."""
-    return max(float((found[n] - exact[n]).abs().max() / exact[n].std()) for n in exact)
+def _without_channels_last(images: Tensor, device: str) -> Tensor:
+    return images.to(device)
 
 
-def _wait(settings: Settings) -> None:
-    if torch.device(settings.torch_device).type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _device_name(settings: Settings) -> str:
-    if torch.device(settings.torch_device).type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", required=True, help="a folder of images")
-    parser.add_argument("--limit", type=int, help="use the first so many")
-    parser.add_argument("--repeat", type=int, default=1, help="pass over them so many times")
-    parser.add_argument("--networks", choices=("offline", "paper"), default="offline")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--rounds", type=int, default=3, help="measure everything so many times")
-    parser.add_argument("--plain-batch-size", type=int, default=32)
-    parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
-    parser.add_argument("--give-memory-back", action="store_true",
-                        help="as in a program that doesn't call allocator.keep_memory")  # fmt: skip
-    parser.add_argument("--variants", action="store_true", help="only the table of settings")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     if not options.give_memory_back:
         keep_memory()
     settings = Settings(
         device=options.device, batch_size=options.batch_size, workers=options.workers
     )
-    target, encoder = chosen_networks(options.networks)
+    benchmark = Benchmark.of(options.networks, settings)
     folder = probes.build("folder", root=options.images)
     count = min(options.limit or len(folder), len(folder)) * options.repeat
-    print(f"{target.name} ({len(target.layers)} layers) and {encoder.name}, "
-          f"{_device_name(settings)}, torch {torch.__version__}, {settings.numeric}, batches of "
-          f"{settings.images_a_batch}, freed memory kept: {memory_is_kept()}")  # fmt: skip
+    threads = f"{processor()}, {torch.get_num_threads()} threads"
+    print(
+        f"{benchmark.target.name} ({len(benchmark.target.layers)} layers) and "
+        f"{benchmark.encoder.name}, {torch.cuda.get_device_name() if benchmark.on_gpu else threads}"
+        f", torch {torch.__version__}, {settings.numeric}, batches of {settings.images_a_batch}, "
+        f"freed memory kept: {memory_is_kept()}"
+    )
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
-            print(f"{name:<40} {rate:7.1f} images/s, {gain:.2f} times the defaults, deviation "
-                  f"{deviation:.1e}", flush=True)  # fmt: skip
+            text = f"{rate:7.1f} images/s, {gain:.2f} times the defaults, deviation {deviation:.1e}"
+            print(f"{name:<40} {text}", flush=True)
         return
-    slow = replace(settings, batch_size=options.plain_batch_size)
-    report(target, encoder, folder, count, settings, options.rounds,
-           None if options.no_plain else slow)  # fmt: skip
+    plain_batch_size = None if options.no_plain else options.plain_batch_size
+    report(benchmark, folder, count, options.rounds, plain_batch_size)
 
 
 def report(
-    target: Target, encoder: Encoder, folder: Probe, count: int, settings: Settings,
-    rounds: int, plain_settings: Settings | None,
-) -> None:  # fmt: skip
-    """The three measurements and their ratios, round by round: a machine's speed drifts."""
+    benchmark: Benchmark, folder: Probe, count: int, rounds: int, plain_batch_size: int | None
+) -> None:
+    """Print the three measurements and their ratios, round by round: a machine's speed drifts."""
     probe = repeated(folder, count)
-    on_gpu = torch.device(settings.torch_device).type == "cuda"
-    both = _one_after_the_other if on_gpu else paired
-    ours(target, encoder, repeated(folder, min(count, 64)), settings)  # warm-up
+    benchmark.capture(repeated(folder, min(count, 64)))  # warm-up
     shares, gains = [], []
     for _ in range(rounds):
-        own, bare = both(target, encoder, probe, settings)
-        shares.append(bare / own)
-        print(f"ours, end to end {count / own:.1f} images/s, bare forward passes "
-              f"{count / bare:.1f}: {bare / own:.0%}", flush=True)  # fmt: skip
-        if plain_settings:
-            own = ours(target, encoder, probe, settings)
-            slow = plain(target, encoder, probe, plain_settings)
-            gains.append(slow / own)
-            print(f"ours, end to end {count / own:.1f} images/s, plain two passes "
-                  f"{count / slow:.1f}: {slow / own:.2f} times as fast", flush=True)  # fmt: skip
+        ours, bare = benchmark.capture_and_forward(probe)
+        shares.append(bare / ours)
+        speeds = f"{count / ours:.1f} images/s, bare forward passes {count / bare:.1f}"
+        print(f"ours, end to end {speeds}: {bare / ours:.0%}", flush=True)
+        if plain_batch_size:
+            ours, plain = benchmark.capture(probe), benchmark.plain(probe, plain_batch_size)
+            gains.append(plain / ours)
+            speeds = f"{count / ours:.1f} images/s, plain two passes {count / plain:.1f}"
+            print(f"ours, end to end {speeds}: {plain / ours:.2f} times as fast", flush=True)
     print(f"share of the bare forward passes, median of {rounds}: {median(shares):.0%}")
     if gains:
         print(f"times as fast as the plain loop, median of {rounds}: {median(gains):.2f}")
 
 
-def _one_after_the_other(
-    target: Target, encoder: Encoder, probe: Probe, settings: Settings
-) -> tuple[float, float]:
-    """Seconds of a capture, and of bare forward passes before and after it, averaged."""
-    size = settings.images_a_batch
-    batches = ready_batches(target, encoder, probe, size, min(len(probe), 4 * size))
-    before = forward_only(target, encoder, batches, len(probe), settings)
-    own = ours(target, encoder, probe, settings)
-    return own, (before + forward_only(target, encoder, batches, len(probe), settings)) / 2
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--images", required=True, help="a folder of images")
+    add("--limit", type=int, help="images to use, the first ones")
+    add("--repeat", type=int, default=1, help="passes over them")
+    add("--networks", choices=("offline", "paper"), default="offline")
+    add("--device", default="auto")
+    add("--batch-size", type=int)
+    add("--workers", type=int)
+    add("--rounds", type=int, default=3, help="times to measure everything")
+    add("--plain-batch-size", type=int, default=32)
+    add("--no-plain", action="store_true", help="leave the plain loop out")
+    add("--give-memory-back", action="store_true", help="don't call memory.keep_memory")
+    add("--variants", action="store_true", help="only the table of settings")
+    return parser
 
 
 if __name__ == "__main__":

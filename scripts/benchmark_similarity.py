@@ -5,8 +5,8 @@
     python scripts/benchmark_similarity.py --functions soft_wpmi --images 10000 --no-flat
 
 Every measurement is a process of its own: inputs are made, a small run warms up threads and
-compiled kernels, and then time and the rise of resident memory above what the inputs hold are
-taken. The plain side works one unit at a time, on `--plain-units` units where all would take too
+compiled kernels, and then time and the rise of resident memory above that of the inputs are
+measured. The plain side works one unit at a time, on `--plain-units` units where all would take too
 long; its time per unit is then scaled to `--units`, and the table says so.
 """
 
@@ -22,14 +22,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_similarity_plain import Plain
 from torch import Tensor
 
 from clipdissect import similarity
+from clipdissect.app.markdown import markdown_table
+from clipdissect.app.runtime.timing import (
+    memory_of,
+    processor,
+    reset_peak_memory,
+    synthetic_inputs,
+)
 from clipdissect.similarity import ConceptActivations, TopActivations, kernels, top_images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,21 +49,76 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # Units that take the plain side about a quarter of a minute.
 PLAIN_UNITS = {"rank_reorder": 20, "cosine": 50, "cosine_cubed": 50, "lp": 50}
 BEST = 10
+SIZES = ("images", "concepts", "units", "dims", "repeat", "plain_units", "memory_gb")
 
 
-def inputs(images: int, concepts: int, units: int, dims: int) -> tuple[ConceptActivations, Tensor]:
-    """Embeddings with CLIP's spread of cosines, about 0.2 +- 0.04, and normal activations."""
-    torch.manual_seed(0)
-    rows = []
-    for count in (images, concepts):
-        embeds = torch.randn(count, dims).mul_(dims**-0.5)
-        embeds[:, 0] += 0.5
-        rows.append(torch.nn.functional.normalize(embeds, dim=1))
-    return ConceptActivations(*rows), torch.randn(images, units)
+class Plain:
+    """The formulas as a straightforward port has them: P first, then one unit after another.
+
+    P and its softmax over all images come first. Per unit: a gather with the index expanded over
+    concepts, float32, the logarithm, the sum; the marginal over all units at the end.
+    """
+
+    def __init__(self, name: str, parameters: dict[str, Any], factors: ConceptActivations) -> None:
+        self.name = name
+        self.p: dict[str, Any] = similarity.build(name, **parameters).parameters
+        self.P = factors.dense()
+        if name in ("soft_wpmi", "wpmi"):
+            self.s = torch.softmax(self.p["a"] * self.P, dim=1)
+        elif name == "cosine_cubed":
+            self.P = (self.P - self.P.mean(0)) ** 3
+        elif name == "lp":
+            self.P = (self.P - self.P.mean(0)) / self.P.std(0, correction=0)
+        if name in ("cosine", "cosine_cubed"):
+            self.lengths = self.P.norm(dim=0).clamp_min(self.p.get("min_norm", 0.0))
+
+    def unit(self, q: Tensor) -> Tensor:
+        """Return the scores `[concepts]` of one unit, before the marginal where there is one."""
+        scores: Tensor = getattr(self, f"_{self.name}")(q)
+        return scores
+
+    def finish(self, scores: Tensor) -> Tensor:
+        """Subtract the marginal over units, where there is one."""
+        if self.name not in ("soft_wpmi", "wpmi"):
+            return scores
+        marginal = torch.logsumexp(scores, 0) - torch.tensor(float(len(scores))).log()
+        return scores - marginal.mul(self.p["lam"])
+
+    def _gathered(self, q: Tensor) -> Tensor:
+        best = torch.topk(q, int(self.p["top_k"])).indices
+        return self.s.gather(0, best[:, None].expand(-1, self.s.shape[1]))
+
+    def _soft_wpmi(self, q: Tensor) -> Tensor:
+        k, start, end = (self.p[key] for key in ("top_k", "p_start", "p_end"))
+        p = (start - torch.arange(k) / k * (start - end))[:, None]
+        factors: Tensor = 1 - p + p * self._gathered(q) + self.p["eps"]
+        return torch.log(factors).sum(0)
+
+    def _wpmi(self, q: Tensor) -> Tensor:
+        return torch.log(self._gathered(q) + self.p["eps"]).sum(0)
+
+    def _rank_reorder(self, q: Tensor) -> Tensor:
+        values, best = torch.topk(q, int(self.p["top_fraction"] * len(q)))
+        P = self.P.gather(0, best[:, None].expand(-1, self.P.shape[1]))
+        ranks = torch.argsort(torch.argsort(P, dim=0, descending=True), dim=0)
+        errors = (values[ranks] - values[:, None]).abs().pow(self.p["p"]).mean(0)
+        baseline = (values[:, None] - values[None]).abs().pow(self.p["p"]).mean()
+        return -errors / baseline / P.mean(0).clamp_min(1e-3).pow(self.p["scale_p"])
+
+    def _cosine(self, q: Tensor) -> Tensor:
+        return (self.P * q[:, None]).sum(0) / self.lengths / q.norm()
+
+    def _cosine_cubed(self, q: Tensor) -> Tensor:
+        q, least = (q - q.mean()) ** 3, self.p["min_norm"]
+        return (self.P * q[:, None]).sum(0) / self.lengths / q.norm().clamp_min(least)
+
+    def _lp(self, q: Tensor) -> Tensor:
+        q = (q - q.mean()) / q.std(correction=0)
+        return -(self.P - q[:, None]).norm(p=self.p["p"], dim=0)
 
 
-def kept_inputs(images: int, units: int, k: int) -> TopActivations:
-    """Top images of many units, made in parts that never hold all activations."""
+def top_inputs(images: int, units: int, k: int) -> TopActivations:
+    """Return top images of many units, made in parts that never hold all activations."""
     torch.manual_seed(0)
     values, indices = torch.empty(k, units), torch.empty(k, units, dtype=torch.int64)
     for start in range(0, units, 10_000):
@@ -68,28 +128,20 @@ def kept_inputs(images: int, units: int, k: int) -> TopActivations:
     return TopActivations(values, indices, images)
 
 
-def memory(field: str) -> int:
-    """Bytes of a field of the process's status (VmRSS now, VmHWM highest)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field}: peak memory is measured on Linux only")
-
-
-def measured(work: Callable[[], Any], repeat: int) -> tuple[Any, float, int]:
-    """Result, best time, and highest rise of resident memory of some work."""
-    Path("/proc/self/clear_refs").write_text("5")  # start the highest anew from the present
-    before, best, result = memory("VmRSS"), float("inf"), None
+def measure(work: Callable[[], Any], repeat: int) -> tuple[Any, float, int]:
+    """Return the result, best time, and largest rise of resident memory of some work."""
+    reset_peak_memory()
+    before, best, result = memory_of("VmRSS"), float("inf"), None
     for _ in range(repeat):
         result = None
         start = time.perf_counter()
         result = work()
         best = min(best, time.perf_counter() - start)
-    return result, best, memory("VmHWM") - before
+    return result, best, memory_of("VmHWM") - before
 
 
 def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> dict[str, Any]:
-    """The plain side, and how far the streaming side is from it on the same units."""
+    """Measure the plain side, and its difference to the streaming side on the same units."""
     name, parameters = CASES[a.case]
     count = min(a.units, a.plain_units or PLAIN_UNITS.get(name, a.units))
     seconds: list[float] = []
@@ -98,7 +150,8 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
         start = time.perf_counter()
         plain = Plain(name, parameters, factors)
         middle = time.perf_counter()
-        # Filled in place: a list of results among freed temporaries tears the heap to pieces.
+        # Preallocated: a list of results scatters them among freed temporaries, which was several
+        # times slower.
         scores = torch.empty(count, a.concepts)
         for u in range(count):
             scores[u] = plain.unit(q[:, u])
@@ -106,45 +159,42 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
         seconds[:] = [middle - start, time.perf_counter() - middle]
         return scores
 
-    scores, _, peak = measured(work, 1)
+    scores, _, peak = measure(work, 1)
     best = similarity.build(name, **parameters).top(factors, q[:, :count].contiguous(), BEST)
-    difference = (scores.gather(1, best.concepts) - best.scores).abs().max()
-    same = (scores.argmax(1) == best.concepts[:, 0]).sum()
+    difference = float((scores.gather(1, best.concepts) - best.scores).abs().max())
+    same = int((scores.argmax(1) == best.concepts[:, 0]).sum())
     each = seconds[1] / count
-    return {
-        "seconds": seconds[0] + each * a.units, "each": each, "peak": peak, "count": count,
-        "difference": float(difference), "same": int(same),
-    }  # fmt: skip
+    total = {"seconds": seconds[0] + each * a.units, "each": each, "peak": peak}
+    return {**total, "count": count, "difference": difference, "same": same}
 
 
 def run_fast(a: argparse.Namespace, factors: ConceptActivations, q: Any) -> dict[str, Any]:
-    """The streaming side."""
+    """Measure the streaming side."""
     name, parameters = CASES[a.case]
     function = similarity.build(name, **parameters, memory_gb=a.memory_gb)
-    _, seconds, peak = measured(lambda: function.top(factors, q, BEST), a.repeat)
+    _, seconds, peak = measure(lambda: function.top(factors, q, BEST), a.repeat)
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "peak": peak, "whole": whole}
 
 
 def worker(a: argparse.Namespace) -> dict[str, Any]:
-    """One measurement, in this process."""
+    """Measure once, in this process."""
     name, parameters = CASES[a.case]
-    small, few = inputs(2000, 600, 8, a.dims)
+    small, few = synthetic_inputs(2000, 8, 600, a.dims)
     similarity.build(name, **parameters).top(small, few, BEST)
     Plain(name, parameters, small).unit(few[:, 0])
     if a.million:
-        factors, _ = inputs(a.images, a.concepts, 1, a.dims)
-        return run_fast(a, factors, kept_inputs(a.images, a.units, 100))
-    factors, q = inputs(a.images, a.concepts, a.units, a.dims)
+        factors, _ = synthetic_inputs(a.images, 1, a.concepts, a.dims)
+        return run_fast(a, factors, top_inputs(a.images, a.units, 100))
+    factors, q = synthetic_inputs(a.images, a.units, a.concepts, a.dims)
     return run_plain(a, factors, q) if a.worker == "plain" else run_fast(a, factors, q)
 
 
 def start(side: str, case: str, a: argparse.Namespace, **changed: Any) -> dict[str, Any]:
-    """One measurement, in a process of its own."""
-    flags = {**vars(a), **changed, "worker": side, "case": case}
-    command = [sys.executable, __file__]
-    for key in ("worker", "case", "images", "concepts", "units", "dims", "repeat", "plain_units",
-                "memory_gb"):  # fmt: skip
+    """Measure once, in a process of its own."""
+    flags = {**vars(a), "million": False, **changed}
+    command = [sys.executable, __file__, "--worker", side, "--case", case]
+    for key in SIZES:
         command += [f"--{key.replace('_', '-')}", str(flags[key])]
     command += ["--million"] if flags["million"] else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
@@ -153,10 +203,7 @@ def start(side: str, case: str, a: argparse.Namespace, **changed: Any) -> dict[s
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    """Describe what the numbers are measured on."""
     try:
         import numba
 
@@ -165,11 +212,18 @@ def machine() -> str:
         compiler = "none"
     load = " ".join(f"{x:.2f}" for x in os.getloadavg())
     return (
-        f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, "
+        f"{processor()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads; Python {platform.python_version()}, torch "
         f"{torch.__version__}, numba {compiler} (kernels: {kernels.backend()}); "
         f"{datetime.date.today()}; load before the run {load}"
     )
+
+
+def print_table(header: list[str], rows: Any) -> None:
+    """Print a Markdown table row by row, as they are measured."""
+    print(markdown_table(header, []), end="")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def table(a: argparse.Namespace) -> None:
@@ -178,64 +232,72 @@ def table(a: argparse.Namespace) -> None:
         f"{a.images} images, {a.concepts} concepts, {a.units} units, {a.dims} dims, best of "
         f"{a.repeat}; memory in MB above the inputs; difference over the {BEST} best concepts\n"
     )
-    heads = ["function", "plain s", "ms a unit", "streaming s", "ratio", "plain MB"]
-    heads += ["streaming MB", "part", "largest difference", "same best", "plain units"]
-    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-    for case in a.functions:
-        plain, fast = start("plain", case, a, million=False), start("fast", case, a, million=False)
-        count = plain["count"]
-        measured_on = f"{count}" if count == a.units else f"{count}, scaled"
-        print(
-            f"| {case} | {plain['seconds']:.2f} | {1e3 * plain['each']:.2f} "
-            f"| {fast['seconds']:.3f} | {plain['seconds'] / fast['seconds']:.1f} "
-            f"| {plain['peak'] / 1e6:.0f} | {fast['peak'] / 1e6:.0f} "
-            f"| 1/{plain['peak'] / max(fast['peak'], 1):.1f} | {plain['difference']:.1e} "
-            f"| {plain['same']}/{count} | {measured_on} |",
-            flush=True,
-        )
+    header = ["function", "plain s", "ms a unit", "streaming s", "ratio", "plain MB"]
+    header += ["streaming MB", "part", "largest difference", "same best", "plain units"]
+    print_table(header, (_row(a, case) for case in a.functions))
+
+
+def _row(a: argparse.Namespace, case: str) -> list[str]:
+    plain, fast = start("plain", case, a), start("fast", case, a)
+    count = plain["count"]
+    speeds = [f"{plain['seconds']:.2f}", f"{1e3 * plain['each']:.2f}", f"{fast['seconds']:.3f}"]
+    speeds.append(f"{plain['seconds'] / fast['seconds']:.1f}")
+    memory = [f"{plain['peak'] / 1e6:.0f}", f"{fast['peak'] / 1e6:.0f}"]
+    memory.append(f"1/{plain['peak'] / max(fast['peak'], 1):.1f}")
+    agreement = [f"{plain['difference']:.1e}", f"{plain['same']}/{count}"]
+    units = f"{count}" if count == a.units else f"{count}, scaled"
+    return [case, *speeds, *memory, *agreement, units]
 
 
 def flatness(a: argparse.Namespace) -> None:
     """Print peak memory as the number of images grows."""
     counts = (5_000, 20_000, 50_000)
     print(f"\nPeak MB above the inputs, {a.concepts} concepts, {a.units} units:\n")
-    print("| function | " + " | ".join(f"{n} images" for n in counts) + " |")
-    print("|---" * (1 + len(counts)) + "|")
-    for case in a.functions:
-        peaks = [start("fast", case, a, images=n, repeat=1, million=False)["peak"] for n in counts]
-        print(f"| {case} | " + " | ".join(f"{p / 1e6:.0f}" for p in peaks) + " |", flush=True)
+    rows = (
+        [case, *(f"{start('fast', case, a, images=n, repeat=1)['peak'] / 1e6:.0f}" for n in counts)]
+        for case in a.functions
+    )
+    print_table(["function", *(f"{n} images" for n in counts)], rows)
 
 
 def million(a: argparse.Namespace) -> None:
-    """Print time and memory for one million units, of which the top images were kept."""
-    sizes = {"images": 2000, "concepts": 1000, "units": 1_000_000, "repeat": 1}
+    """Print time and memory for one million units, given their top images."""
     print("\n1,000,000 units, 1000 concepts, 2000 images, the top 100 images of each unit given:\n")
-    print("| function | s | GB above the inputs | GB of the whole process |\n|---|---|---|---|")
-    for case in a.functions:
-        if CASES[case][0] in ("soft_wpmi", "wpmi", "rank_reorder"):
-            r = start("fast", case, a, **sizes, million=True)
-            sizes_gb = f"{r['peak'] / 1e9:.2f} | {r['whole'] / 1e9:.2f}"
-            print(f"| {case} | {r['seconds']:.1f} | {sizes_gb} |", flush=True)
+    cases = [c for c in a.functions if CASES[c][0] in ("soft_wpmi", "wpmi", "rank_reorder")]
+    rows = (_million_row(a, case) for case in cases)
+    print_table(["function", "s", "GB above the inputs", "GB of the whole process"], rows)
+
+
+def _million_row(a: argparse.Namespace, case: str) -> list[str]:
+    sizes = {"images": 2000, "concepts": 1000, "units": 1_000_000, "repeat": 1}
+    result = start("fast", case, a, **sizes, million=True)
+    memory = [f"{result[key] / 1e9:.2f}" for key in ("peak", "whole")]
+    return [case, f"{result['seconds']:.1f}", *memory]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add = parser.add_argument
+    add("--images", type=int, default=5000)
+    add("--concepts", type=int, default=20_000)
+    add("--units", type=int, default=1000)
+    add("--dims", type=int, default=512)
+    names = f"comma-separated: {', '.join(CASES)}"
+    add("--functions", type=lambda text: text.split(","), default=list(CASES), help=names)
+    add("--plain-units", type=int, default=0, help="of the plain side; 0: as many as take seconds")
+    add("--repeat", type=int, default=3)
+    add("--memory-gb", type=float, default=2.0)
+    add("--million", action="store_true", help="one million units as well")
+    add("--no-flat", action="store_true", help="skip the growth in images")
+    add("--no-table", action="store_true", help="skip the comparison")
+    add("--worker", choices=["plain", "fast"], help=argparse.SUPPRESS)
+    add("--case", choices=list(CASES), help=argparse.SUPPRESS)
+    return parser
 
 
 def main() -> None:
-    """Read the flags and print the tables asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--concepts", type=int, default=20_000)
-    parser.add_argument("--units", type=int, default=1000)
-    parser.add_argument("--dims", type=int, default=512)
-    parser.add_argument("--functions", type=lambda x: x.split(","), default=list(CASES),
-                        help="comma-separated: " + ", ".join(CASES))  # fmt: skip
-    parser.add_argument("--plain-units", type=int, default=0,
-                        help="units on the plain side; 0: a number that takes seconds")  # fmt: skip
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--memory-gb", type=float, default=2.0)
-    parser.add_argument("--million", action="store_true", help="one million units as well")
-    parser.add_argument("--no-flat", action="store_true", help="skip the growth in images")
-    parser.add_argument("--no-table", action="store_true", help="skip the comparison")
-    parser.add_argument("--worker", choices=["plain", "fast"], help=argparse.SUPPRESS)
-    parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
+    """Read the flags and print the requested tables."""
+    parser = _parser()
     a = parser.parse_args()
     if a.worker:
         print(json.dumps(worker(a)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Do the methods name concepts that are known to be there? Writes the table of the docs.
+"""Do the methods name planted concepts? Writes the table of docs/dissection_methods.md.
 
     .venv/bin/python scripts/planted_concepts.py --out results/offline/planted
 
@@ -13,23 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from clipdissect import concepts, encoder, method, probe, similarity, targets, testing
+from clipdissect import concepts, method, probe, similarity, targets, testing
+from clipdissect import encoder as encoders
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import MissingResource
 from clipdissect.method import Job
+from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES
 from clipdissect.results.provenance import git_state, machine, versions
 from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store
 from clipdissect.utils.paths import store_dir
 
-KINDS = ("color", "shape", "texture")  # of the probes, beside the most frequent objects
+KINDS = ("color", "shape", "texture")  # of the probes, with the most frequent objects
 OBJECTS = 10
 ROOT = Path(__file__).parents[1]
 
@@ -42,156 +44,148 @@ def main() -> None:
     parser.add_argument("--layer", default="blocks.2", help="of EfficientNet-Lite0, with probes")
     parser.add_argument("--top-k", type=int, default=20, help="of soft_wpmi")
     parser.add_argument("--out", type=Path, default=Path("results/offline/planted"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     settings = Settings(device="cpu")
-    images = probe.build("synthetic_broden", images=given.images, seed=0)
-    planted = [testing.planted_filters(), probes(given, settings)]
+    images = probe.build("synthetic_broden", images=options.images, seed=0)
+    networks = [testing.planted_filters(), linear_probes(options, settings)]
     seconds: dict[str, float] = {}
-    rows = [
-        row for own in planted if own is not None
-        for row in described(own, images, settings, given.top_k, seconds)
-    ]  # fmt: skip
+    rows = []
+    for planted in networks:
+        if planted is not None:
+            rows += described(planted, images, settings, options.top_k, seconds)
     units = pd.DataFrame(rows)
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_table(given.out / "units.csv", units)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_table(options.out / "units.csv", units)
     table = summary(units)
-    (given.out / "table.md").write_text(table, encoding="utf-8")
-    write_json(given.out / "run.json", {
-        "versions": versions(), "machine": machine(), "git": git_state(ROOT), "seconds": seconds,
-        "images": given.images, "fit": given.fit, "layer": given.layer, "top_k": given.top_k,
-    })  # fmt: skip
+    (options.out / "table.md").write_text(table, encoding="utf-8")
+    facts = {"versions": versions(), "machine": machine(), "git": git_state(ROOT)}
+    facts |= {"seconds": seconds, "images": options.images, "fit": options.fit}
+    facts |= {"layer": options.layer, "top_k": options.top_k}
+    write_json(options.out / "run.json", facts)
     print(table)
 
 
-def probes(given: Any, settings: Settings) -> testing.Planted | None:
-    """Probes on EfficientNet-Lite0; None where its weights aren't here."""
+def linear_probes(options: argparse.Namespace, settings: Settings) -> testing.Planted | None:
+    """Fit linear probes on EfficientNet-Lite0; None without its weights."""
     try:
         network = targets.build("efficientnet_lite0")
     except MissingResource as missing:
         print(f"no planted probes: {missing}")
         return None
-    scenes = probe.build("synthetic_broden", images=given.fit, seed=1)
+    scenes = probe.build("synthetic_broden", images=options.fit, seed=1)
     assert scenes.masks is not None  # it always has them
-    often: dict[str, int] = {}
-    for image in range(len(scenes)):
-        for number in scenes.masks.read(image).concepts():
-            concept = scenes.masks.concepts[number]
-            if concept.category == "object":
-                often[concept.text] = often.get(concept.text, 0) + 1
-    objects = sorted(often, key=lambda text: -often[text])[:OBJECTS]
-    texts = [c.text for c in scenes.masks.concepts if c.category in KINDS]
-    return testing.planted_probes(network, given.layer, scenes, [*texts, *objects], settings)
+    concepts = scenes.masks.concepts
+    counts = Counter(
+        concepts[index].text
+        for image in range(len(scenes))
+        for index in scenes.masks.read(image).concepts()
+        if concepts[index].category == "object"
+    )
+    objects = [text for text, _ in counts.most_common(OBJECTS)]
+    texts = [concept.text for concept in concepts if concept.category in KINDS]
+    return testing.planted_probes(network, options.layer, scenes, [*texts, *objects], settings)
 
 
 def described(
-    planted: testing.Planted, images: probe.Probe, settings: Settings, top_k: int,
+    planted: testing.Planted,
+    images: probe.Probe,
+    settings: Settings,
+    top_k: int,
     seconds: dict[str, float],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Every unit's truth and what each method says."""
-    layers = planted.target.layers
-    rows = [
-        {"network": planted.target.name, "layer": layer, "unit": unit, "truth": truth}
-        for layer in layers for unit, truth in enumerate(planted.truth[layer])
-    ]  # fmt: skip
-    job = Job(target=planted.target, probe=images, settings=settings, store=Store(store_dir()),
-              truth={k: [plain(t) for t in v] for k, v in planted.truth.items()})  # fmt: skip
-    for name, how, own in methods(images, job, top_k):
+) -> list[dict[str, Any]]:
+    """Return every unit's ground truth and descriptions, one row per unit."""
+    target, store = planted.target, Store(store_dir())
+    rows: list[dict[str, Any]] = [
+        {"network": target.name, "layer": layer, "unit": unit, "truth": truth}
+        for layer in target.layers
+        for unit, truth in enumerate(planted.truth[layer])
+    ]
+    truth = {layer: [plain(text) for text in texts] for layer, texts in planted.truth.items()}
+    job = Job(target=target, probe=images, settings=settings, store=store, truth=truth)
+    for name, chosen, own_job in methods(images, job, top_k):
         start = time.perf_counter()
-        table = how.describe(own).descriptions
-        seconds[f"{planted.target.name}, {name}"] = round(time.perf_counter() - start, 1)
-        for row, (_, found) in zip(rows, table.iterrows(), strict=True):
-            row[name] = found["description"]
-            row[f"{name} score"] = found["similarity"]
-            row[f"{name} right"] = names(row["truth"], found)
+        table = chosen.describe(own_job).descriptions
+        seconds[f"{target.name}, {name}"] = round(time.perf_counter() - start, 1)
+        for row, (_, unit) in zip(rows, table.iterrows(), strict=True):
+            row[name] = unit["description"]
+            row[f"{name} score"] = unit["similarity"]
+            row[f"{name} right"] = names_truth(row["truth"], unit)
             if name == "network_dissection":
-                row["detector"] = found["detector"]
+                row["detector"] = unit["detector"]
             if name == "compositional":
-                row["compositional exact"] = plain(found["description"]) == plain(row["truth"])
+                row["compositional exact"] = plain(unit["description"]) == plain(row["truth"])
     return rows
 
 
 def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method.Method, Job]]:
-    """The methods by name, with what each is given."""
+    """Return the methods by name, each with its job."""
     assert images.masks is not None  # it always has them
-    without = replace(job, truth={})  # of formulas there is no rank
-    scorer = similarity.build("soft_wpmi", top_k=top_k)
-    clip = method.build("clip_dissect")
-    texts = concepts.resolve(list(images.masks.texts))
-    labels = replace(without, concepts=texts, similarity=scorer,
-                     encoder=testing.LabelEncoder(images))  # fmt: skip
-    found = [
-        ("network_dissection", method.build("network_dissection"), without),
-        ("compositional", method.build("compositional"), without),
-        ("clip_dissect, labels", clip, labels),
+    without_truth = replace(job, truth={})  # formulas have no rank
+    scorer, clip = similarity.build("soft_wpmi", top_k=top_k), method.build("clip_dissect")
+    texts, encoder = concepts.resolve(list(images.masks.texts)), testing.LabelEncoder(images)
+    labels = replace(without_truth, concepts=texts, similarity=scorer, encoder=encoder)
+    chosen = [
+        (name, method.build(name), without_truth)
+        for name in ("network_dissection", "compositional")
     ]
+    chosen.append(("clip_dissect, labels", clip, labels))
     try:
         words = concepts.resolve(list(dict.fromkeys(map(plain, images.masks.texts))))
-        conse = replace(labels, concepts=words, encoder=encoder.build("conse"))
-        found.append(("clip_dissect, conse", clip, conse))
+        conse = replace(labels, concepts=words, encoder=encoders.build("conse"))
+        chosen.append(("clip_dissect, conse", clip, conse))
     except MissingResource as missing:
         print(f"no ConSE: {missing}")
-    return found
+    return chosen
 
 
 def plain(text: str) -> str:
-    """Without the mark of colours."""
+    """Remove the suffix of colours."""
     return text.replace("-c", "")
 
 
-def names(truth: str, found: pd.Series[Any]) -> bool:
-    """Whether a description names the planted concept: of a formula, every part of it.
+def names_truth(truth: str, unit: pd.Series[Any]) -> bool:
+    """Whether a description names the planted concept, or every part of a planted formula.
 
-    Of a formula that is found, the parts that are not negated are its names.
+    Of a formula as description, the parts that are not negated count.
     """
-    wanted = {plain(part) for part in operands(truth)}
-    if "formula" not in found.index:
-        return {plain(str(found["description"]))} == wanted
-    if not found["formula"]:
+    wanted = {plain(part) for part in truth.replace(" AND ", " OR ").split(" OR ")}
+    if "formula" not in unit.index:
+        return {plain(str(unit["description"]))} == wanted
+    if not unit["formula"]:
         return False
-    return wanted <= {plain(text) for text in shown(json.loads(found["formula"]))}
+    return wanted <= {plain(text) for text in positive_labels(json.loads(unit["formula"]))}
 
 
-def operands(text: str) -> list[str]:
-    """The concepts of a planted formula."""
-    return text.replace(" AND ", " OR ").split(" OR ")
-
-
-def shown(tree: dict[str, Any]) -> list[str]:
-    """The labels in a formula that aren't negated."""
+def positive_labels(tree: dict[str, Any]) -> list[str]:
+    """Return the labels in a formula that aren't negated."""
     if "op" not in tree:
         return [str(tree["label"])]
     if tree["op"] == "NOT":
         return []
-    return [label for part in tree["of"] for label in shown(part)]
+    return [label for part in tree["of"] for label in positive_labels(part)]
 
 
 def summary(units: pd.DataFrame) -> str:
-    """A Markdown table: right units of all, by network and kind of concept."""
-    columns = [c.removesuffix(" right") for c in units if str(c).endswith(" right")]
+    """Return a Markdown table of right units, by network and kind of concept."""
+    columns = [str(c).removesuffix(" right") for c in units if str(c).endswith(" right")]
     header = ["planted", "units", *columns]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for (network, layer, kind), own in units.assign(kind=kinds(units["truth"])).groupby(
-        ["network", "layer", "kind"], sort=False
-    ):
-        cells = [f"{int(own[f'{c} right'].sum())}" for c in columns]
+    kinds = units.assign(kind=[kind_of(text) for text in units["truth"]])
+    for (network, layer, kind), group in kinds.groupby(["network", "layer", "kind"], sort=False):
+        cells = [f"{int(group[f'{c} right'].sum())}" for c in columns]
         name = f"{network.split('(')[0]}, {layer}: {kind}"
-        lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def kinds(truth: Sequence[str]) -> list[str]:
-    """What is planted: a colour, a shape, a texture, an object or a formula."""
-    from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES
-
-    found = []
-    for text in truth:
-        joined = [word for word in ("OR", "AND") if f" {word} " in text]
-        known = (
-            ("color", text.endswith("-c")), ("shape", text in SHAPES), ("texture", text in TEXTURES)
-        )  # fmt: skip
-        kind = next((name for name, is_it in known if is_it), "object")
-        found.append(f"a {joined[0]} b" if joined else kind)
-    return found
+def kind_of(text: str) -> str:
+    """Return what is planted: a colour, a shape, a texture, an object or a formula."""
+    for word in ("OR", "AND"):
+        if f" {word} " in text:
+            return f"a {word} b"
+    if text.endswith("-c"):
+        return "color"
+    return "shape" if text in SHAPES else "texture" if text in TEXTURES else "object"
 
 
 if __name__ == "__main__":

@@ -82,17 +82,18 @@ def panels(units: Sequence[Panel], probe: Probe, columns: int = 2, title: str = 
     return drawn
 
 
-def save(drawn: Any, folder: Path, name: str) -> None:
+def save(drawn: Any, folder: Path, name: str, dpi: int = DPI) -> None:
     """Write `<name>.png` and `<name>.pdf`, the same bytes for the same figure.
 
     Args:
         drawn: the figure.
         folder: where to.
         name: without an ending.
+        dpi: of the PNG.
     """
     for kind in ("png", "pdf"):
         with atomic(folder / f"{name}.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=DPI,
+            drawn.savefig(temporary, format=kind, dpi=dpi,
                           metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from clipdissect.app import build as parts
 from clipdissect.app import jobs, study_job
 from clipdissect.app.comparison import report as comparison_report
 from clipdissect.app.comparison import table as comparing
+from clipdissect.app.evaluator import write_evaluation
 from clipdissect.app.runtime import figure as runtime_figure
 from clipdissect.app.runtime import report as runtime_report
 from clipdissect.report.material import Material, compact, read_material
@@ -27,7 +28,6 @@ from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
 from clipdissect.utils.timing import Timers
-from experiments import final_layer
 
 NAN, INF = math.nan, math.inf
 # As a runner might hand it on: of Python, of NumPy, in lists and in lists of mappings.
@@ -79,9 +79,9 @@ def write_studies(folder: Path) -> Path:
 
 def write_final_layer(folder: Path) -> Path:
     units = pd.DataFrame({"similarity": [NAN]})
-    result = SimpleNamespace(descriptions=units, top_images=[], run=METRICS)
-    evaluation = SimpleNamespace(units=SimpleNamespace(table=units), metrics=METRICS)
-    final_layer._write(folder, result, evaluation)
+    result: Any = SimpleNamespace(descriptions=units, top_images=[], run=METRICS)
+    evaluation: Any = SimpleNamespace(units=SimpleNamespace(table=units), metrics=METRICS)
+    write_evaluation(folder, result, evaluation)
     assert (folder / "run.json").is_file()
     return folder / "metrics.json"
 
@@ -179,7 +179,7 @@ def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
         "minus_best_low": None,
         "minus_best_high": None,
     }
-    table = comparing.framed([row])
+    table = comparing.as_frame([row])
     text = comparison_report.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
     comparison_report.figure(table, tmp_path)

@@ -17,6 +17,7 @@ from clipdissect import concepts, sentence, similarity
 from clipdissect.app import build as parts
 from clipdissect.app.commands import tables
 from clipdissect.app.comparison import table as comparing
+from clipdissect.app.comparison.cells import concept_set
 from clipdissect.app.help import conf_folder
 from clipdissect.app.paper import matching, study_tables
 from clipdissect.app.paper import values as paper
@@ -134,16 +135,16 @@ def test_a_function_that_leaves_units_out_does_not_lead_by_it() -> None:
 def test_unions_are_told_by_their_parts() -> None:
     a, b = (Probe.of(name, [f"{name}1"], lambda i: None, name) for name in "ab")
     both = join("both", [a, b])
-    assert comparing.unions_beside_parts({"x": a, "y": both}) == ["y"]
-    assert comparing.unions_beside_parts({"y": both}) == []
+    assert comparing.overlapping_unions({"x": a, "y": both}) == ["y"]
+    assert comparing.overlapping_unions({"y": both}) == []
 
 
 def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wordfreq", reason="needs the extra `offline`")
-    name, found = similarity_comparison._concept_set("wordfreq_3k")
+    name, found = concept_set("wordfreq_3k")
     assert name == "wordfreq_3k" and 2000 < len(found.texts) <= 3000
     with pytest.raises(DissectError, match="unknown concepts 'wordfrek'"):
-        similarity_comparison._concept_set("wordfrek")
+        concept_set("wordfrek")
 
 
 OWN: dict[str, Any] = {

@@ -24,9 +24,10 @@ from clipdissect.app import build as parts
 from clipdissect.app.help import conf_folder
 from clipdissect.app.runtime import microbenchmarks as runtime_pieces
 from clipdissect.app.runtime import report as runtime_report
-from clipdissect.app.runtime import time_slicing
+from clipdissect.app.runtime import rounds, time_slicing
 from clipdissect.app.runtime import worker as runtime_worker
-from clipdissect.app.runtime.baseline import Plain, soft_wpmi
+from clipdissect.app.runtime.baseline import PlainPipeline, soft_wpmi
+from clipdissect.app.runtime.timing import synthetic_inputs
 from clipdissect.app.schema import register
 from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
@@ -38,11 +39,11 @@ from experiments import runtime
 WORDS = list(COLOURS)
 
 
-def plain_of(folder: Path, images: Path, network: LiveNet, **changes: Any) -> Plain:
+def plain_of(folder: Path, images: Path, network: LiveNet, **changes: Any) -> PlainPipeline:
     target = Target("tiny", network, preprocess(), ("conv", "head"))
     chosen: dict[str, Any] = {"similarity": similarity.build("soft_wpmi", top_k=4)} | changes
     settings = Settings(device="cpu", workers=0, batch_size=5)
-    return Plain(target, probe.build("folder", root=str(images)), WORDS, ColourEncoder(),
+    return PlainPipeline(target, probe.build("folder", root=str(images)), WORDS, ColourEncoder(),
                  chosen["similarity"], settings, folder)  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_plain_pipeline_gives_our_descriptions(tmp_path: Path) -> None:
     assert list(found["description"]) == list(ours["description"])
     assert list(found["description"])[:3] == ["red", "green", "blue"]
     np.testing.assert_allclose(found["similarity"], ours["similarity"], atol=1e-4)
-    assert set(plain.stages.seconds) == {"texts", "decode", "forward", "similarity"}
+    assert set(plain.timers.seconds) == {"texts", "decode", "forward", "similarity"}
     calls = network.calls
     again = plain_of(tmp_path / "kept", tmp_path / "images", network).describe()
     pd.testing.assert_frame_equal(again, found)
@@ -77,7 +78,7 @@ def test_plain_pipeline_has_one_similarity(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", ["gather", "index"])
 @pytest.mark.parametrize("results", ["list", "array"])
 def test_plain_scores_are_ours(rows: str, results: str) -> None:
-    factors, q = runtime_pieces.made_up(images=40, units=5, concepts=30, dims=8)
+    factors, q = synthetic_inputs(images=40, units=5, concepts=30, dims=8)
     function: Any = similarity.build("soft_wpmi", top_k=7)
     ours = function(factors.dense(), q)
     found = soft_wpmi(factors.dense(), q, top_k=7, rows=rows, results=results)
@@ -105,7 +106,10 @@ for line in sys.stdin:
 def two_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "sleeper.py").write_text(SIDE)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    sides = [time_slicing.Side(n, "sleeper", [], tmp_path / f"{n}.clock") for n in ("a", "b")]
+    sides = [
+        time_slicing.PausedProcess(name, "sleeper", [], tmp_path / f"{name}.clock")
+        for name in ("a", "b")
+    ]
     yield sides
     for side in sides:
         side.close()
@@ -241,20 +245,20 @@ def test_groups() -> None:
         config = compose("config", overrides=[
             "runtime.methods=[clip_dissect,{name: captioner, model: x}]",
         ])  # fmt: skip
-    assert runtime.groups_of(config.runtime) == [
+    assert rounds.groups_of(config.runtime) == [
         {"clip_dissect": "0", "plain": "plain"}, {"captioner": "1"},
     ]  # fmt: skip
     config.runtime.methods = ["clip_dissect", "clip_dissect"]
     with pytest.raises(DissectError, match="each once"):
-        runtime.groups_of(config.runtime)
+        rounds.groups_of(config.runtime)
 
 
 def test_large_pages_are_for_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # as the command line has set it
     for keeps, plain in ((False, None), (True, "1")):
         how = OmegaConf.create({"baseline_keeps_memory": keeps})
-        assert runtime.environment_of("clip_dissect", how)["THP_MEM_ALLOC_ENABLE"] == "1"
-        assert runtime.environment_of("plain", how).get("THP_MEM_ALLOC_ENABLE") == plain
+        assert rounds.environment_of("clip_dissect", how)["THP_MEM_ALLOC_ENABLE"] == "1"
+        assert rounds.environment_of("plain", how).get("THP_MEM_ALLOC_ENABLE") == plain
 
 
 TINY = """
@@ -302,7 +306,7 @@ def test_a_worker_runs_any_method(tmp_path: Path) -> None:
 
     captioner = f"{{name: captioner, model: {write_captioner(tmp_path / 'captions')}}}"
     config = composed(tmp_path, f"[{captioner},{{name: published, path: none.csv}}]")
-    do, about = runtime_worker.built(config, "0")
+    do, about = runtime_worker.build_side(config, "0")
     assert about["names"] == {"target": "tiny", "probe": "images"}
     assert about["images"] == 24
     (tmp_path / "store").mkdir()
@@ -312,7 +316,7 @@ def test_a_worker_runs_any_method(tmp_path: Path) -> None:
     assert first["units"] == 4
     assert first["ram"] > 1e7
     assert (tmp_path / "store" / "descriptions.csv").is_file()
-    do, _ = runtime_worker.built(config, "1")
+    do, _ = runtime_worker.build_side(config, "1")
     with pytest.raises(DissectError, match="the file of labels"):
         runtime_worker.timed(do, tmp_path / "store")
 

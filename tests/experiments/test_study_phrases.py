@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipdissect import probe, similarity
+from clipdissect.app.studies.compositional_concepts import ranked
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.similarity.inputs import ConceptActivations
@@ -235,4 +236,4 @@ def test_scores_of_candidates_are_not_compared_with_words(study: Study, tmp_path
 def test_panels_rank_by_what_can_be_compared(comparable: bool, first: str) -> None:
     table = pd.DataFrame({"phrase": ["a", "b"], "word_score": [0.0, 5.0],
                           "phrase_score": [1.0, 2.0]})  # fmt: skip
-    assert runner.ranked(table, comparable)["phrase"].tolist()[0] == first
+    assert ranked(table, comparable)["phrase"].tolist()[0] == first

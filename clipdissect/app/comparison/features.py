@@ -25,14 +25,7 @@ from clipdissect.targets import Target
 
 @dataclass
 class SharedFeatures:
-    """One layer's features; `describe` scores them with any probe, concepts and similarity.
-
-    Args:
-        target: its only layer is the one described.
-        encoder: of images and texts.
-        settings: how to run the networks.
-        store: where features are kept.
-    """
+    """Features of the target's only layer, to score with any probe, concepts and similarity."""
 
     target: Target
     encoder: Encoder
@@ -42,17 +35,14 @@ class SharedFeatures:
     _embeds: dict[str, Any] = field(default_factory=dict)
 
     def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
-        """As `clipdissect.dissect` with `top=1`, without top images.
-
-        Raises:
-            DissectError: as `clipdissect.capture.capture.capture`.
-        """
+        """Describe the units as `clipdissect.dissect` with `top=1` does, without top images."""
         captured, embeds = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, embeds)
         table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
-        run = provenance(self.target, probe, concepts, self.encoder, similarity, self.settings,
-                         captured)  # fmt: skip
+        run = provenance(
+            self.target, probe, concepts, self.encoder, similarity, self.settings, captured
+        )
         run["digests"]["encoder texts"] = self._text_digest
         run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
         return Result(table, table.iloc[:0], run)
@@ -67,9 +57,12 @@ class SharedFeatures:
     def _of_texts(self, concepts: Concepts) -> Any:
         if concepts.digest not in self._embeds:
             self._embeds[concepts.digest] = text_embeds(
-                self.encoder.embed_texts, self._text_digest, concepts.texts, self.store,
+                self.encoder.embed_texts,
+                self._text_digest,
+                concepts.texts,
+                self.store,
                 self.settings.torch_device,
-            )  # fmt: skip
+            )
         return self._embeds[concepts.digest]
 
     @cached_property

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from clipdissect.app.markdown import markdown_table
 from clipdissect.app.print_evaluation import number
-from clipdissect.utils.files import atomic
+from clipdissect.studies import figures
 
 MARKERS = "osD^vPX*"
-
-
-def markdown(table: pd.DataFrame, chosen: str) -> str:
-    """Table-3-shaped tables (functions by probes), and Table-1-shaped ones (probes by concepts).
-
-    Args:
-        table: of `comparing.table`.
-        chosen: the similarity function of the Table-1-shaped ones.
-    """
-    parts = [HEAD]
-    for setting in _some(table, "setting"):
-        rows = table[table["setting"] == setting]
-        units = int(rows["units"].iloc[0])
-        parts.append(f"## Hyperparameters: {setting} ({units} units)\n")
-        if chosen in set(rows["similarity"]):
-            own = rows[rows["similarity"] == chosen]
-            for metric in _some(own, "metric"):
-                parts.append(f"### Probes and concept sets, {metric}, {chosen}\n")
-                parts.append(_grid(own[own["metric"] == metric], "probe", "concepts"))
-        for metric in _some(rows, "metric"):
-            for concepts in _some(rows[rows["metric"] == metric], "concepts"):
-                some = rows[(rows["metric"] == metric) & (rows["concepts"] == concepts)]
-                parts.append(f"### Similarity functions, {metric}, concepts {concepts}\n")
-                parts.append(_grid(some, "similarity", "probe", marked=True))
-    return "\n".join(parts)
-
-
 HEAD = """# Comparison of probes, concept sets and similarity functions
 
 Labels of the layer of classes against the class names. In brackets: 95 % interval over units
@@ -49,82 +22,102 @@ little. `top1` is of the exact class name, `top1_any_synonym` of any of its name
 """
 
 
-def _grid(rows: pd.DataFrame, down: str, across: str, marked: bool = False) -> str:
-    columns = _some(rows, across)
-    lines = [[down, *columns], ["---"] * (1 + len(columns))]
-    for name in _some(rows, down):
-        line = [name]
-        for column in columns:
-            cell = rows[(rows[down] == name) & (rows[across] == column)]
-            line.append(_cell(cell.iloc[0], marked) if len(cell) else "")
-        lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def markdown(table: pd.DataFrame, chosen: str) -> str:
+    """Return Table-3-shaped tables (functions by probes) and, of one function, Table-1-shaped ones.
+
+    Args:
+        table: of `comparison.table.table`.
+        chosen: the similarity function of the tables of probes by concept sets.
+    """
+    parts = [HEAD]
+    for setting in _distinct(table, "setting"):
+        rows = table[table["setting"] == setting]
+        units = int(rows["units"].iloc[0])
+        parts.append(f"## Hyperparameters: {setting} ({units} units)\n")
+        of_chosen = rows[rows["similarity"] == chosen]
+        for metric in _distinct(of_chosen, "metric"):
+            cells = of_chosen[of_chosen["metric"] == metric]
+            parts.append(f"### Probes and concept sets, {metric}, {chosen}\n")
+            parts.append(_grid(cells, "probe", "concepts"))
+        for metric in _distinct(rows, "metric"):
+            of_metric = rows[rows["metric"] == metric]
+            for concepts in _distinct(of_metric, "concepts"):
+                cells = of_metric[of_metric["concepts"] == concepts]
+                parts.append(f"### Similarity functions, {metric}, concepts {concepts}\n")
+                parts.append(_grid(cells, "similarity", "probe", marked=True))
+    return "\n".join(parts)
 
 
-def _cell(row: Any, marked: bool) -> str:
-    star = " *" if marked and row["minus_best_high"] >= 0 else ""
-    said = f", {row['parameters']}" if row["setting"] == "best" and row["parameters"] else ""
-    return f"{number(row['value'])}{star} [{number(row['low'])}, {number(row['high'])}]{said}"
+def _grid(cells: pd.DataFrame, down: str, across: str, marked: bool = False) -> str:
+    columns = _distinct(cells, across)
+    rows = []
+    for name, row in cells.groupby(down, sort=False):
+        texts = {cell[across]: _text(cell, marked) for _, cell in row[::-1].iterrows()}
+        rows.append([str(name), *(texts.get(column, "") for column in columns)])
+    return markdown_table([down, *columns], rows)
+
+
+def _text(cell: Any, marked: bool) -> str:
+    star = " *" if marked and cell["minus_best_high"] >= 0 else ""
+    is_searched = cell["setting"] == "best" and cell["parameters"]
+    suffix = f", {cell['parameters']}" if is_searched else ""
+    return f"{number(cell['value'])}{star} [{number(cell['low'])}, {number(cell['high'])}]{suffix}"
 
 
 def metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """JSON-able: the table's rows, a missing number as None."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {"comparison": rows}
+    """Return the table's rows, JSON-able: a missing number is None."""
+    return {"comparison": table.astype(object).where(table.notna(), None).to_dict("records")}
 
 
 def tracked(table: pd.DataFrame) -> dict[str, Any]:
     """Return a nested mapping for trackers: concepts, setting, probe, similarity, metric."""
-    found: dict[str, Any] = {}
-    names = ["concepts", "setting", "probe", "similarity", "metric"]
+    nested: dict[str, Any] = {}
     for row in metrics(table)["comparison"]:
-        inner = found
-        for name in names[:-1]:
-            inner = inner.setdefault(row[name], {})
+        inner = nested
+        for column in ("concepts", "setting", "probe", "similarity"):
+            inner = inner.setdefault(row[column], {})
         inner[row["metric"]] = row["value"]
-    return found
+    return nested
 
 
 def figure(table: pd.DataFrame, folder: Path) -> None:
-    """Dots with intervals: a row a concept set, a column a metric, functions by marker.
+    """Draw the first setting's values with intervals: a row per concept set, a column per metric.
 
     Args:
-        table: of `comparing.table`; its first setting is drawn.
+        table: of `comparison.table.table`.
         folder: gets comparison.png and comparison.pdf.
     """
     from matplotlib.figure import Figure
 
     rows = table[table["setting"] == table["setting"].iloc[0]]
-    metrics, sets = _some(rows, "metric"), _some(rows, "concepts")
-    drawn = Figure((5.2 * len(metrics), 2.7 * len(sets) + 0.5), layout="constrained")
-    grid = drawn.subplots(len(sets), len(metrics), squeeze=False)
-    for axes, concepts in zip(grid, sets, strict=True):
+    metrics, concept_sets = _distinct(rows, "metric"), _distinct(rows, "concepts")
+    size = (5.2 * len(metrics), 2.7 * len(concept_sets) + 0.5)
+    drawn = Figure(size, layout="constrained")
+    grid = drawn.subplots(len(concept_sets), len(metrics), squeeze=False)
+    for axes, concepts in zip(grid, concept_sets, strict=True):
         for axis, metric in zip(axes, metrics, strict=True):
-            some = rows[(rows["concepts"] == concepts) & (rows["metric"] == metric)]
-            _panel(axis, f"{metric}, {concepts}", some)
-    drawn.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center",
-                 ncols=6, fontsize="small", frameon=False)  # fmt: skip
-    for kind in ("png", "pdf"):
-        with atomic(folder / f"comparison.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110,
-                          metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
+            cells = rows[(rows["concepts"] == concepts) & (rows["metric"] == metric)]
+            _draw_panel(axis, f"{metric}, {concepts}", cells)
+    legend = {"loc": "outside upper center", "ncols": 6, "fontsize": "small", "frameon": False}
+    drawn.legend(*grid[0][0].get_legend_handles_labels(), **legend)
+    figures.save(drawn, folder, "comparison", dpi=110)
 
 
-def _panel(axis: Any, title: str, rows: pd.DataFrame) -> None:
-    functions, probes = _some(rows, "similarity"), _some(rows, "probe")
+def _draw_panel(axis: Any, title: str, cells: pd.DataFrame) -> None:
+    functions, probes = _distinct(cells, "similarity"), _distinct(cells, "probe")
     for i, name in enumerate(functions):
-        own = rows[rows["similarity"] == name]
-        at = [probes.index(p) + 0.7 * ((i + 0.5) / len(functions) - 0.5) for p in own["probe"]]
-        errors = [own["value"] - own["low"], own["high"] - own["value"]]
-        axis.errorbar(at, own["value"], yerr=errors, linestyle="none", markersize=5,
-                      marker=MARKERS[i % len(MARKERS)], color=str(0.1 * (i % 7)),
-                      markerfacecolor="white" if i % 2 else None, label=name)  # fmt: skip
+        rows = cells[cells["similarity"] == name]
+        shift = 0.7 * ((i + 0.5) / len(functions) - 0.5)
+        at = [probes.index(probe) + shift for probe in rows["probe"]]
+        errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        style: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "color": str(0.1 * (i % 7))}
+        style |= {"markerfacecolor": "white" if i % 2 else None, "label": name}
+        axis.errorbar(at, rows["value"], yerr=errors, linestyle="none", markersize=5, **style)
     axis.set_xticks(range(len(probes)), [p.replace("_", "\n") for p in probes], fontsize="small")
     axis.set_title(title, fontsize="medium")
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.9")
 
 
-def _some(rows: pd.DataFrame, column: str) -> Sequence[Any]:
-    """A column's values, in the order first met."""
+def _distinct(rows: pd.DataFrame, column: str) -> list[Any]:
     return list(dict.fromkeys(rows[column]))

@@ -1,6 +1,6 @@
 """Whether a run is in the paper's setting, by its `run.json` alone.
 
-What a manifest doesn't tell doesn't fit: older manifests have fewer facts.
+A fact that the manifest lacks, as older manifests do, doesn't match.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ ENCODER = "clip_vit_b16"
 IMAGES = {"imagenet_val": 50_000, "cifar100_train": 50_000}
 WEIGHTS = {"resnet50": "IMAGENET1K_V1", "resnet18_places365": "places365"}
 # Names of the right classes: their own, the target's, and that of the target's as a setting.
-TRUTHS = {"resnet50": ("imagenet", "resnet50", "auto"),
-          "resnet18_places365": ("places365", "resnet18_places365", "auto")}  # fmt: skip
+TRUTHS = {
+    "resnet50": ("imagenet", "resnet50", "auto"),
+    "resnet18_places365": ("places365", "resnet18_places365", "auto"),
+}
 CLASS_LAYER = "fc"  # of both
 SUMMARIES = ("auto", "mean")  # the same for networks without a class token
 # Columns of the published label files, by the folder that they are in.
@@ -25,14 +27,13 @@ _LABELS: Mapping[str, Any] = {
     "description_column": "description",
     "first_unit": 0,
 }
+_NETDISSECT = {"layer_column": None, "description_column": "label", "first_unit": 1}
 COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "clip_dissect": _LABELS,
     "milan": _LABELS,
-    "netdissect": {"layer_column": None, "unit_column": "unit", "description_column": "label",
-                   "first_unit": 1},
-}  # fmt: skip
-PRESETS = {"netdissect": "published_netdissect", "milan": "published_milan",
-           "clip_dissect": "published_clip_dissect"}  # fmt: skip
+    "netdissect": {**_LABELS, **_NETDISSECT},
+}
+PRESETS = {name: f"published_{name}" for name in COLUMNS}
 
 Run = Mapping[str, Any]
 
@@ -44,13 +45,13 @@ def is_own(run: Run, wanted: Mapping[str, str]) -> bool:
         run: the manifest.
         wanted: names of `target`, `probe`, `concepts` and `similarity`.
     """
-    expected = paper.values()["hyperparameters"][wanted["similarity"]]
+    hyperparameters = paper.values()["hyperparameters"][wanted["similarity"]]
     return (
         _name(run, "method") == "clip_dissect"
         and run.get("encoder") == ENCODER
         and _name(run, "concepts") == wanted["concepts"]
         and _name(run, "similarity") == wanted["similarity"]
-        and expected.items() <= _part(run, "similarity").items()
+        and hyperparameters.items() <= _part(run, "similarity").items()
         and has_probe(run, wanted["probe"])
         and has_target(run, wanted["target"])
         and has_summary(run)
@@ -58,13 +59,13 @@ def is_own(run: Run, wanted: Mapping[str, str]) -> bool:
 
 
 def is_published(run: Run, file: str, layer: str, strip: Collection[str] = ()) -> bool:
-    """Whether the labels are those of a published file, read as it is meant.
+    """Whether the labels are those of a published file, read as intended.
 
     Args:
         run: the manifest.
         file: one of the paper's `label_files`.
-        layer: the layer that must be among those taken.
-        strip: endings that must be taken off the labels.
+        layer: must be among the layers read.
+        strip: suffixes that must be stripped from the labels.
     """
     method = _part(run, "method")
     return (
@@ -77,11 +78,7 @@ def is_published(run: Run, file: str, layer: str, strip: Collection[str] = ()) -
 
 
 def published_options(file: str, layer: str, strip: Collection[str] = ()) -> str:
-    """What makes a runner take labels that `is_published` accepts.
-
-    Args:
-        file, layer, strip: as there.
-    """
+    """Return the options of a runner whose labels `is_published` accepts."""
     options = [f"method={PRESETS[file.partition('/')[0]]}", f"method.path=FOLDER/{file}"]
     if layer != CLASS_LAYER:
         options.append(f"'method.layers=[{layer}]'")
@@ -91,12 +88,7 @@ def published_options(file: str, layer: str, strip: Collection[str] = ()) -> str
 
 
 def is_judged(run: Run, target: str) -> bool:
-    """Whether the labels were compared with the target's own class names.
-
-    Args:
-        run: the manifest.
-        target: its name.
-    """
+    """Whether the labels were compared with the target's own class names."""
     truth = _part(run, "truth")
     return truth.get("name") in TRUTHS[target] and truth.get("layer") in (None, CLASS_LAYER)
 
@@ -107,13 +99,13 @@ def has_target(run: Run, name: str) -> bool:
 
 
 def has_probe(run: Run, name: str) -> bool:
-    """Whether the probe is of this name, and all of it where its size is known."""
+    """Whether the probe has this name, and all images where their number is known."""
     images = _part(run, "probe").get("images")
     return _name(run, "probe") == name and images == IMAGES.get(name, images)
 
 
 def has_summary(run: Run) -> bool:
-    """Whether maps were summed up by their mean."""
+    """Whether maps were pooled by their mean."""
     return _part(run, "summary").get("kind") in SUMMARIES
 
 
@@ -122,6 +114,5 @@ def _name(run: Run, key: str) -> Any:
 
 
 def _part(run: Run, key: str) -> Mapping[str, Any]:
-    """A part of the manifest; empty where it has none."""
     part = run.get(key)
     return part if isinstance(part, Mapping) else {}

@@ -23,25 +23,18 @@ FILES = {
     "places365": "concepts/places365_categories.txt",
 }
 NETDISSECT: Mapping[str, Any] = {
-    "layers": ["fc"], "layer_column": None, "description_column": "label",
-    "similarity_column": "score", "first_unit": 1,
-}  # fmt: skip
+    "layers": ["fc"],
+    "layer_column": None,
+    "description_column": "label",
+    "similarity_column": "score",
+    "first_unit": 1,
+}
 DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Check:
-    """One number of the paper beside ours.
-
-    Args:
-        table: where it stands.
-        row: the method there.
-        metric: in our words.
-        paper: the paper's; None where it prints none.
-        ours: computed from the label file.
-        low, high: the interval of ours, where it is a mean over units.
-        note: what must be known of it.
-    """
+    """A number of the paper (None where it isn't printed) and ours, with its interval."""
 
     table: str
     row: str
@@ -59,15 +52,12 @@ class Check:
 
 
 def checks(data: Path, mpnet: SentenceEncoder, store: Store | None) -> list[Check]:
-    """All checks: Table 1, Fig. 3, and Network Dissection's rows of Table 2.
+    """Check Table 1, Fig. 3, and Network Dissection's rows of Table 2.
 
     Args:
-        data: with `FILES` below it.
+        data: the folder with `FILES`.
         mpnet: the paper's sentence encoder.
-        store: keeps sentence embeddings.
-
-    Raises:
-        DissectError: a file isn't there, or not what it should be.
+        store: caches sentence embeddings.
     """
     return [*_table1_and_fig3(data, mpnet, store), *_table2(data, mpnet, store)]
 
@@ -75,48 +65,48 @@ def checks(data: Path, mpnet: SentenceEncoder, store: Store | None) -> list[Chec
 def _table1_and_fig3(data: Path, mpnet: SentenceEncoder, store: Store | None) -> Iterator[Check]:
     truth = of_source("imagenet")
     options = {"network_dissection": NETDISSECT, "milan_base": {"layers": ["fc"]}}
-    found: dict[str, Evaluation] = {}
-    for method, how in options.items():
-        labels = _labels(data, f"table1 {method}", how)
-        found[method] = evaluate(labels, truth, None, {"mpnet": mpnet}, store)
-        expected = paper.row("table1", method=method)["mpnet_cos"]
-        yield _of_metric("table1", method, "mpnet_cos", expected, found[method].metrics)
+    evaluations: dict[str, Evaluation] = {}
+    for method, columns in options.items():
+        labels = _labels(data, f"table1 {method}", columns)
+        evaluations[method] = evaluate(labels, truth, None, {"mpnet": mpnet}, store)
+        printed = paper.row("table1", method=method)["mpnet_cos"]
+        yield _mpnet_check("table1", method, printed, evaluations[method])
     unit = int(paper.values()["fig3"]["unit"])
+    name = truth.names[unit]
     for row in paper.values()["fig3"]["rows"]:
-        method, label, name = row["method"], row["label"], truth.names[unit]
-        if method in found:  # the label of the file; the other file isn't published
-            label = str(found[method].units.table["description"][unit])
-        ours = vectors(mpnet, [[name], [label]], store).cosines([label], [name])[0]
-        yield Check("fig3", method, "mpnet_cos", row["mpnet_cos"], float(ours),
-                    note=f"'{label}' against '{name}'")  # fmt: skip
+        method, label = row["method"], row["label"]
+        if method in evaluations:  # the other method's file isn't published
+            label = str(evaluations[method].units.table["description"][unit])
+        ours = float(vectors(mpnet, [[name], [label]], store).cosines([label], [name])[0])
+        note = f"'{label}' against '{name}'"
+        yield Check("fig3", method, "mpnet_cos", row["mpnet_cos"], ours, note=note)
 
 
 def _table2(data: Path, mpnet: SentenceEncoder, store: Store | None) -> Iterator[Check]:
     method = "network_dissection"
     truth = of_source("places365", categories=str(data / FILES["places365"]))
     labels = _labels(data, f"table2 {method}", {**NETDISSECT, "strip": ["-s", "-c"]})
-    found = evaluate(labels, truth, None, {"mpnet": mpnet}, store)
-    scenes = places365(found.rows, truth.names, None, Resampling())
-    expected = paper.row("table2", method=method)
-    for matching, printed in (("released", expected["top1"]), ("normalised", None)):
+    evaluation = evaluate(labels, truth, None, {"mpnet": mpnet}, store)
+    scenes = places365(evaluation.rows, truth.names, None, Resampling())
+    printed = paper.row("table2", method=method)
+    for matching, top1 in (("released", printed["top1"]), ("normalised", None)):
         values = scenes[matching]
-        counts = f"{values['top1_right']} of the published {values['classes']}, {matching} matching"
-        low, high = (values["top1_interval"][side] for side in ("low", "high"))
-        yield Check("table2", method, "top1", printed, values["top1"], low, high, counts)
-    run = expected["published_run"]["mpnet_cos"]
-    note = (
-        f"labels without -s and -c, as the released run; the paper prints {expected['mpnet_cos']}"
-    )
-    yield _of_metric("table2", method, "mpnet_cos", run, found.metrics, note)
+        note = f"{values['top1_right']} of the published {values['classes']}, {matching} matching"
+        low, high = (values["top1_interval"][end] for end in ("low", "high"))
+        yield Check("table2", method, "top1", top1, values["top1"], low, high, note)
+    cosine, released = printed["mpnet_cos"], printed["published_run"]["mpnet_cos"]
+    note = f"labels without -s and -c, as the released run; the paper prints {cosine}"
+    yield _mpnet_check("table2", method, released, evaluation, note)
 
 
-def _labels(data: Path, name: str, how: Mapping[str, Any]) -> Any:
-    return build("published", path=str(data / FILES[name]), **how).describe(Job()).descriptions
+def _labels(data: Path, name: str, options: Mapping[str, Any]) -> Any:
+    return build("published", path=str(data / FILES[name]), **options).describe(Job()).descriptions
 
 
-def _of_metric(
-    table: str, row: str, metric: str, expected: float, metrics: dict[str, Any], note: str = ""
+def _mpnet_check(
+    table: str, method: str, printed: float, evaluation: Evaluation, note: str = ""
 ) -> Check:
-    interval = metrics["intervals"][metric]
-    ours = metrics["final_layer"][metric]
-    return Check(table, row, metric, expected, ours, interval["low"], interval["high"], note)
+    metric = "mpnet_cos"
+    ours = evaluation.metrics["final_layer"][metric]
+    low, high = (evaluation.metrics["intervals"][metric][end] for end in ("low", "high"))
+    return Check(table, method, metric, printed, ours, low, high, note)

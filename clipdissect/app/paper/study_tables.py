@@ -1,35 +1,118 @@
-"""The studies' numbers of the paper beside those of our runs, for `clipdissect tables`."""
+"""The studies' numbers of the paper and those of our runs, for `clipdissect tables`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipdissect.app.paper import matching
 from clipdissect.app.paper import values as paper
 
-Found = dict[str, Any]
+Facts = dict[str, Any]
 
 TARGET = "resnet50"
 OWN = {"target": TARGET, "similarity": "soft_wpmi", "concepts": "google_20k"}
 
 
+@dataclass(frozen=True)
+class Number:
+    """A number of the paper, and the runs of ours that give it.
+
+    Args:
+        study, name, metric: in the table.
+        keys: where the number is in the study's metrics.
+        paper: the paper's number; None where it has none.
+        own: parts of our own labels, as for `matching.is_own`; None if they don't give the number.
+        labels: the published label file that gives the number.
+        images: the probe that published labels are evaluated on.
+        settings: of the study that the number depends on.
+        layers: as in the study's metrics.
+    """
+
+    study: str
+    name: str
+    metric: str
+    keys: tuple[str, ...]
+    paper: float | None = None
+    own: Mapping[str, str] | None = None
+    labels: str | None = None
+    images: str | None = None
+    settings: Facts = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self, runs: list[tuple[Facts, Facts]]) -> Facts:
+        """Return the table's row; the latest matching run counts."""
+        row = {"row": f"{self.study}: {self.name}", "metric": self.metric, "paper": self.paper}
+        row |= dict.fromkeys(("ours", "low", "high", "difference"))
+        fitting = [metrics[self.study] for run, metrics in runs if self._fits(run, metrics)]
+        known = [value for metrics in fitting if (value := self._value(metrics))]
+        if not known:
+            return row | {"verdict": f"not run: {self._command}"}
+        ours = known[-1]
+        if self.paper is None:
+            return row | ours | {"verdict": "the paper has no such number"}
+        low, high = (ours["ours"] if ours[end] is None else ours[end] for end in ("low", "high"))
+        verdict = "the paper's is in our interval" if low <= self.paper <= high else "differs"
+        return row | ours | {"difference": ours["ours"] - self.paper, "verdict": verdict}
+
+    def _fits(self, run: Facts, metrics: Facts) -> bool:
+        values = metrics.get(self.study)
+        if run["study"].get("name") != self.study or not isinstance(values, Mapping):
+            return False
+        return (
+            self.settings.items() <= run["study"].items()
+            and self.layers.items() <= values.items()
+            and matching.is_judged(run, TARGET)
+            and matching.has_target(run, TARGET)
+            and ((self.own and matching.is_own(run, self.own)) or self._is_published(run))
+        )
+
+    def _is_published(self, run: Facts) -> bool:
+        if not self.labels or not matching.is_published(run, self.labels, self.layers["layer"]):
+            return False
+        if self.images is None:
+            return True
+        return matching.has_probe(run, self.images) and matching.has_summary(run)
+
+    @property
+    def _command(self) -> str:
+        """The command that gives the number; by the published labels if the paper's is theirs."""
+        command = f"clipdissect {self.study} experiment={self.study}"
+        if self.labels is None:
+            return command
+        published = matching.published_options(self.labels, self.layers["layer"])
+        alternative = f", or with our own labels: {command}" if self.own else ""
+        return f"with the published labels: {command} {published}{alternative}"
+
+    def _value(self, metrics: Any) -> Facts | None:
+        for key in self.keys:
+            metrics = (metrics or {}).get(key)
+        if not metrics:
+            return None
+        value = metrics.get("value", metrics.get(self.metric))
+        intervals = metrics.get("intervals") or {}
+        span = metrics.get("interval") or intervals.get(self.metric) or metrics
+        if value is None:
+            return None
+        return {"ours": value, "low": span.get("low"), "high": span.get("high")}
+
+
 def rows(results: Path) -> list[dict[str, Any]]:
-    """The paper's numbers of its studies; ours where a run of the paper's setting gives one.
+    """Return the paper's numbers of its studies, and ours where a run has the paper's setting.
 
     Args:
         results: searched at any depth for complete runs of the studies.
     """
-    runs = list(_runs(results))
-    wanted = (*_missing(), *_weights(), *_classes(), *_phrases())
-    return [_row(one, runs) for one in wanted]
+    runs = sorted(_runs(results), key=lambda run: str(run[0].get("date")))
+    numbers = (*_missing(), *_weights(), *_classes(), *_phrases())
+    return [number.row(runs) for number in numbers]
 
 
-def _runs(results: Path) -> Iterator[tuple[Found, Found]]:
-    """`run` and `metrics` of every complete run of a study, by date."""
-    found = []
+def _runs(results: Path) -> Iterator[tuple[Facts, Facts]]:
+    """Read `run.json` and `metrics.json` of every complete run of a study."""
     for path in results.rglob("run.json"):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
@@ -37,112 +120,49 @@ def _runs(results: Path) -> Iterator[tuple[Found, Found]]:
         except (OSError, ValueError):
             continue
         if isinstance(run, dict) and isinstance(run.get("study"), dict):
-            found.append((run, metrics))
-    yield from sorted(found, key=lambda one: str(one[0].get("date")))
+            yield run, metrics
 
 
-# A row says: `own`, what our labels must be made of; `labels`, the published file that gives the
-# number, and `images`, the probe that it is judged on; `settings` of the study that the number
-# depends on; `layers`, as the study's metrics tell them; `keys`, where the number is there.
-
-
-def _missing() -> Iterator[Found]:
+def _missing() -> Iterator[Number]:
     values = paper.values()["missing_concepts"]
     own = OWN | {key: values[key] for key in ("probe", "concepts")}
     for group in ("dog.n.01", "bird.n.01"):
-        yield {"study": "missing_concepts", "row": f"{group}, {values['probe']}", "metric": "top1",
-               "paper": values[group]["right"] / values[group]["units"], "own": own,
-               "keys": (group, "missing")}  # fmt: skip
+        name, share = f"{group}, {values['probe']}", values[group]["right"] / values[group]["units"]
+        yield Number("missing_concepts", name, "top1", (group, "missing"), share, own)
 
 
-def _weights() -> Iterator[Found]:
-    values = paper.values()["weight_similarity"]
+def _weights() -> Iterator[Number]:
+    values, own = paper.values()["weight_similarity"], OWN | {"probe": "imagenet_broden"}
     layers = {key: values[key] for key in ("layer", "into")}
-    for pairs, number in values["pearson_r"].items():
+    for pairs, r in values["pearson_r"].items():
         is_part = int(pairs) <= 50_000
-        yield {"study": "weight_similarity", "metric": "pearson_r", "paper": number,
-               "row": f"{layers['layer']} to {layers['into']}, {pairs} weights",
-               "own": OWN | {"probe": "imagenet_broden"}, "labels": values["labels"],
-               "settings": {"top_pairs": int(pairs)} if is_part else {}, "layers": layers,
-               "keys": (matching.ENCODER, "top_pairs" if is_part else "all_pairs")}  # fmt: skip
+        yield Number(
+            "weight_similarity",
+            f"{layers['layer']} to {layers['into']}, {pairs} weights",
+            "pearson_r",
+            (matching.ENCODER, "top_pairs" if is_part else "all_pairs"),
+            r,
+            own,
+            values["labels"],
+            settings={"top_pairs": int(pairs)} if is_part else {},
+            layers=layers,
+        )
 
 
-def _classes() -> Iterator[Found]:
-    probe, layers = "imagenet_val", {"layer": "layer4", "into": "fc"}
-    for method, numbers in paper.values()["class_from_descriptions"].items():
+def _classes() -> Iterator[Number]:
+    study, images = "class_from_descriptions", "imagenet_val"
+    layers = {"layer": "layer4", "into": "fc"}
+    for method, values in paper.values()[study].items():
+        own = OWN | {"probe": images} if method == "clip_dissect" else None
         for metric in ("truth", "prediction"):
-            yield {"study": "class_from_descriptions", "row": method, "metric": metric,
-                   "paper": numbers[metric], "labels": numbers["labels"], "images": probe,
-                   "own": OWN | {"probe": probe} if method == "clip_dissect" else None,
-                   "layers": layers, "keys": ("mpnet", metric)}  # fmt: skip
+            keys, labels = ("mpnet", metric), values["labels"]
+            number = values[metric]
+            yield Number(study, method, metric, keys, number, own, labels, images, layers=layers)
 
 
-def _phrases() -> Iterator[Found]:
-    yield {"study": "compositional_concepts", "row": "phrases minus words, fc", "metric":
-           "mpnet_cos", "paper": None, "own": OWN | {"probe": "imagenet_broden"},
-           "settings": {"templates": ["{} {}"], "words": 100, "length": 2},
-           "keys": ("fc", "judged", "mpnet", "phrases_minus_words")}  # fmt: skip
-
-
-def _row(wanted: Found, runs: list[tuple[Found, Found]]) -> Found:
-    study, metric = wanted["study"], wanted["metric"]
-    empty = dict.fromkeys(("ours", "low", "high", "difference"))
-    row = {"row": f"{study}: {wanted['row']}", "metric": metric, "paper": wanted["paper"], **empty}
-    found = [metrics[study] for run, metrics in runs if _fits(run, metrics, wanted)]
-    values = [v for v in (_value(one, wanted["keys"], metric) for one in found) if v]
-    if not values:
-        return row | {"verdict": f"not run: {_command(wanted)}"}
-    ours = values[-1]
-    if wanted["paper"] is None:
-        return row | ours | {"verdict": "the paper has no such number"}
-    low, high = (ours["ours"] if ours[end] is None else ours[end] for end in ("low", "high"))
-    verdict = "the paper's is in our interval" if low <= wanted["paper"] <= high else "differs"
-    return row | ours | {"difference": ours["ours"] - wanted["paper"], "verdict": verdict}
-
-
-def _fits(run: Found, metrics: Found, wanted: Found) -> bool:
-    """Whether a run is the row's: its study, layers, settings, network, and labels."""
-    study = wanted["study"]
-    if run["study"].get("name") != study or not isinstance(metrics.get(study), Mapping):
-        return False
-    return (
-        wanted.get("settings", {}).items() <= run["study"].items()
-        and wanted.get("layers", {}).items() <= metrics[study].items()
-        and matching.is_judged(run, TARGET)
-        and matching.has_target(run, TARGET)
-        and (_is_own(run, wanted) or _is_published(run, wanted))
-    )
-
-
-def _is_own(run: Found, wanted: Found) -> bool:
-    return wanted["own"] is not None and matching.is_own(run, wanted["own"])
-
-
-def _is_published(run: Found, wanted: Found) -> bool:
-    """Of the row's label file; where it is judged on images, on the paper's, summed up its way."""
-    file, images = wanted.get("labels"), wanted.get("images")
-    if file is None or not matching.is_published(run, file, wanted["layers"]["layer"]):
-        return False
-    return images is None or (matching.has_probe(run, images) and matching.has_summary(run))
-
-
-def _command(wanted: Found) -> str:
-    """What gives the number; by the published labels where the paper's are."""
-    command = f"clipdissect {wanted['study']} experiment={wanted['study']}"
-    if "labels" not in wanted:
-        return command
-    published = matching.published_options(wanted["labels"], wanted["layers"]["layer"])
-    also = ", or with our own labels: " + command if wanted["own"] else ""
-    return f"with the published labels: {command} {published}{also}"
-
-
-def _value(metrics: Any, keys: tuple[str, ...], metric: str) -> Found | None:
-    for key in keys:
-        metrics = (metrics or {}).get(key)
-    if not metrics:
-        return None
-    value = metrics.get("value", metrics.get(metric))
-    span = metrics.get("interval") or (metrics.get("intervals") or {}).get(metric) or metrics
-    if value is None:
-        return None
-    return {"ours": value, "low": span.get("low"), "high": span.get("high")}
+def _phrases() -> Iterator[Number]:
+    keys = ("fc", "judged", "mpnet", "phrases_minus_words")
+    own = OWN | {"probe": "imagenet_broden"}
+    settings = {"templates": ["{} {}"], "words": 100, "length": 2}
+    name = "phrases minus words, fc"
+    yield Number("compositional_concepts", name, "mpnet_cos", keys, own=own, settings=settings)

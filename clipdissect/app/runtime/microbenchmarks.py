@@ -1,8 +1,9 @@
-"""Short pieces of work, ours and the plain pipeline's in turn, at several sizes."""
+"""Short pieces of work at several sizes, ours and the plain pipeline's in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from clipdissect.app.runtime.baseline import PARAMETERS, Plain, soft_wpmi
+from clipdissect.app.runtime.baseline import PlainPipeline, parameters_of, soft_wpmi
+from clipdissect.app.runtime.timing import OURS, PLAIN, in_turn, synthetic_inputs
 from clipdissect.capture.capture import capture
 from clipdissect.method import Job
 from clipdissect.similarity import ConceptActivations, Similarity
 from clipdissect.store import Store
-from clipdissect.utils import timing as stages
 from clipdissect.utils.timing import Timers
 
-OURS, PLAIN = "clip_dissect", "plain"
 # Other ways to write the plain loop, measured at the base size.
 VARIANTS: dict[str, dict[str, str]] = {
     PLAIN: {},
@@ -32,51 +31,51 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 AXES = ("images", "units", "concepts")
 
-Work = Callable[[], float]
-
 
 def scoring(
-    similarity: Similarity, sizes: Mapping[str, Sequence[int]], base: Mapping[str, int], dims: int,
-    repeats: int, plain: bool,
-) -> pd.DataFrame:  # fmt: skip
-    """Seconds of scoring one layer, over each of `AXES` with the others at their base.
-
-    Embeddings and activations are random: speed doesn't depend on them.
+    similarity: Similarity,
+    sizes: Mapping[str, Sequence[int]],
+    base: Mapping[str, int],
+    dims: int,
+    repeats: int,
+    plain: bool,
+) -> pd.DataFrame:
+    """Measure the scoring of one layer over each of `AXES`, the others at their base size.
 
     Args:
         similarity: the function.
-        sizes: axis to the sizes to try.
-        base: axis to the size that it has elsewhere.
+        sizes: axis to the sizes to measure.
+        base: axis to its size elsewhere.
         dims: of the embeddings.
-        repeats: measurements of each size, after one that isn't counted.
-        plain: whether to measure the plain loop beside.
+        repeats: measurements of each size, after a warm-up.
+        plain: measure the plain loop too.
 
     Returns:
         `axis, images, units, concepts, repeat, side, seconds`; axis `variants` has the ways to
         write the plain loop.
     """
-    points = [(axis, {**base, axis: size}) for axis in AXES for size in sizes.get(axis, ())]
-    jobs: list[tuple[str, dict[str, int], dict[str, dict[str, str]]]] = []
-    for axis, point in points:
-        jobs.append((axis, point, {OURS: {}, PLAIN: {}} if plain else {OURS: {}}))
+    sides: dict[str, dict[str, str]] = {OURS: {}, PLAIN: {}} if plain else {OURS: {}}
+    jobs = [(axis, {**base, axis: n}, sides) for axis in AXES for n in sizes.get(axis, ())]
     if plain:
         jobs.append(("variants", dict(base), {OURS: {}, **VARIANTS}))
     rows = []
-    for axis, point, sides in jobs:
-        factors, q = made_up(**point, dims=dims)
-        works = {side: partial(_scored, similarity, factors, q, side, how)
-                 for side, how in sides.items()}  # fmt: skip
-        rows += [{"axis": axis, **point, **one} for one in in_turn(works, repeats)]
+    for axis, point, options in jobs:
+        factors, q = synthetic_inputs(**point, dims=dims)
+        works = {
+            side: partial(_score, similarity, factors, q, side, variant)
+            for side, variant in options.items()
+        }
+        rows += [{"axis": axis, **point, **row} for row in in_turn(works, repeats)]
     return _frame(rows)
 
 
 def passes(job: Job, sizes: Sequence[int], repeats: int, plain: Job | None) -> pd.DataFrame:
-    """Seconds of the pass over so many of the probe's images: decoding and both networks.
+    """Measure the pass over the probe's first images: decoding and both networks.
 
     Args:
         job: with all parts of a dissection.
         sizes: numbers of images; those beyond the probe's are left out.
-        repeats: as of `scoring`.
+        repeats: measurements of each size, after a warm-up.
         plain: the plain pipeline's job, which may have other batches; None leaves it out.
 
     Returns:
@@ -85,94 +84,46 @@ def passes(job: Job, sizes: Sequence[int], repeats: int, plain: Job | None) -> p
     assert job.probe is not None
     rows = []
     for size in (n for n in sizes if n <= len(job.probe)):
-        part = replace(job, probe=job.probe.subset(range(size)))
-        works: dict[str, Work] = {OURS: partial(_captured, part)}
+        probe = job.probe.subset(range(size))
+        works = {OURS: partial(_capture, replace(job, probe=probe))}
         if plain is not None:
-            works[PLAIN] = partial(_passed, replace(plain, probe=part.probe))
-        rows += [{"axis": "pass", "images": size, **one} for one in in_turn(works, repeats)]
+            works[PLAIN] = partial(_plain_pass, replace(plain, probe=probe))
+        rows += [{"axis": "pass", "images": size, **row} for row in in_turn(works, repeats)]
     return _frame(rows)
-
-
-def in_turn(works: Mapping[str, Work], repeats: int) -> Iterator[dict[str, Any]]:
-    """Measure the works in turn, each repeat starting with another, after a warm-up.
-
-    Args:
-        works: a side's name to what gives its seconds.
-        repeats: how often.
-
-    Returns:
-        `repeat, side, seconds` of each.
-    """
-    names = list(works)
-    for repeat in range(-1, repeats):
-        shift = repeat % len(names)
-        for name in names[shift:] + names[:shift]:
-            seconds = works[name]()
-            if repeat >= 0:
-                yield {"repeat": repeat, "side": name, "seconds": seconds}
-
-
-def made_up(images: int, units: int, concepts: int, dims: int) -> tuple[ConceptActivations, Tensor]:
-    """Embeddings with CLIP's spread of cosines, about 0.2 +- 0.04, and normal activations."""
-    random = torch.Generator().manual_seed(0)
-    factors = []
-    for count in (images, concepts):
-        embeds = torch.randn(count, dims, generator=random).mul_(dims**-0.5)
-        embeds[:, 0] += 0.5
-        factors.append(torch.nn.functional.normalize(embeds, dim=1))
-    return ConceptActivations(*factors), torch.randn(images, units, generator=random)
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
-    """`seconds ~ size ** exponent`: least squares of the logarithms of medians, by axis and side.
-
-    Args:
-        table: of `scoring` and `passes`.
+    """Fit `seconds ~ size ** exponent` by axis and side, to the logarithms of the medians.
 
     Returns:
-        `axis, side, from, to, exponent, ratio`: the sizes' range, and at the largest size how many
-        times our seconds the side took (median over repeats).
+        `axis, side, from, to, exponent`: from the least to the largest size; NaN for a lone size.
     """
     rows = []
-    for (axis, side), own in table[table["axis"] != "variants"].groupby(
-        ["axis", "side"], sort=False
-    ):
-        size = "images" if axis == "pass" else str(axis)
-        medians = own.groupby(size)["seconds"].median()
+    pieces = table[table["axis"] != "variants"]
+    for (axis, side), group in pieces.groupby(["axis", "side"], sort=False):
+        medians = group.groupby("images" if axis == "pass" else str(axis))["seconds"].median()
         slope = np.nan
         if len(medians) > 1:
             slope = np.polyfit(np.log(medians.index), np.log(medians), 1)[0]
-        rows.append({"axis": axis, "side": side, "from": int(medians.index[0]),
-                     "to": int(medians.index[-1]), "exponent": float(slope)})  # fmt: skip
+        ends = {"from": int(medians.index[0]), "to": int(medians.index[-1])}
+        rows.append({"axis": axis, "side": side, **ends, "exponent": float(slope)})
     return _frame(rows)
 
 
-def ratios(rows: pd.DataFrame, side: str, by: str = "repeat") -> list[float]:
-    """A side's seconds over ours, of each repeat."""
-    own = rows[rows["side"] == side].set_index(by)["seconds"]
-    ours = rows[rows["side"] == OURS].set_index(by)["seconds"]
-    return [float(value) for value in (own / ours)]
-
-
 def model(table: pd.DataFrame, side: str) -> tuple[float, float, float]:
-    """`seconds = a * images * concepts + b * units * concepts + c`, none negative.
+    """Fit `seconds = a * images * concepts + b * units * concepts + c`, none negative.
 
-    Fitted by least squares of relative errors.
-
-    Args:
-        table: of `scoring`.
-        side: whose.
+    Least squares of relative errors, over the rows of `scoring`.
     """
     from scipy.optimize import nnls
 
-    own = table[(table["side"] == side) & table["axis"].isin(AXES)]
-    terms = np.stack([
-        own["images"] * own["concepts"], own["units"] * own["concepts"], np.ones(len(own)),
-    ], axis=1).astype(float)  # fmt: skip
-    seconds = own["seconds"].to_numpy(float)
+    rows = table[(table["side"] == side) & table["axis"].isin(AXES)]
+    images, units, concepts = (rows[axis].to_numpy(float) for axis in AXES)
+    terms = np.stack([images * concepts, units * concepts, np.ones(len(rows))], axis=1)
     scale = terms.max(0)
-    found, _ = nnls(terms / scale / seconds[:, None], np.ones(len(own)))
-    a, b, c = found / scale
+    relative = terms / scale / rows["seconds"].to_numpy(float)[:, None]
+    coefficients, _ = nnls(relative, np.ones(len(rows)))
+    a, b, c = coefficients / scale
     return float(a), float(b), float(c)
 
 
@@ -181,30 +132,39 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def _scored(
-    similarity: Similarity, factors: ConceptActivations, q: Tensor, side: str, how: dict[str, Any]
+def _score(
+    similarity: Similarity,
+    factors: ConceptActivations,
+    q: Tensor,
+    side: str,
+    variant: dict[str, Any],
 ) -> float:
-    start = stages.clock()
+    start = time.perf_counter()
     if side == OURS:
         similarity.top(factors, q, 1)
     else:
-        own = {k: v for k, v in similarity.parameters.items() if k in PARAMETERS}
-        soft_wpmi(factors.image_embeds @ factors.text_embeds.T, q, **own, **how).max(1)
-    return stages.clock() - start
+        P = factors.image_embeds @ factors.text_embeds.T
+        soft_wpmi(P, q, **parameters_of(similarity), **variant).max(1)
+    return time.perf_counter() - start
 
 
-def _captured(job: Job) -> float:
+def _capture(job: Job) -> float:
     assert job.target and job.encoder and job.probe
     with TemporaryDirectory() as folder:
-        found = capture(job.target, job.target.layers, job.encoder, job.probe, Store(Path(folder)),
-                        job.settings)  # fmt: skip
-    return found.seconds["decode"] + found.seconds["forward"]
+        store, layers = Store(Path(folder)), job.target.layers
+        captured = capture(job.target, layers, job.encoder, job.probe, store, job.settings)
+    return captured.seconds["decode"] + captured.seconds["forward"]
 
 
-def _passed(job: Job) -> float:
-    assert job.target and job.encoder and job.probe and job.concepts and job.similarity
-    spent = Timers()
+def _plain_pass(job: Job) -> float:
+    timers = Timers()
     with TemporaryDirectory() as folder:
-        Plain(job.target, job.probe, job.concepts.texts, job.encoder, job.similarity, job.settings,
-              Path(folder), spent).features()  # fmt: skip
-    return spent.seconds["decode"] + spent.seconds["forward"]
+        plain_pipeline(job, Path(folder), timers).features()
+    return timers.seconds["decode"] + timers.seconds["forward"]
+
+
+def plain_pipeline(job: Job, folder: Path, timers: Timers) -> PlainPipeline:
+    """Return the plain pipeline of a job with all parts."""
+    assert job.target and job.probe and job.concepts and job.encoder and job.similarity
+    parts = job.target, job.probe, job.concepts.texts, job.encoder, job.similarity
+    return PlainPipeline(*parts, job.settings, folder, timers)

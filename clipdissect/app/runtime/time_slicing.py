@@ -1,9 +1,8 @@
 """Processes that take turns, each paused while another runs, so that they see the same machine.
 
-A machine's speed drifts within minutes, by more than what is to be measured, and a job in a library
-call can't be asked to wait. So every side of a comparison is a process that is stopped and
-continued by signals, in slices of about a second; a clock that both processes see stands still
-meanwhile.
+A machine's speed drifts within minutes, by more than what is to be measured, and a library call
+can't be asked to wait. So every side of a comparison is a process that signals stop and
+continue, in slices of about a second; a clock that both processes read stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from clipdissect.errors import DissectError
 
 
 class PausedClock:
-    """Seconds that don't count the pauses; a `clock` for `clipdissect.utils.timing`.
+    """Seconds without the pauses; a `clock` for `clipdissect.utils.timing`.
 
     Args:
         path: the file that the pausing process writes; made where it doesn't exist.
@@ -40,28 +39,28 @@ class PausedClock:
             self._paused = mmap.mmap(file.fileno(), 8)
 
     def __call__(self) -> float:
-        """Seconds since some moment, without the pauses."""
+        """Return the seconds since some moment, without the pauses."""
         return time.perf_counter() - self.paused
 
     @property
     def paused(self) -> float:
         """Seconds of all pauses so far."""
-        found: float = struct.unpack("d", self._paused[:8])[0]
-        return found
+        seconds: float = struct.unpack("d", self._paused[:8])[0]
+        return seconds
 
     def add(self, seconds: float) -> None:
         """Count a pause."""
         self._paused[:8] = struct.pack("d", self.paused + seconds)
 
 
-class Side:
-    """One process, paused but for its turns. It answers each line of its input by one line.
+class PausedProcess:
+    """A process, paused except in its turns, that answers each line of its input by one line.
 
     Args:
-        name: what to call it in errors.
-        module: run as `python -m module clock argument ...`; its output is its answers alone.
-        arguments: for it.
-        clock: the file of its clock.
+        name: for errors.
+        module: run as `python -m module clock argument ...`; it prints nothing but its answers.
+        arguments: of the module.
+        clock: file of its clock.
         environment: of the process; this one's by default.
 
     Raises:
@@ -69,36 +68,43 @@ class Side:
     """
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], clock: Path,
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        clock: Path,
         environment: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not hasattr(signal, "SIGSTOP"):
             raise DissectError("this measurement pauses processes, which needs Linux or macOS")
-        self.name, self.clock, self.expected = name, PausedClock(clock), 1.0
+        self.name, self.clock = name, PausedClock(clock)
+        self.expected = 1.0  # seconds that its last answer took
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, str(clock), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment,
-        )  # fmt: skip
-        self._since: float | None = None  # when the pause began
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env=environment,
+        )
+        self._paused_at: float | None = None
 
     def ask(self, message: Mapping[str, Any]) -> None:
         """Send a line; a paused process reads it in its next turn."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # told when the answer is waited for
+        with suppress(BrokenPipeError):  # `turn` raises it
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
     def turn(self, seconds: float | None) -> dict[str, Any] | None:
-        """Let it run for so long, or until it answers; the answer, if there was one.
+        """Run for this long, or until it answers; return the answer, if there is one.
 
         Raises:
-            DissectError: a mistake that it told of.
-            RuntimeError: it ended.
+            DissectError: a mistake in the request, from the process.
+            RuntimeError: the process ended.
         """
         assert self.process.stdout is not None
         self._resume()
-        answered = bool(select.select([self.process.stdout], [], [], seconds)[0])
-        if not answered:
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
             self.pause()
             return None
         line = self.process.stdout.readline()
@@ -110,16 +116,16 @@ class Side:
         return answer
 
     def pause(self) -> None:
-        """Stop it, with the processes that it started, unless it is stopped already."""
-        if self._since is not None:
+        """Stop it and its children, unless it is stopped already."""
+        if self._paused_at is not None:
             return
         with suppress(ProcessLookupError, ChildProcessError):
             os.killpg(self.process.pid, signal.SIGSTOP)
             os.waitpid(self.process.pid, os.WUNTRACED)  # until it has stopped
-        self._since = time.perf_counter()
+        self._paused_at = time.perf_counter()
 
     def close(self) -> None:
-        """End it, with the processes that it started."""
+        """End it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         for pipe in (self.process.stdin, self.process.stdout):
@@ -128,55 +134,49 @@ class Side:
         self.process.wait()
 
     def _resume(self) -> None:
-        if self._since is None:
+        if self._paused_at is None:
             return
-        self.clock.add(time.perf_counter() - self._since)
-        self._since = None
+        self.clock.add(time.perf_counter() - self._paused_at)
+        self._paused_at = None
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGCONT)
 
 
 def end_with_parent() -> None:
-    """Let this process be killed when the one that started it ends, where Linux can do that.
-
-    A stopped process wouldn't notice by itself.
-    """
+    """Get this process killed when its parent ends, on Linux: a stopped one wouldn't notice."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def alternate(
-    sides: Sequence[Side], messages: Sequence[Mapping[str, Any]], slice_s: float
+    processes: Sequence[PausedProcess], messages: Sequence[Mapping[str, Any]], slice_s: float
 ) -> list[dict[str, Any]]:
-    """Ask all sides and let them take turns until each has answered.
+    """Send each process its message and let them take turns until all have answered.
 
-    The turn goes to the side that is least far on, by what it took the last time, so that all end
-    at about the same time although one needs many times as long.
+    The turn goes to the process with the least progress, measured by its last answer's seconds, so
+    that all end at about the same time although one may need many times as long.
 
     Args:
-        sides: the processes, idle.
+        processes: idle ones.
         messages: one for each.
         slice_s: seconds of a turn.
 
-    Returns:
-        The answers; each side's `expected` is then the seconds that it ran.
-
     Raises:
-        DissectError, RuntimeError: see `Side.turn`.
+        DissectError, RuntimeError: see `PausedProcess.turn`.
     """
-    active = dict.fromkeys(range(len(sides)), 0.0)
+    active = [0.0] * len(processes)
     answers: dict[int, dict[str, Any]] = {}
-    for side, message in zip(sides, messages, strict=True):
-        side.pause()
-        side.ask(message)
-    while len(answers) < len(sides):
-        waiting = [n for n in active if n not in answers]
-        next_ = min(waiting, key=lambda n: active[n] / sides[n].expected)
+    for process, message in zip(processes, messages, strict=True):
+        process.pause()
+        process.ask(message)
+    while len(answers) < len(processes):
+        waiting = [i for i in range(len(processes)) if i not in answers]
+        index = min(waiting, key=lambda i: active[i] / processes[i].expected)
         start = time.perf_counter()
-        answer = sides[next_].turn(slice_s if len(waiting) > 1 else None)
-        active[next_] += time.perf_counter() - start
+        answer = processes[index].turn(slice_s if len(waiting) > 1 else None)
+        active[index] += time.perf_counter() - start
         if answer is not None:
-            answers[next_] = answer
-    for n, side in enumerate(sides):
-        side.expected = max(active[n], 1e-3)
-    return [answers[n] for n in range(len(sides))]
+            answers[index] = answer
+    for process, seconds in zip(processes, active, strict=True):
+        process.expected = max(seconds, 1e-3)
+    return [answers[i] for i in range(len(processes))]

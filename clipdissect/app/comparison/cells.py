@@ -1,0 +1,145 @@
+"""The cells of a comparison: labels of every probe, concept set and similarity function."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from clipdissect import concepts, probe, sentence, similarity
+from clipdissect.app.build import build_groups, of_group, parameters, settings_of, store_of
+from clipdissect.app.comparison.features import SharedFeatures
+from clipdissect.app.comparison.table import Cell, best_of, compared_columns, unsearched
+from clipdissect.app.evaluation_job import resampling_of, truth_of
+from clipdissect.concepts import Concepts
+from clipdissect.errors import DissectError, unknown
+from clipdissect.evaluation import unit_table
+from clipdissect.evaluation.half_split import halves
+from clipdissect.evaluation.units import rows_of
+from clipdissect.evaluation.vectors import vectors
+from clipdissect.utils import registry
+
+log = logging.getLogger(__name__)
+
+PAPER_PROBES = ("cifar100_train", "broden", "imagenet_val", "imagenet_broden")
+SHARED_FACTS = ("date", "versions", "machine", "git", "target", "encoder", "summary", "precision")
+
+
+class Comparison:
+    """The parts of a comparison, built once, and the cells that they give.
+
+    Raises:
+        DissectError: a mistake in the config, or one message on all that is missing.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.sentences = sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
+        self.resampling = resampling_of(config)
+        self.options = parameters(config.comparison)
+        _check(self.options)
+        self.similarity = parameters(config.similarity)  # with its overrides
+        self.top_k = config.profile.get("top_k")
+        self.seed = config.objective_seed
+        self.concepts = dict(concept_set(entry) for entry in self.options["concepts"])
+        probes = self.options["probes"] or {name: name for name in PAPER_PROBES}
+        self.probes = {
+            name: registry.named(f"comparison.probes.{name}", probe.build, entry)
+            for name, entry in probes.items()
+        }
+        built = build_groups(config, ("target", "encoder"))
+        self.truth = truth_of(config, built["target"])
+        target = replace(built["target"], layers=(str(self.truth.layer),))
+        settings, store = settings_of(config), store_of(config)
+        self.features = SharedFeatures(target, built["encoder"], settings, store)
+        self.runs: list[dict[str, Any]] = []
+        self._cells: dict[tuple[Any, ...], Cell] = {}
+
+    def cells(self) -> Iterator[Cell]:
+        """Score every combination, with default and, if asked for, with the best `top_k`."""
+        tuning, report = halves(len(self.truth.names), self.seed)
+        for probe_name in self.probes:
+            for concepts_name in self.concepts:
+                for name in self.options["similarities"]:
+                    is_chosen = name == self.similarity["name"]
+                    top_k = self.similarity.get("top_k") if is_chosen else self.top_k
+                    default = self._cell(probe_name, concepts_name, name, top_k)
+                    yield default
+                    if self.options["top_k"]:
+                        yield self._best(default, tuning, report)
+                        yield unsearched(default, report)
+
+    def _best(self, default: Cell, tuning: np.ndarray, report: np.ndarray) -> Cell:
+        """Return the cell of the best `top_k`, the default's among them."""
+        cells = [default]
+        if has_top_k(default.similarity):
+            names = default.probe, default.concepts, default.similarity
+            counts = [k for k in self.options["top_k"] if k <= default.images]
+            cells += [self._cell(*names, k) for k in counts]
+        return best_of(cells, f"{self.sentences.name}_cos", tuning, report)
+
+    def _cell(self, probe_name: str, concepts_name: str, name: str, top_k: int | None) -> Cell:
+        key = probe_name, concepts_name, name, top_k
+        if key not in self._cells:
+            self._cells[key] = self._score(*key)
+        return self._cells[key]
+
+    def _score(self, probe_name: str, concepts_name: str, name: str, top_k: int | None) -> Cell:
+        chosen = {"top_k": top_k} if has_top_k(name) and top_k is not None else {}
+        options = self.similarity if name == self.similarity["name"] else {"name": name}
+        start = time.perf_counter()
+        concept_set, names = self.concepts[concepts_name], self.truth.names
+        function = similarity.build(**options | chosen)
+        result = self.features.describe(self.probes[probe_name], concept_set, function)
+        self.runs.append({"cell": [probe_name, concepts_name, name], **result.run})
+        rows = rows_of(result.descriptions, str(self.truth.layer), len(names))
+        labels = sorted({text for text in rows["description"] if text} - set(names))
+        cosines = {self.sentences.name: vectors(self.sentences, [list(names), labels], None)}
+        units = compared_columns(unit_table(rows, names, concept_set.texts, cosines))
+        seconds = time.perf_counter() - start
+        log.info("%s, %s, %s: %.1f s", probe_name, concepts_name, name, seconds)
+        text = ", ".join(f"{k}={v}" for k, v in chosen.items())
+        images = result.run["probe"]["used"]
+        return Cell(probe_name, concepts_name, name, "default", text, images, units)
+
+    def manifest(self, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Return what `run.json` records."""
+        truth, runs = self.truth, self.runs
+        similarities = [run["similarity"] for run in runs]
+        return {
+            **{key: runs[0][key] for key in SHARED_FACTS},
+            "probes": {run["cell"][0]: run["probe"] for run in runs},
+            "concepts": {run["cell"][1]: run["concepts"] for run in runs},
+            "similarities": [s for i, s in enumerate(similarities) if s not in similarities[:i]],
+            "notes": list(dict.fromkeys(note for run in runs for note in run["notes"])),
+            "sentence": {"name": self.sentences.name, "digest": self.sentences.digest},
+            "truth": {"name": truth.name, "layer": truth.layer, "classes": len(truth.names)},
+            "bootstrap": asdict(self.resampling),
+            "tuning_seed": self.seed,
+            "top_k_tried": self.options["top_k"],
+            "digests": {" + ".join(run["cell"][:2]): run["digests"] for run in runs},
+            "seconds": dict(seconds),
+        }
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name in ("concepts", "similarities"):
+        if not options[name]:
+            raise DissectError(f"comparison.{name} is empty")
+    for name in options["similarities"]:
+        if name not in similarity.OPTIONS:
+            raise unknown("similarity", name, similarity.OPTIONS)
+
+
+def concept_set(entry: Any) -> tuple[str, Concepts]:
+    """Build a concept set from a config's name or parameters; return its name in the table too."""
+    built: Concepts = registry.named("a part of comparison.concepts", concepts.build, entry)
+    return entry if isinstance(entry, str) else built.name, built
+
+
+def has_top_k(name: str) -> bool:
+    """Whether a similarity function has the parameter `top_k`."""
+    return "top_k" in similarity.build(name).parameters

@@ -1,0 +1,152 @@
+"""The units behind predictions, and the classes that their descriptions name: figure and panels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.studies.base import BAR_STYLE, StudyRun, facts_of, top_images
+from clipdissect.errors import DissectError
+from clipdissect.results.result import Result
+from clipdissect.studies import class_from_descriptions as library
+from clipdissect.studies import figures
+from clipdissect.studies.correlation import Pairs
+from clipdissect.studies.features import Features, check_keep
+
+Classes: TypeAlias = Int[np.ndarray, " images"]
+
+AGREEMENTS = ("truth", "prediction")
+BARS = {
+    "description": ("0.3", ""),
+    "shuffled descriptions": ("0.85", ""),
+    "best constant": ("1.0", "////"),
+}  # label: grey, hatch
+
+
+def check(run: StudyRun, weights: Pairs, into: str) -> None:
+    """Raise a DissectError where no image can be evaluated, before any is read."""
+    names, probe = run.truth.names, run.job.probe
+    check_keep(run.job)
+    if len(names) != len(weights):
+        raise DissectError(f"{into} has {len(weights)} units, but {len(names)} class names")
+    library.label_numbers(probe, probe.images, names)
+
+
+class LabelledImages(NamedTuple):
+    """The labelled images: names, true and predicted classes, and the unit behind each."""
+
+    names: list[str]
+    truth: Classes
+    predicted: Classes
+    units: Classes
+
+
+def labelled_images(
+    features: Features,
+    weights: Pairs,
+    layers: tuple[str, str],
+    labels: Sequence[str],
+    names: Sequence[str],
+) -> LabelledImages:
+    """Choose the described unit with the largest contribution to each labelled image's prediction.
+
+    Args:
+        features: of both layers.
+        weights: from the units of the first layer into the classes of the second.
+        layers: the two.
+        labels: of the units; empty where there is none.
+        names: of the classes.
+
+    Raises:
+        DissectError: no unit is described, or no image's label is a class.
+    """
+    probe, images = features.job.probe, features.captured.images
+    assert probe is not None
+    truth = library.label_numbers(probe, images, names)
+    labelled = (truth >= 0).nonzero()[0]
+    q, outputs = (features.activations(layer).numpy()[labelled] for layer in layers)
+    described = np.array([i for i, text in enumerate(labels) if text], dtype=int)
+    if not len(described):
+        raise DissectError(f"no unit of layer {layers[0]} is described")
+    predicted = outputs.argmax(1)
+    units = library.largest_contributions(weights, q, predicted, described)
+    return LabelledImages([images[i] for i in labelled], truth[labelled], predicted, units)
+
+
+def facts(run: StudyRun, features: Features, described: Result) -> dict[str, Any]:
+    """Return the provenance of the features and labels, without parts that neither depends on."""
+    captured, labels = facts_of(features), described.run
+    unused = {"encoder", "concepts", "similarity"} - set(run.method.needs)
+    digests = {k: v for k, v in captured["digests"].items() if k.split()[0] not in unused}
+    encoder_notes = run.job.encoder.notes if run.job.encoder and "encoder" in unused else ()
+    notes = [note for note in captured["notes"] if note not in encoder_notes]
+    notes += [note for note in labels["notes"] if note not in notes]
+    used = {key: value for key, value in captured.items() if key not in unused}
+    return used | labels | {"digests": digests | labels["digests"], "notes": notes}
+
+
+def print_metrics(metrics: Mapping[str, Any], agreements: Mapping[str, Any]) -> None:
+    """Print both agreements by sentence encoder, with their controls."""
+    print(
+        f"{metrics['layer']} -> {metrics['into']}: {metrics['images']} labelled images, the "
+        f"network is right on {number(metrics['accuracy'])}"
+    )
+    for encoder, values in agreements.items():
+        for name in AGREEMENTS:
+            control = values["controls"][name]
+            print(
+                f"  {encoder}, {name}: {with_interval(values[name]['value'], values[name])}; "
+                f"descriptions shuffled {number(control['shuffled']['mean'])} (most "
+                f"{number(control['shuffled']['most'])}), best constant "
+                f"{number(control['best_constant'])}"
+            )
+
+
+def draw(run: StudyRun, agreements: Mapping[str, Any], chance: float) -> None:
+    """Draw both agreements with their controls."""
+    if not agreements:
+        return
+    drawn, axes = figures.plot(3.2 + 3.6 * len(agreements), 3.4, len(agreements))
+    for axis, (encoder, values) in zip(axes, agreements.items(), strict=True):
+        for shift, (label, (grey, hatch)) in enumerate(BARS.items()):
+            shown = [_bar(values, name, label) for name in AGREEMENTS]
+            errors = figures.bar_errors(shown) if shift == 0 else None
+            style = {"label": label, "color": grey, "hatch": hatch, "yerr": errors, **BAR_STYLE}
+            at = [place + 0.27 * (shift - 1) for place in range(2)]
+            axis.bar(at, figures.heights(shown), 0.27, **style)
+        axis.axhline(chance, color="0.4", linestyle="--", linewidth=0.8, label="chance")
+        axis.set_xticks([0, 1], ["true class", "predicted class"])
+        axis.set_ylabel(f"share of images ({encoder})", fontsize="small")
+    figures.legend_below(drawn, axes[0])
+    figures.save(drawn, run.folder, "class_from_descriptions")
+
+
+def _bar(values: Mapping[str, Any], name: str, label: str) -> dict[str, Any]:
+    control = values["controls"][name]
+    if label == "description":
+        return dict(values[name])
+    if label == "best constant":
+        return {"value": control["best_constant"]}
+    return {"value": control["shuffled"]["mean"]}
+
+
+def save_panels(run: StudyRun, table: pd.DataFrame, features: Features, layer: str) -> None:
+    """Draw images, each before the top images of its unit."""
+    captured, settings = features.captured, run.settings
+    top = top_images(layer, captured.activations[layer], captured.images, settings.panel_images)
+    panels = []
+    step = max(1, len(table) // settings.panels)
+    for _, row in table.iloc[::step].head(settings.panels).iterrows():
+        lines = (
+            (f"{row['truth']}; predicted: {row['predicted']}", False),
+            (f"{layer}, unit {row['unit']}: {row['description']}", True),
+        )
+        panels.append(figures.Panel(lines, (row["image"], *top.get(row["unit"], ()))))
+    run.save_panels(
+        panels, "images, and the units that contribute most to their predictions", "panels"
+    )
