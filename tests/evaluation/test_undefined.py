@@ -22,7 +22,7 @@ from clipdissect.app.comparison import report as comparison_report
 from clipdissect.app.comparison import table as comparing
 from clipdissect.app.runtime import figure as runtime_figure
 from clipdissect.app.runtime import report as runtime_report
-from clipdissect.report.material import Material, compact, read_material
+from clipdissect.report.report_data import ReportData, compact_json, read_report_data
 from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
@@ -118,11 +118,11 @@ def test_trackers_leave_undefined_numbers_out(tmp_path: Path) -> None:
 
 
 def test_report_data_have_nulls(tmp_path: Path) -> None:
-    assert json.loads(compact({"a": [NAN, 1.0], "b": {"c": INF}})) == {
+    assert json.loads(compact_json({"a": [NAN, 1.0], "b": {"c": INF}})) == {
         "a": [None, 1.0], "b": {"c": None},
     }  # fmt: skip
-    Material({"notes": []}, {}, {"fc": {"low": [NAN, 1.0]}}).write(tmp_path)
-    assert read_material(tmp_path).layers["fc"]["low"] == [None, 1.0]
+    ReportData({"notes": []}, {}, {"fc": {"low": [NAN, 1.0]}}).write(tmp_path)
+    assert read_report_data(tmp_path).layers["fc"]["low"] == [None, 1.0]
 
 
 def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
