@@ -169,7 +169,7 @@ def _figure(judged: dict[str, Any], metrics: dict[str, Any], folder: Path) -> No
         axis.set_xticks([0, 1], ["true class", "predicted class"])
         axis.set_ylabel(f"share of images ({name})", fontsize="small")
     figures.legend_below(drawn, axes[0])
-    figures.save(drawn, folder, "class_from_descriptions")
+    figures.save_figure(drawn, folder, "class_from_descriptions")
 
 
 def _value(one: dict[str, Any], what: str, label: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _panels(table: Any, found: Any, layer: str, study: Any, folder: Path) -> Non
         own = top[top["unit"] == row["unit"]]["image"]
         units.append(figures.Panel(lines, (row["image"], *own)))
     title = "images, and the units that contribute most to their predictions"
-    figures.save(figures.panels(units, found.job.probe, title=title), folder, "panels")
+    figures.save_figure(figures.panels(units, found.job.probe, title=title), folder, "panels")
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def _figure(judged: dict[str, Any], folder: Path) -> None:
         left.set_ylabel(f"cosine to the class name ({encoder})", fontsize="small")
         right.set_ylabel("minus the best word's", fontsize="small")
         right.axhline(0, color="0.4", linestyle="--", linewidth=0.8)
-        figures.save(drawn, folder, f"compositional_concepts_{encoder}")
+        figures.save_figure(drawn, folder, f"compositional_concepts_{encoder}")
 
 
 def _panels(table: Any, layer: str, study: Any, found: Any, folder: Path) -> None:
@@ -201,7 +201,7 @@ def _panels(table: Any, layer: str, study: Any, found: Any, folder: Path) -> Non
         lines = ((head, False), (f"word: {row['word']}{score}", False),
                  (f"phrase: {row['phrase']} ({row['phrase_score']:.2f})", True))  # fmt: skip
         units.append(figures.Panel(lines, tuple(top[top["unit"] == row["unit"]]["image"])))
-    figures.save(figures.panels(units, found.job.probe, title="best words and best phrases"),
+    figures.save_figure(figures.panels(units, found.job.probe, title="best words and best phrases"),
                  folder, f"panels_{layer}")  # fmt: skip
 
 

@@ -180,7 +180,7 @@ def _figure(groups: dict[str, Any], folder: Path) -> None:
         wanted = {"exact": "the exact class name", "group": "any name of the group"}[what]
         axis.set_title(f"units with {wanted}", fontsize="small")
     figures.legend_below(drawn, axes[0])
-    figures.save(drawn, folder, "missing_concepts")
+    figures.save_figure(drawn, folder, "missing_concepts")
 
 
 def _bars(metrics: dict[str, Any], what: str) -> list[tuple[str, dict[str, Any]]]:
@@ -217,7 +217,7 @@ def _panels(group: str, one: dict[str, Any], study: Any, probe: Any, folder: Pat
             tuple(own),
         ))  # fmt: skip
     drawn = figures.panels(units, probe, title=f"{group}, {len(images)} images, none of it")
-    figures.save(drawn, folder, f"panels_{group}")
+    figures.save_figure(drawn, folder, f"panels_{group}")
 
 
 def _chosen(table: Any, count: int) -> Any:

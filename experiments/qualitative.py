@@ -56,7 +56,7 @@ def run(config: Any) -> None:
               table.iterrows()]  # fmt: skip
     title = {"random": "random units", "interpretable": f"best scores of {study.rank_by}",
              "listed": "units"}[study.select]  # fmt: skip
-    figures.save(figures.panels(panels, job.probe, title=title), folder, "qualitative")
+    figures.save_figure(figures.panels(panels, job.probe, title=title), folder, "qualitative")
     metrics: dict[str, Any] = {"units": len(table), "labelled": _labelled(table, results)}
     tables = {"qualitative": table}
     if study.unit_table is not None:

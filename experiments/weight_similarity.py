@@ -165,7 +165,7 @@ def _figure(weights: Any, ready: Any, found: dict[str, Any], folder: Path) -> No
         curve.set_title(f"r = {number(one['all_pairs']['pearson_r'])} over all pairs, "
                         f"{number(one['top_pairs']['pearson_r'])} over the top "
                         f"{one['top_pairs']['pairs']:,}", fontsize="small")  # fmt: skip
-        figures.save(drawn, folder, "weight_similarity" if place == 0 else f"by_{name}")
+        figures.save_figure(drawn, folder, "weight_similarity" if place == 0 else f"by_{name}")
 
 
 def _panels(
@@ -188,7 +188,7 @@ def _panels(
             )
             units.append(figures.Panel(((head, False), (f"{said}: {text}", True)), tuple(images)))
     drawn = figures.panels(units, probe, title=f"largest weights from {layer} into {into}")
-    figures.save(drawn, folder, "panels")
+    figures.save_figure(drawn, folder, "panels")
 
 
 def main() -> None:

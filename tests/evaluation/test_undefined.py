@@ -166,7 +166,7 @@ def test_figures_draw_what_there_is(tmp_path: Path) -> None:
     assert np.isnan(figures.heights(values)[0])
     drawn, (axis,) = figures.plot(3, 3)
     axis.bar([0, 1], figures.heights(values), yerr=figures.bar_errors(values))
-    figures.save(drawn, tmp_path, "bars")
+    figures.save_figure(drawn, tmp_path, "bars")
     assert (tmp_path / "bars.png").stat().st_size > 300
 
 

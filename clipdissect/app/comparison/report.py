@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.app.print_evaluation import number
-from clipdissect.utils.files import atomic
+from clipdissect.utils.figures import save_figure
 
 MARKERS = "osD^vPX*"
 
@@ -104,10 +104,7 @@ def figure(table: pd.DataFrame, folder: Path) -> None:
             _panel(axis, f"{metric}, {concepts}", some)
     drawn.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center",
                  ncols=6, fontsize="small", frameon=False)  # fmt: skip
-    for kind in ("png", "pdf"):
-        with atomic(folder / f"comparison.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110,
-                          metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
+    save_figure(drawn, folder, "comparison", dpi=110)
 
 
 def _panel(axis: Any, title: str, rows: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipdissect.app.runtime.microbenchmarks import OURS, PLAIN
 from clipdissect.app.runtime.report import stages_of
-from clipdissect.utils.files import atomic
+from clipdissect.utils.figures import save_figure
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--", "**", "||")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
@@ -42,10 +42,7 @@ def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> No
         if column == 0:
             panel.set_ylabel("seconds")
             panel.legend(fontsize="small", frameon=False)
-    for kind in ("png", "pdf"):
-        with atomic(folder / f"runtime.{kind}") as temporary:
-            drawn.savefig(temporary, format=kind, dpi=110,
-                          metadata={"CreationDate": None} if kind == "pdf" else None)  # fmt: skip
+    save_figure(drawn, folder, "runtime", dpi=110)
 
 
 def _bars(axis: Any, methods: Mapping[str, Any]) -> None:
