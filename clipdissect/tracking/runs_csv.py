@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -16,9 +15,9 @@ TABLE = "runs.csv"
 
 
 def csv() -> Tracker:
-    """Add a row to `runs.csv` beside the run's folder: folder, overrides, metrics and seconds.
+    """Add a row to `runs.csv` next to the run's folder: folder, overrides, metrics and seconds.
 
-    Safe for runs that end at the same moment, on one machine or on a disk whose locks work.
+    Safe for simultaneous runs, on one machine or on a shared disk that supports locks.
     """
     return _add_row
 
@@ -28,21 +27,14 @@ def _add_row(run: Finished) -> None:
     row = {"run": str(run.folder), "overrides": " ".join(run.overrides), **run.values}
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{TABLE}.lock")):
-        rows = [*_rows(path), row]
-        write_text(path, _text(rows))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as source:
-        return list(csv_module.DictReader(source))
-
-
-def _text(rows: list[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv_module.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as source:
+                rows = list(csv_module.DictReader(source))
+        rows.append(row)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv_module.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
