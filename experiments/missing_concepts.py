@@ -120,7 +120,7 @@ class _Groups:
 
     def _rows(self, absence: Any, images: int) -> list[int]:
         """Numbers of the images without the group."""
-        if not absence.is_shown:
+        if not absence.is_verified:
             log.warning("that the probe has no image of %s is %s", absence.group, absence.verdict)
         out = set(absence.images)
         return [i for i in range(images) if i not in out]
