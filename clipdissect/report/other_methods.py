@@ -53,14 +53,6 @@ def set_others(run: str | Path, others: Mapping[str, Labels]) -> None:
     """Replace the labels of other methods in a run's report data.
 
     The agreement with the previous labels is dropped: computing it needs a sentence encoder.
-
-    Args:
-        run: the run's folder.
-        others: method name to labels.
-
-    Raises:
-        MissingResource: no such run.
-        DissectError: it is a file.
     """
     folder = run_folder(run)
     data = read_report_data(folder)

@@ -48,11 +48,6 @@ class Page:
     def write(self, folder: Path, single_file: bool, megabytes: float) -> Path:
         """Write `index.html` last, and return its path; `folder` has the thumbnails.
 
-        Args:
-            folder: the page's folder.
-            single_file: embed everything in `index.html`.
-            megabytes: limit for the pictures in a single file.
-
         Raises:
             DissectError: the folder has an `index.html` that isn't a report.
         """
@@ -121,11 +116,7 @@ def check_folder(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier page and its data; report data, thumbnails and foreign files stay.
-
-    Raises:
-        DissectError: see `check_folder`.
-    """
+    """Remove an earlier page and its data; report data, thumbnails and foreign files stay."""
     check_folder(folder)
     (folder / "index.html").unlink(missing_ok=True)
     for path in (folder / "data").glob("*.js"):

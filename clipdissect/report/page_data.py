@@ -61,14 +61,7 @@ def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, An
 def ground_truth(
     run: Run, layer: str, texts: TextTable, units: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """Return `t` class names, `r` correctness (2: by a synonym), `k` ranks; empty if unknown.
-
-    Args:
-        run: the run.
-        layer: its name.
-        texts: numbers the texts.
-        units: the layer's units to return, in order; None for all.
-    """
+    """Return `t` class names, `r` correctness (2: by a synonym), `k` ranks; empty if unknown."""
     truth = run.ground_truth(layer)
     if truth is None:
         return {}

@@ -27,10 +27,6 @@ def shorten_paths(text: str, folders: Sequence[str] = ()) -> str:
     """Return a text in which absolute paths are reduced to their last part.
 
     Where a path with spaces ends is ambiguous, so known folders are replaced first, literally.
-
-    Args:
-        text: any text.
-        folders: see `known_folders`.
     """
     for folder in sorted(folders, key=len, reverse=True):
         parts = re.split(_SLASH, folder.rstrip("/\\"))

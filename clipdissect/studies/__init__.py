@@ -24,9 +24,5 @@ __all__ = ["OPTIONS", "build"]
 
 
 def build(name: str, **parameters: Any) -> Any:
-    """Return the settings of a study.
-
-    Raises:
-        DissectError: unknown name or parameter, or an invalid value.
-    """
+    """Return the settings of a study."""
     return registry.build("study", OPTIONS, name, parameters)

@@ -18,8 +18,8 @@ from clipdissect.probe import Probe
 from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.numbers import check_least, image_labels, share
 
-Classes = Int[np.ndarray, " images"]
-Units = Int[np.ndarray, " images"]
+Classes = Int[np.ndarray, " images"]  # each image's class
+Units = Int[np.ndarray, " images"]  # each image's unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,11 @@ class ClassFromDescriptions:
 def label_numbers(probe: Probe, images: Sequence[str], names: Sequence[str]) -> Classes:
     """Return each image's class by the probe's labels; -1 if its label is none of the classes.
 
-    Args:
-        probe: its labels are class names, or WordNet ids of ImageNet classes.
-        images: names of its readable images.
-        names: class names.
-
     Raises:
         DissectError: no image has a label that is a class.
     """
     number = {name: i for i, name in enumerate(names)}
+    # Labels may also be WordNet ids of ImageNet classes.
     for name, wordnet_id in zip(imagenet_names(), synsets(), strict=True):
         if name in number:
             number[wordnet_id] = number[name]
@@ -80,14 +76,7 @@ def largest_contributions(
     predicted: Classes,
     described: Int[np.ndarray, " units"],
 ) -> Units:
-    """Return each image's unit with the largest weight (into the predicted class) x activation.
-
-    Args:
-        weights: of each class (rows) and input.
-        q: activations of the inputs.
-        predicted: classes.
-        described: numbers of the units to choose from.
-    """
+    """Return each image's unit with the largest weight (into the predicted class) x activation."""
     largest = np.empty(len(q), dtype=int)
     for start in range(0, len(q), 1024):
         part = slice(start, start + 1024)
@@ -115,14 +104,6 @@ def measured(
     resampling: Resampling,
 ) -> dict[str, Any]:
     """Return the shares of images whose unit's description gives the class, JSON-able.
-
-    Args:
-        units: each image's unit.
-        nearest: each unit's class by its description; -1 if it has none.
-        truth: each image's true class.
-        predicted: each image's predicted class.
-        study: the settings.
-        resampling: settings of the intervals.
 
     Returns:
         `truth` and `prediction` (agreement and interval), and `controls` for both: `shuffled` (mean
@@ -160,14 +141,7 @@ def table(
     nearest: dict[str, Int[np.ndarray, " units"]],
     names: Sequence[str],
 ) -> pd.DataFrame:
-    """Return `image, truth, predicted, unit, description`, and each encoder's `<name>_class`.
-
-    Args:
-        images, truth, predicted, units: of the labelled images.
-        labels: the units' descriptions.
-        nearest: sentence encoder's name to the units' classes.
-        names: class names.
-    """
+    """Return `image, truth, predicted, unit, description`, and each encoder's `<name>_class`."""
     words = np.array([*names, ""], dtype=object)  # -1, no class, is the last
     columns = {
         "image": list(images),

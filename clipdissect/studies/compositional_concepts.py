@@ -126,19 +126,6 @@ def search(
 ) -> Phrases:
     """Return the best phrases of every unit.
 
-    Args:
-        study: the settings.
-        similarity: the similarity function.
-        activations: image embeddings, and embeddings of the concept set.
-        q: activations of the layer's living units, or their top-k activations.
-        best: each unit's best concepts.
-        concepts: the concept set.
-        embed: the text encoder of the concepts.
-        top: phrases to return per unit.
-
-    Raises:
-        DissectError: fewer than two concepts.
-
     Source: Sec. 4.6 (pairs of the 100 best concepts of a unit).
     """
     words = best.concepts[: study.units, : study.words].cpu().numpy()
@@ -299,12 +286,7 @@ def _score_each_unit(
 
 
 def compared(values: dict[str, np.ndarray], resampling: Resampling) -> dict[str, Any]:
-    """Return means with intervals, and paired differences to the single words, JSON-able.
-
-    Args:
-        values: `words` and others to one number per unit; NaN if undefined.
-        resampling: settings of the intervals.
-    """
+    """Return means with intervals, and paired differences to the single words, JSON-able."""
     means = {name: mean_interval(column, resampling) for name, column in values.items()}
     minus = {
         f"{name}_minus_words": mean_interval(column - values["words"], resampling)

@@ -18,7 +18,7 @@ from clipdissect.evaluation import Resampling, interval
 
 Pairs = Float[np.ndarray, "outputs inputs"]
 Values = Float[np.ndarray, " pairs"]
-Places = tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]
+Places = tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]  # outputs and inputs
 Distribution = Float[np.ndarray, " resamples"]
 
 _SMALLEST_P = 1e-290  # smaller p-values lose digits before they underflow
@@ -110,14 +110,7 @@ def pearson_interval(x: Pairs, y: Pairs, resampling: Resampling) -> dict[str, An
 def chosen_interval(
     x: Values, y: Values, places: Places, shape: tuple[int, int], resampling: Resampling
 ) -> dict[str, Any]:
-    """Return the interval of Pearson's r over a subset of the pairs, see `pearson_interval`.
-
-    Args:
-        x, y: values of the pairs.
-        places: each pair's output and input.
-        shape: numbers of outputs and inputs.
-        resampling: settings of the interval.
-    """
+    """Return the interval of Pearson's r over a subset of the pairs, see `pearson_interval`."""
     a, b = x - x.mean(), y - y.mean()
     products = np.stack([a, b, a * a, b * b, a * b, np.ones_like(a)], 1).astype(np.float64)
     parts = []
@@ -138,13 +131,6 @@ def running_means(
 
     The first k are determined anew in every resampled set, in which a pair may occur several times
     or never.
-
-    Args:
-        values: of all pairs, in order.
-        ends: each k.
-        places: each pair's output and input.
-        shape: numbers of outputs and inputs.
-        resampling: settings of the intervals.
 
     Returns:
         JSON-able, per k: `k`, `value`, `low`, `high`.

@@ -29,11 +29,7 @@ class Features:
     texts: Float[Tensor, "concepts dims"]
 
     def activations(self, layer: str) -> Float[Tensor, "images units"]:
-        """Return a layer's activations of every image.
-
-        Raises:
-            DissectError: only top-k activations are stored.
-        """
+        """Return a layer's activations of every image."""
         check_keep(self.job)
         q = self.captured.activations[layer]
         assert isinstance(q, Tensor)
@@ -42,17 +38,7 @@ class Features:
     def describe(
         self, layer: str, rows: Sequence[int] | None = None, truth: Sequence[str] | None = None
     ) -> pd.DataFrame:
-        """Describe a layer's units by a subset of the images.
-
-        Args:
-            layer: its name.
-            rows: numbers of the images to use, among the readable ones; None for all.
-            truth: the units' class names, for `truth_rank`.
-
-        Raises:
-            DissectError: fewer images than the similarity function's `top_k`, or only top-k
-                activations are stored.
-        """
+        """Describe a layer's units by some of the readable images (`rows`; None for all)."""
         q, images = self.activations(layer), self.captured.image_embeds
         if rows is not None:
             chosen = torch.tensor(list(rows), dtype=torch.int64)
@@ -67,11 +53,7 @@ class Features:
 
 
 def features(job: Job, layers: Sequence[str]) -> Features:
-    """Capture layers of the job's target and embed its concepts, using the store's entries.
-
-    Raises:
-        DissectError: a part is missing, or from `capture`.
-    """
+    """Capture layers of the job's target and embed its concepts, using the store's entries."""
     target, probe, concepts, encoder = job.target, job.probe, job.concepts, job.encoder
     if target is None or probe is None or concepts is None or encoder is None:
         raise DissectError("this study needs target, probe, concepts and encoder")
@@ -93,11 +75,7 @@ def features(job: Job, layers: Sequence[str]) -> Features:
 
 
 def similarity_of(job: Job) -> Similarity:
-    """Return the job's similarity function.
-
-    Raises:
-        DissectError: it has none.
-    """
+    """Return the job's similarity function."""
     if job.similarity is None:
         raise DissectError("this study needs a similarity function")
     return job.similarity

@@ -40,14 +40,7 @@ def plot(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Any
 
 
 def panels(units: Sequence[Panel], probe: Probe, columns: int = 2, title: str = "") -> Any:
-    """Return a figure of panels, row by row.
-
-    Args:
-        units: panels with the same number of images.
-        probe: contains the images.
-        columns: panels per row.
-        title: of the figure.
-    """
+    """Return a figure of panels, row by row."""
     from matplotlib.figure import Figure
 
     images = max([len(unit.images) for unit in units] + [1])

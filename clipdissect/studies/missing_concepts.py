@@ -21,6 +21,7 @@ from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
 from clipdissect.studies.numbers import check_least, image_labels, metrics_with_intervals, share
 
+# Sentence encoder to the embeddings of labels and classes, or to why there are none.
 Cosines = dict[str, Vectors | str]
 
 
@@ -92,15 +93,6 @@ def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -
     """Return which of a probe's images show a group according to their labels.
 
     A label names one object of an image: a dog in an image labelled "sofa" is not detected.
-
-    Args:
-        probe: the probe.
-        images: names of its readable images, to which the numbers refer.
-        group: a synset's name or id.
-        wordnet: the hierarchy of synsets.
-
-    Raises:
-        DissectError: no such synset.
     """
     group_id = wordnet.find(group)
     label_of = image_labels(probe)
@@ -121,11 +113,7 @@ def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -
 
 
 def units_of_group(truth: ClassLabels, group: str, wordnet: WordNet) -> list[int]:
-    """Return the units whose class is below the group.
-
-    Raises:
-        DissectError: no such synset, or no class is below it.
-    """
+    """Return the units whose class is below the group."""
     group_id = wordnet.find(group)
     units = [
         i
@@ -193,13 +181,6 @@ def labels_of_group(
 
     Metrics are undefined for the group alone: its accuracy is if the concepts contain no name of
     the group, regardless of the other classes.
-
-    Args:
-        described: the layer's descriptions, one row per unit.
-        numbers: the group's units.
-        truth: the classes.
-        concepts: the concept set.
-        cosines: sentence encoder's name to embeddings of labels and classes, or why there are none.
     """
     rows = described.iloc[list(numbers)].reset_index(drop=True)
     names = [truth.names[i] for i in numbers]
@@ -225,13 +206,6 @@ def group_metrics(
     resampling: Resampling,
 ) -> dict[str, Any]:
     """Return the group's metrics without its images, with them, and of the controls, JSON-able.
-
-    Args:
-        missing: labels by the probe without the group.
-        present: labels by the probe with it; None if it never had it.
-        concepts: the concept set.
-        cosines: see `labels_of_group`.
-        resampling: settings of the intervals.
 
     Returns:
         `units`; `missing` (metrics, `intervals`, and `in_group` and `in_group_any_synonym`, the

@@ -48,14 +48,7 @@ def embedded(
     store: Store | None,
     device: str = "cpu",
 ) -> dict[str, Vectors | str]:
-    """Return each sentence encoder's embeddings of the texts, or why there are none.
-
-    Args:
-        sentences: name to the encoder, or to why it is unavailable.
-        sets: texts; those shared with an earlier set are embedded once.
-        store: caches the embeddings.
-        device: where the encoders run.
-    """
+    """Return each sentence encoder's embeddings of the texts, or why there are none."""
     known: set[str] = set()
     new_texts = []
     for texts in sets:

@@ -39,13 +39,7 @@ LogJoint = Callable[
 
 
 def scorer(similarity: Similarity, concepts: ConceptActivations, q: Activations) -> Scorer:
-    """Return a function from text embeddings to scores on the concepts' scale.
-
-    Args:
-        similarity: the similarity function.
-        concepts: image embeddings, and text embeddings of the concept set.
-        q: activations of the living units, or their top-k activations.
-    """
+    """Return a function from text embeddings to scores on the concepts' scale."""
     if isinstance(similarity, (SoftWpmi, Wpmi)):
         return _probability_scorer(similarity, concepts, q)
     return lambda texts: alone(similarity, concepts.image_embeds, texts, q)

@@ -64,14 +64,7 @@ class Qualitative:
 def check(
     study: Qualitative, layers: Sequence[str], classes: tuple[str, int], ranks: pd.DataFrame | None
 ) -> None:
-    """Raise a DissectError for settings that don't suit the target, before any image is read.
-
-    Args:
-        study: the settings.
-        layers: see `choose`.
-        classes: the class layer, and the number of classes.
-        ranks: see `choose`, if known already.
-    """
+    """Raise a DissectError for settings that don't suit the target, before any image is read."""
     class_layer, class_count = classes
     # The number of units of other layers is known only after the first images.
     units = dict.fromkeys(layers, sys.maxsize)
@@ -92,17 +85,7 @@ def check(
 def choose(
     study: Qualitative, layers: Sequence[str], units: Mapping[str, int], ranks: pd.DataFrame
 ) -> list[tuple[str, int]]:
-    """Choose the layers and units to show.
-
-    Args:
-        study: the settings.
-        layers: of random or interpretable units, in order.
-        units: layer to its number of units, for all layers that listed units may have.
-        ranks: descriptions by the method `rank_by`.
-
-    Raises:
-        DissectError: a listed unit doesn't exist, or there are no scores to rank by.
-    """
+    """Choose the layers and units to show."""
     if study.select == "listed":
         return [_listed_unit(text, units) for text in study.units or ()]
     chosen = []

@@ -52,11 +52,7 @@ class WeightSimilarity:
 
 
 def linear_weights(model: nn.Module, into: str) -> Float[np.ndarray, "outputs inputs"]:
-    """Return the weights of a linear layer, or of a 1x1 convolution.
-
-    Raises:
-        DissectError: no such layer, or one of another kind.
-    """
+    """Return the weights of a linear layer, or of a 1x1 convolution."""
     module = find_layers(model, [into])[into]
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim not in (2, 4):
@@ -67,11 +63,7 @@ def linear_weights(model: nn.Module, into: str) -> Float[np.ndarray, "outputs in
 
 
 def feeding_layer(target: Target, into: str, layer: str | None) -> str:
-    """Return the layer whose units feed `into`: the given one, or the target's last other one.
-
-    Raises:
-        DissectError: there is none.
-    """
+    """Return the layer whose units feed `into`: the given one, or the target's last other one."""
     if layer is not None:
         find_layers(target.model, [layer])
         return layer
@@ -122,11 +114,7 @@ class Weights:
 
     @classmethod
     def of(cls, weights: Pairs, descriptions: Sequence[str], classes: Sequence[str]) -> Weights:
-        """Leave out units without a description.
-
-        Raises:
-            DissectError: too few described units, or not one class name per output.
-        """
+        """Leave out units without a description."""
         if len(classes) != len(weights):
             raise DissectError(f"{len(weights)} outputs, but {len(classes)} class names")
         units = np.array([i for i, text in enumerate(descriptions) if text], dtype=int)
@@ -157,12 +145,6 @@ def measured(
     """Return the correlations, the means of Fig. 6b, and the permutation control, JSON-able.
 
     Also `best_of_unit`: each unit's best similarity against its largest weight.
-
-    Args:
-        weights: of described units into classes.
-        vectors: embeddings of descriptions and class names.
-        study: the settings.
-        resampling: settings of the intervals.
     """
     cosines = similarities(weights, vectors)
     table = weights.table
@@ -195,11 +177,6 @@ def permuted(
     `sum_jk W_jk S_jp(k)` is `sum_k (W.T E)_k . D_p(k)` with E the class names' embeddings and D the
     descriptions', so no permutation needs a matrix of pairs.
 
-    Args:
-        weights, vectors: see `measured`.
-        permutations: number of permutations.
-        resampling: seed and confidence.
-
     Returns:
         `mean_r`, `low`, `high` of the permuted r, and `p`: the share of permutations, the identity
         included, whose absolute r is at least the real one.
@@ -226,13 +203,7 @@ def permuted(
 
 
 def largest_pairs(weights: Weights, cosines: Mapping[str, Vectors], count: int) -> pd.DataFrame:
-    """Return `unit, description, class_unit, class, weight` of the largest weights, and cosines.
-
-    Args:
-        weights: of described units into classes.
-        cosines: sentence encoder's name to embeddings; adds a column `<name>_cos`.
-        count: number of rows.
-    """
+    """Return `unit, description, class_unit, class, weight` of the largest weights, and cosines."""
     rows, columns = weights.largest(count)
     labels = [weights.labels[i] for i in columns]
     classes = [weights.classes[i] for i in rows]

@@ -16,10 +16,6 @@ __all__ = ["OPTIONS", "Finished", "Tracker", "build"]
 
 
 def build(name: str, **parameters: Any) -> Tracker:
-    """Return the tracker of a name.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Return the tracker of a name."""
     tracker: Tracker = registry.build("tracking", OPTIONS, name, parameters)
     return tracker
