@@ -59,8 +59,14 @@ def images(tmp_path: Path) -> Path:
 
 def run_of(folder: Path, images: Path, changes: Any = None, **collected: Any) -> Path:
     """A small run with its report's files."""
-    target = Target("tiny", ColourNet(), preprocess(), ("relu", "head"), "head",
-                    ("red", "green", "yellow", "white"))  # fmt: skip
+    target = Target(
+        "tiny",
+        ColourNet(),
+        preprocess(),
+        ("relu", "head"),
+        "head",
+        ("red", "green", "yellow", "white"),
+    )
     probe = probes.build("folder", root=str(images))
     result = dissect(probe, model=target, layers=None, preprocess=None, **(changes or {}))
     result.save(folder)
@@ -96,8 +102,11 @@ def test_outline_of_one_bright_position() -> None:
     assert outline(values, 1.0) == ""
     whole = outline(np.ones((3, 3)), 0.0)
     assert {tuple(map(int, p.split())) for p in whole.strip("MZ").split("L")} == {
-        (0, 0), (100, 0), (100, 100), (0, 100),
-    }  # fmt: skip
+        (0, 0),
+        (100, 0),
+        (100, 100),
+        (0, 100),
+    }
 
 
 def test_outline_has_holes() -> None:
@@ -137,10 +146,15 @@ def test_thumbnails_show_what_the_network_saw(tmp_path: Path) -> None:
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
     picture.paste((0, 0, 200), (10, 0, 30, 20))
     picture.save(tmp_path / "a.png")
-    blue_first = transforms.Compose([
-        transforms.Resize(20), transforms.CenterCrop(20), transforms.ToTensor(),
-        transforms.Normalize([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]), lambda x: x[[2, 1, 0]],
-    ])  # fmt: skip
+    blue_first = transforms.Compose(
+        [
+            transforms.Resize(20),
+            transforms.CenterCrop(20),
+            transforms.ToTensor(),
+            transforms.Normalize([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]),
+            lambda x: x[[2, 1, 0]],
+        ]
+    )
     seen = NetworkInputs(probes.build("folder", root=str(tmp_path)), blue_first, 16)
     made = seen.made(picture)
     assert made.size == (16, 16)
@@ -255,27 +269,44 @@ def test_no_absolute_path_in_a_report(tmp_path: Path, images: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cut"),
-    [("/home/me/a.pth is old", "…/a.pth is old"), ("see https://a.org/b/c", "see https://a.org/b/c"),
-     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'"),
-     ("/home/john doe/images/a b.csv", "…/a b.csv"), ("file:///home/me/x/y.csv", "…/y.csv"),
-     ("file:///C:/Users/john doe/y.csv", "…/y.csv"), (r"\\server\me\x", "…/x"),
-     ("//server/me/x", "…/x"), (r"C:\Users\john doe\x.csv", "…/x.csv"), ("D:/x/y.csv", "…/y.csv"),
-     (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"), ("~me/x/y.csv", "…/y.csv"),
-     ("in:/a/b.csv", "in:…/b.csv"), ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
-     ("/a//b.csv", "…/b.csv")],
-)  # fmt: skip
+    [
+        ("/home/me/a.pth is old", "…/a.pth is old"),
+        ("see https://a.org/b/c", "see https://a.org/b/c"),
+        ("a/b/c.png", "a/b/c.png"),
+        ("1/2", "1/2"),
+        ("'/data/x y/z'", "'…/x y/z'"),
+        ("/home/john doe/images/a b.csv", "…/a b.csv"),
+        ("file:///home/me/x/y.csv", "…/y.csv"),
+        ("file:///C:/Users/john doe/y.csv", "…/y.csv"),
+        (r"\\server\me\x", "…/x"),
+        ("//server/me/x", "…/x"),
+        (r"C:\Users\john doe\x.csv", "…/x.csv"),
+        ("D:/x/y.csv", "…/y.csv"),
+        (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"),
+        ("~me/x/y.csv", "…/y.csv"),
+        ("in:/a/b.csv", "in:…/b.csv"),
+        ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
+        ("/a//b.csv", "…/b.csv"),
+    ],
+)
 def test_absolute_paths_are_cut(text: str, cut: str) -> None:
     assert shorten_paths(text) == cut
 
 
 @pytest.mark.parametrize(
     ("text", "cut"),
-    [("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"), ("/mnt/big disk", "…"),
-     ("file:///mnt/big disk/a b.csv", "…/a b.csv"), ("/mnt/big disks/a", "…/big disks/a"),
-     (r"D:\my data\a b.csv", "…/a b.csv"), (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
-     ("D:/my data/a b.csv", "…/a b.csv"), ("x/mnt/big disk/a", "x/mnt/big disk/a"),
-     ("C:/a, ~ 5", "C:/a, ~ 5")],
-)  # fmt: skip
+    [
+        ("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"),
+        ("/mnt/big disk", "…"),
+        ("file:///mnt/big disk/a b.csv", "…/a b.csv"),
+        ("/mnt/big disks/a", "…/big disks/a"),
+        (r"D:\my data\a b.csv", "…/a b.csv"),
+        (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
+        ("D:/my data/a b.csv", "…/a b.csv"),
+        ("x/mnt/big disk/a", "x/mnt/big disk/a"),
+        ("C:/a, ~ 5", "C:/a, ~ 5"),
+    ],
+)
 def test_known_folders_are_cut_literally(text: str, cut: str) -> None:
     assert shorten_paths(text, ["/mnt/big disk", "D:\\my data", "/", "C:\\", "~"]) == cut
 
@@ -416,8 +447,11 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     assert [image.name for image in unit.images[:2]] == ["green0.png", "green1.png"]
     assert unit.images[0].file is not None and sum(unit.counts) == 24
     assert unit_of(run, "head/3").descriptions == []
-    for address, says in (("head", "is no unit"), ("haed/1", "Did you mean head"),
-                          ("head/4", "no unit 4; its units are 0 to 3")):  # fmt: skip
+    for address, says in (
+        ("head", "is no unit"),
+        ("haed/1", "Did you mean head"),
+        ("head/4", "no unit 4; its units are 0 to 3"),
+    ):
         with pytest.raises(DissectError, match=says):
             unit_of(run, address)
 
