@@ -46,7 +46,6 @@ class LayerPair:
 
     @property
     def units(self) -> list[int]:
-        """Unit numbers."""
         return [int(unit) for unit in self.rows[0]["unit"]]
 
     @property

@@ -54,12 +54,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the folder or file."""
         return self.folder.resolve().name
 
     @property
     def layers(self) -> list[str]:
-        """Layers in the order of the descriptions."""
         return [str(layer) for layer in self.descriptions["layer"].unique()]
 
     @property
