@@ -1,96 +1,106 @@
-"""The report of a run, from its files."""
+"""Build the report of a run from its files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from clipdissect.report import page
-from clipdissect.report.data import CHUNK, Texts, details, others, side, truths
-from clipdissect.report.facts import header, notes_on_pictures, warnings
-from clipdissect.report.loading import Run, load, run_folder
-from clipdissect.report.material import REPORT
 from clipdissect.report.overview import overview
-from clipdissect.report.relative import relative, roots_of
+from clipdissect.report.page import Page
+from clipdissect.report.page_data import (
+    CHUNK,
+    TextTable,
+    descriptions,
+    details,
+    ground_truth,
+    other_labels,
+)
+from clipdissect.report.paths import known_folders, shorten_paths
+from clipdissect.report.report_data import REPORT
+from clipdissect.report.run import Run, load, run_folder
+from clipdissect.report.run_header import header, picture_notes, warnings
 
 
 def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 30.0) -> Path:
-    """Write `<folder>/report/index.html` from the run's files; needs no network and no image.
+    """Write `<folder>/report/index.html` from the run's files, and return its path.
 
     Args:
-        folder: of a run, complete or not, that has at least `descriptions.csv`.
-        single_file: everything in `index.html`.
-        megabytes: of pictures in a single file.
-
-    Returns:
-        The path of `index.html`.
+        folder: a run, complete or not, that has at least `descriptions.csv`.
+        single_file: embed everything in `index.html`.
+        megabytes: limit for the pictures in a single file.
 
     Raises:
         MissingResource: the folder has no descriptions.
-        DissectError: a table can't be read, or the folder is a file.
+        DissectError: a table is unreadable, or the folder is a file.
     """
     run = load(run_folder(folder))
-    made = page_of(run)
-    out = run.folder / REPORT
-    return page.write_single(made, out, megabytes) if single_file else page.write(made, out)
+    return _page(run).write(run.folder / REPORT, single_file, megabytes)
 
 
-def page_of(run: Run) -> page.Page:
-    """The page of a run."""
-    layers, texts = overview(run), Texts()
+def picture_slots(run: Run) -> int:
+    """Return the number of pictures per unit; 0 if the run has no top images."""
+    limit = int(run.report_data.facts.get("images", 5))
+    return min(limit, int(run.top_images["rank"].max())) if len(run.top_images) else 0
+
+
+def has_regions(run: Run) -> bool:
+    """Return whether any picture has a region."""
+    return any("outlines" in layer for layer in run.report_data.layers.values())
+
+
+def _page(run: Run) -> Page:
+    layers, texts = overview(run), TextTable()
     start = {
-        "mode": "run", "chunk": CHUNK, "sides": [run.name],
-        "others": list(run.material.facts.get("others", {})),
-        "slots": [slots(run)], "regions": outlined(run),
-        "layers": [_layer(run, name, texts) for name in run.layers], "texts": list(texts.numbers),
-    }  # fmt: skip
-    found = {
+        "mode": "run",
+        "chunk": CHUNK,
+        "sides": [run.name],
+        "others": list(run.report_data.facts.get("others", {})),
+        "slots": [picture_slots(run)],
+        "regions": has_regions(run),
+        "layers": [_layer(run, name, texts) for name in run.layers],
+        "texts": list(texts.numbers),
+    }
+    chunks = {
         (0, number, chunk): values
         for number, layer in enumerate(run.layers)
         for chunk, values in enumerate(details(run, layer, run.rows(layer)["unit"].tolist()))
     }
-    target, probe = (run.run.get(key, {}) for key in ("target", "probe"))
-    heading = " on ".join(part["name"] for part in (target, probe) if part.get("name"))
-    heading = relative(heading, roots_of(run)) or run.name
+    parts = (run.run.get(key, {}) for key in ("target", "probe"))
+    heading = " on ".join(part["name"] for part in parts if part.get("name"))
+    heading = shorten_paths(heading, known_folders(run)) or run.name
     values = {
-        "body": "run", "title": f"{heading} - clipdissect",
-        "kind": "CLIP-Dissect report", "heading": heading, "layers": layers,
+        "body": "run",
+        "title": f"{heading} - clipdissect",
+        "kind": "CLIP-Dissect report",
+        "heading": heading,
+        "layers": layers,
         "facts": header(run, sum(layer.units for layer in layers)),
-        "warnings": warnings(run, layers), "notes": notes_on_pictures(run),
+        "warnings": warnings(run, layers),
+        "notes": picture_notes(run),
         "made": f"Run {run.name}.",
         "has_truth": any(layer.right is not None for layer in layers),
-        "agreement": agreement_words(run),
-    }  # fmt: skip
-    return page.Page("report.html", values, start, found)
+        "agreement": _agreement_definition(run),
+    }
+    return Page("report.html", values, start, chunks)
 
 
-def slots(run: Run) -> int:
-    """Pictures a unit: 0 where the run has no top images."""
-    most = int(run.material.facts.get("images", 5))
-    return min(most, int(run.top_images["rank"].max())) if len(run.top_images) else 0
-
-
-def outlined(run: Run) -> bool:
-    """Whether any picture has a region."""
-    return any("outlines" in own for own in run.material.layers.values())
-
-
-def agreement_words(run: Run) -> str:
-    """What the number `agreement` means; empty where there is none."""
-    by = run.material.facts.get("agreement_by")
-    if by is None:
+def _agreement_definition(run: Run) -> str:
+    encoder = run.report_data.facts.get("agreement_by")
+    if encoder is None:
         return ""
-    what = "the class's name and other methods' labels"
-    if by:
-        return f"mean cosine of the description and {what}, of sentence embeddings ({by})."
-    return f"the share of {what} that equal the description (no sentence encoder was at hand)."
+    texts = "the class's name and other methods' labels"
+    if encoder:
+        return f"mean cosine of the description and {texts}, of sentence embeddings ({encoder})."
+    return f"the share of {texts} that equal the description (no sentence encoder was available)."
 
 
-def _layer(run: Run, name: str, texts: Texts) -> dict[str, Any]:
+def _layer(run: Run, name: str, texts: TextTable) -> dict[str, Any]:
     rows = run.rows(name)
     units = rows["unit"].tolist()
-    plain = units == list(range(len(units)))
     return {
-        "name": name, "units": len(units) if plain else units, "sides": [side(run, rows, texts)],
-        **truths(run, name, texts), **others(run, name, units, texts),
-    }  # fmt: skip
+        "name": name,
+        "units": len(units) if units == list(range(len(units))) else units,
+        "sides": [descriptions(run, rows, texts)],
+        **ground_truth(run, name, texts),
+        **other_labels(run, name, units, texts),
+    }

@@ -1,4 +1,4 @@
-"""Two runs or methods, unit by unit: what changed, and how far."""
+"""Compare two runs or methods unit by unit."""
 
 from __future__ import annotations
 
@@ -14,246 +14,276 @@ from jaxtyping import Float
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
-from clipdissect.report import page
-from clipdissect.report.build import outlined, slots
-from clipdissect.report.data import CHUNK, Texts, details, side, truths
-from clipdissect.report.facts import header, notes_on_pictures, warnings
-from clipdissect.report.loading import Run, load
-from clipdissect.report.material import REPORT, THUMBNAILS, short
+from clipdissect.report.build import has_regions, picture_slots
 from clipdissect.report.overview import histogram_of, overview
-from clipdissect.report.relative import relative, roots_of
-from clipdissect.report.truths import truth_of
+from clipdissect.report.page import Page, check_folder
+from clipdissect.report.page_data import CHUNK, TextTable, descriptions, details, ground_truth
+from clipdissect.report.paths import known_folders, shorten_paths
+from clipdissect.report.report_data import REPORT, THUMBNAILS, rounded
+from clipdissect.report.run import Run, load
+from clipdissect.report.run_header import header, picture_notes, warnings
 from clipdissect.store import Store
 from clipdissect.utils.files import atomic
 
 TAGS = ("A", "B")
+PARTS = ("method", "target", "probe", "concepts", "encoder", "similarity")
+Runs = tuple[Run, Run]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One layer of both runs, their rows of the same units.
+class LayerPair:
+    """One layer of both runs, restricted to units that both have and at least one describes.
 
     Args:
-        name: the layer's.
-        rows: of A and of B, `[units]` each; units that neither describes are left out.
-        same: whether the descriptions are equal.
-        near: similarity of the two texts, NaN where one is missing or there is no encoder.
+        name: the layer.
+        rows: descriptions of A and of B, of the same units.
+        cosines: of the two descriptions; NaN if one is missing or there is no encoder.
     """
 
     name: str
     rows: tuple[pd.DataFrame, pd.DataFrame]
-    same: list[bool]
-    near: Float[np.ndarray, " units"]
+    cosines: Float[np.ndarray, " units"]
 
     @property
     def units(self) -> list[int]:
-        """Their numbers."""
         return [int(unit) for unit in self.rows[0]["unit"]]
 
     @property
-    def mean(self) -> float | None:
-        """Of the similarities; None where there are none."""
-        known = self.near[np.isfinite(self.near)]
-        return float(known.mean()) if len(known) else None
+    def same(self) -> list[int]:
+        """1 where the descriptions are equal, else 0."""
+        equal = self.rows[0]["description"] == self.rows[1]["description"]
+        return equal.astype(int).tolist()
 
 
 def compare(
-    first: str | Path, second: str | Path, out: str | Path, *, sentences: Sentences = None,
-    store: Store | None = None, single_file: bool = False, megabytes: float = 30.0,
-) -> Path:  # fmt: skip
-    """Write a page that shows two runs side by side, changed labels first.
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
+    *,
+    sentences: Sentences = None,
+    store: Store | None = None,
+    single_file: bool = False,
+    megabytes: float = 30.0,
+) -> Path:
+    """Write a page that shows two runs side by side, changed labels first; return its path.
 
     Args:
         first, second: folders of runs, or files of labels.
         out: the page's folder.
-        sentences: for the similarity of two texts; without it, only equal texts are told.
-        store: keeps the embeddings.
-        single_file: everything in `index.html`.
-        megabytes: of pictures in a single file.
-
-    Returns:
-        The path of `index.html`.
+        sentences: encoder for the similarity of two descriptions; if None, only equality is shown.
+        store: caches the embeddings.
+        single_file: embed everything in `index.html`.
+        megabytes: limit for the pictures in a single file.
 
     Raises:
         MissingResource: a run has no descriptions.
-        DissectError: the runs have no unit in common, or `out` has an `index.html` of something
-            else.
+        DissectError: the runs have no unit in common, or `out` has an `index.html` that isn't a
+            report.
     """
     folder = Path(out).expanduser()
-    page.check(folder)  # before what takes time
+    check_folder(folder)  # before the slow part
     runs = (load(first), load(second))
-    pairs = paired(runs, sentences, store)
-    made = _page(runs, pairs, sentences)
+    pairs = _pair_layers(runs, sentences, store)
+    if sentences is None or isinstance(sentences, MissingResource):
+        page = _page(runs, pairs)
+    else:
+        page = _page(runs, pairs, sentences.name)
     for run in runs:
-        _copy_pictures(run, folder)
-    return page.write_single(made, folder, megabytes) if single_file else page.write(made, folder)
+        _copy_thumbnails(run, folder)
+    return page.write(folder, single_file, megabytes)
 
 
-def paired(runs: tuple[Run, Run], sentences: Sentences, store: Store | None) -> list[Pair]:
-    """The layers and units that both runs have.
-
-    Raises:
-        DissectError: there are none.
-    """
-    common = [layer for layer in runs[0].layers if layer in runs[1].layers]
-    tables = {layer: _common_rows(runs, layer) for layer in common}
+def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[LayerPair]:
+    tables = {
+        layer: _common_rows(runs, layer) for layer in runs[0].layers if layer in runs[1].layers
+    }
     tables = {layer: rows for layer, rows in tables.items() if len(rows[0])}
     if not tables:
         names = [", ".join(run.layers) for run in runs]
         raise DissectError(
-            f"the two have no described unit in common: {runs[0].name} is of {names[0]}; "
-            f"{runs[1].name} of {names[1]}"
+            f"the two have no described unit in common: {runs[0].name} has layers {names[0]}; "
+            f"{runs[1].name} has {names[1]}"
         )
-    texts = [[list(rows["description"]) for rows in pair] for pair in tables.values()]
-    near = _near(texts, sentences, store)
+    texts = [tuple(rows["description"].tolist() for rows in pair) for pair in tables.values()]
+    cosines = _cosines(texts, sentences, store)
     return [
-        Pair(layer, rows, [a == b for a, b in zip(*both, strict=True)], values)
-        for (layer, rows), both, values in zip(tables.items(), texts, near, strict=True)
+        LayerPair(layer, rows, values)
+        for (layer, rows), values in zip(tables.items(), cosines, strict=True)
     ]
 
 
-def _common_rows(runs: tuple[Run, Run], layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    one, other = (run.rows(layer).drop_duplicates("unit").set_index("unit") for run in runs)
-    units = one.index.intersection(other.index).sort_values()
-    described = (one.loc[units, "description"] != "") | (other.loc[units, "description"] != "")
-    units = units[described.to_numpy()]
-    return one.loc[units].reset_index(), other.loc[units].reset_index()
+def _common_rows(runs: Runs, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    first, second = (run.rows(layer).drop_duplicates("unit").set_index("unit") for run in runs)
+    units = first.index.intersection(second.index).sort_values()
+    first, second = first.loc[units], second.loc[units]
+    described = (first["description"] != "") | (second["description"] != "")
+    return first[described].reset_index(), second[described].reset_index()
 
 
-def _near(
+def _cosines(
     texts: Sequence[Sequence[list[str]]], sentences: Sentences, store: Store | None
 ) -> list[Float[np.ndarray, " units"]]:
-    """Each layer's similarities of the two texts."""
+    """Return each layer's cosines of the two texts."""
+    cosines = [np.full(len(first), np.nan) for first, _ in texts]
     if sentences is None or isinstance(sentences, MissingResource):
-        return [np.full(len(one), np.nan) for one, _ in texts]
-    every = sorted({text for both in texts for own in both for text in own if text})
-    known = vectors(sentences, [every], store)
-    found = []
-    for one, other in texts:
-        values = np.full(len(one), np.nan)
-        rows = [i for i in range(len(one)) if one[i] and other[i]]
+        return cosines
+    distinct = sorted({text for pair in texts for side in pair for text in side if text})
+    embeddings = vectors(sentences, [distinct], store)
+    for values, (first, second) in zip(cosines, texts, strict=True):
+        rows = [i for i in range(len(first)) if first[i] and second[i]]
         if rows:
-            values[rows] = known.cosines([one[i] for i in rows], [other[i] for i in rows])
-        found.append(values)
-    return found
+            values[rows] = embeddings.cosines([first[i] for i in rows], [second[i] for i in rows])
+    return cosines
 
 
-def _page(runs: tuple[Run, Run], pairs: list[Pair], sentences: Sentences) -> page.Page:
-    texts = Texts()
-    by = "" if sentences is None or isinstance(sentences, MissingResource) else sentences.name
+def _page(runs: Runs, pairs: list[LayerPair], encoder: str = "") -> Page:
+    texts = TextTable()
     shared = _same_images(runs, pairs)
     start = {
-        "mode": "compare", "chunk": CHUNK, "sides": short_names(runs), "others": [],
-        "slots": [slots(run) for run in runs], "shared": shared,
-        "regions": any(map(outlined, runs)),
-        "layers": [_layer(runs, pair, texts) for pair in pairs], "texts": list(texts.numbers),
-    }  # fmt: skip
-    found = {
-        (place, number, chunk): values
-        for place, run in enumerate(runs[:1] if shared else runs)
+        "mode": "compare",
+        "chunk": CHUNK,
+        "sides": _short_names(runs),
+        "others": [],
+        "slots": [picture_slots(run) for run in runs],
+        "shared": shared,
+        "regions": any(map(has_regions, runs)),
+        "layers": [_layer(runs, pair, texts) for pair in pairs],
+        "texts": list(texts.numbers),
+    }
+    chunks = {
+        (side, number, chunk): values
+        for side, run in enumerate(runs[:1] if shared else runs)
         for number, pair in enumerate(pairs)
         for chunk, values in enumerate(details(run, pair.name, pair.units))
     }
-    return page.Page("compare.html", _values(runs, pairs, by), start, found)
+    return Page("compare.html", _template_values(runs, pairs, encoder), start, chunks)
 
 
-def short_names(runs: tuple[Run, Run]) -> list[str]:
-    """What tells the two from each other: the parts that differ, else the folders' names."""
-    parts = ("method", "target", "probe", "concepts", "encoder", "similarity")
-    found = [[_name(run.run.get(part)) for part in parts] for run in runs]
-    differ = [i for i in range(len(parts)) if found[0][i] != found[1][i]]
-    names = [", ".join(own[i] for i in differ if own[i]) for own in found]
-    known = [relative(name, roots_of(run)) or run.name
-             for name, run in zip(names, runs, strict=True)]  # fmt: skip
-    return known if known[0] != known[1] else [run.name for run in runs]
+def _short_names(runs: Runs) -> list[str]:
+    """Return names of the parts in which the runs differ, else the folders' names."""
+    parts = [[_part_name(run.run.get(part)) for part in PARTS] for run in runs]
+    names = []
+    for run, own, other in zip(runs, parts, reversed(parts), strict=True):
+        differing = [a for a, b in zip(own, other, strict=True) if a and a != b]
+        names.append(shorten_paths(", ".join(differing), known_folders(run)) or run.name)
+    return names if names[0] != names[1] else [run.name for run in runs]
 
 
-def _name(part: Any) -> str:
+def _part_name(part: Any) -> str:
     return str(part.get("name", "")) if isinstance(part, dict) else str(part or "")
 
 
-def _layer(runs: tuple[Run, Run], pair: Pair, texts: Texts) -> dict[str, Any]:
-    known = [truths(run, pair.name, texts, pair.units) for run in runs]
-    right = next((own["t"] for own in known if own), None)
-    units = pair.units
+def _layer(runs: Runs, pair: LayerPair, texts: TextTable) -> dict[str, Any]:
+    truths = [ground_truth(run, pair.name, texts, pair.units) for run in runs]
+    class_names = next((truth["t"] for truth in truths if truth), None)
+    truth = {} if class_names is None else {"t": class_names, "k": [None] * len(pair.units)}
+    sides = zip(runs, pair.rows, strict=True)
     return {
-        "name": pair.name, "units": units,
-        "sides": [side(run, rows, texts) for run, rows in zip(runs, pair.rows, strict=True)],
-        "same": [int(same) for same in pair.same], "near": [short(value) for value in pair.near],
-        **({} if right is None else {"t": right, "k": [None] * len(units)}),
-    }  # fmt: skip
+        "name": pair.name,
+        "units": pair.units,
+        "sides": [descriptions(run, rows, texts) for run, rows in sides],
+        "same": pair.same,
+        "near": [rounded(value) for value in pair.cosines],
+        **truth,
+    }
 
 
-def _values(runs: tuple[Run, Run], pairs: list[Pair], by: str) -> dict[str, Any]:
-    near = np.concatenate([pair.near for pair in pairs])
-    known = near[np.isfinite(near)]
-    compared, same = len(near), sum(sum(pair.same) for pair in pairs)
-    rights = {pair.name: [_right(run, pair) for run in runs] for pair in pairs}
-    names = short_names(runs)
-    heads = [
-        {"tag": tag, "name": name, "warnings": warnings(run, overview(run)),
-         "facts": [("Run", run.name), *header(run, len(run.descriptions))]}
-        for tag, name, run in zip(TAGS, names, runs, strict=True)
-    ]  # fmt: skip
+def _template_values(runs: Runs, pairs: list[LayerPair], encoder: str) -> dict[str, Any]:
+    cosines = np.concatenate([pair.cosines for pair in pairs])
+    names = _short_names(runs)
+    layers = [_layer_row(runs, pair) for pair in pairs]
     return {
-        "body": "compare", "title": f"{names[0]} and {names[1]} - clipdissect",
-        "kind": "CLIP-Dissect comparison", "heading": f"{names[0]} and {names[1]}",
-        "sides": heads, "compared": compared, "same": same, "by": by,
-        "mean": float(known.mean()) if len(known) else None,
-        "histogram": histogram_of(pd.Series(known)) if len(known) else None,
-        "pairing": _pairing(runs, pairs), "notes": notes_on_pictures(runs[0]), "made": "",
-        "layers": [{"name": pair.name, "units": len(pair.units), "same": sum(pair.same),
-                    "mean": pair.mean, "right": rights[pair.name]} for pair in pairs],
-        "any_truth": any(right is not None for both in rights.values() for right in both),
-        "words": f"cosine of their sentence embeddings ({by}); 1 is the same text." if by else
-                 "no sentence encoder was at hand, so only equal texts are told.",
-    }  # fmt: skip
+        "body": "compare",
+        "title": f"{names[0]} and {names[1]} - clipdissect",
+        "kind": "CLIP-Dissect comparison",
+        "heading": f"{names[0]} and {names[1]}",
+        "sides": [
+            {
+                "tag": tag,
+                "name": name,
+                "warnings": warnings(run, overview(run)),
+                "facts": [("Run", run.name), *header(run, len(run.descriptions))],
+            }
+            for tag, name, run in zip(TAGS, names, runs, strict=True)
+        ],
+        "compared": len(cosines),
+        "same": sum(layer["same"] for layer in layers),
+        "by": encoder,
+        "mean": _mean(cosines),
+        "histogram": histogram_of(pd.Series(cosines)),
+        "pairing": _pairing_notes(runs, pairs),
+        "notes": picture_notes(runs[0]),
+        "made": "",
+        "layers": layers,
+        "any_truth": any(right is not None for layer in layers for right in layer["right"]),
+        "words": f"cosine of their sentence embeddings ({encoder}); 1 is the same text."
+        if encoder
+        else "no sentence encoder was available, so only equal texts are counted.",
+    }
 
 
-def _right(run: Run, pair: Pair) -> tuple[int, int] | None:
-    """How many of the pair's labels are the class's name, and how many are any of its names."""
-    truth = truth_of(run, pair.name)
+def _layer_row(runs: Runs, pair: LayerPair) -> dict[str, Any]:
+    return {
+        "name": pair.name,
+        "units": len(pair.units),
+        "same": sum(pair.same),
+        "mean": _mean(pair.cosines),
+        "right": [_correct_counts(run, pair) for run in runs],
+    }
+
+
+def _mean(cosines: Float[np.ndarray, " units"]) -> float | None:
+    known = cosines[np.isfinite(cosines)]
+    return float(known.mean()) if len(known) else None
+
+
+def _correct_counts(run: Run, pair: LayerPair) -> tuple[int, int] | None:
+    """Return how many labels are the class name, and how many are any of its names."""
+    truth = run.ground_truth(pair.name)
     if truth is None:
         return None
     is_compared = run.rows(pair.name)["unit"].isin(pair.units).to_numpy()
-    exact, near = (truth[c][is_compared].sum() for c in ("right", "right_any_synonym"))
-    return int(exact), int(near)
+    exact, synonym = (truth[c][is_compared].sum() for c in ("right", "right_any_synonym"))
+    return int(exact), int(synonym)
 
 
-def _pairing(runs: tuple[Run, Run], pairs: list[Pair]) -> list[str]:
-    """What isn't compared, and why."""
+def _pairing_notes(runs: Runs, pairs: list[LayerPair]) -> list[str]:
+    """Return which layers and units aren't compared."""
     names = {pair.name for pair in pairs}
     notes = []
     for tag, run in zip(TAGS, runs, strict=True):
-        alone = [layer for layer in run.layers if layer not in names]
-        if alone:
-            listed = relative(", ".join(alone), roots_of(run))
-            notes.append(f"Only in {tag}, and not compared: {listed}.")
-    lost = 0
+        unpaired = [layer for layer in run.layers if layer not in names]
+        if unpaired:
+            layers = shorten_paths(", ".join(unpaired), known_folders(run))
+            notes.append(f"Only in {tag}, and not compared: {layers}.")
+    left_out = 0
     for pair in pairs:
         units = [set(run.rows(pair.name)["unit"]) for run in runs]
-        lost += len(set.union(*units)) - len(pair.units)
-    if lost:
-        notes.append(f"{lost:,} units that only one has, or that neither describes, are left out.")
+        left_out += len(set.union(*units)) - len(pair.units)
+    if left_out:
+        notes.append(
+            f"{left_out:,} units that only one has, or that neither describes, are left out."
+        )
     return notes
 
 
-def _same_images(runs: tuple[Run, Run], pairs: list[Pair]) -> bool:
-    """Whether both show the same top images, so that once is enough."""
+def _same_images(runs: Runs, pairs: list[LayerPair]) -> bool:
+    """Return whether both have the same top images, so that showing them once is enough."""
     tables = []
     for run in runs:
-        shown = run.top_images[run.top_images["layer"].isin([pair.name for pair in pairs])]
-        if not len(shown):
+        rows = run.top_images[run.top_images["layer"].isin([pair.name for pair in pairs])]
+        if not len(rows):
             return False
-        shown = shown[shown["rank"] <= slots(run)]
-        tables.append(shown[["layer", "unit", "rank", "image"]].reset_index(drop=True))
-    files = [run.material.pictures for run in runs]
-    return tables[0].equals(tables[1]) and files[0] == files[1]
+        rows = rows[rows["rank"] <= picture_slots(run)]
+        tables.append(rows[["layer", "unit", "rank", "image"]].reset_index(drop=True))
+    pictures = [run.report_data.pictures for run in runs]
+    return tables[0].equals(tables[1]) and pictures[0] == pictures[1]
 
 
-def _copy_pictures(run: Run, folder: Path) -> None:
-    for file, *_ in run.material.pictures.values():
-        source, path = run.folder / REPORT / THUMBNAILS / str(file), folder / THUMBNAILS / str(file)
+def _copy_thumbnails(run: Run, folder: Path) -> None:
+    for file, *_ in run.report_data.pictures.values():
+        source = run.folder / REPORT / THUMBNAILS / str(file)
+        path = folder / THUMBNAILS / str(file)
         if source.is_file() and not path.is_file():
             with atomic(path) as temporary:
                 shutil.copyfile(source, temporary)

@@ -1,4 +1,4 @@
-"""What a layer's labels look like as a whole."""
+"""Summary statistics of each layer's labels."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ import pandas as pd
 from jaxtyping import Bool
 
 from clipdissect.evaluation.layers import null_metrics
-from clipdissect.report.loading import Run
-from clipdissect.report.truths import truth_of
+from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 
 BINS = 30
 FREQUENT = 10
-# Of the layer's median margin: scores of different functions have different scales.
+# Relative to the layer's median margin: the scale of scores differs between functions.
 LOW_MARGIN = 0.1
-COUNTED = {"dead": DEAD, "tied": TIED, "few": FEW, "saturated": SATURATED}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts in equal parts of a range.
-
-    Args:
-        low, high: the range.
-        counts: a number each.
-    """
+    """Counts in equal bins of a range."""
 
     low: float
     high: float
@@ -36,23 +29,19 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer's numbers.
+class LayerOverview:
+    """Statistics of a layer; counts are of units unless stated otherwise.
 
     Args:
-        name: its own.
-        units: how many.
-        dead, tied, few, saturated, low_margin: how many units have that flag.
-        different: descriptions.
-        among_runners_up: different texts among all descriptions and runners-up.
-        concepts: in the set; None where it isn't known.
-        frequent: description to how many units have it, most frequent first.
-        scores: of the best descriptions; None where there are none.
-        right, top5: how many labels are, and have among their best five, the class's name; None
-            without ground truth.
-        near: how many labels are any of the class's names.
-        classes_in_concepts: how many class names could be found at all; None where unknown.
-        null_95, above_null: of `evaluation.layers.null_metrics`; None where the run has no null.
+        different: distinct descriptions.
+        among_runners_up: distinct texts among all descriptions and runners-up.
+        concepts: size of the concept set.
+        frequent: the most frequent descriptions, with their counts.
+        scores: of the best descriptions.
+        right, near: the description is the class name, or any of the class's names.
+        top5: the class name is among the best five descriptions.
+        classes_in_concepts: number of class names in the concept set.
+        null_95, above_null: see `evaluation.layers.null_metrics`.
     """
 
     name: str
@@ -75,58 +64,62 @@ class Layer:
     above_null: float | None = None
 
     @property
-    def live(self) -> int:
-        """Units that aren't dead."""
-        return self.units - self.dead
-
-    @property
     def coverage(self) -> float | None:
-        """Share of the concepts that describe some unit, 0 to 1."""
+        """Share of the concept set that describes at least one unit."""
         return self.different / self.concepts if self.concepts else None
 
 
-def overview(run: Run) -> list[Layer]:
-    """Every layer's numbers."""
+def overview(run: Run) -> list[LayerOverview]:
+    """Return the statistics of every layer."""
     return [_layer(run, layer) for layer in run.layers]
 
 
 def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
-    """Which units' margins are at most a tenth of the median margin of the layer's live units."""
+    """Return which units have at most a tenth of the layer's median margin (of its live units)."""
     margins = rows["margin"].to_numpy(float)
     if np.isnan(margins).all():
         return np.zeros(len(rows), dtype=bool)
-    found: np.ndarray = margins <= LOW_MARGIN * float(np.nanmedian(margins))
-    return found
+    return np.asarray(margins <= LOW_MARGIN * float(np.nanmedian(margins)))
 
 
 def histogram_of(values: pd.Series, bins: int = BINS) -> Histogram | None:
-    """The finite values' histogram; None where there are none."""
+    """Return the histogram of the finite values; None if there are none."""
     finite = values.to_numpy(float)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
         return None
     counts, edges = np.histogram(finite, bins)
-    return Histogram(float(edges[0]), float(edges[-1]), tuple(int(c) for c in counts))
+    return Histogram(float(edges[0]), float(edges[-1]), tuple(counts.tolist()))
 
 
-def _layer(run: Run, name: str) -> Layer:
+def _layer(run: Run, name: str) -> LayerOverview:
     rows = run.rows(name)
-    live = rows[~has_flag(rows, DEAD) & (rows["description"] != "")]
-    null = null_metrics(rows[~has_flag(rows, DEAD)]) if NULL in rows else {}
-    texts = {text for column, _ in run.columns for text in live[column] if text}
-    truth, final = truth_of(run, name), run.metrics.get("final_layer", {})
-    judged = final if final.get("layer") == name else {}
-    top5 = judged.get("top5")
-    return Layer(
-        name=name, units=len(rows), low_margin=int(low_margins(rows).sum()),
-        **{key: int(has_flag(rows, flag).sum()) for key, flag in COUNTED.items()},
-        different=int(live["description"].nunique()), among_runners_up=len(texts),
+    not_dead = rows[~has_flag(rows, DEAD)]
+    described = not_dead[not_dead["description"] != ""]
+    null = null_metrics(not_dead) if NULL in rows else {}
+    texts = {text for column, _ in run.columns for text in described[column] if text}
+    frequent = described["description"].value_counts()[:FREQUENT]
+    truth = run.ground_truth(name)
+    final = run.metrics.get("final_layer", {})
+    final = final if final.get("layer") == name else {}
+    top5 = final.get("top5")
+    return LayerOverview(
+        name=name,
+        units=len(rows),
+        dead=int(has_flag(rows, DEAD).sum()),
+        tied=int(has_flag(rows, TIED).sum()),
+        few=int(has_flag(rows, FEW).sum()),
+        saturated=int(has_flag(rows, SATURATED).sum()),
+        low_margin=int(low_margins(rows).sum()),
+        different=int(described["description"].nunique()),
+        among_runners_up=len(texts),
         concepts=run.run.get("concepts", {}).get("texts"),
-        frequent={str(k): int(v) for k, v in live["description"].value_counts()[:FREQUENT].items()},
+        frequent={str(text): int(count) for text, count in frequent.items()},
         scores=histogram_of(rows["similarity"]),
         right=None if truth is None else int(truth["right"].sum()),
         near=None if truth is None else int(truth["right_any_synonym"].sum()),
         top5=None if top5 is None else round(top5 * len(rows)),
-        classes_in_concepts=judged.get("classes_in_concepts"),
-        null_95=null.get("null_95"), above_null=null.get("above_null"),
-    )  # fmt: skip
+        classes_in_concepts=final.get("classes_in_concepts"),
+        null_95=null.get("null_95"),
+        above_null=null.get("above_null"),
+    )

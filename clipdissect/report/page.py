@@ -1,4 +1,4 @@
-"""Pages: templates, scripts and data written into a folder, or into one file."""
+"""Write a page, with its scripts and data, as a folder or as a single file."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from markupsafe import Markup
 
 from clipdissect._version import __version__
 from clipdissect.errors import DissectError
-from clipdissect.report.material import THUMBNAILS, compact
+from clipdissect.report.report_data import THUMBNAILS, compact_json
 from clipdissect.utils.files import write_text
 
 SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"
-TYPES = {".webp": "image/webp", ".jpg": "image/jpeg"}
-OURS = b'<meta name="generator" content="clipdissect'
-HEAD = 2000  # bytes of a page, in which that stands
-DATA = re.compile(r"units\.js|\d+-\d+-\d+\.js")
-CALL = b"dissect."  # how every file of data begins
+MIME_TYPES = {".webp": "image/webp", ".jpg": "image/jpeg"}
+GENERATOR = b'<meta name="generator" content="clipdissect'
+HEAD_BYTES = 2000  # the generator is among the first bytes of a page
+DATA_FILE = re.compile(r"units\.js|\d+-\d+-\d+\.js")
+DATA_PREFIX = b"dissect."  # every data file begins with a call
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page is made of.
+    """The contents of a page.
 
     Args:
-        template: its file's name.
-        values: of the template.
-        start: the data of all units.
-        details: (side, layer's number, chunk's number) to the chunk.
+        template: file name of the template.
+        values: variables of the template.
+        start: data of all units.
+        details: (side, layer number, chunk number) to the chunk's data.
     """
 
     template: str
@@ -45,67 +45,62 @@ class Page:
     start: Mapping[str, Any]
     details: Mapping[tuple[int, int, int], Mapping[str, Any]]
 
+    def write(self, folder: Path, single_file: bool, megabytes: float) -> Path:
+        """Write `index.html` last, and return its path; `folder` has the thumbnails.
 
-def write(page: Page, folder: Path) -> Path:
-    """Write a page as a folder that opens from disk; `index.html` is written last.
+        Raises:
+            DissectError: the folder has an `index.html` that isn't a report.
+        """
+        clear(folder)
+        if single_file:
+            html = self._single_file(folder / THUMBNAILS, megabytes)
+        else:
+            for name in (*SCRIPTS, STYLE):
+                write_text(folder / "assets" / name, _static(name))
+            for key, values in self.details.items():
+                name = "-".join(map(str, key))
+                write_text(folder / "data" / f"{name}.js", _call("details", *key, values))
+            write_text(folder / "data" / "units.js", _call("start", self.start))
+            html = self._render([*(f"assets/{name}" for name in SCRIPTS), "data/units.js"])
+        write_text(folder / "index.html", html)
+        return folder / "index.html"
 
-    Args:
-        page: what to write.
-        folder: thumbnails lie in `thumbnails` below it.
+    def _single_file(self, thumbnails: Path, megabytes: float) -> str:
+        names = self._thumbnails_by_rank()
+        pictures = _data_urls(thumbnails, names, megabytes * 1e6)
+        start = {**self.start, "single": True}
+        if len(pictures) < len(names):
+            start["cut"] = (
+                f"This single file holds {len(pictures):,} of {len(names):,} pictures, the "
+                f"best-ranked first: its limit is {megabytes:g} MB (report.megabytes). The folder "
+                f"holds all."
+            )
+        scripts = [_static(name) for name in SCRIPTS]
+        scripts.append(f"dissect.pictures({compact_json(pictures)});")
+        scripts += [_call("details", *key, values) for key, values in self.details.items()]
+        scripts.append(_call("start", start))
+        # The package's own files and `compact_json` never contain `</script>`.
+        inline = {"css": Markup(_static(STYLE)), "scripts": [Markup(text) for text in scripts]}
+        return self._render([], inline)
 
-    Returns:
-        The path of `index.html`.
+    def _render(self, scripts: Sequence[str], inline: Mapping[str, Any] | None = None) -> str:
+        template = _environment().get_template(self.template)
+        return template.render(**self.values, version=__version__, scripts=scripts, inline=inline)
 
-    Raises:
-        DissectError: the folder has an `index.html` of something else.
-    """
-    clear(folder)
-    for name in (*SCRIPTS, STYLE):
-        write_text(folder / "assets" / name, _static(name))
-    for (side, layer, chunk), values in page.details.items():
-        write_text(
-            folder / "data" / f"{side}-{layer}-{chunk}.js", _details(side, layer, chunk, values)
-        )
-    write_text(folder / "data" / "units.js", _start(page.start))
-    scripts = [*(f"assets/{name}" for name in SCRIPTS), "data/units.js"]
-    html = _render(page, scripts=scripts, inline=None)
-    write_text(folder / "index.html", html)
-    return folder / "index.html"
-
-
-def write_single(page: Page, folder: Path, megabytes: float) -> Path:
-    """Write a page as one file; pictures beyond the limit are left out, and the page says so.
-
-    Args:
-        page: what to write.
-        folder: where thumbnails lie, and where `index.html` goes.
-        megabytes: of pictures, as they stand in the file.
-
-    Returns:
-        The path of `index.html`.
-
-    Raises:
-        DissectError: the folder has an `index.html` of something else.
-    """
-    clear(folder)
-    pictures, wanted = _embedded(page, folder / THUMBNAILS, megabytes * 1e6)
-    start = {**page.start, "single": True}
-    if len(pictures) < wanted:
-        start["cut"] = (
-            f"This single file holds {len(pictures):,} of {wanted:,} pictures, the best-ranked "
-            f"first: its limit is {megabytes:g} MB (report.megabytes). The folder holds all."
-        )
-    texts = [_static(name) for name in SCRIPTS]
-    texts.append(f"dissect.pictures({compact(pictures)});")
-    texts += [_details(*key, values) for key, values in page.details.items()]
-    texts.append(_start(start))
-    inline = {"css": Markup(_static(STYLE)), "scripts": [Markup(text) for text in texts]}
-    write_text(folder / "index.html", _render(page, scripts=[], inline=inline))
-    return folder / "index.html"
+    def _thumbnails_by_rank(self) -> list[str]:
+        """Return thumbnail file names, the units' best images first."""
+        ranked: list[tuple[int, str]] = []
+        for chunk in self.details.values():
+            for unit in chunk["units"]:
+                for rank, number in enumerate(unit["i"]):
+                    image = chunk["images"][number]
+                    if len(image) > 1:
+                        ranked.append((rank, image[1]))
+        return list(dict.fromkeys(name for _, name in sorted(ranked, key=lambda pair: pair[0])))
 
 
-def check(folder: Path) -> None:
-    """See that a page may be written into a folder.
+def check_folder(folder: Path) -> None:
+    """Check that a page may be written into a folder.
 
     Raises:
         DissectError: it is a file, or has an `index.html` that isn't a report.
@@ -113,7 +108,7 @@ def check(folder: Path) -> None:
     if folder.is_file():
         raise DissectError(f"{folder} is a file; a page needs a folder")
     index = folder / "index.html"
-    if index.exists() and OURS not in _begins(index, HEAD):
+    if index.exists() and GENERATOR not in _first_bytes(index, HEAD_BYTES):
         raise DissectError(
             f"{index} isn't a report of clipdissect and would be lost: choose another folder, or "
             f"move the file away"
@@ -121,76 +116,53 @@ def check(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Take away an earlier page and its data; material, thumbnails and files of others stay.
-
-    Raises:
-        DissectError: the folder has an `index.html` of something else.
-    """
-    check(folder)
+    """Remove an earlier page and its data; report data, thumbnails and foreign files stay."""
+    check_folder(folder)
     (folder / "index.html").unlink(missing_ok=True)
     for path in (folder / "data").glob("*.js"):
-        if DATA.fullmatch(path.name) and _begins(path, len(CALL)) == CALL:
+        is_ours = _first_bytes(path, len(DATA_PREFIX)) == DATA_PREFIX
+        if DATA_FILE.fullmatch(path.name) and is_ours:
             path.unlink()
-    with suppress(OSError):  # not there, or not empty
+    with suppress(OSError):  # missing or not empty
         (folder / "data").rmdir()
 
 
-def _begins(path: Path, size: int) -> bytes:
+def _first_bytes(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
         return file.read(size)
 
 
-def _embedded(page: Page, thumbnails: Path, limit: float) -> tuple[dict[str, str], int]:
-    """Files as data URLs, best ranks first, up to a limit; and how many there were."""
-    found: dict[str, str] = {}
-    size, full = 0, False
-    names = _by_rank(page)
+def _data_urls(thumbnails: Path, names: Sequence[str], limit: float) -> dict[str, str]:
+    """Return files as data URLs, up to a limit in bytes."""
+    urls: dict[str, str] = {}
+    size = 0
     for name in names:
         path = thumbnails / name
-        if full or not path.is_file():
+        if not path.is_file():
             continue
         text = base64.b64encode(path.read_bytes()).decode()
         size += len(text)
-        full = size > limit
-        if not full:
-            found[name] = f"data:{TYPES[path.suffix]};base64,{text}"
-    return found, len(names)
+        if size > limit:
+            break
+        urls[name] = f"data:{MIME_TYPES[path.suffix]};base64,{text}"
+    return urls
 
 
-def _by_rank(page: Page) -> list[str]:
-    """Thumbnails' files, those that are a unit's best image first."""
-    ranked: list[tuple[int, str]] = []
-    for chunk in page.details.values():
-        for unit in chunk["units"]:
-            for rank, number in enumerate(unit["i"]):
-                image = chunk["images"][number]
-                if len(image) > 1:
-                    ranked.append((rank, image[1]))
-    return list(dict.fromkeys(name for _, name in sorted(ranked, key=lambda pair: pair[0])))
-
-
-def _details(side: int, layer: int, chunk: int, values: Mapping[str, Any]) -> str:
-    return f"dissect.details({side},{layer},{chunk},{compact(values)});\n"
-
-
-def _start(values: Mapping[str, Any]) -> str:
-    return f"dissect.start({compact(values)});\n"
-
-
-def _render(page: Page, scripts: Sequence[str], inline: Mapping[str, Any] | None) -> str:
-    template = _environment().get_template(page.template)
-    return template.render(**page.values, version=__version__, scripts=scripts, inline=inline)
+def _call(function: str, *arguments: Any) -> str:
+    return f"dissect.{function}({','.join(map(compact_json, arguments))});\n"
 
 
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("clipdissect.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("clipdissect.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 @cache
 def _static(name: str) -> str:
-    """One of the package's own files; none holds `</script>`."""
     return (files("clipdissect.report") / "static" / name).read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Where in its top images a unit fires: its maps there, and its threshold.
+"""Regions of the top images in which units are active: activation maps and thresholds.
 
 The threshold is a unit's 99.5 % quantile over positions, as in Network Dissection (Bau et al.,
-CVPR 2017). That of all images would need a second pass over all: it is estimated from images drawn
-at random from the whole probe, never from the top images, where activations are higher.
+CVPR 2017). The exact one would need a second pass over all images: it is estimated from a random
+sample of the whole probe, never from the top images, where activations are higher.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from clipdissect.utils import hashing
 log = logging.getLogger(__name__)
 
 VERSION = 2  # raise it when the numbers change
-ABOVE = 0.005  # of the positions are above the threshold
-FINEST = 28  # positions a side that are kept of a map
+ABOVE = 0.005  # share of positions above the threshold
+FINEST = 28  # stored positions per side of a map
 SAMPLE = 200  # images for the threshold
-PARTS = ("maps", "thresholds", "lowest", "highest")  # of `Regions`, as the store keeps them
+TENSORS = ("maps", "thresholds", "lowest", "highest")  # fields of `Regions` in the store
 
 
 @dataclass(frozen=True)
 class Regions:
-    """A layer's maps of its units' top images.
+    """A layer's activation maps on its units' top images.
 
     Args:
-        maps: `[units, slots, h, w]`, at most 28 x 28 positions, of a finer map the largest value of
-            each cell; NaN for an image that the network wasn't shown again.
-        thresholds: `[units]`.
-        lowest, highest: of the activations of the images that the network was shown, `[units]`.
-        images: how many random images the thresholds are from; 0 where they are the method's own.
+        maps: at most 28 x 28 positions, max-pooled if finer; NaN for an image on which the network
+            was not run again.
+        thresholds: of the active regions.
+        lowest, highest: range of the activations on the images that were run.
+        images: size of the random sample for the thresholds; 0 if they are the method's own.
     """
 
     maps: Float[Tensor, "units slots h w"]
@@ -58,147 +58,165 @@ class Regions:
     images: int
 
     def as_firing(self) -> tuple[Float[np.ndarray, "units slots h w"], Float[np.ndarray, " units"]]:
-        """Maps and thresholds that say where units fire, also where they are saturated."""
+        """Return maps and thresholds of the active positions, also for saturated units."""
         saturated = is_saturated(self.thresholds, self.lowest, self.highest)
         return as_firing(self.maps.numpy(), self.thresholds.numpy(), saturated.numpy())
 
 
-class Gathered:
-    """One layer's maps and largest values, batch by batch.
+class RegionAccumulator:
+    """Accumulates one layer's maps and largest values, batch by batch.
 
     Args:
-        shown: each unit's top images by number, -1 for none, `[units, slots]`.
-        sampled: how many images the threshold is taken from.
-        seed: of the positions that are drawn from maps finer than 28 x 28.
+        top_images: each unit's top images by number, -1 for none.
+        sample_size: number of images for the threshold.
+        seed: for the positions sampled from maps finer than 28 x 28.
     """
 
-    def __init__(self, shown: Int[Tensor, "units slots"], sampled: int, seed: int = 0) -> None:
-        self.shown, self.sampled, self.positions = shown, sampled, 0
+    def __init__(
+        self, top_images: Int[Tensor, "units slots"], sample_size: int, seed: int = 0
+    ) -> None:
+        units = len(top_images)
+        self.top_images, self.sample_size, self.positions = top_images, sample_size, 0
         self.maps: Tensor | None = None
-        self.largest = torch.empty(len(shown), 0, dtype=torch.float32)
-        self.lowest = torch.full((len(shown),), torch.inf, dtype=torch.float32)
+        self.largest = torch.empty(units, 0, dtype=torch.float32)
+        self.lowest = torch.full((units,), torch.inf, dtype=torch.float32)
         self.highest = -self.lowest
         self.generator = torch.Generator().manual_seed(seed)
 
     def add(
-        self, images: Int[Tensor, " batch"], maps: Float[Tensor, "batch units h w"],
+        self,
+        images: Int[Tensor, " batch"],
+        maps: Float[Tensor, "batch units h w"],
         is_sampled: Bool[Tensor, " batch"],
-    ) -> None:  # fmt: skip
-        """Take what is wanted of a batch's maps."""
-        self._count(maps[is_sampled])
+    ) -> None:
+        """Add a batch's maps."""
+        self._update_largest(maps[is_sampled])
         self.lowest = torch.minimum(self.lowest, maps.amin((0, 2, 3)))
         self.highest = torch.maximum(self.highest, maps.amax((0, 2, 3)))
         sides = [min(side, FINEST) for side in maps.shape[2:]]
         pooled = F.adaptive_max_pool2d(maps, sides)
         if self.maps is None:
-            self.maps = torch.full((*self.shown.shape, *sides), torch.nan, dtype=torch.float32)
+            self.maps = torch.full((*self.top_images.shape, *sides), torch.nan, dtype=torch.float32)
         for row, image in enumerate(images.tolist()):
-            units, slots = (self.shown == image).nonzero(as_tuple=True)
+            units, slots = (self.top_images == image).nonzero(as_tuple=True)
             self.maps[units, slots] = pooled[row, units]
 
     def threshold(self) -> Float[Tensor, " units"]:
-        """The value that a share of 0.5 % of the sampled positions exceeds, at most."""
+        """Return the value that at most 0.5 % of the sampled positions exceed."""
         return self.largest[:, int(ABOVE * self.positions)]
 
-    def _count(self, maps: Float[Tensor, "batch units h w"]) -> None:
+    def _update_largest(self, maps: Float[Tensor, "batch units h w"]) -> None:
         values = maps.flatten(2)
         if values.shape[2] > FINEST**2:
-            places = torch.randperm(values.shape[2], generator=self.generator)[: FINEST**2]
-            values = values[:, :, places]
+            sampled = torch.randperm(values.shape[2], generator=self.generator)[: FINEST**2]
+            values = values[:, :, sampled]
         self.positions += values.shape[0] * values.shape[2]
-        most = int(ABOVE * self.sampled * values.shape[2]) + 1
-        both = torch.cat([self.largest, values.transpose(0, 1).flatten(1)], 1)
-        self.largest = both.topk(min(most, both.shape[1]), 1).values
+        count = int(ABOVE * self.sample_size * values.shape[2]) + 1
+        candidates = torch.cat([self.largest, values.transpose(0, 1).flatten(1)], 1)
+        self.largest = candidates.topk(min(count, candidates.shape[1]), 1).values
 
 
 def find_regions(
-    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int,
+    target: Target,
+    probe: Probe,
+    settings: Settings,
+    top_images: pd.DataFrame,
+    limit: int,
     store: Store | None,
-) -> dict[str, Regions]:  # fmt: skip
-    """Regions of the layers that have maps, from the store where it has them.
+) -> dict[str, Regions]:
+    """Compute the regions of the layers that have maps, or read them from the store.
 
     Args:
         target: the network.
         probe: the images.
         settings: how to run the network.
-        top_images: `layer, unit, rank, image`, with as many ranks as are to be shown.
-        most: images that the network is shown again, see `plan`; 0 for none.
-        store: keeps the result; None keeps it nowhere.
+        top_images: `layer, unit, rank, image`, with the ranks to show.
+        limit: most images on which the network is run again, see `choose_images`; 0 disables
+            regions.
+        store: caches the result; None disables caching.
 
     Raises:
         DissectError: the network fails.
     """
-    if most < 1 or top_images.empty:
+    if limit < 1 or top_images.empty:
         return {}
-    key = _key(target, probe, settings, top_images, most)
-    found = store.get(key) if store else None
-    if found is None:
-        entry = _entry(_computed(target, probe, settings, top_images, most))
-        if store is None:
-            return _regions(entry)
-        with store.locked([key]):
-            store.put(key, entry)
-        return _regions(entry)
-    return _regions(found)
+    key = _key(target, probe, settings, top_images, limit)
+    entry = store.get(key) if store else None
+    if entry is None:
+        entry = _entry(_compute(target, probe, settings, top_images, limit))
+        if store is not None:
+            with store.locked([key]):
+                store.put(key, entry)
+    return {
+        layer: Regions(**{name: entry.arrays[f"{name} {layer}"] for name in TENSORS}, images=images)
+        for layer, images in entry.about["layers"].items()
+    }
 
 
-def plan(
-    top_images: pd.DataFrame, images: Sequence[str], most: int, seed: int = 0
+def choose_images(
+    top_images: pd.DataFrame, images: Sequence[str], limit: int, seed: int = 0
 ) -> tuple[list[int], list[int]]:
-    """The images to run: random ones of the whole probe, and top ones.
+    """Choose the images to run: a random sample of the whole probe, and top images.
 
     Args:
         top_images: `rank, image` of the units.
-        images: the probe's names.
-        most: in all; up to 200, and half of them, are random. Of the top images the best ranks come
-            first, of a rank those that most units share.
-        seed: of the random ones.
+        images: the probe's image names.
+        limit: most images; up to 200, and at most half, are random. Top images are taken by rank,
+            within a rank those that most units share first.
+        seed: for the sample.
 
     Returns:
-        Numbers of all images, and of the random ones; both sorted.
+        Sorted numbers of all images, and of the random ones.
     """
-    places = {name: i for i, name in enumerate(images)}
+    numbers = {name: i for i, name in enumerate(images)}
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-    drawn = shuffled[: min(SAMPLE, max(1, most // 2))]
+    sample = shuffled[: min(SAMPLE, max(1, limit // 2))]
     counts = top_images.groupby(["rank", "image"], sort=False).size().reset_index(name="units")
     ordered = counts.sort_values(["rank", "units"], ascending=[True, False], kind="stable")
-    numbers = dict.fromkeys([*drawn, *(places[name] for name in ordered["image"])])
-    return sorted(list(numbers)[:most]), sorted(drawn)
+    chosen = dict.fromkeys([*sample, *(numbers[name] for name in ordered["image"])])
+    return sorted(list(chosen)[:limit]), sorted(sample)
 
 
-def _computed(
-    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
+def _compute(
+    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, limit: int
 ) -> dict[str, Regions]:
-    layers = _with_maps(target, settings, list(top_images["layer"].unique()))
-    if not layers:
+    readings = _layers_with_maps(target, settings, list(top_images["layer"].unique()))
+    if not readings:
         return {}
-    numbers, drawn = plan(top_images, probe.images, most)
-    sampled = torch.tensor(drawn)
-    tables = {str(layer): rows for layer, rows in top_images.groupby("layer", sort=False)}
-    gathered = {layer: Gathered(_shown(tables[layer], probe), len(drawn)) for layer in layers}
-    log.info("report: the target is shown %d images again for regions", len(numbers))
-    kept, used = torch.tensor(numbers), 0
-    for batch in activation_maps(target, list(layers), probe.subset(numbers), settings, layers):
-        images = kept[batch.images]
+    chosen, sample = choose_images(top_images, probe.images, limit)
+    rows = {str(layer): rows for layer, rows in top_images.groupby("layer", sort=False)}
+    accumulators = {
+        layer: RegionAccumulator(_image_numbers(rows[layer], probe), len(sample))
+        for layer in readings
+    }
+    log.info("report: running the target on %d images again for regions", len(chosen))
+    numbers, sampled = torch.tensor(chosen), torch.tensor(sample)
+    used = 0
+    batches = activation_maps(target, list(readings), probe.subset(chosen), settings, readings)
+    for batch in batches:
+        images = numbers[batch.images]
         is_sampled = torch.isin(images, sampled)
         used += int(is_sampled.sum())
         for layer, maps in batch.layers.items():
-            gathered[layer].add(images, maps.cpu(), is_sampled)
+            accumulators[layer].add(images, maps.cpu(), is_sampled)
     return {
-        layer: Regions(own.maps, own.threshold(), own.lowest, own.highest, used)
-        for layer, own in gathered.items() if own.maps is not None and own.positions
-    }  # fmt: skip
+        layer: Regions(each.maps, each.threshold(), each.lowest, each.highest, used)
+        for layer, each in accumulators.items()
+        if each.maps is not None and each.positions
+    }
 
 
-def _with_maps(target: Target, settings: Settings, layers: Sequence[str]) -> dict[str, Reading]:
-    """The layers whose outputs have positions in a grid, with how these are read."""
+def _layers_with_maps(
+    target: Target, settings: Settings, layers: Sequence[str]
+) -> dict[str, Reading]:
+    """Return how to read the layers whose outputs have positions in a grid."""
     try:
         with on_device(target.model, settings.torch_device):
             trial = try_out(target, layers)
     except DissectError as error:
         log.info("report: no regions: %s", error)
         return {}
-    found = {}
+    readings = {}
     for layer in layers:
         try:
             reading = trial.read(layer, of_maps(settings))
@@ -206,40 +224,43 @@ def _with_maps(target: Target, settings: Settings, layers: Sequence[str]) -> dic
             log.info("report: no regions of %s: %s", layer, error)
             continue
         if reading.grid is not None and reading.grid != (1, 1):
-            found[layer] = reading
-    return found
+            readings[layer] = reading
+    return readings
 
 
-def _shown(rows: pd.DataFrame, probe: Probe) -> Int[Tensor, "units slots"]:
-    """Numbers of each unit's top images."""
-    places = {name: i for i, name in enumerate(probe.images)}
-    shown = torch.full((int(rows["unit"].max()) + 1, int(rows["rank"].max())), -1)
-    numbers = torch.tensor([places[name] for name in rows["image"]])
-    shown[torch.tensor(rows["unit"].tolist()), torch.tensor(rows["rank"].tolist()) - 1] = numbers
-    return shown
+def _image_numbers(rows: pd.DataFrame, probe: Probe) -> Int[Tensor, "units slots"]:
+    """Return the numbers of each unit's top images, -1 for none."""
+    position = {name: i for i, name in enumerate(probe.images)}
+    table = torch.full((int(rows["unit"].max()) + 1, int(rows["rank"].max())), -1)
+    numbers = torch.tensor([position[name] for name in rows["image"]])
+    table[torch.tensor(rows["unit"].tolist()), torch.tensor(rows["rank"].tolist()) - 1] = numbers
+    return table
 
 
 def _key(
-    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, most: int
+    target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, limit: int
 ) -> str:
-    shown = top_images[["layer", "unit", "rank", "image"]].to_csv(errors="backslashreplace")
+    images = top_images[["layer", "unit", "rank", "image"]].to_csv(errors="backslashreplace")
     return hashing.hash_values(
-        "report regions", VERSION, torch.__version__, hashing.hash_model(target.model),
-        hashing.hash_transform(target.preprocess), probe.digest, settings.numeric,
-        settings.summary.layout, READING_VERSION, hashing.hash_values(shown), most, SAMPLE, FINEST,
-    )  # fmt: skip
+        "report regions",
+        VERSION,
+        torch.__version__,
+        hashing.hash_model(target.model),
+        hashing.hash_transform(target.preprocess),
+        probe.digest,
+        settings.numeric,
+        settings.summary.layout,
+        READING_VERSION,
+        hashing.hash_values(images),
+        limit,
+        SAMPLE,
+        FINEST,
+    )
 
 
-def _entry(found: dict[str, Regions]) -> Entry:
-    arrays = {"none": torch.zeros(1, dtype=torch.float32)}
-    for layer, own in found.items():
-        arrays |= {f"{name} {layer}": getattr(own, name) for name in PARTS}
-    images = {layer: own.images for layer, own in found.items()}
+def _entry(regions: dict[str, Regions]) -> Entry:
+    arrays = {"none": torch.zeros(1, dtype=torch.float32)}  # an entry needs at least one array
+    for layer, values in regions.items():
+        arrays |= {f"{name} {layer}": getattr(values, name) for name in TENSORS}
+    images = {layer: values.images for layer, values in regions.items()}
     return Entry(arrays, {"what": "regions for reports", "layers": images})
-
-
-def _regions(entry: Entry) -> dict[str, Regions]:
-    return {
-        layer: Regions(**{name: entry.arrays[f"{name} {layer}"] for name in PARTS}, images=images)
-        for layer, images in entry.about["layers"].items()
-    }

@@ -1,4 +1,4 @@
-"""What a report shows and how it is kept."""
+"""Settings of reports."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from clipdissect.errors import DissectError
 from clipdissect.utils.type_checks import check_fields
 
 PATHS = ("relative", "absolute")
+RANGES = {
+    "images": (1, 100),
+    "regions": (0, 10**9),
+    "thumbnail": (16, 1024),
+    "megabytes": (0, 10**6),
+}
 
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report shows and how it is kept.
+    """What a report shows and how it is stored.
 
     Args:
-        images: top images a unit; as many as the run has where that is fewer.
-        regions: images at most that the network is shown again, to outline where units fire: some
-            at random, then top images, best ranks first; 0 outlines nothing.
-        thumbnail: pixels a side of a picture.
-        single_file: everything in `index.html`, up to `megabytes`.
-        megabytes: of pictures in a single file; what is left out is told in the page.
-        paths: of image files: `relative` to the probe's folder, or `absolute`, which also links to
-            the files, and names folders of this machine.
+        images: top images per unit, at most as many as the run has.
+        regions: most images on which the network is run again to outline active regions: a random
+            sample, then top images, best ranks first; 0 disables regions.
+        thumbnail: width and height of a picture, in pixels.
+        single_file: embed everything in `index.html`, up to `megabytes`.
+        megabytes: limit for the pictures in a single file; the page says how many are left out.
+        paths: `relative` to the probe's folder, or `absolute`, which links to the image files and
+            reveals folders of this machine.
 
     Raises:
         DissectError: a value out of its range.
@@ -37,10 +43,8 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, "report.")
-        ranges = {"images": (self.images, 1, 100), "regions": (self.regions, 0, 10**9),
-                  "thumbnail": (self.thumbnail, 16, 1024),
-                  "megabytes": (self.megabytes, 0, 10**6)}  # fmt: skip
-        for name, (value, least, most) in ranges.items():
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
             if not least <= value <= most:
                 raise DissectError(f"report.{name} is {value}; it can be {least} to {most}")
         if self.paths not in PATHS:

@@ -1,7 +1,4 @@
-"""The paper's studies: what is asked of descriptions once there are some.
-
-One module a study. `OPTIONS` lists their settings; the runners in `experiments` do the rest.
-"""
+"""The paper's studies of descriptions, one module each; the runners are in `experiments/`."""
 
 from __future__ import annotations
 
@@ -27,9 +24,5 @@ __all__ = ["OPTIONS", "build"]
 
 
 def build(name: str, **parameters: Any) -> Any:
-    """The settings of a study.
-
-    Raises:
-        DissectError: unknown name or parameter, or a value that isn't allowed.
-    """
+    """Return the settings of a study."""
     return registry.build("study", OPTIONS, name, parameters)

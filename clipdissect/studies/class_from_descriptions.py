@@ -1,4 +1,4 @@
-"""Does the description of the unit behind a prediction tell the class? (released appendix A.6)"""
+"""Does the description of the unit behind a prediction give the class? (released appendix A.6)"""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
 from clipdissect.studies.correlation import Pairs
-from clipdissect.studies.numbers import check_least, share
+from clipdissect.studies.numbers import check_least, image_labels, share
+
+Classes = Int[np.ndarray, " images"]  # each image's class
+Units = Int[np.ndarray, " images"]  # each image's unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +27,11 @@ class ClassFromDescriptions:
     """Settings of the study.
 
     Args:
-        layer: whose units are described; by default the last of the target's layers before `into`.
-        into: the linear layer that they feed, whose units are classes; by default the target's
-            layer of classes.
-        shuffles: random shufflings of the descriptions over the units, for the control.
-        panels: images in the figure; 0 for no such figure.
+        layer: whose units are described; by default the target's last layer before `into`.
+        into: the linear layer fed by `layer`, whose units are classes; by default the target's
+            class layer.
+        shuffles: random permutations of the descriptions over the units, for the control.
+        panels: images in the figure; 0 disables it.
         panel_images: top images of each image's unit.
 
     Raises:
@@ -43,134 +46,110 @@ class ClassFromDescriptions:
     name: ClassVar[str] = "class_from_descriptions"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        check_least(self.name, shuffles=(self.shuffles, 1), panels=(self.panels, 0),
-                    panel_images=(self.panel_images, 1))  # fmt: skip
+        check_least(self, shuffles=1, panels=0, panel_images=1)
 
 
-def label_numbers(
-    probe: Probe, images: Sequence[str], names: Sequence[str]
-) -> Int[np.ndarray, " images"]:
-    """Each image's class by the probe's labels; -1 where it has none among the classes.
-
-    A label is a class name, or the WordNet id of one of ImageNet's classes.
-
-    Args:
-        probe: the probe.
-        images: names of its readable images.
-        names: the classes' names.
+def label_numbers(probe: Probe, images: Sequence[str], names: Sequence[str]) -> Classes:
+    """Return each image's class by the probe's labels; -1 if its label is none of the classes.
 
     Raises:
         DissectError: no image has a label that is a class.
     """
     number = {name: i for i, name in enumerate(names)}
-    for name, id in zip(imagenet_names(), synsets(), strict=True):
+    # Labels may also be WordNet ids of ImageNet classes.
+    for name, wordnet_id in zip(imagenet_names(), synsets(), strict=True):
         if name in number:
-            number[id] = number[name]
-    of_image = dict(zip(probe.images, probe.labels or [None] * len(probe), strict=True))
-    found = np.array([number.get(of_image[image] or "", -1) for image in images])
-    if not (found >= 0).any():
+            number[wordnet_id] = number[name]
+    labels = image_labels(probe)
+    numbers = np.array([number.get(labels[image] or "", -1) for image in images])
+    if not (numbers >= 0).any():
         raise DissectError(
             f"no image of probe {probe.name} has a label that is one of the classes: use a "
             f"labelled probe, such as imagenet_val, or probe=folder with probe.labels=folders"
         )
-    return found
+    return numbers
 
 
 def largest_contributions(
-    weights: Pairs, q: Float[np.ndarray, "images inputs"], predicted: Int[np.ndarray, " images"],
+    weights: Pairs,
+    q: Float[np.ndarray, "images inputs"],
+    predicted: Classes,
     described: Int[np.ndarray, " units"],
-) -> Int[np.ndarray, " images"]:  # fmt: skip
-    """Each image's unit with the largest weight into the predicted class times activation.
-
-    Args:
-        weights: `[classes, inputs]`.
-        q: activations of the inputs.
-        predicted: classes.
-        described: units to choose from.
-
-    Returns:
-        Numbers of units.
-    """
-    out = np.empty(len(q), dtype=int)
+) -> Units:
+    """Return each image's unit with the largest weight (into the predicted class) x activation."""
+    largest = np.empty(len(q), dtype=int)
     for start in range(0, len(q), 1024):
         part = slice(start, start + 1024)
-        out[part] = (weights[predicted[part]] * q[part])[:, described].argmax(1)
-    chosen: Int[np.ndarray, " images"] = described[out]
-    return chosen
+        largest[part] = (weights[predicted[part]] * q[part])[:, described].argmax(1)
+    units: Units = described[largest]
+    return units
 
 
 def nearest_classes(
     vectors: Vectors, labels: Sequence[str], names: Sequence[str]
 ) -> Int[np.ndarray, " units"]:
-    """The class whose name is most similar to each description; -1 for an empty one."""
+    """Return the class whose name is most similar to each description; -1 for an empty one."""
     distinct = [text for text in dict.fromkeys(labels) if text]
-    near = (vectors.of(distinct) @ vectors.of(names).T).argmax(1)
-    number = dict(zip(distinct, near.tolist(), strict=True))
+    nearest = (vectors.of(distinct) @ vectors.of(names).T).argmax(1)
+    number = dict(zip(distinct, nearest.tolist(), strict=True))
     return np.array([number.get(text, -1) for text in labels])
 
 
 def measured(
-    chosen: Int[np.ndarray, " images"], nearest: Int[np.ndarray, " units"],
-    truth: Int[np.ndarray, " images"], predicted: Int[np.ndarray, " images"],
-    study: ClassFromDescriptions, how: Resampling,
-) -> dict[str, Any]:  # fmt: skip
-    """JSON-able shares of images whose unit's description gives the class, with controls.
-
-    Args:
-        chosen: each image's unit.
-        nearest: each unit's class by its description; -1 where it has none.
-        truth: each image's class.
-        predicted: the network's.
-        study: the settings.
-        how: the intervals are made.
+    units: Units,
+    nearest: Int[np.ndarray, " units"],
+    truth: Classes,
+    predicted: Classes,
+    study: ClassFromDescriptions,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """Return the shares of images whose unit's description gives the class, JSON-able.
 
     Returns:
-        `truth` and `prediction` (agreement, interval), and `controls`: `shuffled` (mean and range
-        of the agreements with descriptions shuffled over the described units), `best_constant`
-        (one class for all images) and `chance`.
+        `truth` and `prediction` (agreement and interval), and `controls` for both: `shuffled` (mean
+        and maximum of the agreement with permuted descriptions) and `best_constant` (one class for
+        all images).
     """
-    given = nearest[chosen]
-    found: dict[str, Any] = {
-        "truth": share(given == truth, how),
-        "prediction": share(given == predicted, how),
+    targets = {"truth": truth, "prediction": predicted}
+    results: dict[str, Any] = {
+        name: share(nearest[units] == classes, resampling) for name, classes in targets.items()
     }
-    generator = np.random.default_rng(how.seed)
-    living = (nearest >= 0).nonzero()[0]
-    drawn: dict[str, list[float]] = {"truth": [], "prediction": []}
+    generator = np.random.default_rng(resampling.seed)
+    described = (nearest >= 0).nonzero()[0]
+    agreements: dict[str, list[float]] = {name: [] for name in targets}
     for _ in range(study.shuffles):
-        other = nearest.copy()
-        other[living] = nearest[generator.permutation(living)]
-        for name, right in (("truth", truth), ("prediction", predicted)):
-            drawn[name].append(float((other[chosen] == right).mean()))
-    found["controls"] = {
-        name: {
-            "shuffled": {"mean": float(np.mean(drawn[name])), "most": max(drawn[name])},
-            "best_constant": float(np.unique(right, return_counts=True)[1].max() / len(right)),
+        shuffled = nearest.copy()
+        shuffled[described] = nearest[generator.permutation(described)]
+        for name, classes in targets.items():
+            agreements[name].append(float((shuffled[units] == classes).mean()))
+    results["controls"] = {}
+    for name, classes in targets.items():
+        counts = np.unique(classes, return_counts=True)[1]
+        results["controls"][name] = {
+            "shuffled": {"mean": float(np.mean(agreements[name])), "most": max(agreements[name])},
+            "best_constant": float(counts.max() / len(classes)),
         }
-        for name, right in (("truth", truth), ("prediction", predicted))
-    }
-    return found
+    return results
 
 
 def table(
-    images: Sequence[str], truth: Int[np.ndarray, " images"],
-    predicted: Int[np.ndarray, " images"], chosen: Int[np.ndarray, " images"],
-    labels: Sequence[str], nearest: dict[str, Int[np.ndarray, " units"]], names: Sequence[str],
-) -> pd.DataFrame:  # fmt: skip
-    """One row a labelled image: `image, truth, predicted, unit, description`, and each sentence
-    encoder's `<name>_class`.
-
-    Args:
-        images, truth, predicted, chosen: of the labelled images.
-        labels: the units' descriptions.
-        nearest: sentence encoder's name to the units' classes.
-        names: the classes' names.
-    """
-    words = np.array([*names, ""], dtype=object)  # -1 is the last
-    rows: pd.DataFrame = pd.DataFrame({
-        "image": list(images), "truth": words[truth], "predicted": words[predicted],
-        "unit": chosen, "description": [labels[i] for i in chosen],
-        **{f"{name}_class": words[own[chosen]] for name, own in nearest.items()},
-    })  # fmt: skip
+    images: Sequence[str],
+    truth: Classes,
+    predicted: Classes,
+    units: Units,
+    labels: Sequence[str],
+    nearest: dict[str, Int[np.ndarray, " units"]],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """Return `image, truth, predicted, unit, description`, and each encoder's `<name>_class`."""
+    words = np.array([*names, ""], dtype=object)  # -1, no class, is the last
+    columns = {
+        "image": list(images),
+        "truth": words[truth],
+        "predicted": words[predicted],
+        "unit": units,
+        "description": [labels[i] for i in units],
+    }
+    columns |= {f"{name}_class": words[classes[units]] for name, classes in nearest.items()}
+    rows: pd.DataFrame = pd.DataFrame(columns)
     return rows

@@ -30,6 +30,7 @@ NORMALISERS = ("concepts", "candidates")
 CHUNK = 8192  # phrases embedded and scored at a time
 
 Embed = Callable[[Sequence[str]], Float[Tensor, "texts dims"]]
+Words = Int[np.ndarray, "units words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +38,19 @@ class CompositionalConcepts:
     """Settings of the study.
 
     Args:
-        templates: how two texts become a phrase, `{}` for each; both orders of two are tried.
+        templates: each combines two texts, written as `{}`, into a phrase; both orders are tried.
         words: best concepts of a unit to combine.
-        length: words of the longest phrase.
-        beam: a unit's best phrases that are made longer by each of its words.
-        normaliser: the set that probabilities are over: `concepts`, the concept set, the same for
-            words and phrases of all units; or `candidates`, each unit's own phrases, as released
-            (slow, and no phrase's score can be compared with a word's).
-        units: only a layer's first so many living units; None for all.
-        panels: units in the figure of images; 0 for no such figure.
+        length: words in the longest phrase.
+        beam: a unit's best phrases that are extended by each of its words.
+        normaliser: the set over which probabilities are normalised: `concepts`, the concept set,
+            the same for words and phrases of all units; or `candidates`, each unit's own phrases,
+            as released (slow, and phrase scores aren't comparable with word scores).
+        units: only the first living units of a layer; None for all.
+        panels: units in the figure of images; 0 disables it.
         panel_images: top images of each.
 
     Raises:
-        DissectError: a value that isn't allowed.
+        DissectError: an invalid value.
     """
 
     templates: list[str]
@@ -63,12 +64,7 @@ class CompositionalConcepts:
     name: ClassVar[str] = "compositional_concepts"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        check_least(
-            self.name, words=(self.words, 2), length=(self.length, 2), beam=(self.beam, 1),
-            units=(1 if self.units is None else self.units, 1), panels=(self.panels, 0),
-            panel_images=(self.panel_images, 1),
-        )  # fmt: skip
+        check_least(self, words=2, length=2, beam=1, units=1, panels=0, panel_images=1)
         wrong = [t for t in self.templates if t.count("{}") != 2 or t.count("{") != 2]
         if wrong or not self.templates:
             raise DissectError(
@@ -87,11 +83,10 @@ class Phrases:
     """Every unit's best phrases, best first.
 
     Args:
-        texts: `[units][n]`.
-        scores: `[units, n]`, float32.
-        tried: phrases that were embedded, one for each template and ordered pair of texts, however
-            many units try it.
-        pairs: units' phrases that were scored, a phrase counted for each unit that tries it.
+        texts: per unit.
+        scores: float32; -inf beyond a unit's last phrase.
+        tried: distinct phrases that were embedded.
+        pairs: phrases that were scored, counted for each unit that tries them.
         seconds: embedding and scoring.
     """
 
@@ -106,54 +101,62 @@ class Phrases:
         """Distinct phrases embedded and scored for all units, per second."""
         return self.tried / max(sum(self.seconds.values()), 1e-9)
 
+    def score(self, texts: Sequence[str], embed: Embed, scorer: Scorer, pairs: Any) -> np.ndarray:
+        """Return scores of pairs of a unit and a text; count texts, pairs and seconds."""
+        start = time.perf_counter()
+        embeds = embed(texts)
+        embedded = time.perf_counter()
+        scores: np.ndarray = scorer(embeds)[pairs].cpu().numpy()
+        self.seconds["embed"] += embedded - start
+        self.seconds["score"] += time.perf_counter() - embedded
+        self.tried += len(texts)
+        self.pairs += scores.size
+        return scores
+
 
 def search(
-    study: CompositionalConcepts, similarity: Similarity, activations: ConceptActivations,
-    q: Activations, words: Best, texts: Sequence[str], embed: Embed, top: int,
-) -> Phrases:  # fmt: skip
-    """The best phrases of every unit.
-
-    Args:
-        study: the settings.
-        similarity: the similarity function.
-        activations: image embeddings, and embeddings of the concept set.
-        q: activations of the layer's living units, `[images, units]`, or their top images.
-        words: each unit's best concepts.
-        texts: the concepts.
-        embed: texts to embeddings `[texts, dims]`, of the same encoder.
-        top: phrases a unit to return.
-
-    Raises:
-        DissectError: fewer than two concepts.
+    study: CompositionalConcepts,
+    similarity: Similarity,
+    activations: ConceptActivations,
+    q: Activations,
+    best: Best,
+    concepts: Sequence[str],
+    embed: Embed,
+    top: int,
+) -> Phrases:
+    """Return the best phrases of every unit.
 
     Source: Sec. 4.6 (pairs of the 100 best concepts of a unit).
     """
-    own = words.concepts[:, : study.words].cpu().numpy()
-    own = own[: study.units] if study.units else own
-    if own.shape[1] < 2:
+    words = best.concepts[: study.units, : study.words].cpu().numpy()
+    if words.shape[1] < 2:
         raise DissectError("phrases need at least two concepts")
-    keep = max(top, study.beam) if study.length > 2 else top
-    found = Phrases([[] for _ in own], np.zeros((len(own), 0), np.float32))
+    phrases = Phrases([[] for _ in words], np.zeros((len(words), 0), np.float32))
+    candidates = _Candidates.pairs(words, concepts, study.templates)
     if study.normaliser == "candidates":
-        pairs = _Candidates.pairs(own, texts, study.templates)
-        return _each_alone(found, pairs, similarity, activations, q, embed, top)
+        _score_each_unit(phrases, candidates, similarity, activations, q, embed, top)
+        return phrases
     score = scorer(similarity, activations, q)
+    keep = max(top, study.beam) if study.length > 2 else top
     for length in range(2, study.length + 1):
-        if length == 2:
-            candidates = _Candidates.pairs(own, texts, study.templates)
-        else:
-            candidates = _Candidates.longer(found, own, texts, study)
-        _add(found, candidates, score, embed, keep)
-    found.texts = [own[:top] for own in found.texts]
-    found.scores = found.scores[:, :top]
-    return found
+        if length > 2:
+            candidates = _Candidates.longer(phrases, words, concepts, study)
+        with tqdm(total=len(candidates), desc="phrases", disable=None, leave=False) as bar:
+            for texts, units, places in candidates.chunks(CHUNK):
+                pairs = torch.from_numpy(units), torch.from_numpy(places)
+                scores = phrases.score(texts, embed, score, pairs)
+                _merge(phrases, texts, units, places, scores, keep)
+                bar.update(len(texts))
+    phrases.texts = [texts[:top] for texts in phrases.texts]
+    phrases.scores = phrases.scores[:, :top]
+    return phrases
 
 
 @dataclass(eq=False)
 class _Candidates:
-    """Distinct phrases, each with the units that try it; built as text only when needed.
+    """Distinct phrases, each with the units that try it; texts are built only when needed.
 
-    A phrase's number is `(template * first texts + first) * concepts + second`.
+    A phrase's number is `(template * first texts + first) * second texts + second`.
     """
 
     first: Sequence[str]
@@ -164,35 +167,39 @@ class _Candidates:
     units: Int[np.ndarray, " pairs"]
 
     @classmethod
-    def pairs(
-        cls, own: Int[np.ndarray, "units words"], texts: Sequence[str], templates: Sequence[str]
-    ) -> _Candidates:
-        """All ordered pairs of different words of each unit."""
-        count = own.shape[1]
-        left, right = np.nonzero(~np.eye(count, dtype=bool))
-        return cls._of(own[:, left], own[:, right], texts, texts, templates)
+    def pairs(cls, words: Words, concepts: Sequence[str], templates: Sequence[str]) -> _Candidates:
+        """Return all ordered pairs of different words of each unit."""
+        left, right = np.nonzero(~np.eye(words.shape[1], dtype=bool))
+        return cls._of(words[:, left], words[:, right], concepts, concepts, templates)
 
     @classmethod
     def longer(
-        cls, found: Phrases, own: Int[np.ndarray, "units words"], texts: Sequence[str],
+        cls,
+        phrases: Phrases,
+        words: Words,
+        concepts: Sequence[str],
         study: CompositionalConcepts,
-    ) -> _Candidates:  # fmt: skip
-        """Each unit's best phrases, with each of its words behind."""
-        beams = [phrases[: study.beam] for phrases in found.texts]
+    ) -> _Candidates:
+        """Return each unit's best phrases, followed by each of its words."""
+        beams = [texts[: study.beam] for texts in phrases.texts]
         first = list(dict.fromkeys(text for beam in beams for text in beam))
         number = {text: i for i, text in enumerate(first)}
         width = max(map(len, beams))
-        # A unit with fewer phrases has its last one more often, which changes nothing.
-        full = ([*beam, *beam[-1:] * (width - len(beam))] for beam in beams)
-        places = np.array([[number[text] for text in beam] for beam in full])
-        left = np.repeat(places, own.shape[1], axis=1)
-        return cls._of(left, np.tile(own, (1, width)), first, texts, study.templates)
+        # Shorter beams repeat their last phrase, which changes no result.
+        padded = ([*beam, *beam[-1:] * (width - len(beam))] for beam in beams)
+        left = np.array([[number[text] for text in beam] for beam in padded])
+        left = np.repeat(left, words.shape[1], axis=1)
+        return cls._of(left, np.tile(words, (1, width)), first, concepts, study.templates)
 
     @classmethod
     def _of(
-        cls, left: np.ndarray, right: np.ndarray, first: Sequence[str], second: Sequence[str],
+        cls,
+        left: np.ndarray,
+        right: np.ndarray,
+        first: Sequence[str],
+        second: Sequence[str],
         templates: Sequence[str],
-    ) -> _Candidates:  # fmt: skip
+    ) -> _Candidates:
         codes = left.astype(np.int64) * len(second) + right
         step = len(first) * len(second)
         codes = np.concatenate([codes + i * step for i in range(len(templates))], axis=1)
@@ -206,13 +213,12 @@ class _Candidates:
         return len(self.numbers)
 
     def text(self, number: int) -> str:
-        """A phrase."""
         rest, second = divmod(int(number), len(self.second))
         template, first = divmod(rest, len(self.first))
         return self.templates[template].format(self.first[first], self.second[second])
 
     def chunks(self, size: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-        """Texts, and the pairs of unit and place among the texts."""
+        """Yield texts, and the pairs of a unit and a text that it tries, as two index arrays."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             texts = [self.text(number) for number in self.numbers[start:stop]]
@@ -221,84 +227,69 @@ class _Candidates:
             yield texts, self.units[ends[0] : ends[-1]], places
 
 
-def _add(found: Phrases, candidates: _Candidates, score: Scorer, embed: Embed, keep: int) -> None:
-    """Score the candidates, and merge them into each unit's best."""
-    bar = tqdm(total=len(candidates), desc="phrases", disable=None, leave=False)
-    for texts, units, places in candidates.chunks(CHUNK):
-        start = time.perf_counter()
-        embeds = embed(texts)
-        between = time.perf_counter()
-        scores = score(embeds)[torch.from_numpy(units), torch.from_numpy(places)].cpu().numpy()
-        _merge(found, texts, units, places, scores, keep)
-        found.seconds["embed"] += between - start
-        found.seconds["score"] += time.perf_counter() - between
-        found.tried += len(texts)
-        found.pairs += len(units)
-        bar.update(len(texts))
-    bar.close()
-
-
 def _merge(
-    found: Phrases, texts: Sequence[str], units: np.ndarray, places: np.ndarray,
-    scores: np.ndarray, keep: int,
-) -> None:  # fmt: skip
-    """Equal scores stay in the order in which they came; a phrase is listed once.
+    phrases: Phrases,
+    texts: Sequence[str],
+    units: np.ndarray,
+    places: np.ndarray,
+    scores: np.ndarray,
+    keep: int,
+) -> None:
+    """Merge scored phrases into each unit's best; equal scores stay in their order.
 
-    Different pairs can be the same phrase: "new york" and "city", "new" and "york city".
+    A phrase is listed once, though different pairs can give it: "new york" and "city", "new" and
+    "york city".
     """
     order = np.lexsort((-scores, units))
     units, places, scores = units[order], places[order], scores[order]
-    bounds = np.searchsorted(units, np.arange(len(found.texts) + 1))
-    best = np.full((len(found.texts), keep), -np.inf, np.float32)
+    bounds = np.searchsorted(units, np.arange(len(phrases.texts) + 1))
+    best = np.full((len(phrases.texts), keep), -np.inf, np.float32)
     for unit, (start, stop) in enumerate(pairwise(bounds)):
-        listed = dict(zip(found.texts[unit], found.scores[unit].tolist(), strict=False))
-        most = len(listed) + keep
+        score_of = dict(zip(phrases.texts[unit], phrases.scores[unit].tolist(), strict=False))
+        limit = len(score_of) + keep
         for i in range(start, stop):
-            if len(listed) == most:
+            if len(score_of) == limit:
                 break
-            listed.setdefault(texts[places[i]], float(scores[i]))
-        both = sorted(listed.items(), key=lambda pair: -pair[1])[:keep]
-        found.texts[unit] = [text for text, _ in both]
-        best[unit, : len(both)] = [score for _, score in both]
-    found.scores = best
+            score_of.setdefault(texts[places[i]], float(scores[i]))
+        ranked = sorted(score_of.items(), key=lambda pair: -pair[1])[:keep]
+        phrases.texts[unit] = [text for text, _ in ranked]
+        best[unit, : len(ranked)] = [score for _, score in ranked]
+    phrases.scores = best
 
 
-def _each_alone(
-    found: Phrases, candidates: _Candidates, similarity: Similarity,
-    activations: ConceptActivations, q: Activations, embed: Embed, top: int,
-) -> Phrases:  # fmt: skip
-    """The released way: every unit's phrases are the whole concept set of its scores."""
-    each: list[list[str]] = [[] for _ in found.texts]
+def _score_each_unit(
+    phrases: Phrases,
+    candidates: _Candidates,
+    similarity: Similarity,
+    activations: ConceptActivations,
+    q: Activations,
+    embed: Embed,
+    top: int,
+) -> None:
+    """Use every unit's phrases as the whole concept set of its scores, as released."""
+
+    def score_alone(embeds: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
+        return alone(similarity, activations.image_embeds, embeds, q)
+
+    # An ordered set: different pairs can give the same phrase.
+    candidates_of: list[dict[str, None]] = [{} for _ in phrases.texts]
     for texts, units, places in candidates.chunks(CHUNK):
         for unit, place in zip(units, places, strict=True):
-            each[unit].append(texts[place])
-    each = [list(dict.fromkeys(texts)) for texts in each]
-    found.scores = np.full((len(each), top), -np.inf, np.float32)
-    for unit, texts in enumerate(tqdm(each, "units", disable=None, leave=False)):
-        start = time.perf_counter()
-        embeds = embed(texts)
-        between = time.perf_counter()
-        scores = alone(similarity, activations.image_embeds, embeds, q)[unit].cpu().numpy()
+            candidates_of[unit][texts[place]] = None
+    phrases.scores = np.full((len(candidates_of), top), -np.inf, np.float32)
+    for unit, unit_texts in enumerate(tqdm(candidates_of, "units", disable=None, leave=False)):
+        listed = list(unit_texts)
+        scores = phrases.score(listed, embed, score_alone, unit)
         order = np.argsort(-scores, kind="stable")[:top]
-        found.texts[unit] = [texts[i] for i in order]
-        found.scores[unit, : len(order)] = scores[order]
-        found.seconds["embed"] += between - start
-        found.seconds["score"] += time.perf_counter() - between
-        found.pairs += len(texts)
-    found.tried = found.pairs  # a phrase of two units is embedded twice
-    return found
+        phrases.texts[unit] = [listed[i] for i in order]
+        phrases.scores[unit, : len(order)] = scores[order]
 
 
-def compared(values: dict[str, np.ndarray], how: Resampling) -> dict[str, Any]:
-    """JSON-able means with intervals, and paired differences to the single words.
-
-    Args:
-        values: `words` and others, each one number a unit; NaN where there is none.
-        how: the intervals are made.
-    """
-    means = {name: mean_interval(column, how) for name, column in values.items()}
+def compared(values: dict[str, np.ndarray], resampling: Resampling) -> dict[str, Any]:
+    """Return means with intervals, and paired differences to the single words, JSON-able."""
+    means = {name: mean_interval(column, resampling) for name, column in values.items()}
     minus = {
-        f"{name}_minus_words": mean_interval(column - values["words"], how)
+        f"{name}_minus_words": mean_interval(column - values["words"], resampling)
         for name, column in values.items()
         if name != "words"
     }

@@ -1,4 +1,4 @@
-"""What networks make of a probe, for studies that look at parts of it."""
+"""Captured features for studies that look at parts of a probe."""
 
 from __future__ import annotations
 
@@ -22,49 +22,29 @@ from clipdissect.similarity.inputs import ConceptActivations
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Activations, image embeddings and text embeddings of one job.
-
-    Args:
-        job: with target, probe, concepts, encoder and similarity.
-        captured: of the probe.
-        texts: embeddings of the concepts, `[concepts, dims]`.
-    """
+    """A job's captured features of the probe, and the embeddings of its concepts."""
 
     job: Job
     captured: CapturedFeatures
     texts: Float[Tensor, "concepts dims"]
 
     def activations(self, layer: str) -> Float[Tensor, "images units"]:
-        """A layer's activations of every image.
-
-        Raises:
-            DissectError: only the top images were kept.
-        """
-        q = self.captured.activations[layer]
+        """Return a layer's activations of every image."""
         check_keep(self.job)
+        q = self.captured.activations[layer]
         assert isinstance(q, Tensor)
         return q
 
     def describe(
         self, layer: str, rows: Sequence[int] | None = None, truth: Sequence[str] | None = None
     ) -> pd.DataFrame:
-        """Descriptions of a layer's units by some of the images.
-
-        Args:
-            layer: its name.
-            rows: numbers of the images to use, among the readable ones; None for all.
-            truth: the units' right concepts, for `truth_rank`.
-
-        Raises:
-            DissectError: fewer images than the similarity function's `top_k`; only the top images
-                were kept.
-        """
+        """Describe a layer's units by some of the readable images (`rows`; None for all)."""
         q, images = self.activations(layer), self.captured.image_embeds
         if rows is not None:
             chosen = torch.tensor(list(rows), dtype=torch.int64)
             q, images = q[chosen], images[chosen]
         similarity, concepts = similarity_of(self.job), self.job.concepts
-        assert concepts is not None  # `features` has seen to it
+        assert concepts is not None  # checked by `features`
         check_images(similarity, len(q))
         activations = ConceptActivations(images, self.texts)
         return describe_layer(
@@ -73,45 +53,42 @@ class Features:
 
 
 def features(job: Job, layers: Sequence[str]) -> Features:
-    """Capture layers of the job's target, and embed its concepts; from the store where it can.
-
-    Raises:
-        DissectError: a part is missing, or as `capture`.
-    """
+    """Capture layers of the job's target and embed its concepts, using the store's entries."""
     target, probe, concepts, encoder = job.target, job.probe, job.concepts, job.encoder
     if target is None or probe is None or concepts is None or encoder is None:
         raise DissectError("this study needs target, probe, concepts and encoder")
-    similarity = similarity_of(job)
+    similarity, device = similarity_of(job), job.settings.torch_device
     embeds = text_embeds(
-        encoder.embed_texts, encoder.text_digest, concepts.texts, job.store,
-        job.settings.torch_device,
-    )  # fmt: skip
+        encoder.embed_texts, encoder.text_digest, concepts.texts, job.store, device
+    )
     captured = capture(
-        replace(target, layers=tuple(layers)), layers, encoder, probe, job.store, job.settings,
-        top_k=max(similarity.parameters.get("top_k") or 0, job.images), team=job.team,
-    )  # fmt: skip
+        replace(target, layers=tuple(layers)),
+        layers,
+        encoder,
+        probe,
+        job.store,
+        job.settings,
+        top_k=max(similarity.parameters.get("top_k") or 0, job.images),
+        team=job.team,
+    )
     return Features(job, captured, embeds)
 
 
 def similarity_of(job: Job) -> Similarity:
-    """The job's similarity function.
-
-    Raises:
-        DissectError: it has none.
-    """
+    """Return the job's similarity function."""
     if job.similarity is None:
         raise DissectError("this study needs a similarity function")
     return job.similarity
 
 
 def check_keep(job: Job) -> None:
-    """Raise a DissectError unless every activation is kept."""
+    """Raise a DissectError unless all activations are stored."""
     if job.settings.keep != "full":
         raise DissectError("this study needs every activation: use capture.keep=full")
 
 
 def check_images(similarity: Similarity, images: int) -> None:
-    """Raise a DissectError where a similarity function's `top_k` is more than the images."""
+    """Raise a DissectError if a similarity function's `top_k` exceeds the number of images."""
     top_k = similarity.parameters.get("top_k")
     if top_k is not None and top_k > images:
         raise DissectError(

@@ -19,7 +19,10 @@ from clipdissect.evaluation.controls import best_constant, random_labels
 from clipdissect.evaluation.units import NO_CLASS
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
-from clipdissect.studies.numbers import check_least, judged, share
+from clipdissect.studies.numbers import check_least, image_labels, metrics_with_intervals, share
+
+# Sentence encoder to the embeddings of labels and classes, or to why there are none.
+Cosines = dict[str, Vectors | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,10 @@ class MissingConcepts:
     """Settings of the study.
 
     Args:
-        groups: synsets of WordNet (`dog.n.01`, or ids), each a study of its own: the classes that
-            are kinds of it.
-        exclude_from_probe: take the group's images out of a labelled probe, and compare with the
-            same probe with them in.
-        panels: units a group in the figure of images; 0 for no such figure.
+        groups: WordNet synsets (`dog.n.01`, or ids), studied one by one: the classes below each.
+        exclude_from_probe: remove the group's images from a labelled probe, and compare with the
+            whole probe.
+        panels: units per group in the figure of images; 0 disables it.
         panel_images: top images of each.
 
     Raises:
@@ -45,22 +47,21 @@ class MissingConcepts:
     name: ClassVar[str] = "missing_concepts"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
         if not self.groups:
             raise DissectError("study.groups is empty: name synsets, such as [dog.n.01]")
-        check_least(self.name, panels=(self.panels, 0), panel_images=(self.panel_images, 1))
+        check_least(self, panels=0, panel_images=1)
 
 
 @dataclass(frozen=True)
 class Absence:
-    """What a probe's own labels say of a group.
+    """What a probe's labels say about the absence of a group.
 
     Args:
-        group: the synset's name.
-        images: numbers of the images that may show it by their labels.
-        unlabelled: how many images have no label.
-        unplaced: labels whose meaning isn't known.
-        source: where meanings come from.
+        group: the synset.
+        images: numbers of the images whose labels are below the group.
+        unlabelled: number of images without a label.
+        unplaced: labels that WordNet doesn't have.
+        source: of WordNet.
     """
 
     group: str
@@ -70,102 +71,86 @@ class Absence:
     source: str
 
     @property
-    def is_shown(self) -> bool:
-        """Whether every image that is left has a label that means something else."""
+    def is_verified(self) -> bool:
+        """Whether every other image has a label with a different meaning."""
         return not self.unlabelled and not self.unplaced
 
     @property
     def verdict(self) -> str:
-        """In words, of the probe without `images`."""
-        if self.is_shown:
+        """Describe whether the labels verify that the probe without `images` lacks the group."""
+        if self.is_verified:
             return "shown by the labels of all images"
-        parts = []
+        reasons = []
         if self.unlabelled:
-            parts.append(f"{self.unlabelled} images have no label")
+            reasons.append(f"{self.unlabelled} images have no label")
         if self.unplaced:
-            some = ", ".join(self.unplaced[:5])
-            parts.append(f"{len(self.unplaced)} labels aren't known ({some})")
-        return f"not shown: {'; '.join(parts)}"
+            examples = ", ".join(self.unplaced[:5])
+            reasons.append(f"{len(self.unplaced)} labels aren't known ({examples})")
+        return f"not shown: {'; '.join(reasons)}"
 
 
-def absence(probe: Probe, images: Sequence[str], group: str, hypernyms: WordNet) -> Absence:
-    """Which of a probe's images may show a group, by their labels.
+def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -> Absence:
+    """Return which of a probe's images show a group according to their labels.
 
-    A label tells what an image is filed under, not all that is in it: a dog on a photograph of a
-    sofa isn't found.
-
-    Args:
-        probe: the probe.
-        images: names of its readable images, which the numbers are of.
-        group: a synset's name or id.
-        hypernyms: what is a kind of what.
-
-    Raises:
-        DissectError: there is no such synset.
+    A label names one object of an image: a dog in an image labelled "sofa" is not detected.
     """
-    id = hypernyms.find(group)
-    of_image = dict(zip(probe.images, probe.labels or [None] * len(probe), strict=True))
-    labels = [of_image[image] for image in images]
-    meant = {label: hypernyms.place(label) for label in {*labels} if label is not None}
-    inside = {k for k, ids in meant.items() if any(hypernyms.is_below(i, id) for i in ids)}
+    group_id = wordnet.find(group)
+    label_of = image_labels(probe)
+    labels = [label_of[image] for image in images]
+    synsets = {label: wordnet.place(label) for label in {*labels} if label is not None}
+    below = {
+        label
+        for label, ids in synsets.items()
+        if any(wordnet.is_below(each, group_id) for each in ids)
+    }
     return Absence(
         group,
-        tuple(i for i, label in enumerate(labels) if label in inside),
-        sum(label is None for label in labels),
-        tuple(sorted(label for label, ids in meant.items() if not ids)),
-        hypernyms.source,
+        tuple(i for i, label in enumerate(labels) if label in below),
+        labels.count(None),
+        tuple(sorted(label for label, ids in synsets.items() if not ids)),
+        wordnet.source,
     )
 
 
-def units_of_group(truth: ClassLabels, group: str, hypernyms: WordNet) -> list[int]:
-    """Units whose class is a kind of the group.
-
-    Raises:
-        DissectError: no such synset, or no class is one.
-    """
-    id = hypernyms.find(group)
-    found = [
+def units_of_group(truth: ClassLabels, group: str, wordnet: WordNet) -> list[int]:
+    """Return the units whose class is below the group."""
+    group_id = wordnet.find(group)
+    units = [
         i
         for i, name in enumerate(truth.names)
-        if any(hypernyms.is_below(own, id) for own in hypernyms.place(name))
+        if any(wordnet.is_below(each, group_id) for each in wordnet.place(name))
     ]
-    if not found:
+    if not units:
         raise DissectError(f"none of the {len(truth.names)} classes of {truth.name} is a {group}")
-    return found
+    return units
 
 
 def check_group(
-    group: str, study: MissingConcepts, probe: Probe, truth: ClassLabels, hypernyms: WordNet
+    group: str, study: MissingConcepts, probe: Probe, truth: ClassLabels, wordnet: WordNet
 ) -> int:
-    """Whether a group can be studied on a probe; before any image is read.
-
-    Args:
-        group: a synset's name or id.
-        study: the settings.
-        probe: the probe.
-        truth: the classes.
-        hypernyms: what is a kind of what.
+    """Check that a group can be studied on a probe, before any image is read.
 
     Returns:
-        How many of the probe's images are left without the group.
+        The number of images left without the group.
 
     Raises:
-        DissectError: no such synset, or no class is one; images of the group that may not be taken
-            out; a probe without labels that something is to be taken out of.
+        DissectError: no such synset, or no class is below it; images of the group that
+            `exclude_from_probe` doesn't allow to remove; a probe without labels to remove images
+            from.
     """
-    units_of_group(truth, group, hypernyms)
+    units_of_group(truth, group, wordnet)
     if study.exclude_from_probe and probe.labels is None:
         raise DissectError(
             f"study.exclude_from_probe needs a labelled probe, and {probe.name} has no labels "
             f"(probe=folder takes them from folders with probe.labels=folders)"
         )
-    out = absence(probe, probe.images, group, hypernyms).images
-    if out and not study.exclude_from_probe:
+    images = absence(probe, probe.images, group, wordnet).images
+    if images and not study.exclude_from_probe:
         raise DissectError(
-            f"{len(out)} images of probe {probe.name} show {group} by their labels: take them out "
-            f"with study.exclude_from_probe=true"
+            f"{len(images)} images of probe {probe.name} show {group} by their labels: take them "
+            f"out with study.exclude_from_probe=true"
         )
-    return len(probe) - len(out)
+    return len(probe) - len(images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +158,10 @@ class GroupLabels:
     """A group's units under one probe.
 
     Args:
-        units: their labels and the truth.
-        in_group: whether each unit's label is one of the group's names.
-        in_group_any_synonym: whether it is any name of a class of the group.
-        rows: of the descriptions, for the tables.
+        units: their labels and ground truth.
+        in_group: the label is the name of a class of the group.
+        in_group_any_synonym: the label is any name of a class of the group.
+        rows: of the descriptions.
     """
 
     units: Units
@@ -186,88 +171,92 @@ class GroupLabels:
 
 
 def labels_of_group(
-    described: pd.DataFrame, numbers: Sequence[int], truth: ClassLabels, concepts: Concepts,
-    cosines: dict[str, Vectors | str],
-) -> GroupLabels:  # fmt: skip
-    """The group's part of a layer's descriptions, beside the truth.
+    described: pd.DataFrame,
+    numbers: Sequence[int],
+    truth: ClassLabels,
+    concepts: Concepts,
+    cosines: Cosines,
+) -> GroupLabels:
+    """Return the group's part of a layer's descriptions, with ground truth.
 
-    What is undefined is decided for the group alone: its accuracy is, where no name of the group is
-    among the concepts, whatever the other classes.
-
-    Args:
-        described: of the layer, one row a unit.
-        numbers: the group's units.
-        truth: the classes.
-        concepts: what labels were chosen from.
-        cosines: sentence encoder's name to embeddings of labels and classes, or why it has none.
+    Metrics are undefined for the group alone: its accuracy is if the concepts contain no name of
+    the group, regardless of the other classes.
     """
     rows = described.iloc[list(numbers)].reset_index(drop=True)
     names = [truth.names[i] for i in numbers]
-    inside = rows["description"].isin(names).to_numpy(dtype=bool)
-    known = {text for name in names for text in synonyms(name)}
-    others = set(truth.names) - set(names)  # a class outside of the group may have such a name
-    near = [text in names or (text not in others and text.casefold() in known)
-            for text in rows["description"]]  # fmt: skip
-    units = unit_table(rows, names, concepts.texts, cosines)
-    return GroupLabels(units, inside, np.asarray(near, dtype=bool), rows)
+    group_synonyms = {text for name in names for text in synonyms(name)}
+    other_names = set(truth.names) - set(names)  # may be a synonym of a class of the group
+    any_synonym = [
+        text in names or (text not in other_names and text.casefold() in group_synonyms)
+        for text in rows["description"]
+    ]
+    return GroupLabels(
+        unit_table(rows, names, concepts.texts, cosines),
+        rows["description"].isin(names).to_numpy(dtype=bool),
+        np.asarray(any_synonym, dtype=bool),
+        rows,
+    )
 
 
 def group_metrics(
-    missing: GroupLabels, present: GroupLabels | None, concepts: Concepts,
-    cosines: dict[str, Vectors | str], how: Resampling,
-) -> dict[str, Any]:  # fmt: skip
-    """JSON-able: the group's metrics without its images, with them, and of the controls.
-
-    Args:
-        missing: labels by the probe without the group.
-        present: by the probe with it; None where it never had it.
-        concepts: what labels were chosen from.
-        cosines: as for `labels_of_group`.
-        how: the intervals are made.
+    missing: GroupLabels,
+    present: GroupLabels | None,
+    concepts: Concepts,
+    cosines: Cosines,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """Return the group's metrics without its images, with them, and of the controls, JSON-able.
 
     Returns:
-        `units`, `missing` (metrics, `intervals`, `in_group`: the share of labels that name some
-        member of the group, and `in_group_any_synonym`), `present` and `minus_present` where there
-        is one, `controls` (`best_constant`, `random`, `random_in_group`: the expectation of a
-        random name of the group; `in_group` of each, which for `random` is the group's share of the
-        concepts),
-        `minus_best_constant`.
+        `units`; `missing` (metrics, `intervals`, and `in_group` and `in_group_any_synonym`, the
+        share of labels that name any class of the group); `present` and `minus_present` if there is
+        one; `controls`: `best_constant`, `random` and `random_in_group` (the expectation of a
+        random name of the group), each with `in_group`; and `minus_best_constant`.
     """
-    ready = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
-    constant, labels = best_constant(missing.units, concepts.texts, ready)
-    found: dict[str, Any] = {
+    available = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
+    constant = best_constant(missing.units, concepts.texts, available)
+    metrics: dict[str, Any] = {
         "units": len(missing.units.table),
-        "missing": _with_share(missing, how),
-        "controls": _controls(missing.units, (constant, labels), concepts.texts, ready, how),
-        "minus_best_constant": difference(missing.units, constant, how),
+        "missing": _with_shares(missing, resampling),
+        "controls": _controls(missing.units, constant, concepts.texts, available, resampling),
+        "minus_best_constant": difference(missing.units, constant[0], resampling),
     }
     if present is not None:
-        found["present"] = _with_share(present, how)
-        found["minus_present"] = difference(missing.units, present.units, how)
-    return found
+        metrics["present"] = _with_shares(present, resampling)
+        metrics["minus_present"] = difference(missing.units, present.units, resampling)
+    return metrics
 
 
 def _controls(
-    units: Units, constant: tuple[Units, dict[str, str]], texts: Sequence[str],
-    cosines: dict[str, Vectors], how: Resampling,
-) -> dict[str, Any]:  # fmt: skip
-    """JSON-able metrics of labels that know nothing of the network."""
-    names = set(units.table["truth"])
-    members = [text for text in texts if text in names]
-    # A unit with a name among them is hit once in so many draws, the others never.
-    own = {"top1": 1 / len(units.table)} if members else {"top1": None, "top1_reason": NO_CLASS}
-    labels = constant[1] | ({"in_group": members[0]} if members else {})
+    units: Units,
+    constant: tuple[Units, dict[str, str]],
+    texts: Sequence[str],
+    cosines: dict[str, Vectors],
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """Return the metrics of labels that are independent of the network."""
+    class_names = set(units.table["truth"])
+    members = [text for text in texts if text in class_names]
+    constant_units, constant_labels = constant
+    any_member = {"value": float(bool(members))}
+    best = {
+        **metrics_with_intervals(constant_units, resampling),
+        "labels": constant_labels | ({"in_group": members[0]} if members else {}),
+        "in_group": any_member,
+    }
+    random = random_labels(units, texts, cosines, resampling.seed)
+    # The expected accuracy of a random member is 1 / units: each member is right for one unit.
+    top1 = {"top1": 1 / len(units.table)} if members else {"top1": None, "top1_reason": NO_CLASS}
     return {
-        "best_constant": judged(constant[0], how)
-        | {"labels": labels, "in_group": {"value": float(bool(members))}},
-        "random": judged(random_labels(units, texts, cosines, how.seed), how)
+        "best_constant": best,
+        "random": metrics_with_intervals(random, resampling)
         | {"in_group": {"value": len(members) / len(texts)}},
-        "random_in_group": {**own, "in_group": {"value": float(bool(members))}},
+        "random_in_group": {**top1, "in_group": any_member},
     }
 
 
-def _with_share(labels: GroupLabels, how: Resampling) -> dict[str, Any]:
-    return judged(labels.units, how) | {
-        "in_group": share(labels.in_group, how),
-        "in_group_any_synonym": share(labels.in_group_any_synonym, how),
+def _with_shares(labels: GroupLabels, resampling: Resampling) -> dict[str, Any]:
+    return metrics_with_intervals(labels.units, resampling) | {
+        "in_group": share(labels.in_group, resampling),
+        "in_group_any_synonym": share(labels.in_group_any_synonym, resampling),
     }

@@ -1,4 +1,4 @@
-"""Numbers with intervals, of units or of anything else that can be resampled."""
+"""Numbers with intervals, over units or images, and other helpers of the studies."""
 
 from __future__ import annotations
 
@@ -13,75 +13,65 @@ from clipdissect.evaluation import Resampling, interval, share_interval, values
 from clipdissect.evaluation.bootstrap import distributions, intervals
 from clipdissect.evaluation.units import Units
 from clipdissect.evaluation.vectors import Vectors, vectors
+from clipdissect.probe import Probe
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.store import Store
 
 
-def mean_interval(of: Float[np.ndarray, " things"], how: Resampling) -> dict[str, Any]:
-    """JSON-able: the mean of what isn't NaN, its percentile interval, and how many things it is of.
-
-    Args:
-        of: a number a thing (unit, image); NaN where it has none.
-        how: resampling.
-    """
-    known = np.asarray(of, dtype=float)
+def mean_interval(numbers: Float[np.ndarray, " n"], resampling: Resampling) -> dict[str, Any]:
+    """Return the mean without NaN, its percentile interval, and the count, JSON-able."""
+    known = np.asarray(numbers, dtype=float)
     known = known[~np.isnan(known)]
     if not len(known):
         return {"value": None, "low": None, "high": None, "of": 0, "reason": "there is nothing"}
-    drawn = np.concatenate([known[rows].mean(1) for rows in how.rows(len(known))])
-    return {"value": float(known.mean()), **interval(drawn, how.confidence), "of": len(known)}
+    means = np.concatenate([known[rows].mean(1) for rows in resampling.rows(len(known))])
+    span = interval(means, resampling.confidence)
+    return {"value": float(known.mean()), **span, "of": len(known)}
 
 
-def share(hits: Bool[np.ndarray, " things"], how: Resampling) -> dict[str, Any]:
-    """JSON-able: the share that is true, its Wilson interval, and how many things it is of.
-
-    Args:
-        hits: whether each thing (unit, image) is.
-        how: whose confidence.
-    """
+def share(hits: Bool[np.ndarray, " n"], resampling: Resampling) -> dict[str, Any]:
+    """Return the share of hits, its Wilson interval, and the counts, JSON-able."""
     right, of = int(hits.sum()), len(hits)
-    span = share_interval(right, of, how.confidence)
+    span = share_interval(right, of, resampling.confidence)
     return {"value": right / of if of else None, **span, "right": right, "of": of}
 
 
-def judged(units: Units, how: Resampling) -> dict[str, Any]:
-    """JSON-able metrics of units, with `intervals`."""
-    drawn = distributions(units, how)
-    return {**values(units), "intervals": intervals(units, drawn, how.confidence)}
+def metrics_with_intervals(units: Units, resampling: Resampling) -> dict[str, Any]:
+    """Return the metrics of units, with `intervals`, JSON-able."""
+    resampled = distributions(units, resampling)
+    return {**values(units), "intervals": intervals(units, resampled, resampling.confidence)}
 
 
 def embedded(
-    sentences: Mapping[str, SentenceEncoder | MissingResource], sets: Sequence[Sequence[str]],
-    store: Store | None, device: str = "cpu",
-) -> dict[str, Vectors | str]:  # fmt: skip
-    """Each sentence encoder's embeddings of the texts, or why there are none.
-
-    Args:
-        sentences: name to the encoder, or to why it can't be had.
-        sets: texts; what a later set shares with an earlier one is embedded once.
-        store: keeps the embeddings.
-        device: where the encoders run.
-    """
+    sentences: Mapping[str, SentenceEncoder | MissingResource],
+    sets: Sequence[Sequence[str]],
+    store: Store | None,
+    device: str = "cpu",
+) -> dict[str, Vectors | str]:
+    """Return each sentence encoder's embeddings of the texts, or why there are none."""
     known: set[str] = set()
-    fresh = []
+    new_texts = []
     for texts in sets:
-        fresh.append([text for text in dict.fromkeys(texts) if text and text not in known])
-        known |= set(fresh[-1])
+        new_texts.append([text for text in dict.fromkeys(texts) if text and text not in known])
+        known |= set(new_texts[-1])
     return {
         name: str(encoder)
         if isinstance(encoder, MissingResource)
-        else vectors(encoder, fresh, store, device)
+        else vectors(encoder, new_texts, store, device)
         for name, encoder in sentences.items()
     }
 
 
-def check_least(study: str, **numbers: tuple[int, int]) -> None:
-    """Raise a DissectError unless each of a study's numbers is at least so much.
+def image_labels(probe: Probe) -> dict[str, str | None]:
+    """Return each image's label; None for images without one."""
+    return dict(zip(probe.images, probe.labels or [None] * len(probe), strict=True))
 
-    Args:
-        study: its name, for the message.
-        numbers: parameter to its value and the least allowed.
-    """
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise DissectError(f"study.{name} of {study} is {value}; it must be at least {least}")
+
+def check_least(study: Any, **minimums: int) -> None:
+    """Raise a DissectError unless each of a study's settings is at least its minimum, or None."""
+    for setting, least in minimums.items():
+        value = getattr(study, setting)
+        if value is not None and value < least:
+            raise DissectError(
+                f"study.{setting} of {study.name} is {value}; it must be at least {least}"
+            )

@@ -1,12 +1,11 @@
-"""Scores of texts that aren't in the concept set, on the scale of those that are.
+"""Score texts that aren't in the concept set, on the scale of those that are.
 
 WPMI and SoftWPMI score a concept by its probability among all concepts, so a phrase's score depends
-on what it is compared with. Here the set stays the layer's concepts, for every phrase of every
-unit: `s(t|x) = exp(a P_xt) / sum_m exp(a P_xm)`, with the sum over the concepts alone, and the
-marginal, as ever, the mean over all living units of the layer. So a concept's score is exactly
-what its dissection gives, a phrase's is what it would get in one concept's place, and no score
-changes with what else is tried. The released notebook instead takes each unit's phrases for the
-whole set, which makes their scores comparable with each other alone.
+on the set. Here the set is always the layer's concepts: `s(t|x) = exp(a P_xt) / sum_m exp(a P_xm)`,
+with the sum over the concepts alone, and the marginal, as usual, the mean over all living units of
+the layer. So a concept's score equals that of its dissection, a phrase's score is what it would get
+in one concept's place, and no score depends on other phrases. The released notebook instead uses
+each unit's phrases as the whole set, so its scores are comparable with each other only.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from clipdissect.similarity.softmax import Exponentials, safe_group, union
 from clipdissect.similarity.sources import Factors
 from clipdissect.similarity.wpmi import Wpmi
 
-# Beyond it the constant term of a factor is nothing beside the rest; exp(80) is a normal float32.
+# Above it the constant term of a factor is negligible; exp(80) is a normal float32.
 _LARGEST_EXPONENT = 80.0
 
 Scorer = Callable[[Float[Tensor, "texts dims"]], Float[Tensor, "units texts"]]
@@ -40,39 +39,25 @@ LogJoint = Callable[
 
 
 def scorer(similarity: Similarity, concepts: ConceptActivations, q: Activations) -> Scorer:
-    """What scores texts as the concepts are scored.
-
-    Args:
-        similarity: the similarity function.
-        concepts: image embeddings, and text embeddings of the concept set.
-        q: activations of the living units, `[images, units]`, or their top images.
-
-    Returns:
-        Text embeddings `[texts, dims]` to scores `[units, texts]`.
-    """
+    """Return a function from text embeddings to scores on the concepts' scale."""
     if isinstance(similarity, (SoftWpmi, Wpmi)):
-        return _of_probabilities(similarity, concepts, q)
+        return _probability_scorer(similarity, concepts, q)
     return lambda texts: alone(similarity, concepts.image_embeds, texts, q)
 
 
 def alone(
-    similarity: Similarity, images: Float[Tensor, "images dims"],
-    texts: Float[Tensor, "texts dims"], q: Activations,
-) -> Float[Tensor, "units texts"]:  # fmt: skip
-    """Scores of texts with nothing but themselves for a concept set.
-
-    Args:
-        similarity: the similarity function.
-        images: image embeddings.
-        texts: text embeddings.
-        q: activations of the living units.
-    """
+    similarity: Similarity,
+    images: Float[Tensor, "images dims"],
+    texts: Float[Tensor, "texts dims"],
+    q: Activations,
+) -> Float[Tensor, "units texts"]:
+    """Return scores of texts that are the whole concept set themselves."""
     plan = similarity.streaming(ConceptActivations(images, texts), q)
     with torch.no_grad():
         return torch.cat([plan.scores(start, stop) for start, stop in plan.blocks], dim=1)
 
 
-def _of_probabilities(
+def _probability_scorer(
     similarity: SoftWpmi | Wpmi, concepts: ConceptActivations, q: Activations
 ) -> Scorer:
     images, words = concepts.image_embeds.float(), concepts.text_embeds.float()
@@ -83,25 +68,26 @@ def _of_probabilities(
     blocks = concept_blocks(len(words), 3 * len(rows), similarity.memory_gb, images.device)
     with torch.no_grad():
         log_sums = Exponentials(source, blocks, similarity.a, 0.5, keep=False).log_normaliser
-        chosen = images[rows]
+        top_embeds = images[rows]
 
-    def block(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
-        exponents = similarity.a * (chosen @ texts.T) - log_sums.float()[:, None]
+    def block_scores(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
+        exponents = similarity.a * (top_embeds @ texts.T) - log_sums.float()[:, None]
         return kernels.less_marginal(log_joint(exponents, index), similarity.lam)
 
     def scores(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
         floats = 3 * len(rows) + 2 * len(index)
-        parts = concept_blocks(len(texts), floats, similarity.memory_gb, images.device)
+        blocks = concept_blocks(len(texts), floats, similarity.memory_gb, images.device)
         with torch.no_grad():
-            return torch.cat([block(texts[start:stop].float()) for start, stop in parts], dim=1)
+            parts = [block_scores(texts[start:stop].float()) for start, stop in blocks]
+            return torch.cat(parts, dim=1)
 
     return scores
 
 
 def _log_joint(similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]) -> LogJoint:
-    """What makes the joint terms `L` of logarithms of probabilities; see the functions themselves.
+    """Return a function from log probabilities to the joint terms of the similarity function.
 
-    A phrase's "probability" has no bound, so a factor of it hasn't either.
+    A phrase's "probability" is unbounded, because the phrase is not in the normalising sum.
     """
     if isinstance(similarity, Wpmi):
         if similarity.eps == 0:
@@ -117,13 +103,14 @@ def _log_joint(similarity: SoftWpmi | Wpmi, values: Float[Tensor, "k units"]) ->
     def log_joint(
         exponents: Float[Tensor, "images texts"], index: Int[Tensor, "units k"]
     ) -> Float[Tensor, "units texts"]:
-        most = min(float(exponents.max()), _LARGEST_EXPONENT)
-        beyond = (exponents - _LARGEST_EXPONENT).relu_() if most == _LARGEST_EXPONENT else None
-        largest = float(base.max()) + float(weight.max()) * math.exp(most)
+        limit = min(float(exponents.max()), _LARGEST_EXPONENT)
+        # exp would overflow above the limit: there, log(base + weight e^x) grows linearly with x.
+        excess = (exponents - _LARGEST_EXPONENT).relu_() if limit == _LARGEST_EXPONENT else None
+        largest = float(base.max()) + float(weight.max()) * math.exp(limit)
         x = exponents.clamp_(max=_LARGEST_EXPONENT).exp_()
         ones = torch.ones(len(x), dtype=torch.float32, device=x.device)
         group = safe_group(smallest, largest)
         joint = kernels.log_product_sums(x, index, ones, base, weight, group)
-        return joint if beyond is None else joint.add_(embedding_bag(index, beyond, mode="sum"))
+        return joint if excess is None else joint.add_(embedding_bag(index, excess, mode="sum"))
 
     return log_joint

@@ -27,12 +27,12 @@ class WeightSimilarity:
     """Settings of the study.
 
     Args:
-        layer: whose units are described; by default the last of the target's layers before `into`.
-        into: the linear layer that they feed, whose units are classes; by default the target's
-            layer of classes.
-        top_pairs: the largest weights that a second correlation is over.
-        permutations: random shufflings of the descriptions over the input units.
-        panels: largest weights in the figure of images; 0 for no such figure.
+        layer: whose units are described; by default the target's last layer before `into`.
+        into: the linear layer fed by `layer`, whose units are classes; by default the target's
+            class layer.
+        top_pairs: the largest weights, for a second correlation.
+        permutations: random permutations of the descriptions over the input units.
+        panels: largest weights in the figure of images; 0 disables it.
         panel_images: top images of each unit.
 
     Raises:
@@ -48,17 +48,11 @@ class WeightSimilarity:
     name: ClassVar[str] = "weight_similarity"
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        check_least(self.name, top_pairs=(self.top_pairs, 3), permutations=(self.permutations, 20),
-                    panels=(self.panels, 0), panel_images=(self.panel_images, 1))  # fmt: skip
+        check_least(self, top_pairs=3, permutations=20, panels=0, panel_images=1)
 
 
 def linear_weights(model: nn.Module, into: str) -> Float[np.ndarray, "outputs inputs"]:
-    """Weights of a linear layer, or of a convolution of one position, `[outputs, inputs]`.
-
-    Raises:
-        DissectError: no such layer, or one of another kind.
-    """
+    """Return the weights of a linear layer, or of a 1x1 convolution."""
     module = find_layers(model, [into])[into]
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim not in (2, 4):
@@ -69,11 +63,7 @@ def linear_weights(model: nn.Module, into: str) -> Float[np.ndarray, "outputs in
 
 
 def feeding_layer(target: Target, into: str, layer: str | None) -> str:
-    """The layer whose units feed `into`: the given one, or the target's last other one.
-
-    Raises:
-        DissectError: there is none.
-    """
+    """Return the layer whose units feed `into`: the given one, or the target's last other one."""
     if layer is not None:
         find_layers(target.model, [layer])
         return layer
@@ -84,7 +74,7 @@ def feeding_layer(target: Target, into: str, layer: str | None) -> str:
 
 
 def check_width(weights: Pairs, units: int, layer: str, into: str) -> None:
-    """Raise a DissectError unless a layer has as many units as another has inputs."""
+    """Raise a DissectError unless a layer has as many units as the next one has inputs."""
     if weights.shape[1] != units:
         raise DissectError(
             f"{into} takes {weights.shape[1]} inputs, but {layer} has {units} described units: set "
@@ -95,20 +85,15 @@ def check_width(weights: Pairs, units: int, layer: str, into: str) -> None:
 def linearity(
     weights: Pairs, q: Float[np.ndarray, "images inputs"], out: Float[np.ndarray, "images outputs"]
 ) -> float:
-    """How much of the outputs' variance the weights make of the inputs' summaries, at most 1.
+    """Return the share of the outputs' variance that the weights explain from the inputs (R^2).
 
-    1 where a pooling alone lies between the layers and the summary is that pooling; less where a
-    normalisation does, or the summary is another.
-
-    Args:
-        weights: `[outputs, inputs]`.
-        q: activations of the inputs.
-        out: activations of the outputs.
+    1 if only the pooling of `q` lies between the layers; less with a normalisation in between, or
+    another pooling.
     """
-    left = out - q @ weights.T
-    left = left - left.mean(0)  # the bias
-    whole = out - out.mean(0)
-    return float(1 - (left**2).sum() / (whole**2).sum())
+    residual = out - q @ weights.T
+    residual = residual - residual.mean(0)  # the bias
+    centred = out - out.mean(0)
+    return float(1 - (residual**2).sum() / (centred**2).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +104,7 @@ class Weights:
         table: `[classes, described units]`.
         units: numbers of the described units.
         labels: their descriptions.
-        classes: the classes' names.
+        classes: class names.
     """
 
     table: Pairs
@@ -129,124 +114,106 @@ class Weights:
 
     @classmethod
     def of(cls, weights: Pairs, descriptions: Sequence[str], classes: Sequence[str]) -> Weights:
-        """Units without a description are left out.
-
-        Raises:
-            DissectError: too few described units; another number of classes than outputs.
-        """
+        """Leave out units without a description."""
         if len(classes) != len(weights):
             raise DissectError(f"{len(weights)} outputs, but {len(classes)} class names")
-        kept = np.array([i for i, text in enumerate(descriptions) if text], dtype=int)
-        if len(kept) < 3:
-            raise DissectError(f"only {len(kept)} units are described")
-        labels = tuple(descriptions[i] for i in kept)
-        return cls(np.ascontiguousarray(weights[:, kept]), kept, labels, tuple(classes))
+        units = np.array([i for i, text in enumerate(descriptions) if text], dtype=int)
+        if len(units) < 3:
+            raise DissectError(f"only {len(units)} units are described")
+        labels = tuple(descriptions[i] for i in units)
+        return cls(np.ascontiguousarray(weights[:, units]), units, labels, tuple(classes))
 
     def largest(self, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Places (class, described unit) of the largest weights, largest first."""
+        """Return rows and columns of the largest weights, largest first."""
         order = np.argsort(-self.table, axis=None, kind="stable")[:count]
         rows, columns = np.divmod(order, self.table.shape[1])
         return rows, columns
 
 
 def similarities(weights: Weights, vectors: Vectors) -> Float[np.ndarray, "classes units"]:
-    """Cosine of each class name and each unit's description, float32."""
-    found: Float[np.ndarray, "classes units"] = (
-        vectors.of(weights.classes).astype(np.float32)
-        @ vectors.of(weights.labels).astype(np.float32).T
+    """Return the cosine of each class name and each unit's description, float32."""
+    classes, labels = (
+        vectors.of(texts).astype(np.float32) for texts in (weights.classes, weights.labels)
     )
-    return found
+    cosines: Float[np.ndarray, "classes units"] = classes @ labels.T
+    return cosines
 
 
 def measured(
-    weights: Weights, vectors: Vectors, study: WeightSimilarity, how: Resampling
+    weights: Weights, vectors: Vectors, study: WeightSimilarity, resampling: Resampling
 ) -> dict[str, Any]:
-    """JSON-able: the correlations, the means of Fig. 6b, the permutation control, and the unit's
-    best similarity against its largest weight.
+    """Return the correlations, the means of Fig. 6b, and the permutation control, JSON-able.
 
-    Args:
-        weights: of described units into classes.
-        vectors: embeddings of descriptions and class names.
-        study: the settings.
-        how: the intervals are made.
+    Also `best_of_unit`: each unit's best similarity against its largest weight.
     """
-    near = similarities(weights, vectors)  # the one matrix of pairs beside the weights
+    cosines = similarities(weights, vectors)
     table = weights.table
-    at = weights.largest()
-    top = min(study.top_pairs, table.size)
-    first = at[0][:top], at[1][:top]
-    every = correlation.tested(table, near) | {
-        "interval": correlation.pearson_interval(table, near, how)
-    }
-    some = correlation.tested(table[first], near[first]) | {
-        "interval": correlation.chosen_interval(table[first], near[first], first, table.shape, how)
-    }
+    places = weights.largest()
+    count = min(study.top_pairs, table.size)
+    top = places[0][:count], places[1][:count]
+    top_interval = correlation.chosen_interval(
+        table[top], cosines[top], top, table.shape, resampling
+    )
+    # 1, 2, 4, ... and all pairs
+    ends = np.unique([*2 ** np.arange(int(np.log2(table.size)) + 1), table.size])
     return {
-        "all_pairs": every,
-        "top_pairs": some,
-        "mean_similarity": float(near.mean()),
-        "by_top_k": correlation.running_means(near[at], _powers(table.size), at, table.shape, how),
-        "permutation": permuted(weights, vectors, study.permutations, how),
-        "best_of_unit": correlation.tested(table.max(0), near.max(0)),
-    }  # fmt: skip
+        "all_pairs": correlation.tested(table, cosines)
+        | {"interval": correlation.pearson_interval(table, cosines, resampling)},
+        "top_pairs": correlation.tested(table[top], cosines[top]) | {"interval": top_interval},
+        "mean_similarity": float(cosines.mean()),
+        "by_top_k": correlation.running_means(
+            cosines[places], ends, places, table.shape, resampling
+        ),
+        "permutation": permuted(weights, vectors, study.permutations, resampling),
+        "best_of_unit": correlation.tested(table.max(0), cosines.max(0)),
+    }
 
 
 def permuted(
-    weights: Weights, vectors: Vectors, permutations: int, how: Resampling
+    weights: Weights, vectors: Vectors, permutations: int, resampling: Resampling
 ) -> dict[str, Any]:
-    """JSON-able: r over all pairs with the descriptions shuffled over the input units.
+    """Return r over all pairs with the descriptions permuted over the input units, JSON-able.
 
     `sum_jk W_jk S_jp(k)` is `sum_k (W.T E)_k . D_p(k)` with E the class names' embeddings and D the
-    descriptions', so no matrix of pairs is needed for any shuffling.
-
-    Args:
-        weights, vectors: as for `measured`.
-        permutations: how many.
-        how: seed and confidence.
+    descriptions', so no permutation needs a matrix of pairs.
 
     Returns:
-        `mean_r`, `low`, `high` (of the shuffled r), `p` (share of shufflings with an r of at least
-        the real size, the real one counted).
+        `mean_r`, `low`, `high` of the permuted r, and `p`: the share of permutations, the identity
+        included, whose absolute r is at least the real one.
     """
     names, labels = vectors.of(weights.classes), vectors.of(weights.labels)
-    pulled = weights.table.T @ names - weights.table.mean(dtype=np.float64) * names.sum(0)
+    size = weights.table.size
+    projected = weights.table.T @ names - weights.table.mean(dtype=np.float64) * names.sum(0)
     mean = names.mean(0) @ labels.mean(0)
-    spread = ((names.T @ names) * (labels.T @ labels)).sum() - weights.table.size * mean**2
-    size = np.sqrt(weights.table.size * float(weights.table.var(dtype=np.float64)) * spread)
-    generator = np.random.default_rng(how.seed)
-    count = len(labels)
-    shuffled = (generator.permutation(count) for _ in range(permutations))
-    real, *rest = [
-        float((pulled * labels[order]).sum() / size) for order in (np.arange(count), *shuffled)
-    ]
-    drawn = np.array(rest)
-    beyond = int((np.abs(drawn) >= abs(real)).sum())
-    return {"permutations": permutations, "mean_r": float(drawn.mean()),
-            **interval(drawn, how.confidence), "p": (1 + beyond) / (1 + permutations)}  # fmt: skip
+    spread = ((names.T @ names) * (labels.T @ labels)).sum() - size * mean**2
+    scale = np.sqrt(size * float(weights.table.var(dtype=np.float64)) * spread)
+    generator = np.random.default_rng(resampling.seed)
+    real = float((projected * labels).sum() / scale)
+    resampled = np.empty(permutations)
+    for i in range(permutations):
+        order = generator.permutation(len(labels))
+        resampled[i] = (projected * labels[order]).sum() / scale
+    extreme = int((np.abs(resampled) >= abs(real)).sum())
+    return {
+        "permutations": permutations,
+        "mean_r": float(resampled.mean()),
+        **interval(resampled, resampling.confidence),
+        "p": (1 + extreme) / (1 + permutations),
+    }
 
 
-def largest_pairs(
-    weights: Weights, cosines: Mapping[str, Vectors], count: int
-) -> pd.DataFrame:  # fmt: skip
-    """The largest weights: `unit, description, class_unit, class, weight`, and each cosine.
-
-    Args:
-        weights: of described units into classes.
-        cosines: sentence encoder's name to embeddings.
-        count: how many.
-    """
+def largest_pairs(weights: Weights, cosines: Mapping[str, Vectors], count: int) -> pd.DataFrame:
+    """Return `unit, description, class_unit, class, weight` of the largest weights, and cosines."""
     rows, columns = weights.largest(count)
     labels = [weights.labels[i] for i in columns]
     classes = [weights.classes[i] for i in rows]
-    table: pd.DataFrame = pd.DataFrame({
-        "unit": weights.units[columns], "description": labels, "class_unit": rows,
-        "class": classes, "weight": weights.table[rows, columns],
-        **{f"{name}_cos": v.cosines(labels, classes) for name, v in cosines.items()},
-    })  # fmt: skip
+    values = {
+        "unit": weights.units[columns],
+        "description": labels,
+        "class_unit": rows,
+        "class": classes,
+        "weight": weights.table[rows, columns],
+    }
+    values |= {f"{name}_cos": vectors.cosines(labels, classes) for name, vectors in cosines.items()}
+    table: pd.DataFrame = pd.DataFrame(values)
     return table
-
-
-def _powers(pairs: int) -> np.ndarray:
-    """1, 2, 4, ... and all."""
-    powers = 2 ** np.arange(int(np.log2(pairs)) + 1)
-    return np.unique([*powers, pairs])

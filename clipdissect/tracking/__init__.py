@@ -1,4 +1,4 @@
-"""Trackers: where metrics go besides the run's own files. `OPTIONS` lists them."""
+"""Trackers: where metrics go in addition to the run's own files. `OPTIONS` lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipdissect.tracking.base import Finished, Tracker, none
-from clipdissect.tracking.table import csv
+from clipdissect.tracking.runs_csv import csv
 from clipdissect.tracking.wandb_run import wandb
 from clipdissect.utils import registry
 
@@ -16,10 +16,6 @@ __all__ = ["OPTIONS", "Finished", "Tracker", "build"]
 
 
 def build(name: str, **parameters: Any) -> Tracker:
-    """The tracker of a name.
-
-    Raises:
-        DissectError: unknown name or parameter; lists the valid ones.
-    """
+    """Return the tracker of a name."""
     tracker: Tracker = registry.build("tracking", OPTIONS, name, parameters)
     return tracker

@@ -1,6 +1,6 @@
-"""What trackers are: functions that take a run once its files are complete.
+"""The tracker interface: a function of a run whose files are complete.
 
-The files on disk stay the source of truth.
+The files on disk remain the source of truth.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Finished:
     """A run whose files are complete.
 
     Args:
-        folder: with `run.json`, and tables and figures where the runner makes some.
-        config: of the run, as plain values.
+        folder: has `run.json`, and tables and figures if the runner writes any.
+        config: plain values.
         metrics: as in `metrics.json`, nested.
         job: the runner's name.
-        overrides: what the run was called with.
-        group: what runs of one multirun have in common.
+        overrides: command-line overrides of the config.
+        group: shared by the runs of one multirun.
         number: of the run in its multirun.
-        probe: where the top images are; None shows none.
+        probe: source of the top images; None shows none.
     """
 
     folder: Path
@@ -42,19 +42,19 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """What to call the run where others are: a multirun's folders have numbers for names."""
+        """The run's name; a multirun's folders are only numbered, so theirs has the group."""
         return self.folder.name if self.group is None else f"{self.group}-{self.number}"
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Of `run.json`: versions, digests, seconds; empty where there is none."""
+        """Contents of `run.json`; empty if it is missing."""
         path = self.folder / "run.json"
-        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        return found
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return facts
 
     @property
     def values(self) -> dict[str, Any]:
-        """Metrics, and seconds per stage, as `outer/inner` keys; undefined ones are left out."""
+        """Metrics, and seconds per stage, by `outer/inner` keys, without undefined ones."""
         nested = {**self.metrics, "seconds": self.facts.get("seconds", {})}
         return {key: value for key, value in flatten(jsonable(nested)) if value is not None}
 
@@ -68,7 +68,7 @@ def none() -> Tracker:
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Return nested mappings and lists as `outer/inner` keys, one value each; lists by position."""
+    """Yield the values of nested mappings and lists with `outer/inner` keys; lists by position."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}/")

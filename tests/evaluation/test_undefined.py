@@ -23,7 +23,7 @@ from clipdissect.app.comparison import table as comparing
 from clipdissect.app.evaluator import write_evaluation
 from clipdissect.app.runtime import figure as runtime_figure
 from clipdissect.app.runtime import report as runtime_report
-from clipdissect.report.material import Material, compact, read_material
+from clipdissect.report.report_data import ReportData, compact_json, read_report_data
 from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
@@ -123,12 +123,12 @@ def test_trackers_leave_undefined_numbers_out(tmp_path: Path) -> None:
 
 
 def test_report_data_have_nulls(tmp_path: Path) -> None:
-    assert json.loads(compact({"a": [NAN, 1.0], "b": {"c": INF}})) == {
+    assert json.loads(compact_json({"a": [NAN, 1.0], "b": {"c": INF}})) == {
         "a": [None, 1.0],
         "b": {"c": None},
     }
-    Material({"notes": []}, {}, {"fc": {"low": [NAN, 1.0]}}).write(tmp_path)
-    assert read_material(tmp_path).layers["fc"]["low"] == [None, 1.0]
+    ReportData({"notes": []}, {}, {"fc": {"low": [NAN, 1.0]}}).write(tmp_path)
+    assert read_report_data(tmp_path).layers["fc"]["low"] == [None, 1.0]
 
 
 def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_figures_draw_what_there_is(tmp_path: Path) -> None:
     assert np.isnan(figures.heights(values)[0])
     drawn, (axis,) = figures.plot(3, 3)
     axis.bar([0, 1], figures.heights(values), yerr=figures.bar_errors(values))
-    figures.save(drawn, tmp_path, "bars")
+    figures.save_figure(drawn, tmp_path, "bars")
     assert (tmp_path / "bars.png").stat().st_size > 300
 
 

@@ -47,7 +47,7 @@ def test_correlations_are_scipys(offset: float) -> None:
 @pytest.mark.parametrize(("r", "n"), [(0.5, 20), (-0.3, 200), (0.05, 5000), (0.9, 11)])
 def test_series_of_small_p_is_exact(r: float, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     right = correlation.log10_p(r, n)
-    monkeypatch.setattr(correlation, "_SMALLEST", 2.0)
+    monkeypatch.setattr(correlation, "_SMALLEST_P", 2.0)
     assert correlation.log10_p(r, n) == pytest.approx(right, rel=1e-9)
 
 

@@ -14,7 +14,7 @@ from clipdissect.errors import DissectError
 from clipdissect.masks.kernels import stretch
 from clipdissect.masks.layout import unpacked
 from clipdissect.masks.levels import Exact, Histogram, as_firing, collector, firing, is_saturated
-from clipdissect.report.outlines import outline
+from clipdissect.report.svg import outline
 
 VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 

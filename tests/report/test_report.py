@@ -28,11 +28,11 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.masks import whole_view
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings, regions
-from clipdissect.report.material import compact, read_material
-from clipdissect.report.outlines import outline
 from clipdissect.report.overview import overview
-from clipdissect.report.pictures import Seen
-from clipdissect.report.relative import relative
+from clipdissect.report.paths import shorten_paths
+from clipdissect.report.report_data import compact_json, read_report_data
+from clipdissect.report.svg import outline
+from clipdissect.report.thumbnails import NetworkInputs
 from clipdissect.report.unit import unit_of
 from clipdissect.results.histograms import histograms
 from clipdissect.results.run_files import write_json
@@ -59,8 +59,14 @@ def images(tmp_path: Path) -> Path:
 
 def run_of(folder: Path, images: Path, changes: Any = None, **collected: Any) -> Path:
     """A small run with its report's files."""
-    target = Target("tiny", ColourNet(), preprocess(), ("relu", "head"), "head",
-                    ("red", "green", "yellow", "white"))  # fmt: skip
+    target = Target(
+        "tiny",
+        ColourNet(),
+        preprocess(),
+        ("relu", "head"),
+        "head",
+        ("red", "green", "yellow", "white"),
+    )
     probe = probes.build("folder", root=str(images))
     result = dissect(probe, model=target, layers=None, preprocess=None, **(changes or {}))
     result.save(folder)
@@ -96,8 +102,11 @@ def test_outline_of_one_bright_position() -> None:
     assert outline(values, 1.0) == ""
     whole = outline(np.ones((3, 3)), 0.0)
     assert {tuple(map(int, p.split())) for p in whole.strip("MZ").split("L")} == {
-        (0, 0), (100, 0), (100, 100), (0, 100),
-    }  # fmt: skip
+        (0, 0),
+        (100, 0),
+        (100, 100),
+        (0, 100),
+    }
 
 
 def test_outline_has_holes() -> None:
@@ -110,7 +119,7 @@ def test_thresholds_are_the_quantile_over_the_sampled_positions() -> None:
     torch.manual_seed(0)
     maps = torch.randn(40, 3, 5, 5)
     is_sampled = torch.arange(40) % 4 != 0
-    gathered = regions.Gathered(torch.tensor([[0, 7], [7, -1], [3, 1]]), 30)
+    gathered = regions.RegionAccumulator(torch.tensor([[0, 7], [7, -1], [3, 1]]), 30)
     for start in range(0, 40, 16):
         batch = slice(start, start + 16)
         gathered.add(torch.arange(40)[batch], maps[batch], is_sampled[batch])
@@ -127,25 +136,31 @@ def test_thresholds_are_the_quantile_over_the_sampled_positions() -> None:
 def test_plan_takes_random_images_and_the_best_ranks_first() -> None:
     images = [str(i) for i in range(1000)]
     table = pd.DataFrame({"rank": [1, 1, 1, 2], "image": ["900", "901", "901", "902"]})
-    numbers, drawn = regions.plan(table, images, 4)
+    numbers, drawn = regions.choose_images(table, images, 4)
     assert len(drawn) == 2 and len(numbers) == 4
     assert set(numbers) == {*drawn, 900, 901}
-    assert regions.plan(table, images, 4) == (numbers, drawn)
+    assert regions.choose_images(table, images, 4) == (numbers, drawn)
 
 
 def test_thumbnails_show_what_the_network_saw(tmp_path: Path) -> None:
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
     picture.paste((0, 0, 200), (10, 0, 30, 20))
     picture.save(tmp_path / "a.png")
-    blue_first = transforms.Compose([
-        transforms.Resize(20), transforms.CenterCrop(20), transforms.ToTensor(),
-        transforms.Normalize([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]), lambda x: x[[2, 1, 0]],
-    ])  # fmt: skip
-    seen = Seen(probes.build("folder", root=str(tmp_path)), blue_first, 16)
+    blue_first = transforms.Compose(
+        [
+            transforms.Resize(20),
+            transforms.CenterCrop(20),
+            transforms.ToTensor(),
+            transforms.Normalize([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]),
+            lambda x: x[[2, 1, 0]],
+        ]
+    )
+    seen = NetworkInputs(probes.build("folder", root=str(tmp_path)), blue_first, 16)
     made = seen.made(picture)
     assert made.size == (16, 16)
     assert made.getpixel((8, 8)) == pytest.approx((0, 0, 200), abs=2)
-    grey = Seen(seen.probe, transforms.Compose([transforms.Grayscale(), transforms.ToTensor()]), 8)
+    to_grey = transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])
+    grey = NetworkInputs(seen.probe, to_grey, 8)
     assert grey.made(picture).size == (8, 8)
 
 
@@ -187,9 +202,9 @@ def test_pictures_and_regions_are_of_the_view_that_the_method_used(
     result = method.build("network_dissection", view=view, quantile=0.1).describe(job)
     result.save(tmp_path / "run")
     report.collect(tmp_path / "run", result, target, probe, SETTINGS)
-    material = read_material(tmp_path / "run")
-    seen = Seen(probe, whole_view(target.preprocess)[0] if view == "whole" else target.preprocess,
-                ReportSettings().thumbnail)  # fmt: skip
+    material = read_report_data(tmp_path / "run")
+    transform = whole_view(target.preprocess)[0] if view == "whole" else target.preprocess
+    seen = NetworkInputs(probe, transform, ReportSettings().thumbnail)
     for name, (file, _) in material.pictures.items():
         made = seen.file(name)
         assert made is not None and file is not None
@@ -220,7 +235,7 @@ def test_second_report_runs_no_network(tmp_path: Path, images: Path, own_cache: 
     result.save(tmp_path / "two")
     report.collect(tmp_path / "two", result, target, probe, SETTINGS, store)
     assert model.calls == calls
-    assert read_material(tmp_path / "two").layers == read_material(first).layers
+    assert read_report_data(tmp_path / "two").layers == read_report_data(first).layers
 
 
 def test_texts_and_names_cannot_become_code(tmp_path: Path, images: Path) -> None:
@@ -234,7 +249,7 @@ def test_texts_and_names_cannot_become_code(tmp_path: Path, images: Path) -> Non
     for path in (folder / "report" / "data").iterdir():
         assert "<" not in path.read_text()
     assert EVIL in data_of(folder)["texts"]
-    assert json.loads(compact({"a": EVIL})) == {"a": EVIL}
+    assert json.loads(compact_json({"a": EVIL})) == {"a": EVIL}
 
 
 def test_no_absolute_path_in_a_report(tmp_path: Path, images: Path) -> None:
@@ -254,29 +269,46 @@ def test_no_absolute_path_in_a_report(tmp_path: Path, images: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cut"),
-    [("/home/me/a.pth is old", "…/a.pth is old"), ("see https://a.org/b/c", "see https://a.org/b/c"),
-     ("a/b/c.png", "a/b/c.png"), ("1/2", "1/2"), ("'/data/x y/z'", "'…/x y/z'"),
-     ("/home/john doe/images/a b.csv", "…/a b.csv"), ("file:///home/me/x/y.csv", "…/y.csv"),
-     ("file:///C:/Users/john doe/y.csv", "…/y.csv"), (r"\\server\me\x", "…/x"),
-     ("//server/me/x", "…/x"), (r"C:\Users\john doe\x.csv", "…/x.csv"), ("D:/x/y.csv", "…/y.csv"),
-     (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"), ("~me/x/y.csv", "…/y.csv"),
-     ("in:/a/b.csv", "in:…/b.csv"), ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
-     ("/a//b.csv", "…/b.csv")],
-)  # fmt: skip
+    [
+        ("/home/me/a.pth is old", "…/a.pth is old"),
+        ("see https://a.org/b/c", "see https://a.org/b/c"),
+        ("a/b/c.png", "a/b/c.png"),
+        ("1/2", "1/2"),
+        ("'/data/x y/z'", "'…/x y/z'"),
+        ("/home/john doe/images/a b.csv", "…/a b.csv"),
+        ("file:///home/me/x/y.csv", "…/y.csv"),
+        ("file:///C:/Users/john doe/y.csv", "…/y.csv"),
+        (r"\\server\me\x", "…/x"),
+        ("//server/me/x", "…/x"),
+        (r"C:\Users\john doe\x.csv", "…/x.csv"),
+        ("D:/x/y.csv", "…/y.csv"),
+        (r"'C:\\Users\\me\\x.csv'", "'…/x.csv'"),
+        ("~me/x/y.csv", "…/y.csv"),
+        ("in:/a/b.csv", "in:…/b.csv"),
+        ("s3://bucket/a/b.csv", "s3://bucket/a/b.csv"),
+        ("/a//b.csv", "…/b.csv"),
+    ],
+)
 def test_absolute_paths_are_cut(text: str, cut: str) -> None:
-    assert relative(text) == cut
+    assert shorten_paths(text) == cut
 
 
 @pytest.mark.parametrize(
     ("text", "cut"),
-    [("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"), ("/mnt/big disk", "…"),
-     ("file:///mnt/big disk/a b.csv", "…/a b.csv"), ("/mnt/big disks/a", "…/big disks/a"),
-     (r"D:\my data\a b.csv", "…/a b.csv"), (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
-     ("D:/my data/a b.csv", "…/a b.csv"), ("x/mnt/big disk/a", "x/mnt/big disk/a"),
-     ("C:/a, ~ 5", "C:/a, ~ 5")],
-)  # fmt: skip
+    [
+        ("of /mnt/big disk/x y/a b.csv", "of …/x y/a b.csv"),
+        ("/mnt/big disk", "…"),
+        ("file:///mnt/big disk/a b.csv", "…/a b.csv"),
+        ("/mnt/big disks/a", "…/big disks/a"),
+        (r"D:\my data\a b.csv", "…/a b.csv"),
+        (r"'D:\\my data\\a b.csv'", "'…/a b.csv'"),
+        ("D:/my data/a b.csv", "…/a b.csv"),
+        ("x/mnt/big disk/a", "x/mnt/big disk/a"),
+        ("C:/a, ~ 5", "C:/a, ~ 5"),
+    ],
+)
 def test_known_folders_are_cut_literally(text: str, cut: str) -> None:
-    assert relative(text, ["/mnt/big disk", "D:\\my data", "/", "C:\\", "~"]) == cut
+    assert shorten_paths(text, ["/mnt/big disk", "D:\\my data", "/", "C:\\", "~"]) == cut
 
 
 def test_folders_around_a_run_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,8 +447,11 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     assert [image.name for image in unit.images[:2]] == ["green0.png", "green1.png"]
     assert unit.images[0].file is not None and sum(unit.counts) == 24
     assert unit_of(run, "head/3").descriptions == []
-    for address, says in (("head", "is no unit"), ("haed/1", "Did you mean head"),
-                          ("head/4", "no unit 4; its units are 0 to 3")):  # fmt: skip
+    for address, says in (
+        ("head", "is no unit"),
+        ("haed/1", "Did you mean head"),
+        ("head/4", "no unit 4; its units are 0 to 3"),
+    ):
         with pytest.raises(DissectError, match=says):
             unit_of(run, address)
 

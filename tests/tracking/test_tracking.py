@@ -25,8 +25,11 @@ METRICS = {
     "layers": {"fc": {"units": 3, "dead": 0}},
     "final_layer": {"top1": 0.5, "cos": None, "cos_reason": "no encoder"},
 }
-FACTS = {"seconds": {"load": 1.5, "images": 2.0}, "versions": {"torch": "2"},
-         "machine": {"cores": 2}}  # fmt: skip
+FACTS = {
+    "seconds": {"load": 1.5, "images": 2.0},
+    "versions": {"torch": "2"},
+    "machine": {"cores": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +54,27 @@ def run(tmp_path: Path) -> Finished:
     (folder / "run.json").write_text(json.dumps(FACTS))
     (folder / "report.html").write_text("<p>all</p>")
     Image.new("RGB", (9, 9)).save(folder / "curve.png")
-    pd.DataFrame({
-        "layer": "fc", "unit": [0, 1, 2], "description": ["red", "nan", ""],
-        "similarity": [1.0, 2.0, None], "description_2": ["x", "y", ""],
-        "similarity_2": [0.5, 1.0, None], "margin": [0.5, 1.0, None], "flags": ["", "", "dead"],
-    }).to_csv(folder / "descriptions.csv", index=False)  # fmt: skip
-    pd.DataFrame({
-        "layer": "fc", "unit": [0, 0, 1, 1, 2, 2], "rank": [1, 2] * 3,
-        "image": ["red0.png", "blue0.png", "green0.png", "none.png", "red0.png", "blue0.png"],
-        "activation": 1.0,
-    }).to_csv(folder / "top_images.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        {
+            "layer": "fc",
+            "unit": [0, 1, 2],
+            "description": ["red", "nan", ""],
+            "similarity": [1.0, 2.0, None],
+            "description_2": ["x", "y", ""],
+            "similarity_2": [0.5, 1.0, None],
+            "margin": [0.5, 1.0, None],
+            "flags": ["", "", "dead"],
+        }
+    ).to_csv(folder / "descriptions.csv", index=False)
+    pd.DataFrame(
+        {
+            "layer": "fc",
+            "unit": [0, 0, 1, 1, 2, 2],
+            "rank": [1, 2] * 3,
+            "image": ["red0.png", "blue0.png", "green0.png", "none.png", "red0.png", "blue0.png"],
+            "activation": 1.0,
+        }
+    ).to_csv(folder / "top_images.csv", index=False)
     images = probe.build("folder", root=str(tmp_path / "images"))
     return Finished(folder, {"top": 3}, METRICS, "dissect", ("top=3",), "group-7", 1, images)
 
@@ -133,9 +147,13 @@ def test_wandb_offline_run_read_back(run: Finished, tmp_path: Path) -> None:
     assert records.history["descriptions/nrows"] == 3
     own = next(a for a in records.artifacts if a.name.startswith("dissect-"))
     assert {entry.path for entry in own.manifest.contents} >= {
-        "descriptions.csv", "top_images.csv", "run.json", "report.html", "curve.png",
+        "descriptions.csv",
+        "top_images.csv",
+        "run.json",
+        "report.html",
+        "curve.png",
         ".hydra/overrides.yaml",
-    }  # fmt: skip
+    }
     assert not any(entry.path.startswith("wandb") for entry in own.manifest.contents)
     # All of it is in the run's folder: nothing in the current one or in the home.
     assert list((tmp_path / "here").iterdir()) == []
@@ -148,9 +166,15 @@ def test_wandb_table_of_descriptions_with_top_images(run: Finished) -> None:
     files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
     table = json.loads(files["descriptions.table.json"].read_text())
     assert table["columns"] == [
-        "layer", "unit", "description", "similarity", "description_2", "margin", "flags",
+        "layer",
+        "unit",
+        "description",
+        "similarity",
+        "description_2",
+        "margin",
+        "flags",
         "top images",
-    ]  # fmt: skip
+    ]
     assert [row[:4] for row in table["data"]] == [["fc", 0, "red", 1.0], ["fc", 1, "nan", 2.0]]
     for row, left in zip(table["data"], [(255, 0, 0), (0, 255, 0)], strict=True):
         with Image.open(files[row[-1]["path"]]) as strip:
@@ -202,9 +226,12 @@ def test_wandb_disabled_does_nothing(run: Finished) -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "says"),
-    [({"mode": "on"}, "offline, online, disabled"), ({"thumbnails": -1}, "tracking.thumbnails"),
-     ({"units": -1}, "tracking.units")],
-)  # fmt: skip
+    [
+        ({"mode": "on"}, "offline, online, disabled"),
+        ({"thumbnails": -1}, "tracking.thumbnails"),
+        ({"units": -1}, "tracking.units"),
+    ],
+)
 def test_wandb_parameters_are_checked_before_any_work(
     parameters: dict[str, Any], says: str
 ) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipdissect.app.markdown import markdown_table
 from clipdissect.app.print_evaluation import number
-from clipdissect.studies import figures
+from clipdissect.utils.figures import save_figure
 
 MARKERS = "osD^vPX*"
 HEAD = """# Comparison of probes, concept sets and similarity functions
@@ -100,7 +100,7 @@ def figure(table: pd.DataFrame, folder: Path) -> None:
             _draw_panel(axis, f"{metric}, {concepts}", cells)
     legend = {"loc": "outside upper center", "ncols": 6, "fontsize": "small", "frameon": False}
     drawn.legend(*grid[0][0].get_legend_handles_labels(), **legend)
-    figures.save(drawn, folder, "comparison", dpi=110)
+    save_figure(drawn, folder, "comparison", dpi=110)
 
 
 def _draw_panel(axis: Any, title: str, cells: pd.DataFrame) -> None:

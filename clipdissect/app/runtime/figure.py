@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipdissect.app.runtime.report import stages_of
 from clipdissect.app.runtime.timing import OURS, PLAIN
-from clipdissect.studies import figures
+from clipdissect.utils.figures import save_figure
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "++", "--", "**", "||")
 GREYS = ("0.25", "0.95", "0.75", "0.9", "0.55", "0.85", "1.0")
@@ -43,7 +43,7 @@ def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> No
         if column == 0:
             panel.set_ylabel("seconds")
             panel.legend(fontsize="small", frameon=False)
-    figures.save(drawn, folder, "runtime", dpi=110)
+    save_figure(drawn, folder, "runtime", dpi=110)
 
 
 def _draw_bars(axis: Any, methods: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from clipdissect.app.print_run import objective_line
 from clipdissect.app.search.default import ATTRIBUTE
 from clipdissect.results.run_files import write_json, write_table
-from clipdissect.utils.files import atomic
+from clipdissect.utils.figures import save_figure
 
 COLUMNS = 3  # of the figure
 SIDE = 3.2  # inches of one of its plots
@@ -214,8 +214,7 @@ def plot(trials: pd.DataFrame, objective: str, logarithmic: frozenset[str], path
         axis.set_axis_off()
     axes[0].set_ylabel(objective)
     axes[0].legend(fontsize="small")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(figure, path.parent, path.stem, dpi=120, formats=("png",))
 
 
 def _jobs(folders: Sequence[str]) -> Iterator[Job]:

@@ -20,6 +20,7 @@ from clipdissect.results.run_files import begin
 from clipdissect.studies import figures
 from clipdissect.studies.features import Features
 from clipdissect.studies.numbers import embedded
+from clipdissect.utils.figures import save_figure
 from clipdissect.utils.timing import Timers
 
 BAR_STYLE = {"edgecolor": "black", "linewidth": 0.6, "capsize": 2}
@@ -72,7 +73,7 @@ class StudyRun:
 
     def save_panels(self, panels: Sequence[figures.Panel], title: str, name: str) -> None:
         """Draw panels of units and write `<name>.png` and `<name>.pdf`."""
-        figures.save(figures.panels(panels, self.job.probe, title=title), self.folder, name)
+        save_figure(figures.panels(panels, self.job.probe, title=title), self.folder, name)
 
     def save(
         self, tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Any], facts: dict[str, Any]

@@ -17,6 +17,7 @@ from clipdissect.studies import class_from_descriptions as library
 from clipdissect.studies import figures
 from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.features import Features, check_keep
+from clipdissect.utils.figures import save_figure
 
 Classes: TypeAlias = Int[np.ndarray, " images"]
 
@@ -123,7 +124,7 @@ def draw(run: StudyRun, agreements: Mapping[str, Any], chance: float) -> None:
         axis.set_xticks([0, 1], ["true class", "predicted class"])
         axis.set_ylabel(f"share of images ({encoder})", fontsize="small")
     figures.legend_below(drawn, axes[0])
-    figures.save(drawn, run.folder, "class_from_descriptions")
+    save_figure(drawn, run.folder, "class_from_descriptions")
 
 
 def _bar(values: Mapping[str, Any], name: str, label: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clipdissect.studies import figures
 from clipdissect.studies.compositional_concepts import Phrases
 from clipdissect.studies.features import Features
 from clipdissect.studies.numbers import share
+from clipdissect.utils.figures import save_figure
 
 # Name in the metrics: column of the table, label in the figure.
 LABELLINGS = {
@@ -142,7 +143,7 @@ def draw(judged: Mapping[str, Any], folder: Path) -> None:
         left.set_ylabel(f"cosine to the class name ({encoder})", fontsize="small")
         right.set_ylabel("minus the best word's", fontsize="small")
         right.axhline(0, color="0.4", linestyle="--", linewidth=0.8)
-        figures.save(drawn, folder, f"compositional_concepts_{encoder}")
+        save_figure(drawn, folder, f"compositional_concepts_{encoder}")
 
 
 def save_panels(run: StudyRun, features: Features, table: pd.DataFrame, layer: str) -> None:

@@ -17,6 +17,7 @@ from clipdissect.studies import figures
 from clipdissect.studies import missing_concepts as library
 from clipdissect.studies.features import Features, check_images, check_keep
 from clipdissect.studies.missing_concepts import GroupLabels
+from clipdissect.utils.figures import save_figure
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def _evaluate_group(
     probe, concepts, images = run.job.probe, run.job.concepts, features.captured.images
     units = library.units_of_group(run.truth, group, hypernyms)
     absence = library.absence(probe, images, group, hypernyms)
-    if not absence.is_shown:
+    if not absence.is_verified:
         log.warning("that the probe has no image of %s is %s", group, absence.verdict)
     remaining = sorted(set(range(len(images))) - set(absence.images))
     tables = {"missing": all_images}
@@ -125,7 +126,7 @@ def draw(results: Sequence[GroupResult], folder: Path) -> None:
     _draw_bars(exact, results, "top1", "units with the exact class name")
     _draw_bars(in_group, results, "in_group", "units with any name of the group")
     figures.legend_below(drawn, exact)
-    figures.save(drawn, folder, "missing_concepts")
+    save_figure(drawn, folder, "missing_concepts")
 
 
 def _draw_bars(axis: Any, results: Sequence[GroupResult], metric: str, title: str) -> None:

@@ -19,6 +19,7 @@ from clipdissect.studies import figures
 from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.features import features
 from clipdissect.studies.weight_similarity import Weights, check_width, linearity, similarities
+from clipdissect.utils.figures import save_figure
 
 
 def capture_layers(job: Job, layer: str, into: str) -> CapturedFeatures | None:
@@ -107,7 +108,7 @@ def draw(
         cloud.set_xlabel("unit's largest weight")
         cloud.set_ylabel("its description's best cosine")
         cloud.set_title(f"r = {number(values['best_of_unit']['pearson_r'])}", fontsize="small")
-        figures.save(drawn, run.folder, f"by_{encoder}" if place else "weight_similarity")
+        save_figure(drawn, run.folder, f"by_{encoder}" if place else "weight_similarity")
 
 
 def _draw_curve(axis: Any, encoder: str, values: Mapping[str, Any]) -> None:

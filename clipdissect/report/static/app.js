@@ -65,7 +65,7 @@
     by("none").hidden = listed.length > 0;
     const down = choice.sort.down !== choice.turned;
     by("order").textContent = down ? "↓" : "↑";
-    by("order").title = `${down ? "Largest" : "Smallest"} first; turn round (o)`;
+    by("order").title = `${down ? "Largest" : "Smallest"} first; reverse (o)`;
   }
 
   function changed() {

@@ -1,0 +1,186 @@
+"""Collect the data of a report while the network and the images are available."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdissect.capture.settings import Settings
+from clipdissect.errors import MissingResource
+from clipdissect.evaluation.vectors import Sentences, vectors
+from clipdissect.probe import Probe
+from clipdissect.report.other_methods import Labels
+from clipdissect.report.regions import Regions, find_regions
+from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, rounded
+from clipdissect.report.settings import ReportSettings
+from clipdissect.report.svg import outline
+from clipdissect.report.thumbnails import NetworkInputs
+from clipdissect.results.histograms import Histograms
+from clipdissect.results.result import Result
+from clipdissect.store import Store
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
+from clipdissect.utils.files import atomic
+
+Pictures = dict[str, list[str | None]]
+
+
+def collect(
+    folder: Path,
+    result: Result,
+    target: Target | None = None,
+    probe: Probe | None = None,
+    settings: Settings | None = None,
+    store: Store | None = None,
+    *,
+    truth: Mapping[str, Sequence[str]] | None = None,
+    others: Mapping[str, Labels] | None = None,
+    sentences: Sentences = None,
+    look: ReportSettings | None = None,
+) -> None:
+    """Write thumbnails and report data below a run's folder, for `build`.
+
+    Args:
+        folder: the run's folder.
+        result: a method's result.
+        target: the network, for regions and thumbnails; may be missing. If the method used another
+            preprocessing (`result.target`), that one is used here too.
+        probe: the images, for thumbnails; may be missing.
+        settings: how to run the network.
+        store: caches regions and embeddings.
+        truth: layer to the units' class names.
+        others: method name to labels, see `read_labels`.
+        sentences: encoder for the agreement of texts; without it, agreement means equality.
+        look: what the report shows.
+
+    Raises:
+        DissectError: the network fails.
+    """
+    look = look or ReportSettings()
+    top_images = result.top_images[result.top_images["rank"] <= look.images]
+    pictures: Pictures = {}
+    regions: dict[str, Regions] = {}
+    if target is not None and probe is not None and len(top_images):
+        target = result.target or target
+        inputs = NetworkInputs(probe, target.preprocess, look.thumbnail)
+        pictures = _write_thumbnails(folder, inputs, top_images["image"], look)
+        regions = find_regions(
+            target, probe, settings or Settings(), top_images, look.regions, store
+        )
+        for layer in regions.keys() & result.thresholds.keys():
+            thresholds = result.thresholds[layer]
+            regions[layer] = replace(regions[layer], thresholds=thresholds, images=0)
+    texts = {"truth": {k: list(v) for k, v in (truth or {}).items()}, "others": dict(others or {})}
+    facts = {
+        "images": look.images,
+        "paths": look.paths,
+        "probe_images": len(probe) if probe is not None else None,
+        **texts,
+        **_agreement(result.descriptions, texts, sentences, store),
+    }
+    layers = {
+        str(layer): _histogram_values(result.histograms.get(str(layer)))
+        | _region_values(regions.get(str(layer)))
+        for layer in result.descriptions["layer"].unique()
+    }
+    ReportData(facts, pictures, layers).write(folder)
+
+
+def _write_thumbnails(
+    folder: Path, inputs: NetworkInputs, names: pd.Series, look: ReportSettings
+) -> Pictures:
+    """Write each image's thumbnail once; images that can't be read are left out."""
+    probe = inputs.probe
+    numbers = {name: i for i, name in enumerate(probe.images)}
+    pictures: Pictures = {}
+    for name in dict.fromkeys(names):
+        thumbnail = inputs.file(name)
+        if thumbnail is None:
+            continue
+        file = f"{hashing.hash_values(inputs.folder.name, name)[:20]}{thumbnail.suffix}"
+        path = folder / REPORT / THUMBNAILS / file
+        if not path.is_file():
+            with atomic(path) as temporary:
+                shutil.copyfile(thumbnail, temporary)
+        source = probe.path(numbers[name]) if look.paths == "absolute" else None
+        # Tables escape the parts of file names that aren't valid text.
+        key = name.encode("utf-8", "backslashreplace").decode()
+        pictures[key] = [file, str(source.absolute()) if source else None]
+    return pictures
+
+
+def _histogram_values(histogram: Histograms | None) -> dict[str, Any]:
+    if histogram is None:
+        return {}
+    return {
+        "low": _rounded_list(histogram.low),
+        "high": _rounded_list(histogram.high),
+        "counts": histogram.counts.tolist(),
+        "images": histogram.images,
+        "whole": histogram.whole,
+    }
+
+
+def _region_values(regions: Regions | None) -> dict[str, Any]:
+    if regions is None:
+        return {}
+    maps, thresholds = (array.astype(np.float64) for array in regions.as_firing())
+    # The network was not run again on an image whose map is NaN.
+    has_map = ~np.isnan(regions.maps[:, :, 0, 0].numpy())
+    outlines = [
+        [
+            outline(maps[unit, slot], threshold) if has_map[unit, slot] else None
+            for slot in range(maps.shape[1])
+        ]
+        for unit, threshold in enumerate(thresholds)
+    ]
+    return {
+        "thresholds": _rounded_list(regions.thresholds),
+        "threshold_images": regions.images,
+        "outlines": outlines,
+    }
+
+
+def _agreement(
+    descriptions: pd.DataFrame, texts: Mapping[str, Any], sentences: Sentences, store: Store | None
+) -> dict[str, Any]:
+    """Return each unit's mean similarity of its description and other texts on it, at most 1."""
+    keys = zip(descriptions["layer"], descriptions["unit"], strict=True)
+    others = [_other_texts(texts, str(layer), int(unit)) for layer, unit in keys]
+    described = descriptions["description"].tolist()
+    pairs = [
+        (row, str(text))
+        for row, row_texts in enumerate(others)
+        for text in row_texts
+        if text and described[row]
+    ]
+    if not pairs:
+        return {}
+    left, right = [described[row] for row, _ in pairs], [text for _, text in pairs]
+    if sentences is None or isinstance(sentences, MissingResource):
+        encoder, values = "", np.array([a == b for a, b in zip(left, right, strict=True)], float)
+    else:
+        encoder = sentences.name
+        values = vectors(sentences, [sorted({*left, *right})], store).cosines(left, right)
+    means = pd.Series(values).groupby([row for row, _ in pairs]).mean()
+    layers: dict[str, list[Any]] = {}
+    per_row = means.reindex(range(len(descriptions))).tolist()
+    for layer, value in zip(descriptions["layer"], per_row, strict=True):
+        layers.setdefault(str(layer), []).append(rounded(value))
+    return {"agreement": layers, "agreement_by": encoder}
+
+
+def _other_texts(texts: Mapping[str, Any], layer: str, unit: int) -> list[str]:
+    """Return the class name, if known, and other methods' labels."""
+    labels = [labels.get(layer, {}).get(str(unit), "") for labels in texts["others"].values()]
+    return [*texts["truth"].get(layer, [])[unit : unit + 1], *labels]
+
+
+def _rounded_list(values: Any) -> list[float | int | None]:
+    return [rounded(value) for value in values.tolist()]

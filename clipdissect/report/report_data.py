@@ -1,0 +1,94 @@
+"""Data for a report that only the run itself can compute: histograms, regions, thumbnails.
+
+Stored in `<run>/report/material/`: `facts.json`, `pictures.json`, and `layer-<number>.json` for
+each layer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipdissect.results.run_files import jsonable
+from clipdissect.utils.files import write_text
+
+VERSION = 1  # raise it when older files can no longer be read
+
+REPORT = "report"
+DATA = "material"
+THUMBNAILS = "thumbnails"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Report data besides the run's tables.
+
+    Args:
+        facts: `images`, `probe_images`, `paths`, `truth` (layer to class names), `others` (method
+            to layer to unit to label), `agreement` (layer to one number per unit), `agreement_by`,
+            and `notes`.
+        pictures: image to its thumbnail's file name and, with `paths=absolute`, its own path.
+        layers: layer to `low`, `high`, `counts`, `images`, `whole` of its histograms, `thresholds`,
+            `threshold_images` and `outlines` (per unit and slot: an SVG path, or None where the
+            network was not run on the image again); any of them may be missing.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, list[str | None]] = field(default_factory=dict)
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, run: Path) -> None:
+        """Write the files below a run's folder."""
+        folder = run / REPORT / DATA
+        (folder / "facts.json").unlink(missing_ok=True)
+        for old in folder.glob("layer-*.json"):
+            old.unlink()
+        for number, (layer, values) in enumerate(self.layers.items()):
+            _write(folder / f"layer-{number}.json", {"layer": layer, **values})
+        _write(folder / "pictures.json", self.pictures)
+        # Written last: it marks the files as complete.
+        _write(folder / "facts.json", {"version": VERSION, **self.facts})
+
+
+def read_report_data(run: Path) -> ReportData:
+    """Read the files below a run's folder; empty if missing, incomplete or of another version."""
+    folder = run / REPORT / DATA
+    facts = read_json(folder / "facts.json")
+    if facts.get("version") != VERSION:
+        return ReportData()
+    paths = sorted(
+        folder.glob("layer-*.json"), key=lambda path: int(path.stem.removeprefix("layer-"))
+    )
+    layers = {values.pop("layer"): values for values in map(read_json, paths) if values}
+    return ReportData(facts, read_json(folder / "pictures.json"), layers)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if the file is missing or invalid."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def rounded(value: float | None, digits: int = 4) -> float | int | None:
+    """Round to significant digits, for small files; None for NaN and infinities."""
+    if value is None or not math.isfinite(value):
+        return None
+    number = float(f"{value:.{digits}g}")
+    return int(number) if number == int(number) and abs(number) < 1e15 else number
+
+
+def compact_json(values: Any) -> str:
+    """Return JSON without spaces that is safe in a script element; undefined numbers are null."""
+    plain = jsonable(values, reasons=False)
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _write(path: Path, values: Any) -> None:
+    write_text(path, compact_json(values))

@@ -1,0 +1,193 @@
+"""A run's files, complete or interrupted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdissect.datasets.class_names import is_a_name
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.method import Job
+from clipdissect.method.published import Published
+from clipdissect.report.report_data import ReportData, read_json, read_report_data
+from clipdissect.results import flags
+
+NUMBERS = re.compile(
+    r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
+    r"|similarity(_\d+)?|.*_cos"
+)
+NAN = float("nan")
+
+
+def _empty() -> pd.DataFrame:
+    table: pd.DataFrame = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
+    return table
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's tables and metadata.
+
+    Args:
+        folder: the run's folder, or a file of labels.
+        descriptions: one row per unit.
+        top_images: may be empty.
+        units: `units.csv` with ground truth and ranks; empty if the runner evaluated no labels.
+        run, metrics: contents of `run.json` and `metrics.json`; empty if missing.
+        report_data: data collected for the report.
+        problem: why the run is incomplete; empty if it is complete.
+    """
+
+    folder: Path
+    descriptions: pd.DataFrame
+    top_images: pd.DataFrame = field(default_factory=_empty)
+    units: pd.DataFrame = field(default_factory=_empty)
+    run: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    report_data: ReportData = field(default_factory=ReportData)
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def layers(self) -> list[str]:
+        return [str(layer) for layer in self.descriptions["layer"].unique()]
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Column names of descriptions and their scores, best first."""
+        columns = [("description", "similarity")]
+        while f"description_{len(columns) + 1}" in self.descriptions:
+            number = len(columns) + 1
+            columns.append((f"description_{number}", f"similarity_{number}"))
+        return columns
+
+    def rows(self, layer: str) -> pd.DataFrame:
+        """Return a layer's descriptions."""
+        is_layer = self.descriptions["layer"] == layer
+        rows: pd.DataFrame = self.descriptions[is_layer].reset_index(drop=True)
+        return rows
+
+    def ground_truth(self, layer: str) -> pd.DataFrame | None:
+        """Return `truth`, `right`, `right_any_synonym` (0 or 1) and `rank` per unit, if known.
+
+        Taken from `units.csv`, else from the target's class names. `right` means that the
+        description is exactly the class name, `right_any_synonym` that it is any of its names.
+        """
+        rows = self.rows(layer)
+        units = self.units[self.units["layer"] == layer] if "truth" in self.units else _empty()
+        class_names = self.report_data.facts.get("truth", {}).get(layer)
+        unknown = pd.Series([NAN] * len(rows))
+        if len(units):
+            by_unit = units.set_index("unit").reindex(rows["unit"])
+            names = by_unit["truth"].fillna("").tolist()
+            ranks = by_unit.get("rank", unknown).tolist()
+        elif class_names:
+            names = [class_names[u] if u < len(class_names) else "" for u in rows["unit"]]
+            ranks = rows.get("truth_rank", unknown).tolist()
+        else:
+            return None
+        has_class = np.array([bool(name) for name in names])
+        descriptions = rows["description"].to_numpy(dtype=object)
+        exact = has_class & (descriptions == np.array(names, dtype=object))
+        synonym = has_class & np.array(is_a_name(rows["description"], names), dtype=bool)
+        columns = {"right": exact.astype(float), "right_any_synonym": synonym.astype(float)}
+        table: pd.DataFrame = pd.DataFrame({"truth": names, **columns, "rank": ranks})
+        return table
+
+    def top_images_of(self, layer: str) -> dict[int, list[tuple[str, float]]]:
+        """Return each unit's images with activations, as many as the report shows."""
+        limit = self.report_data.facts.get("images", 5)
+        rows = self.top_images[self.top_images["layer"] == layer]
+        rows = rows[rows["rank"].astype(float) <= limit]
+        images: dict[int, list[tuple[str, float]]] = {}
+        columns = (rows[name] for name in ("unit", "image", "activation"))
+        for unit, image, activation in zip(*columns, strict=True):
+            images.setdefault(int(unit), []).append((str(image), float(activation)))
+        return images
+
+
+def load(path: str | Path) -> Run:
+    """Read a run's folder, or a file of labels.
+
+    Raises:
+        MissingResource: no descriptions.
+        DissectError: a table is unreadable.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        table = Published(path=str(folder)).describe(Job()).descriptions
+        return Run(folder, _with_required_columns(table))
+    folder = run_folder(folder)
+    return Run(
+        folder,
+        _with_required_columns(_read_table(folder / "descriptions.csv")),
+        _read_table(folder / "top_images.csv"),
+        _read_table(folder / "units.csv"),
+        read_json(folder / "run.json"),
+        read_json(folder / "metrics.json"),
+        read_report_data(folder),
+        _problem(folder),
+    )
+
+
+def run_folder(path: str | Path) -> Path:
+    """Return the folder of a run in which a report can be written.
+
+    Raises:
+        MissingResource: no descriptions.
+        DissectError: it is a file.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise DissectError(
+            f"{folder} is a file; a report needs a run's folder. To show a file's labels next to a "
+            f"run's, use clipdissect report <run> --against NAME={folder}, or clipdissect compare"
+        )
+    descriptions, problem = folder / "descriptions.csv", _problem(folder)
+    if not descriptions.is_file():
+        raise MissingResource(
+            "a run's descriptions" + (f" ({problem})" if problem else ""),
+            [str(descriptions.absolute())],
+            "name the folder of a run that describes units",
+        )
+    return folder
+
+
+def _with_required_columns(table: pd.DataFrame) -> pd.DataFrame:
+    for column in ("layer", "unit", "description"):
+        if column not in table:
+            raise DissectError(f"the table of descriptions has no column {column}")
+    defaults: dict[str, Any] = {"similarity": NAN, "margin": NAN, flags.COLUMN: ""}
+    for column, default in defaults.items():
+        if column not in table:
+            table = table.assign(**{column: default})
+    complete: pd.DataFrame = table.assign(flags=table[flags.COLUMN].map(flags.read))
+    return complete
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file; text stays as it is, because "nan" may be a label."""
+    if not path.is_file():
+        return _empty()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        for column in filter(NUMBERS.fullmatch, map(str, table)):
+            table[column] = pd.to_numeric(table[column])
+    except (ValueError, pd.errors.ParserError) as error:
+        raise DissectError(f"{path} can't be read: {error}") from error
+    return table
+
+
+def _problem(folder: Path) -> str:
+    if (folder / "run.json").is_file():
+        return ""
+    message = str(read_json(folder / "failure.json").get("message", "")).split("\n")[0]
+    return f"the run isn't complete: {message or 'it has no run.json'}"
