@@ -13,7 +13,7 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from clipdissect.app.help import COMMANDS, MODULES, RUNNERS, conf_folder, group_folders
+from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, group_folders
 from clipdissect.app.schema import GROUPS, Root, schema_of, strict
 
 CONF = conf_folder()
@@ -90,7 +90,7 @@ def commands(text: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_documents_compose(document: Path) -> None:
     for name, *words in commands(document.read_text()):
-        assert name in (*RUNNERS, *COMMANDS, *MODULES.values(), "help"), f"clipdissect {name}"
+        assert name in (*RUNNERS, *COMMANDS, "help"), f"clipdissect {name}"
         if name not in (*RUNNERS, "layers"):
             continue
         for word in words:
