@@ -11,19 +11,23 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from clipdissect.app.commands import command_parser, exit_on_user_errors
+from clipdissect.app.jobs import set_up_logging
+from clipdissect.errors import DissectError, unknown
 
 if TYPE_CHECKING:
     from clipdissect.fetch import Fetched, Item
 
-UNITS = ((1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB"))
+UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect fetch`."""
     options = _parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("clipdissect").setLevel(logging.INFO)
+    set_up_logging(logging.INFO)
     if not options.what:
         print(listing())
         return
@@ -31,22 +35,23 @@ def main() -> None:
 
 
 def listing() -> str:
-    """All items, with size, licence, and where they are if they are there."""
+    """Return all items with size, licence, and their path if they are installed."""
     from clipdissect.fetch import ITEMS
 
     width = max(map(len, ITEMS))
     lines = []
+    indent = " " * (width + 11)
     for item in ITEMS.values():
-        there = item.find()
+        path = item.find()
         lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.what}")
-        lines.append(f"{'':<{width}}  {'':>7}  licence: {item.licence}")
-        if there:
-            lines.append(f"{'':<{width}}  {'':>7}  there already: {there}")
+        lines.append(f"{indent}licence: {item.licence}")
+        if path:
+            lines.append(f"{indent}there already: {path}")
     return "\n".join(lines)
 
 
 def human(size: int | None) -> str:
-    """A number of bytes for people; `?` where it isn't known."""
+    """Return a number of bytes as text; `?` if it is unknown."""
     if size is None:
         return "?"
     for unit, name in UNITS:
@@ -56,57 +61,42 @@ def human(size: int | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    prog = sys.argv[0] if " " in sys.argv[0] else "clipdissect fetch"
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("fetch", __doc__)
     parser.add_argument("what", nargs="*", help="items; none: list them")
-    parser.add_argument(
-        "--folder", type=Path, help="put them below this folder, not where the library looks"
-    )
-    parser.add_argument(
-        "--from-file", action="append", default=[], metavar="FILE",
-        help="take the item from a local file or archive, or a folder of files; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--from-url", action="append", default=[], metavar="URL",
-        help="take it from an address of your own; one that ends in / is a folder of files",
-    )  # fmt: skip
+    folder = "put them below this folder, not where the library looks"
+    parser.add_argument("--folder", type=Path, help=folder)
+    many: dict[str, Any] = {"action": "append", "default": []}
+    file = "take the item from a local file or archive, or a folder of files; may be repeated"
+    parser.add_argument("--from-file", metavar="FILE", help=file, **many)
+    url = "take it from an address of your own; one that ends in / is a folder of files"
+    parser.add_argument("--from-url", metavar="URL", help=url, **many)
     parser.add_argument("--force", action="store_true", help="get anew what is there already")
     return parser
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
-    """Get each item; one that fails doesn't stop the others. Returns the exit code."""
-    from clipdissect.errors import DissectError, unknown
+    """Get each item; one that fails doesn't stop the others. Return the exit code."""
     from clipdissect.fetch import ITEMS, fetch
     from clipdissect.fetch.own import address
 
     code = 0
-    try:
-        for name in options.what:
-            if name not in ITEMS:
-                raise unknown("item", name, ITEMS)
-        if len(options.what) > 1 and (options.from_file or options.from_url):
-            raise DissectError("--from-file and --from-url go with one item")
-        own = [*map(address, options.from_file), *options.from_url]
-    except DissectError as error:
-        return _tell(error)
+    for name in options.what:
+        if name not in ITEMS:
+            raise unknown("item", name, ITEMS)
+    if len(options.what) > 1 and (options.from_file or options.from_url):
+        raise DissectError("--from-file and --from-url go with one item")
+    sources = [*map(address, options.from_file), *options.from_url]
     for name in options.what:
         try:
-            got = fetch(name, options.folder, own, options.force)
-            _report(name, got, options.folder)
+            fetched = fetch(name, options.folder, sources, options.force)
+            _report(name, fetched, options.folder)
         except DissectError as error:
-            code = _tell(error)
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
         except KeyboardInterrupt:
-            print("interrupted; what has come is kept: the same command goes on", file=sys.stderr)
+            print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
     return code
-
-
-def _tell(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
@@ -115,9 +105,9 @@ def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
     if fetched.was_there:
         print(f"{name} is there already: {fetched.path} (--force gets it anew)")
         return
-    for got in fetched.files:
-        digest = "digest as expected" if got.known else "digest not known beforehand"
-        print(f"  {got.source}\n    {digest}; got sha256 {got.sha256}")
+    for file in fetched.files:
+        digest = "digest as expected" if file.known else "digest not known beforehand"
+        print(f"  {file.source}\n    {digest}; got sha256 {file.sha256}")
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
         print(f"  what was there was incomplete, and is now {fetched.aside}")
@@ -126,7 +116,6 @@ def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
 
 
 def _use(item: Item, path: Path, folder: Path | None) -> str:
-    """The command that uses an item, from where it is."""
     from clipdissect.utils.paths import data_places
 
     use = item.use.format(path=path)
