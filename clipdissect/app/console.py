@@ -1,4 +1,4 @@
-"""Tables and closing lines for the terminal, tables in Markdown."""
+"""Print tables and closing lines in the terminal."""
 
 from __future__ import annotations
 
@@ -67,9 +67,3 @@ def undefined_reasons(metrics: Mapping[str, Any]) -> dict[str, str]:
         for key, value in metrics.items()
         if key.endswith("_reason") and "concepts" not in key
     }
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, without a newline at its end."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

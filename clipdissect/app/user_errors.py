@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import errors as hydra
 from omegaconf import DictConfig, UnionNode
 from omegaconf import errors as omegaconf
+from omegaconf.errors import OmegaConfBaseException as ConfigError
 
 from clipdissect.app.help import conf_folder
 from clipdissect.app.quoting import in_yaml, on_command_line
@@ -30,20 +31,14 @@ MERGING = "Error merging override "
 CONFIG_FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
-def stop(error: Exception) -> NoReturn:
-    """Exit with 2 after a user's mistake or a file that can't be read or written."""
-    print(f"error: {explain(error) or error}", file=sys.stderr)
-    sys.exit(2)
-
-
 def explain(error: BaseException) -> str | None:
     """Return a message for the user; None for a fault of the program, which needs a traceback."""
     for cause in _chain(error):
-        message = _of_cause(cause)
+        message = _explain_cause(cause)
         if message:
             return message
         if isinstance(cause, OSError) and cause.strerror and (cause.filename or cause is error):
-            return _of_system(cause)
+            return _system_error(cause)
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return str(error)  # Hydra, of its flags
     if isinstance(error, hydra.HydraException):
@@ -59,23 +54,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _of_cause(cause: BaseException) -> str | None:
+def _explain_cause(cause: BaseException) -> str | None:
     if isinstance(cause, DissectError):
         return str(cause)
     if isinstance(cause, hydra.MissingConfigException) and cause.options:
-        return _of_option(str(cause.missing_cfg_file), cause.options)
+        return _unknown_option(str(cause.missing_cfg_file), cause.options)
     if isinstance(cause, hydra.OverrideParseException):
-        return _of_unreadable(cause.override)
+        return _unreadable_value(cause.override)
     if isinstance(cause, hydra.ConfigCompositionException):
-        return _of_composition(cause)
-    if isinstance(cause, omegaconf.OmegaConfBaseException) and cause.full_key is not None:
-        return _of_key(cause)
+        return _composition_error(cause)
+    if isinstance(cause, ConfigError) and cause.full_key is not None:
+        return _key_error(cause)
     if type(cause).__module__.split(".")[0] in LAUNCHERS:
         return f"a job's process ended before the job did: {str(cause).strip()}"
     return "no trial of the search has a value" if str(cause) in NO_TRIAL else None
 
 
-def _of_unreadable(override: str) -> str:
+def _unreadable_value(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"'{override}' is no option: options are written key=value"
@@ -86,7 +81,7 @@ def _of_unreadable(override: str) -> str:
     return f"{message}If it is text, write {quoted}"
 
 
-def _of_composition(error: hydra.ConfigCompositionException) -> str | None:
+def _composition_error(error: hydra.ConfigCompositionException) -> str | None:
     """Return None if the error isn't about a key's value."""
     text, cause = str(error), error.__cause__ or error.__context__
     if text.startswith(AMBIGUOUS):
@@ -97,44 +92,46 @@ def _of_composition(error: hydra.ConfigCompositionException) -> str | None:
             f"{on_command_line(override, whole=True)}; for a list, "
             f"{shlex.quote(f'{key}=[{values}]')}; to run each value, add -m"
         )
-    if not isinstance(cause, omegaconf.OmegaConfBaseException) or cause.full_key is None:
+    if not isinstance(cause, ConfigError) or cause.full_key is None:
         return None
     if text.startswith(MERGING):
         override = text[len(MERGING) :]
-        return _of_text(override, cause) if _wants_text(cause) else _of_key(cause)
+        return _not_text(override, cause) if _wants_text(cause) else _key_error(cause)
     file = re.match(r"In '(.+?)': ", text)
     if file is None:
         return None
-    return _in_file(file[1], cause)
+    return _file_error(file[1], cause)
 
 
-def _wants_text(error: omegaconf.OmegaConfBaseException) -> bool:
+def _wants_text(error: ConfigError) -> bool:
     """Whether the schema has text (`schema.Text`) where another type was given."""
     return isinstance(error.child_node, UnionNode) or "Union[str, bytes]" in str(error.msg)
 
 
-def _of_text(override: str, error: omegaconf.OmegaConfBaseException) -> str:
+def _not_text(override: str, error: ConfigError) -> str:
     key = override.lstrip("+").partition("=")[0]
     # The job of a sweep has its value as Hydra reads it; the command line, as written.
     written = [a for a in sys.argv[1:] if a.lstrip("+").startswith(f"{key}=")] or [override]
     value = written[-1].partition("=")[2]
     whole = str(error.full_key) == key
     quoted = on_command_line(written[-1], whole=whole, sweep=whole and _is_multirun())
-    return f"{key} must be text, and {value} is read as {_kind(error.value)}: write {quoted}"
+    read = _type_in_words(error.value)
+    return f"{key} must be text, and {value} is read as {read}: write {quoted}"
 
 
-def _in_file(name: str, error: omegaconf.OmegaConfBaseException) -> str:
+def _file_error(name: str, error: ConfigError) -> str:
     if not _wants_text(error):
-        return f"{name}.yaml: {_of_key(error)}"
+        return f"{name}.yaml: {_key_error(error)}"
     last = str(error.full_key).rpartition(".")[2].strip("]").rpartition("[")[2]
     for folder in _config_folders():
         file = folder / f"{name}.yaml"
         place = in_yaml(file, last, error.value) if file.is_file() else None
         if place:
             line, written, quoted = place
+            read = _type_in_words(error.value)
             return (
-                f"{file}, line {line}: {written} is read as {_kind(error.value)}, and must be "
-                f"text here: write {quoted}"
+                f"{file}, line {line}: {written} is read as {read}, and must be text here: "
+                f"write {quoted}"
             )
     return f"{name}.yaml: {error.full_key} must be text; it is {error.value!r}. Put it in quotes"
 
@@ -149,7 +146,7 @@ def _config_folders() -> list[Path]:
     return [*folders, conf_folder()]
 
 
-def _kind(value: Any) -> str:
+def _type_in_words(value: Any) -> str:
     kinds = {bool: "true or false", int: "a number", float: "a number", NoneType: "nothing"}
     return kinds.get(type(value), "a list" if isinstance(value, list) else "no text")
 
@@ -158,7 +155,7 @@ def _is_multirun() -> bool:
     return bool({"-m", "--multirun"} & set(sys.argv[1:]))
 
 
-def _of_system(error: OSError) -> str:
+def _system_error(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{place}{error.strerror}"
@@ -168,7 +165,7 @@ def _of_system(error: OSError) -> str:
     )
 
 
-def _of_option(path: str, valid: Sequence[str]) -> str:
+def _unknown_option(path: str, valid: Sequence[str]) -> str:
     group, _, option = path.rpartition("/")
     message = str(unknown(f"option of {group}", option, valid))
     if group.startswith(("hydra/launcher", "hydra/sweeper")):
@@ -176,24 +173,18 @@ def _of_option(path: str, valid: Sequence[str]) -> str:
     return message
 
 
-def _of_key(error: omegaconf.OmegaConfBaseException) -> str:
+def _key_error(error: ConfigError) -> str:
     key: Any = error.full_key
     if isinstance(error, omegaconf.MissingMandatoryValue):
         return f"{key} must be set: add {key}=<value>"
     if "is not a ListConfig" in str(error.msg):
         return f"{key} must be a list, such as {key}=[a,b]"
-    if isinstance(error, (omegaconf.ConfigAttributeError, omegaconf.ConfigKeyError)):
-        return _unknown_key(error)
-    return f"{key}: {str(error.msg).splitlines()[0]}"
-
-
-def _unknown_key(error: omegaconf.OmegaConfBaseException) -> str:
-    parent = error.parent_node
-    key = str(error.full_key or error.key)
-    if not isinstance(parent, DictConfig):
+    if not isinstance(error, (omegaconf.ConfigAttributeError, omegaconf.ConfigKeyError)):
+        return f"{key}: {str(error.msg).splitlines()[0]}"
+    if not isinstance(error.parent_node, DictConfig):
         return f"unknown config key '{key}'"
-    above, _, last = key.rpartition(".")
-    valid = [f"{above}.{k!s}" if above else str(k) for k in parent]
+    above = str(key).rpartition(".")[0]
+    valid = [f"{above}.{name!s}" if above else str(name) for name in error.parent_node]
     if not valid:  # a dict with free keys
         return f"new names need a plus: +{key}=<value>"
-    return str(unknown("config key", f"{above}.{last}" if above else last, valid))
+    return str(unknown("config key", str(key), valid))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 
 def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -34,3 +36,24 @@ def exit_on_user_errors(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(2)
 
     return wrapped
+
+
+def write_comparison(path: Path, columns: Sequence[str], rows: Sequence[Any], title: str) -> None:
+    """Write a table as `<path>.csv` and, with a title, as `<path>.md`.
+
+    Args:
+        rows: of one value per column; numbers have four digits in Markdown.
+    """
+    import pandas as pd
+
+    from clipdissect.results.run_files import write_table
+    from clipdissect.utils.files import write_text
+
+    write_table(path.with_suffix(".csv"), pd.DataFrame(rows, columns=list(columns)))
+    lines = [columns, ["---"] * len(columns), *(map(_text, row) for row in rows)]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    write_text(path.with_suffix(".md"), f"# {title}\n\n{text}\n")
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdissect.app.commands import command_parser, exit_on_user_errors
-from clipdissect.app.console import markdown_table
+from clipdissect.app.commands import command_parser, exit_on_user_errors, write_comparison
 from clipdissect.app.jobs import set_up_logging
 
 if TYPE_CHECKING:
@@ -79,22 +78,14 @@ def run(data: Path, out: Path) -> list[Check]:
 
 def write_tables(checks: Sequence[Check], out: Path) -> None:
     """Write published.md and published.csv."""
-    import pandas as pd
-
-    from clipdissect.results.run_files import write_table
-    from clipdissect.utils.files import write_text
-
-    rows = [_cells(check) for check in checks]
-    write_table(out / "published.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
-    write_text(out / "published.md", f"{HEAD}\n{markdown_table(COLUMNS, rows)}\n")
+    write_comparison(out / "published", COLUMNS, [_cells(check) for check in checks], HEAD)
 
 
-HEAD = """# The paper's numbers from published labels
+HEAD = """The paper's numbers from published labels
 
 Computed by `scripts/check_published` from the label files that were published with the paper and
-with Network Dissection and MILAN; what was run on what is in `published.json`. Intervals are
-percentile bootstrap intervals over units.
-"""
+with Network Dissection and MILAN; `published.json` lists inputs and versions. Intervals are
+percentile bootstrap intervals over units."""
 
 
 def _cells(check: Check) -> tuple[str, ...]:

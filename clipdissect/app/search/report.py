@@ -45,7 +45,7 @@ def report(study: Any, folder: Path) -> None:
     print(f"study {study.study_name}: {len(study.trials)} trials, {valued} with a value")
     if valued:
         plot(study, trials, results["objective"], folder / "search.png")
-    for line in said(results):
+    for line in summary_lines(results):
         print(line)
     print(
         f"files: {folder}/trials.csv, search.json, search.png; the same command again adds trials"
@@ -132,7 +132,7 @@ def summary(study: Any, trials: pd.DataFrame) -> dict[str, Any]:
     return results
 
 
-def said(results: Mapping[str, Any]) -> Iterator[str]:
+def summary_lines(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines to print of a summary."""
     best, default, gain = results["best"], results["default"], results["beats_default"]
     if default:
@@ -188,8 +188,9 @@ def plot(study: Any, trials: pd.DataFrame, objective: str, path: Path) -> None:
     # Optuna sets a style for the whole process, and warns that its plots are experimental.
     with pyplot.style.context("default"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        axes = np.ravel(plot_slice(study, target_name=f"{objective}, {HALVES['tuning']}"))
+        axes = np.ravel(plot_slice(study, target_name=objective))
         for axis in axes:
+            axis.collections[0].set_label(HALVES["tuning"])
             rows = numbered.dropna(subset=[axis.get_xlabel()])
             x = rows[axis.get_xlabel()]
             x = x if pd.api.types.is_numeric_dtype(x) else x.astype(str)
@@ -201,5 +202,5 @@ def plot(study: Any, trials: pd.DataFrame, objective: str, path: Path) -> None:
                     axis.axhline(value, color=color, linestyle=style, linewidth=0.8, label=label)
         axes[0].legend(fontsize="small")
         with atomic(path) as temporary:
-            axes[0].figure.savefig(temporary, format="png", dpi=150)
+            axes[0].figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
         pyplot.close(axes[0].figure)
