@@ -42,8 +42,8 @@ class DissectionJob(methods.Job):
     """A method and all that it needs, built.
 
     Args:
-        sentences: the sentence encoder, the reason why it is missing, or None if unneeded.
-        seconds: time spent on building.
+        sentences: the sentence encoder, why it is missing, or None if unneeded.
+        seconds: of building.
     """
 
     method: methods.Method
@@ -54,12 +54,7 @@ class DissectionJob(methods.Job):
 
     @classmethod
     def build(cls, config: Any) -> DissectionJob:
-        """Build what the config's method needs, cheap parts first.
-
-        Raises:
-            DissectError: the method needs no network; a mistake in the config; or one message on
-                everything that is missing.
-        """
+        """Build what the config's method, which must need a network, needs."""
         start = time.perf_counter()
         method = build_group(methods.build, config.method)
         if "target" not in method.needs:
@@ -88,14 +83,7 @@ Parts = DissectionJob
 
 
 def build_job(config: Any, method: methods.Method, groups: Collection[str] = ()) -> methods.Job:
-    """Build what a method needs.
-
-    Args:
-        groups: to build in addition, of those in `BUILDERS`.
-
-    Raises:
-        DissectError: a mistake in the config, or one message on everything that is missing.
-    """
+    """Build what a method needs, and the additional `groups`; see `build_groups`."""
     job = methods.Job(
         settings=settings_of(config),
         store=store_of(config),
@@ -152,11 +140,7 @@ def _offline_hint(config: Any) -> list[str]:
 
 
 def build_group(build: Build, config: Any) -> Any:
-    """Build the object that a group's config names.
-
-    Raises:
-        omegaconf.MissingMandatoryValue: a required parameter isn't set.
-    """
+    """Build the object that a group's config names."""
     return build(**parameters(config))
 
 

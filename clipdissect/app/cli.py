@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from clipdissect.app.help import COMMANDS, RUNNERS, usage
+from clipdissect.app.help import COMMANDS, RUNNERS, runner_help, usage
 from clipdissect.app.output import forgiving
 
 
@@ -23,6 +23,8 @@ def _run() -> None:
         from clipdissect import __version__
 
         print(__version__)
+    elif name in RUNNERS and {"--help", "-h"} & set(arguments):
+        print(runner_help(name))  # before the import of anything heavy
     elif name in (*RUNNERS, *COMMANDS):
         sys.argv = [f"clipdissect {name}", *arguments]
         package = "experiments" if name in RUNNERS else "commands"

@@ -34,11 +34,7 @@ def job_and_truth(config: Any, method: Method) -> tuple[Job, ClassLabels]:
 
 
 def truth_of(config: Any, target: targets.Target | None) -> ClassLabels:
-    """Return the classes of `evaluation.truth`, else the target's, else those its name implies.
-
-    Raises:
-        DissectError: the classes are unknown or missing.
-    """
+    """Return the classes of `evaluation.truth`, else the target's, else those its name implies."""
     source, layer = config.evaluation.truth, config.evaluation.layer
     if source == "auto" and target is not None:
         return of_target(target, layer)

@@ -32,11 +32,11 @@ class Failure:
     """Why a job has no result.
 
     Args:
-        code: the exit code, `FAULT` of the program or `MISTAKE` in the request.
+        code: `FAULT` of the program or `MISTAKE` in the request.
         trace: the traceback of a fault.
         number: of the job in its multirun, if any.
-        overrides: of the job, except those that the command line has word for word.
-        launch: ID of the command that it belongs to.
+        overrides: of the job, except those that stand on the command line.
+        launch: ID of the command.
     """
 
     message: str

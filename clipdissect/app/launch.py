@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from clipdissect.app.help import conf_folder, runner_help
 from clipdissect.app.jobs import Run, failures, guard, of_error, results_folder, set_up_logging
 
-__all__ = ["launch", "launch_without_folder", "results_folder"]
+__all__ = ["launch", "launch_study", "launch_without_folder", "results_folder"]
 
 FLAGS_WITH_VALUE = (
     *("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd"),
@@ -64,6 +64,13 @@ def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> Non
         failure.print()
     if errors:
         sys.exit(max(failure.code for failure in errors))
+
+
+def launch_study(run: Run, name: str) -> None:
+    """Launch a study's runner, with the config group `study` set to its name."""
+    if not {"--help", "-h"} & set(sys.argv[1:]):
+        sys.argv.append(f"study={name}")
+    launch(run, name)
 
 
 def launch_without_folder(run: Run, name: str) -> None:

@@ -1,21 +1,22 @@
-"""Start a study from its config, and write its files."""
+"""Build a study from its config, and write its files."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipdissect.app.jobs import Run
-from clipdissect.app.launch import launch
+from clipdissect import studies
+from clipdissect.app.build import build_group, build_job, parameters, track
+from clipdissect.app.evaluation_job import resampling_of, truth_of
+from clipdissect.app.launch import launch_study
+from clipdissect.errors import DissectError
+from clipdissect.results.provenance import provenance
+from clipdissect.results.run_files import write_json, write_table
+from clipdissect.utils.distributed import from_environment
 
-
-def launch_study(run: Run, name: str) -> None:
-    """Call `launch` with the config group `study` set to the runner's name."""
-    if not {"--help", "-h"} & set(sys.argv[1:]):
-        sys.argv.append(f"study={name}")
-    launch(run, name)
+__all__ = ["completed", "job_of", "launch_study", "manifest", "save", "settings"]
 
 
 def settings(config: Any, method: Any = None) -> Any:
@@ -27,11 +28,6 @@ def settings(config: Any, method: Any = None) -> Any:
     Raises:
         DissectError: several processes, or a method that the study can't take.
     """
-    from clipdissect import studies
-    from clipdissect.app.build import build_group
-    from clipdissect.errors import DissectError
-    from clipdissect.utils.distributed import from_environment
-
     if from_environment().size > 1:
         raise DissectError("the studies run in one process: leave out torchrun")
     if method is not None and method.name != "clip_dissect":
@@ -47,9 +43,6 @@ def job_of(config: Any, method: Any, extra: Collection[str] = ("target",)) -> An
     Args:
         extra: groups that the study needs in addition to the method's.
     """
-    from clipdissect.app.build import build_job
-    from clipdissect.app.evaluation_job import truth_of
-
     job = build_job(config, method, extra)
     return job, truth_of(config, job.target)
 
@@ -61,36 +54,20 @@ def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: 
         sentences: sentence encoders, or why they are missing, by name.
         seconds: by stage.
     """
-    from clipdissect.results.provenance import provenance
-
     job = features.job
-    facts = provenance(
-        job.target,
-        job.probe,
-        job.concepts,
-        job.encoder,
-        job.similarity,
-        job.settings,
-        features.captured,
-    )
-    return completed(facts, config, sentences, seconds)
+    parts = (job.target, job.probe, job.concepts, job.encoder, job.similarity, job.settings)
+    return completed(provenance(*parts, features.captured), config, sentences, seconds)
 
 
 def completed(
     facts: dict[str, Any], config: Any, sentences: Mapping[str, Any], seconds: Any
 ) -> dict[str, Any]:
     """Add the study's settings, class names, sentence encoders and bootstrap to a run's facts."""
-    from dataclasses import asdict
-
-    from clipdissect.app.build import parameters
-    from clipdissect.app.evaluation_job import resampling_of
-
-    digests = {name: getattr(encoder, "digest", None) for name, encoder in sentences.items()}
     study = {
         "study": parameters(config.study),
         # As configured: `auto` is the target's own.
         "truth": {"name": config.evaluation.truth, "layer": config.evaluation.layer},
-        "sentences": digests,
+        "sentences": {name: getattr(e, "digest", None) for name, e in sentences.items()},
         "bootstrap": {"kind": "percentile", **asdict(resampling_of(config))},
         "seconds": {**facts.get("seconds", {}), **seconds},
     }
@@ -112,9 +89,6 @@ def save(
         run: from `manifest`.
         probe: for trackers that show top images.
     """
-    from clipdissect.app.build import track
-    from clipdissect.results.run_files import write_json, write_table
-
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     write_json(folder / "metrics.json", metrics)

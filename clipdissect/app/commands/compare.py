@@ -6,7 +6,6 @@ clipdissect compare <run> labels.csv --out page/
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,20 @@ AUTO = ("mpnet", "minilm")
 @exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect compare`."""
-    options = _parser().parse_args()
+    parser = command_parser("compare", __doc__)
+    parser.add_argument("first", help="the folder of a run, or a file of labels: A")
+    parser.add_argument("second", help="another: B")
+    parser.add_argument("--out", metavar="FOLDER", help="where the page goes")
+    parser.add_argument(
+        "--sentence",
+        default="auto",
+        metavar="NAME",
+        help="sentence encoder for how near two texts are: mpnet, minilm, clip_text, none; "
+        "auto is mpnet, then minilm",
+    )
+    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
+    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
+    options = parser.parse_args()
     from clipdissect import report
     from clipdissect.store import Store
     from clipdissect.utils.paths import store_dir
@@ -58,23 +70,6 @@ def _default_folder(first: str, second: str) -> Path:
     other = Path(second).expanduser()
     folder = other if other.is_dir() else other.parent
     return folder / "compare" / Path(first).expanduser().resolve().name
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("compare", __doc__)
-    parser.add_argument("first", help="the folder of a run, or a file of labels: A")
-    parser.add_argument("second", help="another: B")
-    parser.add_argument("--out", metavar="FOLDER", help="where the page goes")
-    parser.add_argument(
-        "--sentence",
-        default="auto",
-        metavar="NAME",
-        help="sentence encoder for how near two texts are: mpnet, minilm, clip_text, none; "
-        "auto is mpnet, then minilm",
-    )
-    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
-    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
-    return parser
 
 
 if __name__ == "__main__":

@@ -15,7 +15,19 @@ from clipdissect.app.commands import command_parser, exit_on_user_errors
 @exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect report`."""
-    options = _parser().parse_args()
+    parser = command_parser("report", __doc__)
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
+    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
+    parser.add_argument(
+        "--against",
+        type=named,
+        action="append",
+        metavar="NAME=PATH",
+        help="labels of another method to show with the run's: a file or a run's folder; replaces "
+        "those that the report had",
+    )
+    options = parser.parse_args()
     from clipdissect import report
 
     if options.against:
@@ -30,22 +42,6 @@ def named(text: str) -> tuple[str, str]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=PATH")
     return name, path
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("report", __doc__)
-    parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
-    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
-    parser.add_argument(
-        "--against",
-        type=named,
-        action="append",
-        metavar="NAME=PATH",
-        help="labels of another method to show with the run's: a file or a run's folder; replaces "
-        "those that the report had",
-    )
-    return parser
 
 
 if __name__ == "__main__":

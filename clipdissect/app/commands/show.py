@@ -5,7 +5,6 @@ clipdissect show results/dissect/<run> layer4/720
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,12 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 @exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect show`."""
-    options = _parser().parse_args()
+    parser = command_parser("show", __doc__)
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("unit", help="LAYER/NUMBER")
+    parser.add_argument("--images", type=int, default=5, help="top images at most")
+    parser.add_argument("--no-pictures", action="store_true", help="only the images' names")
+    options = parser.parse_args()
     from clipdissect.report import load
     from clipdissect.report.unit import unit_of
 
@@ -124,15 +128,6 @@ def _print_pictures(out: Any, unit: Unit, images: int) -> None:
         out.print(Inline(row, width=min(out.width, IMAGE * len(pictures)), height="auto"))
     except Exception as error:  # terminals answer in many ways
         print(f"no pictures in this terminal ({type(error).__name__}: {error})", file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("show", __doc__)
-    parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("unit", help="LAYER/NUMBER")
-    parser.add_argument("--images", type=int, default=5, help="top images at most")
-    parser.add_argument("--no-pictures", action="store_true", help="only the images' names")
-    return parser
 
 
 if __name__ == "__main__":
