@@ -17,9 +17,7 @@ from clipdissect.app.jobs import Run, failures, guard, of_error, results_folder,
 
 __all__ = ["launch", "launch_study", "launch_without_folder", "results_folder"]
 
-FLAGS_WITH_VALUE = (
-    *("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd"),
-)
+VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
 # Config keys that the runners don't read, except for dissect.
 NO_OBJECTIVE = {"objective": "only dissect has one"}
@@ -88,7 +86,7 @@ def _flags_first(arguments: list[str]) -> list[str]:
             overrides.append(argument)
             continue
         flags.append(argument)
-        if argument in FLAGS_WITH_VALUE:
+        if argument in VALUE_FLAGS:
             flags.extend(value for value in [next(remaining, None)] if value is not None)
     return flags + overrides
 

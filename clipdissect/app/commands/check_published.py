@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from clipdissect.app.paper.published_checks import Check
 
 COLUMNS = (
-    *("table", "row", "metric", "paper", "ours", "95 % interval", "difference", "equal", "note"),
+    "table",
+    "row",
+    "metric",
+    "paper",
+    "ours",
+    "95 % interval",
+    "difference",
+    "equal",
+    "note",
 )
 
 

@@ -20,8 +20,17 @@ from clipdissect.errors import DissectError
 
 # What a trial's value depends on, except for the searched parameters.
 SETTING = (
-    *("target", "probe", "concepts", "encoder", "similarity", "sentence"),
-    *("objective", "objective_seed", "capture.summary", "capture.layout", "capture.precision"),
+    "target",
+    "probe",
+    "concepts",
+    "encoder",
+    "similarity",
+    "sentence",
+    "objective",
+    "objective_seed",
+    "capture.summary",
+    "capture.layout",
+    "capture.precision",
 )
 SEARCHED = "dissect"  # the runner that returns an objective
 SQLITE = "sqlite:///"
