@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipdissect.app.markdown import markdown_table
+
 
 def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help shows a module's docstring as it is."""
@@ -50,9 +52,8 @@ def write_comparison(path: Path, columns: Sequence[str], rows: Sequence[Any], ti
     from clipdissect.utils.files import write_text
 
     write_table(path.with_suffix(".csv"), pd.DataFrame(rows, columns=list(columns)))
-    lines = [columns, ["---"] * len(columns), *(map(_text, row) for row in rows)]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text(path.with_suffix(".md"), f"# {title}\n\n{text}\n")
+    text = markdown_table(columns, (list(map(_text, row)) for row in rows))
+    write_text(path.with_suffix(".md"), f"# {title}\n\n{text}")
 
 
 def _text(value: Any) -> str:
