@@ -202,5 +202,5 @@ def plot(study: Any, trials: pd.DataFrame, objective: str, path: Path) -> None:
                     axis.axhline(value, color=color, linestyle=style, linewidth=0.8, label=label)
         axes[0].legend(fontsize="small")
         with atomic(path) as temporary:
-            axes[0].figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+            axes[0].figure.savefig(temporary, format="png", dpi=200, bbox_inches="tight")
         pyplot.close(axes[0].figure)
