@@ -1,1 +1,1 @@
-"""app."""
+"""The command line: experiments, commands, configs and error messages."""

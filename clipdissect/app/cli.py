@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from clipdissect.app.help import COMMANDS, RUNNERS, usage
+from clipdissect.app.help import COMMANDS, RUNNERS, runner_help, usage
 from clipdissect.app.output import forgiving
 
 
@@ -16,25 +16,25 @@ def main() -> None:
 
 
 def _run() -> None:
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    name, *arguments = sys.argv[1:] or ["help"]
+    if name in ("-h", "--help", "help"):
         print(usage())
-        return
-    if arguments[0] == "--version":
+    elif name == "--version":
         from clipdissect import __version__
 
         print(__version__)
-        return
-    name, *rest = arguments
-    known = (*RUNNERS, *COMMANDS)
-    if name not in known:
+    elif name in RUNNERS and {"--help", "-h"} & set(arguments):
+        print(runner_help(name))  # before the import of anything heavy
+    elif name in (*RUNNERS, *COMMANDS):
+        sys.argv = [f"clipdissect {name}", *arguments]
+        package = "experiments" if name in RUNNERS else "commands"
+        import_module(f"clipdissect.app.{package}.{name}").main()
+    else:
         from clipdissect.errors import unknown
 
-        print(f"error: {unknown('runner or command', name, known)}", file=sys.stderr)
+        message = unknown("runner or command", name, (*RUNNERS, *COMMANDS))
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-    sys.argv = [f"clipdissect {name}", *rest]
-    place = "experiments" if name in RUNNERS else "commands"
-    import_module(f"clipdissect.app.{place}.{name}").main()
 
 
 if __name__ == "__main__":

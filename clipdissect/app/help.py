@@ -1,4 +1,4 @@
-"""Help texts, made from `conf/` and the runners' docstrings without importing anything heavy."""
+"""Help texts from `conf/` and the runners' docstrings; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
-# With options as Hydra takes them.
+# Experiments, with options as Hydra's.
 RUNNERS = (
     "dissect",
     "final_layer",
@@ -18,18 +18,9 @@ RUNNERS = (
     "qualitative",
     "runtime",
 )
-# Commands that aren't experiments: plain ones with flags, and `layers`, with options as Hydra's.
-COMMANDS = (
-    "check_published",
-    "compare",
-    "concepts",
-    "fetch",
-    "layers",
-    "report",
-    "show",
-    "store",
-    "tables",
-)  # fmt: skip
+# Other commands, with flags; `layers` has options as Hydra's.
+COMMAND_FOLDER = Path(__file__).parent / "commands"
+COMMANDS = tuple(sorted(path.stem for path in COMMAND_FOLDER.glob("[!_]*.py")))
 
 # Folders of `conf/` that are no config groups: `wandb` is for `wandb sweep`.
 NO_GROUPS = ("wandb",)
@@ -65,9 +56,9 @@ and are set with group.parameter=value, such as similarity.top_k=50 or target.la
 
 
 def packaged(name: str) -> Path:
-    """Return `conf` or `experiments`: in this package once installed, else in the source tree."""
-    here = Path(__file__).parent
-    return (here if (here / "conf").is_dir() else here.parents[1]) / name
+    """Return the folder `conf` or `experiments`: installed in this package, or at the root."""
+    app = Path(__file__).parent
+    return (app if (app / "conf").is_dir() else app.parents[1]) / name
 
 
 def conf_folder() -> Path:
@@ -76,12 +67,12 @@ def conf_folder() -> Path:
 
 
 def group_folders() -> list[Path]:
-    """The folders of the config groups."""
+    """Return the folders of the config groups."""
     return [p for p in sorted(conf_folder().iterdir()) if p.is_dir() and p.name not in NO_GROUPS]
 
 
 def usage() -> str:
-    """Help of the console script."""
+    """Return the help of the console script."""
     return USAGE.format(runners=_summaries(RUNNERS), commands=_summaries(COMMANDS))
 
 
@@ -91,21 +82,20 @@ def _summaries(names: Sequence[str]) -> str:
 
 
 def runner_help(name: str) -> str:
-    """Help of one runner."""
-    conf = conf_folder()
+    """Return the help of one runner."""
     groups = group_folders()
     width = max(len(group.name) for group in groups)
     lines = [
-        f"  {group.name:<{width}}  {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}"
+        f"  {group.name:<{width}}  {', '.join(sorted(file.stem for file in group.glob('*.yaml')))}"
         for group in groups
     ]
     return RUNNER_USAGE.format(
-        name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf
+        name=name, docstring=docstring(name), groups="\n".join(lines), conf=conf_folder()
     )
 
 
 def docstring(name: str) -> str:
-    """A runner's or command's module docstring, read without importing it."""
-    folder = packaged("experiments") if name in RUNNERS else Path(__file__).parent / "commands"
+    """Return the module docstring of a runner or command without importing it."""
+    folder = packaged("experiments") if name in RUNNERS else COMMAND_FOLDER
     source = (folder / f"{name}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or name

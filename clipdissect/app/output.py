@@ -1,4 +1,4 @@
-"""Printing into a pipe whose reader may go, as in `clipdissect store | head`."""
+"""Print into a pipe whose reader may close it, as in `clipdissect store | head`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from typing import Any, TextIO, cast
 
 
 class Forgiving:
-    """A stream that goes on into nothing once nobody reads it: the job itself goes on.
-
-    Args:
-        stream: of the process, such as `sys.stdout`.
-    """
+    """A stream that drops its text once the pipe is closed, so that the job goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -28,7 +24,7 @@ class Forgiving:
             return len(text)
 
     def flush(self) -> None:
-        """Write what waits, or drop it."""
+        """Flush the buffer, or drop it."""
         try:
             self._stream.flush()
         except BrokenPipeError:
@@ -38,20 +34,20 @@ class Forgiving:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        # What is still in the stream's buffer goes the same way when the interpreter ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        # The interpreter flushes the stream's buffer once more when it ends.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
 
 @contextmanager
 def forgiving() -> Iterator[None]:
-    """Let `sys.stdout` and `sys.stderr` be `Forgiving` for the length of the block."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Forgiving(stream)) for stream in before)
+    """Make `sys.stdout` and `sys.stderr` `Forgiving` within the block."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Forgiving(stream)) for stream in streams)
     try:
         yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = streams

@@ -1,7 +1,6 @@
 """Typed schemas, so that a wrong key or type fails while the config is composed.
 
-Each option's schema is made from the signature of the library function of that name: there is
-one list of parameters, and the command line can't drift from it.
+Each option's schema is made from the signature of the library function of that name.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ GROUPS: dict[str, Options] = {
     "tracking": tracking.OPTIONS,
 }
 
-# What must be text: omegaconf converts whatever is given for a `str` ("no" in YAML comes out as
-# "False", 1e3 as "1000.0"), and nothing for a union.
+# For `str`, omegaconf converts whatever is given ("no" in YAML becomes "False", 1e3 "1000.0");
+# for a union it converts nothing.
 Text: Any = Union[str, bytes]  # noqa: UP007 - omegaconf reads it
 
 
@@ -58,7 +57,7 @@ class Paths:
 
 @dataclass
 class Capture:
-    """How the networks are run; the fields of `clipdissect.capture.settings.Settings`."""
+    """How to run the networks; see `clipdissect.capture.settings.Settings`."""
 
     device: str = "auto"  # or cpu, cuda, cuda:1
     precision: str = "auto"  # or fp32, bf16
@@ -66,18 +65,18 @@ class Capture:
     workers: Optional[int] = None  # noqa: UP045
     summary: str = "auto"  # or mean, max, cls
     layout: str = "auto"  # or channels_first, channels_last
-    keep: str = "full"  # or top_k: every unit's top images only
-    shard: int = 1024  # images after which an interrupted pass goes on
+    keep: str = "full"  # or top_k: only the top images per unit
+    shard: int = 1024  # images; an interrupted pass resumes at the last shard
     compile: bool = False
 
 
 @dataclass
 class Evaluation:
-    """How labels of a layer whose units are classes are judged; see `clipdissect.evaluation`."""
+    """How to evaluate labels of class units; see `clipdissect.evaluation`."""
 
-    truth: str = "auto"  # or imagenet, places365, or a file with one class name a line
+    truth: str = "auto"  # or imagenet, places365, or a file with one class name per line
     layer: Optional[str] = None  # noqa: UP045 - whose units are the classes; the target's
-    # Sentence encoders beside the group `sentence`: names, or {name: clip_text, encoder: ...}.
+    # In addition to the group `sentence`: names, or {name: clip_text, encoder: ...}.
     sentences: list[Any] = field(default_factory=lambda: ["clip_text"])
     broden: Optional[str] = None  # noqa: UP045 - the unpacked release, for Places365's accuracy
     against: list[str] = field(default_factory=list)  # folders of earlier runs to compare with
@@ -90,20 +89,11 @@ class Evaluation:
 class Comparison:
     """What `experiments.similarity_comparison` compares; the paper's Table 3."""
 
-    # Name in the tables to a probe's name or parameters; by default the paper's four.
+    # Name in the tables to a probe's name or parameters; default: the paper's four.
     probes: dict[str, Any] = field(default_factory=dict)
     concepts: list[Any] = field(default_factory=lambda: ["google_20k", "imagenet"])
-    similarities: list[str] = field(
-        default_factory=lambda: [
-            "soft_wpmi",
-            "wpmi",
-            "rank_reorder",
-            "cosine",
-            "cosine_cubed",
-            "lp",
-        ]
-    )
-    # Tried on half of the units for the functions that have one, judged on the other; [] for none.
+    similarities: list[str] = field(default_factory=lambda: list(similarity.OPTIONS))
+    # Values to choose from on half of the units, evaluated on the other half; []: no search.
     top_k: list[int] = field(default_factory=list)
 
 
@@ -112,12 +102,12 @@ class Report:
     """What a run's report shows; see `clipdissect.report.ReportSettings`."""
 
     enabled: bool = True
-    images: int = 5  # top images a unit
-    regions: int = 400  # images that the target is shown again to outline regions; 0: no regions
-    thumbnail: int = 160  # pixels a side
+    images: int = 5  # top images per unit
+    regions: int = 400  # images on which to outline active regions; 0: none
+    thumbnail: int = 160  # pixels per side
     single_file: bool = False
     megabytes: float = 30.0  # of pictures in a single file
-    paths: str = "relative"  # or absolute, which links to the images' own files
+    paths: str = "relative"  # or absolute, which links to the image files
     # Labels of other methods by name: a run's folder, a CSV file, or {name: published, path: FILE}.
     against: dict[str, Any] = field(default_factory=dict)
 
@@ -127,26 +117,26 @@ class Runtime:
     """What `experiments.runtime` measures; the paper's Table 4."""
 
     methods: list[Any] = field(default_factory=lambda: ["clip_dissect"])  # names or {name: ...}
-    baseline: bool = True  # the published pipeline, plainly, in turn with clip_dissect
-    # Images a batch of it; None: capture.batch_size, or what suits a process like it.
+    baseline: bool = True  # also time the published pipeline
+    # None: capture.batch_size, or what suits a process like it.
     baseline_batch: Optional[int] = None  # noqa: UP045
     baseline_keeps_memory: bool = False  # as the command line does; see docs/capture.md
-    rounds: int = 3  # cold and as many warm ones, after a warm-up
-    slice: float = 1.0  # seconds of a turn
-    # Pieces in turn: scoring at sizes along each axis, the others being at their base.
-    repeats: int = 5  # 0: no pieces
+    rounds: int = 3  # cold ones and as many warm ones, after a warm-up
+    slice: float = 1.0  # seconds per turn of time slicing
+    # Microbenchmarks of scoring: sizes along each axis, the other axes at their base.
+    repeats: int = 5  # 0: no microbenchmarks
     images: list[int] = field(default_factory=lambda: [500, 1000, 2000, 4000])
     units: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
     concepts: list[int] = field(default_factory=lambda: [2500, 5000, 10_000, 20_000])
     base: dict[str, int] = field(
         default_factory=lambda: {"images": 1000, "units": 256, "concepts": 20_000}
     )
-    pass_images: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # of the passes
+    pass_images: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # per pass
 
 
 @dataclass
 class Root:
-    """The config of a run: one entry a group, and what belongs to no group."""
+    """The config of a run."""
 
     target: Any = MISSING
     probe: Any = MISSING
@@ -155,7 +145,7 @@ class Root:
     similarity: Any = MISSING
     sentence: Any = MISSING
     method: Any = MISSING
-    study: Any = None  # of the studies' runners, which choose it
+    study: Any = None  # set by the runner of a study
     tracking: Any = MISSING
     paths: Paths = field(default_factory=Paths)
     profile: dict[str, Any] = field(default_factory=dict)
@@ -164,27 +154,27 @@ class Root:
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
-    top: int = 5  # descriptions a unit
-    images: int = 10  # top images a unit
+    top: int = 5  # descriptions per unit
+    images: int = 10  # top images per unit
     null_similarity: bool = True  # also score with shuffled images; see docs/similarity.md
-    show: int = 5  # units a layer in the printed table; 0 prints none
-    objective: Optional[str] = None  # noqa: UP045 - what a search maximises; see clipdissect.tuning
-    objective_seed: int = 0  # of the split of the units in a tuning and a report half
+    show: int = 5  # units per layer in the printed table; 0: no table
+    objective: Optional[str] = None  # noqa: UP045 - maximised by a search
+    objective_seed: int = 0  # of the split of units into a tuning and a report half
 
 
 def schema_of(function: Callable[..., Any]) -> type:
-    """A dataclass with `name` and the function's parameters, their types and defaults."""
+    """Return a dataclass with `name` and the function's parameters, types and defaults."""
     source: Any = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(source)
-    about: list[Any] = [("name", Text, MISSING)]
+    specs: list[Any] = [("name", Text, MISSING)]
     for parameter in inspect.signature(function).parameters.values():
         default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-        about.append((parameter.name, strict(hints[parameter.name]), default))
-    return make_dataclass(f"{function.__name__}_schema", about)
+        specs.append((parameter.name, strict(hints[parameter.name]), default))
+    return make_dataclass(f"{function.__name__}_schema", specs)
 
 
 def strict(hint: Any) -> Any:
-    """The type that omegaconf checks for a parameter's hint: text is not made from other types."""
+    """Return the type for omegaconf to check: `Text` for `str`, also inside of others."""
     if hint is str:
         return Text
     if is_dataclass(hint):
@@ -201,20 +191,20 @@ def strict(hint: Any) -> Any:
 
 def _strict_dataclass(kind: Any) -> type:
     hints = {name: strict(hint) for name, hint in get_type_hints(kind).items()}
-    about: list[Any] = []
+    specs: list[Any] = []
     for part in fields(kind):
         hint, default = hints[part.name], part.default
         if is_dataclass(hint):
             default = field(default_factory=cast(type, hint))
         elif default is NO_DEFAULT:
             default = field(default_factory=part.default_factory)
-        about.append((part.name, hint, default))
-    return make_dataclass(kind.__name__, about)
+        specs.append((part.name, hint, default))
+    return make_dataclass(kind.__name__, specs)
 
 
 @cache
 def register() -> None:
-    """Put the root's and every option's schema into Hydra's store, and what `conf/` calls."""
+    """Register all schemas and the resolver that `conf/` uses with Hydra."""
     OmegaConf.register_new_resolver("expand", os.path.expanduser, replace=True)  # of `~`
     store = ConfigStore.instance()
     store.store(name="schema", node=strict(Root))

@@ -1,137 +1,94 @@
-"""What the studies' runners share: how they start, and how they leave their files."""
+"""Build a study from its config, and write its files."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipdissect.app.jobs import Run
-from clipdissect.app.launch import launch
+from clipdissect import studies
+from clipdissect.app.build import build_group, build_job, parameters, track
+from clipdissect.app.evaluation_job import resampling_of, truth_of
+from clipdissect.app.launch import launch_study
+from clipdissect.errors import DissectError
+from clipdissect.results.provenance import provenance
+from clipdissect.results.run_files import write_json, write_table
+from clipdissect.utils.distributed import from_environment
 
-
-def launch_study(run: Run, name: str) -> None:
-    """As `launch`, with the config group `study` set to the runner's.
-
-    Args:
-        run: does one job.
-        name: of the runner, and of the study.
-    """
-    if not {"--help", "-h"} & set(sys.argv[1:]):
-        sys.argv.append(f"study={name}")
-    launch(run, name)
+__all__ = ["completed", "job_of", "launch_study", "manifest", "save", "settings"]
 
 
 def settings(config: Any, method: Any = None) -> Any:
-    """The study's settings, after checks that need nothing but the config.
+    """Build the study's settings, after checks that need only the config.
 
     Args:
-        config: the run's.
-        method: the method, where the study is of our own labels alone.
+        method: of the labels, if the study takes no other than clip_dissect.
 
     Raises:
         DissectError: several processes, or a method that the study can't take.
     """
-    from clipdissect import studies
-    from clipdissect.app.build import of_group
-    from clipdissect.errors import DissectError
-    from clipdissect.utils.distributed import from_environment
-
     if from_environment().size > 1:
         raise DissectError("the studies run in one process: leave out torchrun")
     if method is not None and method.name != "clip_dissect":
         raise DissectError(
             f"{config.study.name} makes its own labels: leave out method={config.method.name}"
         )
-    return of_group(studies.build, config.study)
+    return build_group(studies.build, config.study)
 
 
 def job_of(config: Any, method: Any, extra: Collection[str] = ("target",)) -> Any:
-    """A method's job, with its target's own layers, and the target's classes.
+    """Return a method's `Job` with the target's own layers, and the target's `ClassLabels`.
 
     Args:
-        config: the run's.
-        method: whose parts are built.
-        extra: groups that the study needs besides; `target` among them.
-
-    Returns:
-        The `Job` and the `ClassLabels`.
-
-    Raises:
-        DissectError: a mistake in the config, or one message on all that is missing.
+        extra: groups that the study needs in addition to the method's.
     """
-    from clipdissect import similarity, tracking
-    from clipdissect.app import evaluation_job as judging
-    from clipdissect.app.build import build_groups, of_group, settings_of, store_of
-    from clipdissect.method import Job
-
-    of_group(tracking.build, config.tracking)  # a mistake there must not wait for the end
-    parts: dict[str, Any] = {}
-    if "similarity" in method.needs:
-        parts["similarity"] = of_group(similarity.build, config.similarity)
-    parts |= build_groups(config, {*method.needs, *extra})
-    job = Job(settings=settings_of(config), store=store_of(config), top=config.top,
-              images=config.images, **parts)  # fmt: skip
-    return job, judging.truth_of(config, job.target)
+    job = build_job(config, method, extra)
+    return job, truth_of(config, job.target)
 
 
 def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: Any) -> Any:
-    """JSON-able facts on a run of captured features: what the numbers depend on.
+    """Return `run.json` of a study of captured features (`clipdissect.studies.features`).
 
     Args:
-        features: of `clipdissect.studies.features`.
-        config: the run's.
-        sentences: sentence encoders, or why they can't be had, by name.
-        seconds: stage to seconds.
+        sentences: sentence encoders, or why they are missing, by name.
+        seconds: by stage.
     """
-    from clipdissect.results.provenance import provenance
-
     job = features.job
-    facts = provenance(job.target, job.probe, job.concepts, job.encoder, job.similarity,
-                       job.settings, features.captured)  # fmt: skip
-    return completed(facts, config, sentences, seconds)
+    parts = (job.target, job.probe, job.concepts, job.encoder, job.similarity, job.settings)
+    return completed(provenance(*parts, features.captured), config, sentences, seconds)
 
 
 def completed(
     facts: dict[str, Any], config: Any, sentences: Mapping[str, Any], seconds: Any
 ) -> dict[str, Any]:
-    """Facts with the study's settings, class names, sentence encoders and bootstrap."""
-    from dataclasses import asdict
-
-    from clipdissect.app import evaluation_job as judging
-    from clipdissect.app.build import parameters
-
-    facts.setdefault("method", {"name": config.method.name})
-    return facts | {
+    """Add the study's settings, class names, sentence encoders and bootstrap to a run's facts."""
+    study = {
         "study": parameters(config.study),
         # As configured: `auto` is the target's own.
         "truth": {"name": config.evaluation.truth, "layer": config.evaluation.layer},
-        "sentences": {name: getattr(one, "digest", None) for name, one in sentences.items()},
-        "bootstrap": {"kind": "percentile", **asdict(judging.resampling_of(config))},
+        "sentences": {name: getattr(e, "digest", None) for name, e in sentences.items()},
+        "bootstrap": {"kind": "percentile", **asdict(resampling_of(config))},
         "seconds": {**facts.get("seconds", {}), **seconds},
     }
+    return {**facts, "method": facts.get("method", {"name": config.method.name}), **study}
 
 
 def save(
-    config: Any, folder: Path, tables: Mapping[str, Any], metrics: Mapping[str, Any], run: Any,
+    config: Any,
+    folder: Path,
+    tables: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    run: Any,
     probe: Any = None,
-) -> None:  # fmt: skip
-    """The tables and metrics, then `run.json`, which marks the folder as complete; then track it.
-
-    Figures must lie in the folder already.
+) -> None:
+    """Write tables, metrics and, last, `run.json`, which marks the folder as complete; track it.
 
     Args:
-        config: the run's.
-        folder: where to.
-        tables: file's name without ending to a table.
-        metrics: JSON-able.
-        run: of `manifest`.
+        tables: by file name without ending.
+        run: from `manifest`.
         probe: for trackers that show top images.
     """
-    from clipdissect.app.build import track
-    from clipdissect.results.run_files import write_json, write_table
-
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     write_json(folder / "metrics.json", metrics)

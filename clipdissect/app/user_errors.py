@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in the user's words."""
+"""Explain errors of Hydra, OmegaConf and the system in plain words."""
 
 from __future__ import annotations
 
@@ -9,74 +9,68 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn
+from typing import Any
 
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra import errors as hydra
 from omegaconf import DictConfig, UnionNode
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import errors as omegaconf
+from omegaconf.errors import OmegaConfBaseException as ConfigError
 
 from clipdissect.app.help import conf_folder
 from clipdissect.app.quoting import in_yaml, on_command_line
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils.extras import install
 
-# Modules of the extra `sweep` that run jobs elsewhere, and what their errors come from.
+# Modules of the extra `sweep` that run jobs in other processes and raise errors of their own.
 LAUNCHERS = ("joblib", "submitit")
-# Optuna, asked for the best trial of none: in memory, and in a database.
+# Optuna's messages if there is no best trial: in memory, and in a database.
 NO_TRIAL = ("No trials are completed yet.", "Record does not exist.")
-
-# Beginnings of Hydra's messages.
+# Prefixes of Hydra's messages.
 AMBIGUOUS = "Ambiguous value for argument '"
 MERGING = "Error merging override "
-# Its flags for folders with configs of the user's own.
-CONFIG_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")
-
-
-def stop(error: Exception) -> NoReturn:
-    """End a command on a mistake of the user's or a file that can't be read or written."""
-    print(f"error: {explain(error) or error}", file=sys.stderr)
-    sys.exit(2)
+CONFIG_FOLDER_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
 def explain(error: BaseException) -> str | None:
-    """What to tell the user, or None where the error is ours and a traceback should show."""
+    """Return a message for the user; None for a fault of the program, which needs a traceback."""
     for cause in _chain(error):
-        if isinstance(cause, DissectError):
-            return str(cause)
-        if isinstance(cause, MissingConfigException) and cause.options:
-            return _of_option(str(cause.missing_cfg_file), cause.options)
-        if isinstance(cause, OverrideParseException):
-            return _of_unreadable(cause.override)
-        if isinstance(cause, ConfigCompositionException):
-            message = _of_composition(cause)
-            if message:
-                return message
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key is not None:
-            return _of_key(cause)
+        message = _explain_cause(cause)
+        if message:
+            return message
         if isinstance(cause, OSError) and cause.strerror and (cause.filename or cause is error):
-            return of_system(cause)
-        if type(cause).__module__.split(".")[0] in LAUNCHERS:
-            return f"a job's process ended before the job did: {str(cause).strip()}"
-        if str(cause) in NO_TRIAL:
-            return "no trial of the search has a value"
+            return _system_error(cause)
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return str(error)  # Hydra, of its flags
-    if isinstance(error, HydraException):
+    if isinstance(error, hydra.HydraException):
         return re.sub(r"\n+", "\n", str(error)).strip()
     return None
 
 
-def _of_unreadable(override: str) -> str:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__
+
+
+def _explain_cause(cause: BaseException) -> str | None:
+    if isinstance(cause, DissectError):
+        return str(cause)
+    if isinstance(cause, hydra.MissingConfigException) and cause.options:
+        return _unknown_option(str(cause.missing_cfg_file), cause.options)
+    if isinstance(cause, hydra.OverrideParseException):
+        return _unreadable_value(cause.override)
+    if isinstance(cause, hydra.ConfigCompositionException):
+        return _composition_error(cause)
+    if isinstance(cause, ConfigError) and cause.full_key is not None:
+        return _key_error(cause)
+    if type(cause).__module__.split(".")[0] in LAUNCHERS:
+        return f"a job's process ended before the job did: {str(cause).strip()}"
+    return "no trial of the search has a value" if str(cause) in NO_TRIAL else None
+
+
+def _unreadable_value(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"'{override}' is no option: options are written key=value"
@@ -87,8 +81,8 @@ def _of_unreadable(override: str) -> str:
     return f"{message}If it is text, write {quoted}"
 
 
-def _of_composition(error: ConfigCompositionException) -> str | None:
-    """Of what an override or a file sets; None where it isn't about a key's value."""
+def _composition_error(error: hydra.ConfigCompositionException) -> str | None:
+    """Return None if the error isn't about a key's value."""
     text, cause = str(error), error.__cause__ or error.__context__
     if text.startswith(AMBIGUOUS):
         override = text[len(AMBIGUOUS) :].split("'\n")[0]
@@ -98,60 +92,61 @@ def _of_composition(error: ConfigCompositionException) -> str | None:
             f"{on_command_line(override, whole=True)}; for a list, "
             f"{shlex.quote(f'{key}=[{values}]')}; to run each value, add -m"
         )
-    if not isinstance(cause, OmegaConfBaseException) or cause.full_key is None:
+    if not isinstance(cause, ConfigError) or cause.full_key is None:
         return None
     if text.startswith(MERGING):
         override = text[len(MERGING) :]
-        return _of_text(override, cause) if _wants_text(cause) else _of_key(cause)
+        return _not_text(override, cause) if _wants_text(cause) else _key_error(cause)
     file = re.match(r"In '(.+?)': ", text)
     if file is None:
         return None
-    return _in_file(file[1], cause)
+    return _file_error(file[1], cause)
 
 
-def _wants_text(error: OmegaConfBaseException) -> bool:
-    """Whether something else was given where the schema has text (`schema.Text`)."""
+def _wants_text(error: ConfigError) -> bool:
+    """Whether the schema has text (`schema.Text`) where another type was given."""
     return isinstance(error.child_node, UnionNode) or "Union[str, bytes]" in str(error.msg)
 
 
-def _of_text(override: str, error: OmegaConfBaseException) -> str:
+def _not_text(override: str, error: ConfigError) -> str:
     key = override.lstrip("+").partition("=")[0]
-    # A job of a sweep has its value as Hydra reads it, the command line as it was written.
+    # The job of a sweep has its value as Hydra reads it; the command line, as written.
     written = [a for a in sys.argv[1:] if a.lstrip("+").startswith(f"{key}=")] or [override]
     value = written[-1].partition("=")[2]
     whole = str(error.full_key) == key
     quoted = on_command_line(written[-1], whole=whole, sweep=whole and _is_multirun())
-    return f"{key} must be text, and {value} is read as {_kind(error.value)}: write {quoted}"
+    read = _type_in_words(error.value)
+    return f"{key} must be text, and {value} is read as {read}: write {quoted}"
 
 
-def _in_file(name: str, error: OmegaConfBaseException) -> str:
-    """Of a value that a config file sets."""
+def _file_error(name: str, error: ConfigError) -> str:
     if not _wants_text(error):
-        return f"{name}.yaml: {_of_key(error)}"
+        return f"{name}.yaml: {_key_error(error)}"
     last = str(error.full_key).rpartition(".")[2].strip("]").rpartition("[")[2]
     for folder in _config_folders():
         file = folder / f"{name}.yaml"
         place = in_yaml(file, last, error.value) if file.is_file() else None
         if place:
-            line, written, instead = place
+            line, written, quoted = place
+            read = _type_in_words(error.value)
             return (
-                f"{file}, line {line}: {written} is read as {_kind(error.value)}, and must be "
-                f"text here: write {instead}"
+                f"{file}, line {line}: {written} is read as {read}, and must be text here: "
+                f"write {quoted}"
             )
     return f"{name}.yaml: {error.full_key} must be text; it is {error.value!r}. Put it in quotes"
 
 
 def _config_folders() -> list[Path]:
     arguments = iter(sys.argv[1:])
-    given = []
+    folders = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
-        if flag in CONFIG_FOLDERS:
-            given.append(Path(value if equals else next(arguments, "")))
-    return [*given, conf_folder()]
+        if flag in CONFIG_FOLDER_FLAGS:
+            folders.append(Path(value if equals else next(arguments, "")))
+    return [*folders, conf_folder()]
 
 
-def _kind(value: Any) -> str:
+def _type_in_words(value: Any) -> str:
     kinds = {bool: "true or false", int: "a number", float: "a number", NoneType: "nothing"}
     return kinds.get(type(value), "a list" if isinstance(value, list) else "no text")
 
@@ -160,17 +155,17 @@ def _is_multirun() -> bool:
     return bool({"-m", "--multirun"} & set(sys.argv[1:]))
 
 
-def of_system(error: OSError) -> str:
-    """What to tell the user of a file or disk that can't be read or written."""
+def _system_error(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
-    remedy = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = ("; free space, or set paths.results (or paths.store) to another disk: features "
-                  "that were finished are kept and will be used")  # fmt: skip
-    return f"{place}{error.strerror}{remedy}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{place}{error.strerror}"
+    return (
+        f"{place}{error.strerror}; free space, or set paths.results (or paths.store) to another "
+        "disk: features that were finished are kept and will be used"
+    )
 
 
-def _of_option(path: str, valid: Sequence[str]) -> str:
+def _unknown_option(path: str, valid: Sequence[str]) -> str:
     group, _, option = path.rpartition("/")
     message = str(unknown(f"option of {group}", option, valid))
     if group.startswith(("hydra/launcher", "hydra/sweeper")):
@@ -178,33 +173,18 @@ def _of_option(path: str, valid: Sequence[str]) -> str:
     return message
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        current = current.__cause__
-    return iter(seen)
-
-
-def _of_key(error: OmegaConfBaseException) -> str:
+def _key_error(error: ConfigError) -> str:
     key: Any = error.full_key
-    if isinstance(error, MissingMandatoryValue):
+    if isinstance(error, omegaconf.MissingMandatoryValue):
         return f"{key} must be set: add {key}=<value>"
     if "is not a ListConfig" in str(error.msg):
         return f"{key} must be a list, such as {key}=[a,b]"
-    if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
-        return _unknown_key(error)
-    return f"{key}: {str(error.msg).splitlines()[0]}"
-
-
-def _unknown_key(error: OmegaConfBaseException) -> str:
-    parent = error.parent_node
-    key = str(error.full_key or error.key)
-    if not isinstance(parent, DictConfig):
+    if not isinstance(error, (omegaconf.ConfigAttributeError, omegaconf.ConfigKeyError)):
+        return f"{key}: {str(error.msg).splitlines()[0]}"
+    if not isinstance(error.parent_node, DictConfig):
         return f"unknown config key '{key}'"
-    above, _, last = key.rpartition(".")
-    valid = [f"{above}.{k!s}" if above else str(k) for k in parent]
-    if not valid:  # a dict whose names are the user's
+    above = str(key).rpartition(".")[0]
+    valid = [f"{above}.{name!s}" if above else str(name) for name in error.parent_node]
+    if not valid:  # a dict with free keys
         return f"new names need a plus: +{key}=<value>"
-    return str(unknown("config key", f"{above}.{last}" if above else last, valid))
+    return str(unknown("config key", str(key), valid))

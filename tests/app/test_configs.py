@@ -21,8 +21,9 @@ from clipdissect.targets.preprocess import KEYS
 from clipdissect.targets.torchvision import PRESETS, default_layers
 
 CONF = conf_folder()
-OPTIONS = sorted((path.parent.name, path.stem) for folder in group_folders()
-                 for path in folder.glob("*.yaml"))  # fmt: skip
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for folder in group_folders() for path in folder.glob("*.yaml")
+)
 SEARCHES = [option for group, option in OPTIONS if option.startswith("tune_")]
 # Values that the user must give, where any text won't do.
 GIVEN = {
@@ -138,8 +139,11 @@ def test_defaults_are_the_papers() -> None:
     assert config["similarity"]["name"] == "soft_wpmi"
     assert config["similarity"]["top_k"] == 100
     assert [config[g]["name"] for g in ("probe", "concepts", "encoder", "sentence")] == [
-        "broden", "google_20k", "clip_vit_b16", "mpnet",
-    ]  # fmt: skip
+        "broden",
+        "google_20k",
+        "clip_vit_b16",
+        "mpnet",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,9 +171,10 @@ def test_wrong_config_fails_at_composition_in_plain_words(override: str, says: s
 
 def test_values_of_any_type_can_be_given() -> None:
     config = composed(
-        "encoder.templates=['a photo of a {}.','{}']", "sentence=clip_text",
+        "encoder.templates=['a photo of a {}.','{}']",
+        "sentence=clip_text",
         "sentence.parameters={checkpoint: /path, long_texts: error}",
-    )  # fmt: skip
+    )
     assert config["encoder"]["templates"] == ["a photo of a {}.", "{}"]
     assert config["sentence"]["parameters"] == {"checkpoint": "/path", "long_texts": "error"}
 
@@ -197,9 +202,7 @@ def space_of(experiment: str, *overrides: str) -> tuple[Any, dict[str, Any]]:
     from hydra.core.hydra_config import HydraConfig
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
-    config = compose(
-        "config", [f"experiment={experiment}", *overrides], return_hydra_config=True
-    )  # fmt: skip
+    config = compose("config", [f"experiment={experiment}", *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     sweeper = config.hydra.sweeper
     space, fixed = create_params_from_overrides([f"{k}={v}" for k, v in sweeper.params.items()])
@@ -272,21 +275,27 @@ def test_wandb_space_is_the_search_space() -> None:
 def test_presets_of_torchvision_are_the_tables(name: str) -> None:
     config = composed(f"target={name}")["target"]
     assert config == {
-        "name": name, "weights": "IMAGENET1K_V1", "checkpoint": None,
+        "name": name,
+        "weights": "IMAGENET1K_V1",
+        "checkpoint": None,
         "layers": list(default_layers(name)),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("option", ["module", "checkpoint", "hub_dir", "exported"])
 def test_options_of_own_networks_are_set_by_name(option: str) -> None:
     required = given("target", option)
-    extra = ["target.layers=[layer*,blocks.*.mlp.fc1]", "target.preprocess.image_size=160",
-             "target.preprocess.mean=[0.5,0.5,0.5]"]  # fmt: skip
+    extra = [
+        "target.layers=[layer*,blocks.*.mlp.fc1]",
+        "target.preprocess.image_size=160",
+        "target.preprocess.mean=[0.5,0.5,0.5]",
+    ]
     config = composed(f"target={option}", *required, *extra)["target"]
     assert config["layers"] == ["layer*", "blocks.*.mlp.fc1"]
     assert {k: v for k, v in config["preprocess"].items() if v} == {
-        "image_size": 160, "mean": [0.5, 0.5, 0.5],
-    }  # fmt: skip
+        "image_size": 160,
+        "mean": [0.5, 0.5, 0.5],
+    }
     assert set(config["preprocess"]) == set(KEYS)
     if "arguments" in config:
         changed = composed(

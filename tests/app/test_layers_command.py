@@ -28,19 +28,25 @@ def build(width=4):
     body = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(inplace=True))
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
 """
-OWN = ["target.layers=[all_convs,'3']", "target.preprocess.image_size=16",
-       "target.classes=names.txt"]  # fmt: skip
+OWN = [
+    "target.layers=[all_convs,'3']",
+    "target.preprocess.image_size=16",
+    "target.classes=names.txt",
+]
 OPTIONS = {
     "module": ["target.factory=some_net:build", "target.arguments={width: 5}", *OWN],
     "checkpoint": ["target.factory=some_net:build", "target.checkpoint=net.pth", *OWN],
     "hub_dir": ["target.folder=.", "target.entry=build", *OWN],
     "exported": ["target.path=net.pt2", *OWN],
-    "torchvision": ["target.model=squeezenet1_1", "target.weights=random",
-                    "target.layers=['features.*']"],
+    "torchvision": [
+        "target.model=squeezenet1_1",
+        "target.weights=random",
+        "target.layers=['features.*']",
+    ],
     "timm": ["target.model=test_resnet", "target.weights=random"],
     "resnet18_places365": ["target.checkpoint=places.pth.tar"],
     "resnet18": ["target.checkpoint=resnet18.safetensors"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +65,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.modules.pop("some_net")
     torch.save(net.state_dict(), folder / "net.pth")
     places = models.resnet18(num_classes=365).state_dict()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in places.items()}},
-               folder / "places.pth.tar")  # fmt: skip
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in places.items()}}, folder / "places.pth.tar"
+    )
     save_file(models.resnet18().state_dict(), folder / "resnet18.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

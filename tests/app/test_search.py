@@ -19,10 +19,15 @@ from clipdissect.app.search import report as search_report
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `sweep`")
 
 SEARCH = (
-    "experiment=tune_soft_wpmi", "objective=top1", "hydra.sweeper.n_trials=3",
-    "hydra.sweeper.sampler.seed=0", "similarity.lam=1.5", "similarity.p_start=0.99",
-    "similarity.p_end=0.9", "similarity.top_k=9",
-)  # fmt: skip
+    "experiment=tune_soft_wpmi",
+    "objective=top1",
+    "hydra.sweeper.n_trials=3",
+    "hydra.sweeper.sampler.seed=0",
+    "similarity.lam=1.5",
+    "similarity.p_start=0.99",
+    "similarity.p_end=0.9",
+    "similarity.top_k=9",
+)
 
 Run = tuple[Path, pytest.MonkeyPatch, pytest.CaptureFixture[str]]
 
@@ -83,14 +88,25 @@ def test_finds_the_best_trial_and_goes_on(run: Run) -> None:
 
 
 SPACES: dict[str, tuple[str, ...]] = {
-    "tpe, startup over": ("-m", "similarity.a=interval(20.0,50.0)", "hydra.sweeper.n_trials=2",
-                          "hydra.sweeper.sampler.n_startup_trials=1"),
+    "tpe, startup over": (
+        "-m",
+        "similarity.a=interval(20.0,50.0)",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.sampler.n_startup_trials=1",
+    ),
     "categories": ("similarity.a=choice(12,13)", "hydra.sweeper.n_trials=2"),
-    "grid": ("-m", "similarity.a=choice(13,12)", "hydra.sweeper.params=null",
-             "hydra/sweeper/sampler=grid"),
-    "random": ("similarity.a=range(12,14)", "hydra/sweeper/sampler=random",
-               "hydra.sweeper.n_trials=2"),
-}  # fmt: skip
+    "grid": (
+        "-m",
+        "similarity.a=choice(13,12)",
+        "hydra.sweeper.params=null",
+        "hydra/sweeper/sampler=grid",
+    ),
+    "random": (
+        "similarity.a=range(12,14)",
+        "hydra/sweeper/sampler=random",
+        "hydra.sweeper.n_trials=2",
+    ),
+}
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -113,23 +129,33 @@ def test_default_outside_of_the_space_is_tried(run: Run, space: tuple[str, ...])
 
 @pytest.mark.parametrize(
     ("report", "says"),
-    [(0.5, "by 0.5000 on the other half, which decides"),
-     (-0.5, "but not on the other half (-0.5000), which decides: keep the default"),
-     (math.nan, "is gone with its files")],
-)  # fmt: skip
+    [
+        (0.5, "by 0.5000 on the other half, which decides"),
+        (-0.5, "but not on the other half (-0.5000), which decides: keep the default"),
+        (math.nan, "is gone with its files"),
+    ],
+)
 def test_best_trial_is_judged_on_the_other_half(report: float, says: str) -> None:
-    trials = pd.DataFrame({"trial": [0, 1, 2, 3], "default": [True, False, False, False],
-                           "tuning": [1.0, 2.0, 2.0, math.nan],
-                           "report": [1.0, 1.0 + report, 9.0, math.nan], "folder": ""})  # fmt: skip
+    trials = pd.DataFrame(
+        {
+            "trial": [0, 1, 2, 3],
+            "default": [True, False, False, False],
+            "tuning": [1.0, 2.0, 2.0, math.nan],
+            "report": [1.0, 1.0 + report, 9.0, math.nan],
+            "folder": "",
+        }
+    )
     objective = {"name": "top1", "tuning": 1.0, "tuning_units": 2, "report": 1.0, "report_units": 3}
     study = SimpleNamespace(
-        study_name="s", trials=[SimpleNamespace(params={"a": n}) for n in range(4)],
-        user_attrs={"default": {"inside": True, "params": {"a": 0}, "folder": "",
-                                "objective": objective}},
-    )  # fmt: skip
+        study_name="s",
+        trials=[SimpleNamespace(params={"a": n}) for n in range(4)],
+        user_attrs={
+            "default": {"inside": True, "params": {"a": 0}, "folder": "", "objective": objective}
+        },
+    )
     found = search_report.summary(study, trials)
     assert found["best"]["trial"] == 1  # of equals the first
-    said = list(search_report.said(found))[-1]
+    said = list(search_report.summary_lines(found))[-1]
     assert "trial 1 beats the default by 1.0000 on the tuning half" in said
     assert says in said
 
@@ -155,8 +181,12 @@ def test_failed_default_is_told_and_tried_again(run: Run) -> None:
 def test_default_of_a_group(run: Run) -> None:
     folder, monkeypatch, _capsys = run
     given = [one for one in SEARCH if not one.startswith("similarity.")]
-    space = ("similarity=choice(wpmi,soft_wpmi)", "similarity.a=interval(1.0,20.0)",
-             "hydra.sweeper.params=null", "hydra.sweeper.n_trials=1")  # fmt: skip
+    space = (
+        "similarity=choice(wpmi,soft_wpmi)",
+        "similarity.a=interval(1.0,20.0)",
+        "hydra.sweeper.params=null",
+        "hydra.sweeper.n_trials=1",
+    )
     assert launched(monkeypatch, folder, *given, *space) == 0
     (trials,) = tables(folder)
     assert trials["similarity"][0] == "soft_wpmi"

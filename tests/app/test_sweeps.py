@@ -21,9 +21,12 @@ from clipdissect.app.launch import launch
 
 
 def launched(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str, runner: str = "standin",
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *arguments: str,
+    runner: str = "standin",
     unused: Mapping[str, str] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Exit code of the stand-in runner, run in this process and in `folder`."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["standin", *arguments])
@@ -41,9 +44,13 @@ def elsewhere(folder: Path, *arguments: str, code: int) -> subprocess.CompletedP
     """The stand-in runner as a program, whose launcher starts others."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "support" / "standin.py"), "-m", *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=200, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -25,9 +25,28 @@ from clipdissect.errors import DissectError, MissingResource
 
 # Words that YAML or Hydra's grammar read as something else, and characters that they refuse.
 WORDS = ["no", "yes", "on", "1e3", "010", "12:30:45", "true", "null", "inf", "1_000", "~", "2024"]
-NASTY = ["~/photos", "my photos (1)", "photos[1]", "[x", "x]", "{a: b}", "café", "don't", 'a "b"',
-         "a,b", "a=b", "#1", "C:\\new", "back\\", "a;b", "$HOME & co", "x y\\\"z", "ümlaut/ß",
-         "*?!", " blank "]  # fmt: skip
+NASTY = [
+    "~/photos",
+    "my photos (1)",
+    "photos[1]",
+    "[x",
+    "x]",
+    "{a: b}",
+    "café",
+    "don't",
+    'a "b"',
+    "a,b",
+    "a=b",
+    "#1",
+    "C:\\new",
+    "back\\",
+    "a;b",
+    "$HOME & co",
+    'x y\\"z',
+    "ümlaut/ß",
+    "*?!",
+    " blank ",
+]
 LISTED = [w for w in WORDS + NASTY if not set(",[]{'") & set(w) and w[-1] != "\\"] + ["don't"]
 TEXTS = {
     (group, option, name): hint
@@ -157,8 +176,13 @@ def test_yaml_files_are_refused_with_the_line_and_the_quoted_form(tmp_path: Path
     assert message.endswith(QUOTED)
     file.write_text(text.format(QUOTED))
     assert composed(search, "concepts=mine")["concepts"]["texts"] == [
-        "no", "yes", "on", "1e3", "010", "12:30:45",
-    ]  # fmt: skip
+        "no",
+        "yes",
+        "on",
+        "1e3",
+        "010",
+        "12:30:45",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,10 +204,17 @@ def test_experiment_files_are_refused_alike(tmp_path: Path, content: str, says: 
 
 @pytest.mark.parametrize(
     "override",
-    ["capture.device=cpu", "capture.device=cuda:1", "paths.store=null", "target.checkpoint=null",
-     "target.layers=[layer4,blocks.*.mlp.fc1]", "paths.results=${oc.env:HOME}/x",
-     "sentence=local,sentence.path=/a/b-c_d.e", "encoder.templates=none"],
-)  # fmt: skip
+    [
+        "capture.device=cpu",
+        "capture.device=cuda:1",
+        "paths.store=null",
+        "target.checkpoint=null",
+        "target.layers=[layer4,blocks.*.mlp.fc1]",
+        "paths.results=${oc.env:HOME}/x",
+        "sentence=local,sentence.path=/a/b-c_d.e",
+        "encoder.templates=none",
+    ],
+)
 def test_what_is_text_needs_no_quotes(override: str) -> None:
     parts = override.split(",") if "sentence" in override else [override]
     composed(*parts)

@@ -72,7 +72,7 @@ def test_command_on_a_file(
     (tmp_path / "words.txt").write_text("cat\ndog\n")
     code, out, _ = run(monkeypatch, capsys, path, "--strict")
     assert code == 0
-    assert "nothing to mend" in out
+    assert "no problems found" in out
 
 
 def test_command_on_a_named_set(

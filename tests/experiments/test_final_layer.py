@@ -209,12 +209,12 @@ def test_classes_follow_from_the_target_without_building_it(runner: Runner, tmp_
 
 
 def test_other_processes_only_assist(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipdissect.app import evaluation_job
+    from clipdissect.app import build
     from clipdissect.method import clip_dissect
     from clipdissect.utils.distributed import Team
 
     seen: list[Any] = []
-    monkeypatch.setattr(evaluation_job, "from_environment", lambda: Team(1, 2))
+    monkeypatch.setattr(build, "from_environment", lambda: Team(1, 2))
     monkeypatch.setattr(clip_dissect, "assist", lambda target, **job: seen.append((target, job)))
     folder = runner()
     target, job = seen[0]

@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipdissect.app.commands import command_parser, exit_on_user_errors, write_comparison
+from clipdissect.app.jobs import set_up_logging
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,34 +35,31 @@ COLUMNS = (
 )
 
 
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect check_published`."""
     options = _parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    from clipdissect.errors import DissectError
-
-    try:
-        found = run(Path(options.data).expanduser(), Path(options.out).expanduser())
-    except (DissectError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for check in found:
-        said = "not printed" if check.paper is None else f"{check.paper:.4f}"
-        print(f"{check.table:<7} {check.row:<19} {check.metric:<10} expected {said:<11} "
-              f"got {check.ours:.4f}  {_verdict(check)}")  # fmt: skip
-    wrong = [check for check in found if not check.agrees]
-    printed = sum(check.paper is not None for check in found)
-    print(f"{printed - len(wrong)} of {printed} printed numbers agree to four digits; "
-          f"tables: {Path(options.out) / 'published.md'}")  # fmt: skip
+    set_up_logging(logging.WARNING)
+    checks = run(Path(options.data).expanduser(), Path(options.out).expanduser())
+    for check in checks:
+        print(
+            f"{check.table:<7} {check.row:<19} {check.metric:<10} expected {_paper(check):<11} "
+            f"got {check.ours:.4f}  {_verdict(check)}"
+        )
+    wrong = [check for check in checks if not check.agrees]
+    printed = sum(check.paper is not None for check in checks)
+    print(
+        f"{printed - len(wrong)} of {printed} printed numbers agree to four digits; "
+        f"tables: {Path(options.out) / 'published.md'}"
+    )
     sys.exit(1 if wrong else 0)
 
 
 def run(data: Path, out: Path) -> list[Check]:
-    """Compute everything and write the table and its manifest.
+    """Check all numbers; write the table and its manifest into `out`.
 
     Args:
         data: the folder with `published/` and `concepts/`.
-        out: where the files go.
 
     Raises:
         MissingResource: no label files, or no mpnet.
@@ -78,42 +78,40 @@ def run(data: Path, out: Path) -> list[Check]:
         remedy = "give the folder that has published/ and concepts/: --data FOLDER"
         raise MissingResource("published label files", absent, remedy)
     mpnet = sentence.build("mpnet")
-    found = checks(data, mpnet, Store(store_dir()))
-    write_tables(found, out)
+    results = checks(data, mpnet, Store(store_dir()))
+    write_tables(results, out)
     write_json(out / "published.json", _manifest(data, mpnet))
-    return found
+    return results
 
 
-def write_tables(found: Sequence[Check], out: Path) -> None:
+def write_tables(checks: Sequence[Check], out: Path) -> None:
     """Write published.md and published.csv."""
-    import pandas as pd
-
-    from clipdissect.results.run_files import write_table
-    from clipdissect.utils.files import write_text
-
-    rows = [_cells(check) for check in found]
-    write_table(out / "published.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text(out / "published.md", f"{HEAD}\n{text}\n")
+    write_comparison(out / "published", COLUMNS, [_cells(check) for check in checks], HEAD)
 
 
-HEAD = """# The paper's numbers from published labels
+HEAD = """The paper's numbers from published labels
 
 Computed by `scripts/check_published` from the label files that were published with the paper and
-with Network Dissection and MILAN; what was run on what is in `published.json`. Intervals are
-percentile bootstrap intervals over units.
-"""
+with Network Dissection and MILAN; `published.json` lists inputs and versions. Intervals are
+percentile bootstrap intervals over units."""
 
 
 def _cells(check: Check) -> tuple[str, ...]:
-    known = check.paper is not None
-    between = "" if check.low is None else f"{check.low:.4f} to {check.high:.4f}"
     return (
-        check.table, check.row, check.metric,
-        f"{check.paper:.4f}" if known else "not printed", f"{check.ours:.4f}", between,
-        f"{check.ours - (check.paper or 0):+.5f}" if known else "", _verdict(check), check.note,
-    )  # fmt: skip
+        check.table,
+        check.row,
+        check.metric,
+        _paper(check),
+        f"{check.ours:.4f}",
+        "" if check.low is None else f"{check.low:.4f} to {check.high:.4f}",
+        "" if check.paper is None else f"{check.ours - check.paper:+.5f}",
+        _verdict(check),
+        check.note,
+    )
+
+
+def _paper(check: Check) -> str:
+    return "not printed" if check.paper is None else f"{check.paper:.4f}"
 
 
 def _verdict(check: Check) -> str:
@@ -123,7 +121,6 @@ def _verdict(check: Check) -> str:
 
 
 def _manifest(data: Path, mpnet: Any) -> dict[str, Any]:
-    """What was run on what."""
     from clipdissect.app.paper.published_checks import FILES
     from clipdissect.results.provenance import git_state, versions
     from clipdissect.utils import hashing
@@ -139,21 +136,14 @@ def _manifest(data: Path, mpnet: Any) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     shared = Path(os.environ.get("CLIPDISSECT_SHARED", Path(__file__).parents[4] / "shared"))
-    parser = argparse.ArgumentParser(
-        prog="clipdissect check_published", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument(
-        "--data", metavar="FOLDER", default=str(shared / "data"),
-        help="with published/ and concepts/ (default: data in $CLIPDISSECT_SHARED, else in shared/ "
-        "beside this repository)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out",
-        metavar="FOLDER",
-        default="results/tables",
-        help="where the tables go (%(default)s)",
+    parser = command_parser("check_published", __doc__)
+    data = (
+        "with published/ and concepts/ (default: data in $CLIPDISSECT_SHARED, else in shared/ "
+        "next to this repository)"
     )
+    out = "where the tables go (%(default)s)"
+    parser.add_argument("--data", metavar="FOLDER", default=str(shared / "data"), help=data)
+    parser.add_argument("--out", metavar="FOLDER", default="results/tables", help=out)
     return parser
 
 

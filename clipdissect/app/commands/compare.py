@@ -6,37 +6,50 @@ clipdissect compare <run> labels.csv --out page/
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from clipdissect.app.commands import command_parser, exit_on_user_errors
+
 AUTO = ("mpnet", "minilm")
 
 
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect compare`."""
-    options = _parser().parse_args()
+    parser = command_parser("compare", __doc__)
+    parser.add_argument("first", help="the folder of a run, or a file of labels: A")
+    parser.add_argument("second", help="another: B")
+    parser.add_argument("--out", metavar="FOLDER", help="where the page goes")
+    parser.add_argument(
+        "--sentence",
+        default="auto",
+        metavar="NAME",
+        help="sentence encoder for how near two texts are: mpnet, minilm, clip_text, none; "
+        "auto is mpnet, then minilm",
+    )
+    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
+    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
+    options = parser.parse_args()
     from clipdissect import report
-    from clipdissect.errors import DissectError
     from clipdissect.store import Store
     from clipdissect.utils.paths import store_dir
 
-    try:
-        page = report.compare(
-            options.first, options.second, options.out or _beside(options.first, options.second),
-            sentences=_sentences(options.sentence), store=Store(store_dir()),
-            single_file=options.single_file, megabytes=options.mb,
-        )  # fmt: skip
-    except (DissectError, OSError) as error:
-        from clipdissect.app.user_errors import stop
-
-        stop(error)
+    page = report.compare(
+        options.first,
+        options.second,
+        options.out or _default_folder(options.first, options.second),
+        sentences=_sentences(options.sentence),
+        store=Store(store_dir()),
+        single_file=options.single_file,
+        megabytes=options.mb,
+    )
     print(page)
 
 
 def _sentences(name: str) -> Any:
-    """The sentence encoder of a name; of `auto` the first that is here, told if it isn't mpnet."""
+    """Build the sentence encoder of a name; of `auto`, the first that is installed."""
     from clipdissect import sentence
     from clipdissect.errors import MissingResource
 
@@ -46,35 +59,17 @@ def _sentences(name: str) -> Any:
         return sentence.build(name)
     for choice in AUTO:
         try:
-            found = sentence.build(choice)
+            return sentence.build(choice)
         except MissingResource:
             print(f"{choice} isn't here (clipdissect fetch {choice})", file=sys.stderr)
-        else:
-            return found
     return None
 
 
-def _beside(first: str, second: str) -> Path:
-    """Below the second run; beside the file where that is of labels."""
+def _default_folder(first: str, second: str) -> Path:
+    """Return a folder below the second run, or next to the second file."""
     other = Path(second).expanduser()
     folder = other if other.is_dir() else other.parent
     return folder / "compare" / Path(first).expanduser().resolve().name
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipdissect compare", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("first", help="the folder of a run, or a file of labels: A")
-    parser.add_argument("second", help="another: B")
-    parser.add_argument("--out", metavar="FOLDER", help="where the page goes")
-    parser.add_argument("--sentence", default="auto", metavar="NAME",
-                        help="sentence encoder for how near two texts are: mpnet, minilm, "
-                             "clip_text, none; auto is mpnet, then minilm")  # fmt: skip
-    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
-    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Get data and weights: Broden, CLIP, concept lists, the sentence encoder, ...
 
-Without a name it lists all items. Each item goes to where the library looks for it. Downloads are
-checked against digests where those are known, and put in place when complete.
+Without a name it lists what there is. Each item goes to where the library looks for it. Downloads
+are resumed, checked against digests where they are known, and put in place when complete.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from clipdissect.app.commands import command_parser, exit_on_user_errors
+from clipdissect.app.jobs import set_up_logging
+from clipdissect.errors import DissectError, unknown
 
 if TYPE_CHECKING:
     from clipdissect.fetch import Fetched, Item
 
-UNITS = ((1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB"))
+UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect fetch`."""
     options = _parser().parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("clipdissect").setLevel(logging.INFO)
+    set_up_logging(logging.INFO)
     if not options.items:
         print(listing())
         return
@@ -31,22 +35,23 @@ def main() -> None:
 
 
 def listing() -> str:
-    """List all items with size, licence, and location if present."""
+    """Return all items with size, licence, and their path if they are installed."""
     from clipdissect.fetch import ITEMS
 
     width = max(map(len, ITEMS))
     lines = []
+    indent = " " * (width + 11)
     for item in ITEMS.values():
         path = item.find()
         lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.description}")
-        lines.append(f"{'':<{width}}  {'':>7}  licence: {item.licence}")
+        lines.append(f"{indent}licence: {item.licence}")
         if path:
-            lines.append(f"{'':<{width}}  {'':>7}  there already: {path}")
+            lines.append(f"{indent}there already: {path}")
     return "\n".join(lines)
 
 
 def human(size: int | None) -> str:
-    """Format a number of bytes; `?` if unknown."""
+    """Return a number of bytes as text; `?` if it is unknown."""
     if size is None:
         return "?"
     for unit, name in UNITS:
@@ -56,69 +61,49 @@ def human(size: int | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    prog = sys.argv[0] if " " in sys.argv[0] else "clipdissect fetch"
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("fetch", __doc__)
     parser.add_argument("items", nargs="*", help="items; none: list them")
-    parser.add_argument(
-        "--folder", type=Path, help="put them below this folder, not where the library looks"
-    )
-    parser.add_argument(
-        "--from-file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="take the item from a local file or archive, or a folder of files; may be repeated",
-    )
-    parser.add_argument(
-        "--from-url",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="take it from your own URL; one that ends in / is a folder of files",
-    )
+    folder = "put them below this folder, not where the library looks"
+    parser.add_argument("--folder", type=Path, help=folder)
+    many: dict[str, Any] = {"action": "append", "default": []}
+    file = "take the item from a local file or archive, or a folder of files; may be repeated"
+    parser.add_argument("--from-file", metavar="FILE", help=file, **many)
+    url = "take it from your own URL; one that ends in / is a folder of files"
+    parser.add_argument("--from-url", metavar="URL", help=url, **many)
     parser.add_argument("--force", action="store_true", help="download again what is there already")
     return parser
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
     """Get each item; one that fails doesn't stop the others. Return the exit code."""
-    from clipdissect.errors import DissectError, unknown
     from clipdissect.fetch import ITEMS, fetch
     from clipdissect.fetch.user_sources import file_url
 
     code = 0
-    try:
-        for name in options.items:
-            if name not in ITEMS:
-                raise unknown("item", name, ITEMS)
-        if len(options.items) > 1 and (options.from_file or options.from_url):
-            raise DissectError("--from-file and --from-url go with one item")
-        urls = [*map(file_url, options.from_file), *options.from_url]
-    except DissectError as error:
-        return _print_error(error)
+    for name in options.items:
+        if name not in ITEMS:
+            raise unknown("item", name, ITEMS)
+    if len(options.items) > 1 and (options.from_file or options.from_url):
+        raise DissectError("--from-file and --from-url go with one item")
+    sources = [*map(file_url, options.from_file), *options.from_url]
     for name in options.items:
         try:
-            _print_result(name, fetch(name, options.folder, urls, options.force), options.folder)
+            fetched = fetch(name, options.folder, sources, options.force)
+            _report(name, fetched, options.folder)
         except DissectError as error:
-            code = _print_error(error)
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
         except KeyboardInterrupt:
             print("interrupted: run the same command again to continue", file=sys.stderr)
             return 130
     return code
 
 
-def _print_error(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-
-
-def _print_result(name: str, fetched: Fetched, folder: Path | None) -> None:
+def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
     from clipdissect.fetch import ITEMS
 
     if fetched.was_there:
-        print(f"{name} is there already: {fetched.path} (--force downloads it again)")
+        print(f"{name} is there already: {fetched.path} (--force gets it anew)")
         return
     for file in fetched.files:
         digest = "digest as expected" if file.known else "digest not known beforehand"
@@ -131,7 +116,6 @@ def _print_result(name: str, fetched: Fetched, folder: Path | None) -> None:
 
 
 def _use(item: Item, path: Path, folder: Path | None) -> str:
-    """Return the command that uses an item, from where it is."""
     from clipdissect.utils.paths import data_places
 
     use = item.use.format(path=path)

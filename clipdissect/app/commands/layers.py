@@ -1,16 +1,15 @@
 """List a target's modules: what they return for one image, and how many units they have.
 
-Prints a table and writes nothing. Names in it are what target.layers takes; a star marks those that
-are chosen now. Modules that can't be dissected say why.
+Prints a table and writes nothing. Its names are those that target.layers takes; a star marks the
+chosen ones. Modules that can't be dissected say why.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from clipdissect.app.console import RIGHT, console, print_lines, text_table
 from clipdissect.app.launch import launch_without_folder
-
-PIPE_WIDTH = 200
 
 
 def run(config: Any) -> None:
@@ -19,66 +18,58 @@ def run(config: Any) -> None:
     from clipdissect.capture.capture import check_layers
     from clipdissect.capture.model_summary import survey
 
-    chosen = _build(parameters(config.target))
-    if chosen.layers:  # of a network that has no default ones, all modules are to be seen
-        check_layers(chosen.model, chosen.layers)
-    modules = survey(chosen, settings_of(config).summary)
-    _print(chosen, modules)
+    target = _build(parameters(config.target))
+    if target.layers:  # without default layers, list all modules
+        check_layers(target.model, target.layers)
+    modules = survey(target, settings_of(config).summary)
+    starred = {layer.split("[")[0] for layer in target.layers}
+    columns: dict[str, dict[str, Any]] = {
+        "": {"width": 1},
+        "layer": {"no_wrap": True},
+        "type": {"no_wrap": True},
+        "output": {"overflow": "fold"},
+        "units": RIGHT,
+        "summary, or why it has no units": {},
+    }
+    rows = [
+        (
+            "*" if module.name in starred else "",
+            module.name,
+            module.kind,
+            module.output,
+            "" if module.units is None else module.units,
+            module.rule or module.problem,
+        )
+        for module in modules
+    ]
+    out = console(pipe_width=200)
+    out.print(text_table(columns, rows, target.name))
+    print_lines(out, _closing(target, modules))
 
 
-def _build(given: dict[str, Any]) -> Any:
-    """The target; with random weights where its own can't be had, for the table is the same."""
+def _build(options: dict[str, Any]) -> Any:
+    """Build the target, with random weights if its own are missing: the table is the same."""
     from clipdissect import targets
     from clipdissect.errors import MissingResource
     from clipdissect.models.checkpoints import RANDOM
 
     try:
-        return targets.build(**given)
+        return targets.build(**options)
     except MissingResource:
-        if "weights" not in given or given.get("checkpoint"):
+        if "weights" not in options or options.get("checkpoint"):
             raise
-        return targets.build(**{**given, "weights": RANDOM})
+        return targets.build(**{**options, "weights": RANDOM})
 
 
-def _print(chosen: Any, modules: list[Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_WIDTH)
-    table = Table(title=escape(chosen.name), title_justify="left", box=None, padding=(0, 2))
-    table.add_column("", width=1)
-    table.add_column("layer", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("output", overflow="fold")
-    table.add_column("units", justify="right")
-    table.add_column("summary, or why it has no units")
-    starred = {layer.split("[")[0] for layer in chosen.layers}
-    for module in modules:
-        units = "" if module.units is None else str(module.units)
-        table.add_row(
-            "*" if module.name in starred else "",
-            *map(
-                escape,
-                (module.name, module.kind, module.output, units, module.rule or module.problem),
-            ),
-        )
-    console.print(table)
-    for line in _closing(chosen, modules):
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _closing(chosen: Any, modules: list[Any]) -> list[str]:
+def _closing(target: Any, modules: list[Any]) -> list[str]:
     usable = {module.name: module.units for module in modules if module.units is not None}
-    units = [usable[layer] for layer in chosen.layers if layer in usable]
+    units = [usable[layer] for layer in target.layers if layer in usable]
     lines = [f"{len(modules)} modules, {len(usable)} of them can be dissected"]
-    if chosen.layers:
-        lines.append(f"chosen: {len(chosen.layers)} layers, {sum(units)} units")
-    if chosen.class_names:
-        lines.append(f"classes: {chosen.class_layer}, {len(chosen.class_names)} names")
-    return lines + [f"note: {note}" for note in chosen.notes]
+    if target.layers:
+        lines.append(f"chosen: {len(target.layers)} layers, {sum(units)} units")
+    if target.class_names:
+        lines.append(f"classes: {target.class_layer}, {len(target.class_names)} names")
+    return lines + [f"note: {note}" for note in target.notes]
 
 
 def main() -> None:

@@ -9,48 +9,39 @@ from __future__ import annotations
 
 import argparse
 
+from clipdissect.app.commands import command_parser, exit_on_user_errors
 
+
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect report`."""
-    options = _parser().parse_args()
+    parser = command_parser("report", __doc__)
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
+    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
+    parser.add_argument(
+        "--against",
+        type=named,
+        action="append",
+        metavar="NAME=PATH",
+        help="labels of another method to show with the run's: a file or a run's folder; replaces "
+        "those that the report had",
+    )
+    options = parser.parse_args()
     from clipdissect import report
-    from clipdissect.errors import DissectError
 
-    try:
-        if options.against:
-            others = {name: report.read_labels(name, path) for name, path in options.against}
-            report.set_others(options.run, others)
-        print(report.build(options.run, single_file=options.single_file, megabytes=options.mb))
-    except (DissectError, OSError) as error:
-        from clipdissect.app.user_errors import stop
-
-        stop(error)
+    if options.against:
+        others = {name: report.read_labels(name, path) for name, path in options.against}
+        report.set_others(options.run, others)
+    print(report.build(options.run, single_file=options.single_file, megabytes=options.mb))
 
 
 def named(text: str) -> tuple[str, str]:
-    """`NAME=PATH` as a pair.
-
-    Raises:
-        argparse.ArgumentTypeError: another form.
-    """
+    """Split `NAME=PATH`."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=PATH")
     return name, path
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipdissect report", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("--single-file", action="store_true", help="everything in index.html")
-    parser.add_argument("--mb", type=float, default=30.0, help="of pictures in a single file")
-    parser.add_argument("--against", type=named, action="append", metavar="NAME=PATH",
-                        help="labels of another method beside the run's: a file or a run's folder; "
-                             "replaces those that the report had")  # fmt: skip
-    return parser
 
 
 if __name__ == "__main__":

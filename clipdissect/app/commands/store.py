@@ -18,6 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipdissect.app.commands import command_parser, exit_on_user_errors
+from clipdissect.app.commands.fetch import human
+from clipdissect.app.console import RIGHT, console, text_table
+
 if TYPE_CHECKING:
     from clipdissect.store import Item, Store
 
@@ -25,44 +29,30 @@ DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
+@exit_on_user_errors
 def main() -> None:
     """Entry point of `clipdissect store`."""
     options = _parser().parse_args()
-    from clipdissect.app.user_errors import stop
     from clipdissect.errors import DissectError
     from clipdissect.store import Store
     from clipdissect.utils.paths import cache_dir, store_dir
 
     store = Store(Path(options.store).expanduser() if options.store else store_dir())
     cache = None if options.store else cache_dir()
-    try:
-        _check(store.root, bool(options.store))
-        if options.action == "verify":
-            sys.exit(_verify(store))
-        if options.action == "prune":
-            _prune(store, cache, options)
-        else:
-            _list(store, cache)
-    except (DissectError, OSError) as error:
-        stop(error)
-
-
-def _check(root: Path, must_exist: bool) -> None:
-    """Raise a DissectError for a path that is no folder, or isn't there though it was given."""
-    from clipdissect.errors import DissectError
-
-    if root.exists() and not root.is_dir():
-        raise DissectError(f"{root} is a file; a store is a folder")
-    if must_exist and not root.exists():
-        raise DissectError(f"there is no store: {root}")
+    if store.root.exists() and not store.root.is_dir():
+        raise DissectError(f"{store.root} is a file; a store is a folder")
+    if options.store and not store.root.exists():
+        raise DissectError(f"there is no store: {store.root}")
+    if options.action == "verify":
+        sys.exit(_verify(store))
+    if options.action == "prune":
+        _prune(store, cache, options)
+    else:
+        _list(store, cache)
 
 
 def days(text: str) -> float:
-    """A duration such as `30d`, `12h` or `2w`, in days.
-
-    Raises:
-        argparse.ArgumentTypeError: another form.
-    """
+    """Return a duration such as `30d`, `12h` or `2w` in days."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 30d, 12h or 2w")
@@ -70,40 +60,24 @@ def days(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """A size such as `10GB`, in bytes.
-
-    Raises:
-        argparse.ArgumentTypeError: another form.
-    """
+    """Return a size such as `10GB` in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
     if match is None or match.group(2) not in BYTES:
         raise argparse.ArgumentTypeError(f"'{text}' is no size; write 500MB or 10GB")
     return int(float(match.group(1)) * BYTES[match.group(2)])
 
 
-def human(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def ago(then: float) -> str:
-    """How long ago a moment was, for people."""
-    left = max(time.time() - then, 0)
+    """Return the time since a timestamp, such as `3 h`."""
+    elapsed = max(time.time() - then, 0)
     for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if left >= seconds:
-            return f"{left / seconds:.0f} {unit}"
-    return f"{left:.0f} s"
+        if elapsed >= seconds:
+            return f"{elapsed / seconds:.0f} {unit}"
+    return f"{elapsed:.0f} s"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clipdissect store", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("store", __doc__)
     parser.add_argument("action", nargs="?", choices=("list", "verify", "prune"), default="list")
     parser.add_argument("--store", metavar="FOLDER", help="this store alone, not the user cache's")
     parser.add_argument("--older", type=days, metavar="30d", help="not used for so long")
@@ -119,62 +93,71 @@ def _list(store: Store, cache: Path | None) -> None:
 
     items = inventory(store, cache)
     _print(items)
-    for kind, where in ((None, store.root), (cache, cache)):
-        own = [item for item in items if (item.path is None) == (kind is None)]
-        if where is not None:
-            noun = "entries" if kind is None else "other items"
-            print(f"{len(own)} {noun}, {human(sum(item.size for item in own))}, in {where}")
+    for noun, folder in (("entries", store.root), ("other items", cache)):
+        group = [item for item in items if (item.path is None) == (noun == "entries")]
+        if folder is not None:
+            print(f"{len(group)} {noun}, {human(sum(item.size for item in group))}, in {folder}")
 
 
 def _verify(store: Store) -> int:
     from clipdissect.store import inventory, verify
 
     problems = verify(store)
-    for key, said in problems.items():
-        for line in said:
+    for key, lines in problems.items():
+        for line in lines:
             print(f"{key}: {line}")
-    print(f"{len(inventory(store))} entries read, {len(problems)} with something wrong "
-          f"(it is computed again when it is needed)")  # fmt: skip
+    print(
+        f"{len(inventory(store))} entries read, {len(problems)} with something wrong "
+        "(it is computed again when it is needed)"
+    )
     return 1 if problems else 0
 
 
 def _prune(store: Store, cache: Path | None, options: argparse.Namespace) -> None:
+    from clipdissect.errors import DissectError
     from clipdissect.store import prune
 
-    if not any((options.older is not None, options.to is not None, options.incomplete,
-                options.fetched)):  # fmt: skip
-        print("error: say what to prune: --older 30d, --to 10GB, --incomplete or --fetched NAME",
-              file=sys.stderr)  # fmt: skip
-        sys.exit(2)
-    gone = prune(
-        store, cache=cache, older_days=options.older, to_bytes=options.to,
-        incomplete=options.incomplete, fetched=options.fetched, dry_run=options.dry_run,
-    )  # fmt: skip
-    _print(gone)
-    done = "would go" if options.dry_run else "deleted"
-    print(f"{len(gone)} items {done}, {human(sum(item.size for item in gone))}")
+    is_limited = options.older is not None or options.to is not None
+    if not (is_limited or options.incomplete or options.fetched):
+        raise DissectError(
+            "say what to prune: --older 30d, --to 10GB, --incomplete or --fetched NAME"
+        )
+    pruned = prune(
+        store,
+        cache=cache,
+        older_days=options.older,
+        to_bytes=options.to,
+        incomplete=options.incomplete,
+        fetched=options.fetched,
+        dry_run=options.dry_run,
+    )
+    _print(pruned)
+    verb = "would go" if options.dry_run else "deleted"
+    print(f"{len(pruned)} items {verb}, {human(sum(item.size for item in pruned))}")
 
 
 def _print(items: Sequence[Item]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not items:
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("what", "of", "probe", "images", "size", "age", "used", "state", "key"):
-        table.add_column(name, justify="right" if name in ("images", "size") else "left",
-                         overflow="fold")  # fmt: skip
-    for item in items:
-        about = item.about
-        images = about.get("images", about.get("texts", ""))
-        table.add_row(
-            str(about.get("what", "?")), str(about.get("of", "")), str(about.get("probe", "")),
-            str(images), human(item.size), ago(item.made), f"{ago(item.used)} ago",
+    columns = {
+        name: {**(RIGHT if name in ("images", "size") else {}), "overflow": "fold"}
+        for name in ("what", "of", "probe", "images", "size", "age", "used", "state", "key")
+    }
+    rows = [
+        (
+            item.about.get("what", "?"),
+            item.about.get("of", ""),
+            item.about.get("probe", ""),
+            item.about.get("images", item.about.get("texts", "")),
+            human(item.size),
+            ago(item.made),
+            f"{ago(item.used)} ago",
             "" if item.whole else "unfinished",
             item.key if item.is_fetched else item.key[:8],
-        )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
+        )
+        for item in items
+    ]
+    console(160).print(text_table(columns, rows, padding=1, pad_edge=False))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""search."""
+"""Hyperparameter search by Optuna."""

@@ -1,8 +1,7 @@
-"""The default configuration of a search, tried before any other.
+"""Try the default configuration of a search first, as the baseline for its trials.
 
-What a search finds is worth something only where it beats what one gets without a search, on the
-same units. So the configuration with nothing searched is always tried first, whatever the sampler,
-also where it lies outside of the search space. Where it lies inside, the sampler learns from it.
+It is run for every sampler, also if it lies outside of the search space; inside, the sampler learns
+from it.
 """
 
 from __future__ import annotations
@@ -15,17 +14,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-FOLDER = "default"  # of its job, beside those of the trials
+FOLDER = "default"  # of the job
 ATTRIBUTE = "default"  # of the study: the parameters, the objective, and the job's folder
 
 
 def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[str]) -> None:
-    """Run the default configuration, unless the study has its value; note the value in the study.
+    """Run the default configuration and store its value in the study, unless it is there.
 
     Args:
-        config: of the multirun, with `hydra`.
-        study: Optuna's.
-        space: searched parameter to its distribution.
+        space: Optuna's distributions by parameter.
         fixed: overrides that aren't searched.
     """
     params = default_of(config, space)
@@ -36,21 +33,15 @@ def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[s
     folder = Path(config.hydra.sweep.dir).absolute() / FOLDER
     metrics = folder / "metrics.json"
     if not metrics.is_file():
-        return  # it failed, which is said at the end with its error
+        return  # its error is printed at the end
     objective = json.loads(metrics.read_text(encoding="utf-8"))["objective"]
     inside = _add(study, params, space, objective["tuning"])
-    study.set_user_attr(ATTRIBUTE, {
-        "params": params, "inside": inside, "folder": str(folder), "objective": objective,
-    })  # fmt: skip
+    default = {"params": params, "inside": inside, "folder": str(folder), "objective": objective}
+    study.set_user_attr(ATTRIBUTE, default)
 
 
 def default_of(config: Any, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the searched parameters are without the search.
-
-    Args:
-        config: of the multirun.
-        space: searched parameter to its distribution; a key, or a config group.
-    """
+    """Return the values of the searched keys and config groups without the search."""
     choices = config.hydra.runtime.choices
     return {
         key: choices[key] if key in choices else OmegaConf.select(config, key.lstrip("+"))
@@ -71,22 +62,27 @@ def _launch(config: Any, fixed: list[str]) -> None:
     assert hydra is not None and Launched.job is not None
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(hydra.config_loader, Callbacks()),
-        task_function=Launched.job, config=config,
-    )  # fmt: skip
+        task_function=Launched.job,
+        config=config,
+    )
     overrides = [*fixed, f"hydra.sweep.subdir={FOLDER}"]
     launcher.launch([overrides], initial_job_idx=config.hydra.sweeper.n_trials)
 
 
 def _add(study: Any, params: dict[str, Any], space: Mapping[str, Any], value: float) -> bool:
-    """Add the default to the study as a trial; False where it lies outside of the space."""
+    """Add the default to the study as a trial; return False if it is outside of the space."""
     from optuna.trial import create_trial
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both functions are marked as experimental
         try:
-            trial = create_trial(params=params, distributions=dict(space), value=value,
-                                 user_attrs={ATTRIBUTE: True})  # fmt: skip
-        except (ValueError, TypeError):  # how Optuna says that a parameter is out of its range
+            trial = create_trial(
+                params=params,
+                distributions=dict(space),
+                value=value,
+                user_attrs={ATTRIBUTE: True},
+            )
+        except (ValueError, TypeError):  # a parameter is out of its range
             return False
         study.add_trial(trial)
     return True
