@@ -251,7 +251,7 @@ def _check_counts(scorer: Similarity, images: int, top: int, shown: int) -> None
     for name, count in (("top", top), ("images", shown)):
         if not isinstance(count, int):
             raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
-    top_k = scorer.parameters.get("top_k")
+    top_k = scorer.images_per_unit
     if top_k is not None and top_k > images:
         raise DissectError(
             f"similarity.top_k is {top_k}, but the probe has only {images} images: "
@@ -271,7 +271,7 @@ def _check_kept(scorer: Similarity, settings: Settings) -> None:
 
 def _kept_images(scorer: Similarity, shown: int) -> int:
     """Top images a unit that the scores and the tables need."""
-    return max(scorer.parameters.get("top_k") or 0, shown)
+    return max(scorer.images_per_unit or 0, shown)
 
 
 def warn_of_skipped(skipped: Mapping[str, str], images: int) -> None:

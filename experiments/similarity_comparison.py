@@ -198,7 +198,7 @@ def _concept_set(what: Any) -> tuple[str, Any]:
 def _has_top_k(name: str) -> bool:
     from clipdissect import similarity
 
-    return "top_k" in similarity.build(name).parameters
+    return similarity.build(name).images_per_unit is not None
 
 
 def _distinct(values: list[Any]) -> list[Any]:

@@ -91,7 +91,7 @@ class Describer:
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
-        dead, top_k = dead_units(activations), self._similarity.parameters.get("top_k")
+        dead, top_k = dead_units(activations), self._similarity.images_per_unit
         scored = scored_units(dead, self._similarity)
         top = None if top_k is None else top_of(activations, top_k)
         few = few_distinct(activations, top)

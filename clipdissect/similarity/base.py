@@ -74,6 +74,11 @@ class Similarity(ABC):
         """All parameters as plain values."""
         return asdict(self)
 
+    @property
+    def images_per_unit(self) -> int | None:
+        """Number of top images that a unit's score needs; None without a fixed number."""
+        return None
+
     def __call__(
         self, P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"]
     ) -> Float[Tensor, "units concepts"]:

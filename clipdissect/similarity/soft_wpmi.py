@@ -65,6 +65,10 @@ class SoftWpmi(Similarity):
         checks.number("eps", self.eps, least=0, below=1)
         checks.choice("membership", self.membership, MEMBERSHIPS)
 
+    @property
+    def images_per_unit(self) -> int:
+        return self.top_k
+
     def _plan(self, source: Source, q: Activations) -> Plan:
         top = as_top(q, self.top_k, source.images, "top_k")
         rows, index = union(top.indices, source.images)

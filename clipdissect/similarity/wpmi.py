@@ -54,6 +54,10 @@ class Wpmi(Similarity):
         checks.number("top_k", self.top_k, least=1, whole=True)
         checks.number("eps", self.eps, least=0, below=1)
 
+    @property
+    def images_per_unit(self) -> int:
+        return self.top_k
+
     def _plan(self, source: Source, q: Activations) -> Plan:
         top = as_top(q, self.top_k, source.images, "top_k")
         rows, index = union(top.indices, source.images)

@@ -180,7 +180,8 @@ def test_layers_side_by_side_are_scored_as_each_alone(
     function: Similarity = similarity.build(name, **drawn(data, name, len(q)))
     factors = ConceptActivations(images, texts)
     parts = q.split(data.draw(st.integers(1, q.shape[1])), dim=1)
-    k: int = function.parameters["top_k"]
+    k = function.images_per_unit
+    assert k is not None
     best = function.top(factors, beside([top_images(part, k) for part in parts]), len(texts))
     together = torch.empty(q.shape[1], len(texts)).scatter_(1, best.concepts, best.scores)
     wanted = torch.cat([function(images @ texts.T, part) for part in parts])
