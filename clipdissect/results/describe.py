@@ -24,7 +24,7 @@ from clipdissect.errors import DissectError
 from clipdissect.results.flags import COLUMN, DEAD, FEW, TIED, flags_of
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
-from clipdissect.similarity.ranking import beside
+from clipdissect.similarity.ranking import concat_layers
 
 NULL = "null_similarity"
 SHUFFLED_BY = 0  # seed of the null's permutation of images
@@ -108,7 +108,7 @@ class Describer:
     def tables(self) -> list[pd.DataFrame]:
         """A table as of `describe_layer` for each layer, in the order they were added."""
         if self._waiting:
-            together = beside(list(self._waiting.values()))
+            together = concat_layers(list(self._waiting.values()))
             self._score(dict(zip(self._waiting, together.layers, strict=True)), together)
             self._waiting = {}
         return [self._table(layer, self._best[layer.name]) for layer in self._layers]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import os
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,14 +9,9 @@ from jaxtyping import Float, Int, UInt64
 
 from clipdissect.masks.kernels import plain
 from clipdissect.masks.kernels.plain import popcount
-from clipdissect.similarity.kernels.dispatch import _COMPILER
-from clipdissect.similarity.kernels.dispatch import _split as split
+from clipdissect.utils.compiled_kernels import CompiledKernels
 
-_LOG = logging.getLogger(__name__)
-# Set to `torch` to do without Numba, as for the similarity functions.
-_VARIABLE = "CLIPDISSECT_KERNELS"
-
-_failed = False
+COMPILED = CompiledKernels("clipdissect.masks.kernels.compiled", "NumPy")
 
 __all__ = ["count_formulas", "count_together", "popcount", "restrict", "stretch"]
 
@@ -34,7 +25,7 @@ def stretch(
     rows, columns = (interpolation(old, new) for old, new in zip(maps.shape[1:], size, strict=True))
     words = -(-size[0] * size[1] // 64)
     out = np.empty((len(maps), words), dtype=np.uint64)
-    if _ran("stretch", len(maps), maps, levels, *rows, *columns, out):
+    if COMPILED.run("stretch", len(maps), (maps, levels, *rows, *columns, out)):
         return out
     return plain.stretch(maps, levels, rows, columns)
 
@@ -63,7 +54,7 @@ def count_together(
 ) -> Int[np.ndarray, "units beams concepts"]:
     """As `plain.count_together`."""
     out = np.zeros((len(starts) - 1, len(masks), concepts), dtype=np.int64)
-    if _ran("count_together", len(out), starts, words, masks, rows, concept, bits, out):
+    if COMPILED.run("count_together", len(out), (starts, words, masks, rows, concept, bits, out)):
         return out
     return plain.count_together(starts, words, masks, rows, concept, bits, concepts)
 
@@ -72,7 +63,9 @@ def restrict(*arguments: Any) -> UInt64[np.ndarray, "beams n"]:
     """As `plain.restrict`."""
     starts, words, parent = arguments[0], arguments[1], arguments[4]
     out = np.zeros((parent.shape[1], len(words)), dtype=np.uint64)
-    return out if _ran("restrict", len(starts) - 1, *arguments, out) else plain.restrict(*arguments)
+    if COMPILED.run("restrict", len(starts) - 1, (*arguments, out)):
+        return out
+    return plain.restrict(*arguments)
 
 
 def count_formulas(
@@ -87,43 +80,6 @@ def count_formulas(
     shared = np.zeros((len(operands), concepts), dtype=np.int64)
     sizes = np.zeros(len(operands), dtype=np.int64)
     arguments = (rows, concept, bits, operands, operators)
-    if _ran("count_formulas", len(operands), *arguments, shared, sizes):
+    if COMPILED.run("count_formulas", len(operands), (*arguments, shared, sizes)):
         return shared, sizes
     return plain.count_formulas(rows, concept, bits, concepts, operands, operators)
-
-
-def _ran(name: str, length: int, *arguments: Any) -> bool:
-    """Run a compiled function over `length` maps, units or formulas, split among threads.
-
-    Returns:
-        False where it can't run: no Numba, or it failed to compile.
-
-    Raises:
-        Exception: whatever the function itself raises; the plain loops would hide it.
-    """
-    global _failed
-    found = _module()
-    if found is None or not length:
-        return False
-    function = getattr(found, name)
-    try:
-        importlib.import_module(_COMPILER).prepare(function, [*arguments, 0, length])
-    except Exception as error:  # whatever a compiler can raise, the plain loops still work
-        _failed = True
-        _LOG.warning("the compiled kernels don't work here, using plain NumPy: %s", error)
-        return False
-    split(function, list(arguments), length, 1)
-    return True
-
-
-def _module() -> ModuleType | None:
-    """The compiled functions, or None where Numba isn't to be had; says so once."""
-    global _failed
-    if _failed or os.environ.get(_VARIABLE) == "torch":
-        return None
-    try:
-        return importlib.import_module("clipdissect.masks.kernels.compiled")
-    except Exception as error:  # Numba missing, or refusing this Python, NumPy or machine
-        _failed = True
-        _LOG.warning("no compiled kernels, using plain NumPy: %s", error)
-        return None
