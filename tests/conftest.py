@@ -40,7 +40,7 @@ CHECKED = [
     "clipdissect.datasets.segmentation",
     *(
         f"clipdissect.masks.{name}"
-        for name in ("counts", "firing", "kernels", "layout", "levels", "search", "units")
+        for name in ("counts", "kernels", "layers", "layout", "search", "thresholds", "units")
     ),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),

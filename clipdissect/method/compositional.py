@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipdissect.errors import DissectError
 from clipdissect.masks import ConceptMasks, OverlapCounts
-from clipdissect.masks.search import Sizes, search
+from clipdissect.masks.search import FormulaCounts, search
 from clipdissect.masks.units import UnitMasks
 from clipdissect.method.masked import MaskMatchingMethod, ranked
 
@@ -59,7 +59,7 @@ class Compositional(MaskMatchingMethod):
     ) -> pd.DataFrame:
         """The best formulas of each unit; as many as the beam holds."""
         named = concepts.concepts
-        sizes = Sizes(concepts)
+        sizes = FormulaCounts(concepts)
         beams = search(units, counts, sizes, self.length, self.beam)
         singles = [own[0] if own else None for own in search(units, counts, sizes, 1, 1)]
         texts = [[found.formula.text(named) for found in own] for own in beams]

@@ -18,10 +18,17 @@ from clipdissect.concepts import Concepts
 from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.dissection import warn_of_skipped
 from clipdissect.errors import DissectError
-from clipdissect.masks import ConceptMasks, Dense, OverlapCounts, concept_masks, dense, tally
+from clipdissect.masks import (
+    ConceptMasks,
+    LayerMasks,
+    OverlapCounts,
+    concept_masks,
+    count_overlaps,
+    layer_masks,
+)
 from clipdissect.masks.counts import concept_iou
+from clipdissect.masks.crop import CROPPED, VIEWS, without_crop
 from clipdissect.masks.units import UnitMasks
-from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
@@ -43,7 +50,7 @@ class MaskMatchingMethod(Method):
         categories: of the concepts; all where None.
         view: `whole` shows the network whole images, squeezed to its input size, as the published
             codes do; `target` leaves the target's own crop, which shifts maps against masks.
-        memory: gigabytes for thresholds and masks; see `masks.firing.dense`.
+        memory: gigabytes for thresholds and masks; see `masks.layers.layer_masks`.
 
     Raises:
         DissectError: a value that isn't allowed.
@@ -85,13 +92,13 @@ class MaskMatchingMethod(Method):
         """The best concepts or formulas of every unit of the target's layers.
 
         Raises:
-            DissectError: see `masks.firing.dense` and `masks.concepts.concept_masks`.
+            DissectError: see `masks.layers.layer_masks` and `masks.concepts.concept_masks`.
         """
         parts = job.parts(self)
         stages = Timers()
         target, notes = self._seen(parts["target"])
         with stages.stage("levels"):
-            fires = dense(target, target.layers, parts["probe"], job.store, job.settings,
+            fires = layer_masks(target, target.layers, parts["probe"], job.store, job.settings,
                           quantile=self.quantile, memory=self.memory)  # fmt: skip
         warn_of_skipped(fires.left_out, len(fires.probe))
         with stages.stage("concepts"):
@@ -102,23 +109,27 @@ class MaskMatchingMethod(Method):
         for layer in target.layers:
             described.append(self._layer(layer, fires, concepts, null, job, stages))
             names = [parts["probe"].images[i] for i in fires.images]
-            shown.append(top_images_of_layer(layer, fires.found[layer].peaks, names, job.images))
+            shown.append(
+                top_images_of_layer(
+                    layer, fires.thresholds[layer].max_activation, names, job.images
+                )
+            )
         run = self._run(target, fires, concepts, job, notes) | {"seconds": stages.seconds}
         return Result(
             pd.concat(described, ignore_index=True), pd.concat(shown, ignore_index=True), run,
-            target=target, thresholds={name: own.levels for name, own in fires.found.items()},
+            target=target, thresholds={name: own.values for name, own in fires.thresholds.items()},
             vocabulary=_vocabulary(fires, concepts),
         )  # fmt: skip
 
     def _seen(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         """The target with the preprocessing of `view`, and notes on it."""
-        whole, notes = whole_view(target.preprocess)
+        whole, notes = without_crop(target.preprocess)
         if self.view == "whole":
             return replace(target, preprocess=whole), notes
         return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
 
     def _layer(
-        self, layer: str, fires: Dense, concepts: ConceptMasks, null: ConceptMasks | None,
+        self, layer: str, fires: LayerMasks, concepts: ConceptMasks, null: ConceptMasks | None,
         job: Job, stages: Timers,
     ) -> pd.DataFrame:  # fmt: skip
         groups = fires.masks(layer)
@@ -129,7 +140,7 @@ class MaskMatchingMethod(Method):
             if units is None:
                 break
             with stages.stage("scoring"):
-                counts = tally(units, concepts)
+                counts = count_overlaps(units, concepts)
                 table = self.table(units, counts, concepts, job.top)
                 table["firing_images"] = units.images(fires.layout)
                 if null is not None:
@@ -146,12 +157,14 @@ class MaskMatchingMethod(Method):
 
     def _null(self, units: UnitMasks, shuffled: ConceptMasks) -> pd.Series[float]:
         """Each unit's best score with the masks of other images; 0 where it shares no pixel."""
-        return self.table(units, tally(units, shuffled), shuffled, 1)["similarity"].fillna(0.0)
+        return self.table(units, count_overlaps(units, shuffled), shuffled, 1)["similarity"].fillna(
+            0.0
+        )
 
-    def _flagged(self, table: pd.DataFrame, fires: Dense, layer: str) -> pd.DataFrame:
+    def _flagged(self, table: pd.DataFrame, fires: LayerMasks, layer: str) -> pd.DataFrame:
         """With `flags`, the unit's threshold, and whether it is a detector."""
-        levels = fires.found[layer]
-        dead = levels.dead.numpy()
+        thresholds = fires.thresholds[layer]
+        dead = thresholds.dead.numpy()
         texts = [c for c in table if str(c).startswith("description")]
         scores = [c for c in table if str(c).startswith("similarity")]
         table.loc[dead, texts], table.loc[dead, [*scores, "margin"]] = "", np.nan
@@ -161,15 +174,15 @@ class MaskMatchingMethod(Method):
         if "truth_rank" in table:
             table.loc[nowhere, "truth_rank"] = np.nan  # no description, no rank
         tied = (table["margin"] == 0).to_numpy()
-        flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: levels.saturated.numpy()}
+        flags = {DEAD: dead, NOWHERE: nowhere, TIED: tied, SATURATED: thresholds.saturated.numpy()}
         table.insert(list(table).index("margin") + 1, COLUMN, flags_of(flags))
         often = table["firing_images"] >= self.least_images
         table["detector"] = (table["similarity"] > self.detector) & often
-        table["threshold"] = levels.levels.numpy()
+        table["threshold"] = thresholds.values.numpy()
         return table
 
     def _run(
-        self, target: Target, fires: Dense, concepts: ConceptMasks, job: Job,
+        self, target: Target, fires: LayerMasks, concepts: ConceptMasks, job: Job,
         notes: tuple[str, ...],
     ) -> dict[str, Any]:  # fmt: skip
         probe, own = fires.probe, _vocabulary(fires, concepts)
@@ -183,7 +196,7 @@ class MaskMatchingMethod(Method):
             "concepts": {"name": own.name, "texts": len(own), "digest": own.digest,
                          "masks": len(concepts.concepts), "categories": list(concepts.categories)},
             "method": {"name": self.name, **asdict(self)},
-            "threshold_error": {layer: own.error for layer, own in fires.found.items()},
+            "threshold_error": {layer: own.error for layer, own in fires.thresholds.items()},
             "null": {"shuffled_by": SHUFFLED_BY} if job.null else None,
             "precision": job.settings.numeric,
             "notes": [*target.notes, *probe.notes, *fires.notes, *notes],
@@ -192,7 +205,7 @@ class MaskMatchingMethod(Method):
         }  # fmt: skip
 
 
-def _vocabulary(fires: Dense, concepts: ConceptMasks) -> Concepts:
+def _vocabulary(fires: LayerMasks, concepts: ConceptMasks) -> Concepts:
     """The texts of the masks; formulas are made of them."""
     texts = tuple(dict.fromkeys(concept.text for concept in concepts.concepts))
     return Concepts(f"masks of {fires.probe.name}", texts)
