@@ -26,19 +26,6 @@ class OverlapCounts:
     patterns: Int[np.ndarray, " patterns"]
     active: Int[np.ndarray, "units patterns"]
 
-    def active_in(self, categories: Int[np.ndarray, "..."]) -> Int[np.ndarray, "units ..."]:
-        """Count each unit's active pixels in images annotated in any category of a set.
-
-        Args:
-            categories: sets of categories, as bits.
-        """
-        sets = np.asarray(categories)
-        counted = (self.patterns.reshape(-1, *[1] * sets.ndim) & sets) != 0
-        pixels: Int[np.ndarray, "units ..."] = np.tensordot(
-            self.active, counted.astype(np.int64), axes=(1, 0)
-        )
-        return pixels
-
 
 def count_overlaps(units: UnitMasks, concepts: ConceptMasks) -> OverlapCounts:
     """Count the pixels that units share with every concept; both have one layout."""
@@ -80,4 +67,6 @@ def active_by_concept(
     counts: OverlapCounts, concepts: ConceptMasks
 ) -> Int[np.ndarray, "units concepts"]:
     """Count units' active pixels in the images annotated in each concept's category."""
-    return counts.active_in(1 << np.arange(len(concepts.categories)))[:, concepts.category]
+    annotated = (counts.patterns[:, None] & (1 << np.arange(len(concepts.categories)))) != 0
+    by_category: Int[np.ndarray, "units categories"] = counts.active @ annotated.astype(np.int64)
+    return by_category[:, concepts.category]

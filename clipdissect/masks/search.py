@@ -25,19 +25,12 @@ UNITS_AT_ONCE = 64  # units whose candidates are in memory together
 
 @dataclass(frozen=True)
 class ScoredFormula:
-    """A formula of a unit.
-
-    Args:
-        formula: the formula.
-        score: its IoU with the unit.
-        shared: pixels that show it while the unit is active.
-        size: pixels that show it.
-    """
+    """A formula of a unit, with pixel counts."""
 
     formula: Formula
-    score: float
-    shared: int
-    size: int
+    score: float  # its IoU with the unit
+    shared: int  # pixels that show it while the unit is active
+    size: int  # pixels that show it
 
 
 Beams = list[list[ScoredFormula]]
@@ -81,8 +74,6 @@ def search(
     isn't annotated counts as not shown. For one concept it is Network Dissection's.
 
     Args:
-        units: the units' masks.
-        counts: what they share with each concept.
         formulas: counts of formulas, extended as needed.
         length: largest number of concepts in a formula.
         width: formulas per beam.

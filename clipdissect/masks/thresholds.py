@@ -65,14 +65,7 @@ def active_positions(quantile: float, positions: int) -> int:
 def threshold_estimator(
     quantile: float, units: int, positions: int, memory: float
 ) -> ExactThresholds | HistogramThresholds:
-    """Return the most exact estimator that fits the memory.
-
-    Args:
-        quantile: fraction of positions at which a unit is active.
-        units: of the layer.
-        positions: upper bound for the whole probe.
-        memory: in bytes.
-    """
+    """Return the most exact estimator of a layer's thresholds that fits the memory, in bytes."""
     count = active_positions(quantile, positions) + 1
     if 4 * units * BUFFERS * count <= memory:
         return ExactThresholds(count)

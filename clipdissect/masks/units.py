@@ -83,18 +83,10 @@ def compute_unit_masks(
     readings: Mapping[str, Reading],
     skipped: Collection[int] = (),
 ) -> dict[str, ActiveWords]:
-    """Compute the masks of units of some layers in one pass over the probe.
+    """Compute the masks of the wanted units of each layer in one pass over the probe.
 
-    Args:
-        target, probe, settings: the network, the images and how to run.
-        layout: of the masks.
-        thresholds: of all units, by layer.
-        wanted: units, by layer.
-        readings: how to read these layers' outputs as maps.
-        skipped: images that couldn't be read for the thresholds.
-
-    Raises:
-        DissectError: another image can't be read.
+    Raises a DissectError if an image can't be read that isn't in `skipped`, those that were missing
+    for the thresholds.
     """
     parts: dict[str, list[ActiveWords]] = {layer: [] for layer in wanted}
     for maps in activation_maps(target, list(wanted), probe, settings, readings):

@@ -76,15 +76,7 @@ class Similarity(ABC):
     def __call__(
         self, P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"]
     ) -> Float[Tensor, "units concepts"]:
-        """Score every unit and concept from a dense P.
-
-        Args:
-            P: concept activations.
-            q: activations, on the same device.
-
-        Raises:
-            DissectError: sizes that disagree, empty or non-finite inputs, too few images.
-        """
+        """Score every unit and concept from dense concept activations P and activations q."""
         checks.matrix("P", P, "images", "concepts")
         with torch.no_grad():
             plan = self._plan(Dense(P), _checked(q, P.shape[0]))

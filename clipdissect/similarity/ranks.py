@@ -26,9 +26,6 @@ def ranks(
     to count those ahead of it), and never held whole.
 
     Args:
-        similarity: from `similarity.build`.
-        concept_activations: the embeddings whose products are P.
-        q: activations `[images, units]`, or every unit's top images.
         wanted: concept number per unit; below 0 for none.
         rivals: concepts that count as ahead or equal; None for all. Of repeated texts, only the
             first copy should.

@@ -111,10 +111,8 @@ class Exponentials:
     temperature; otherwise it is each image's largest exponent, from one more pass.
 
     Args:
-        source: P of the images in use.
         blocks: ranges that cover all concepts.
         a: inverse temperature.
-        memory_gb: budget, of which a share is for the cache.
         keep: false where only the denominators are needed.
 
     Source: Eq. (13), with the temperature of the released code.

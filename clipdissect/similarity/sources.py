@@ -39,10 +39,8 @@ def concept_blocks(
     """Split the concepts into ranges whose working memory stays within the budget.
 
     Args:
-        concepts: their number.
         floats_per_concept: float32 numbers in use at once per concept of a block.
         memory_gb: budget in 10^9 bytes; a block has at least one concept.
-        device: where the work is done.
     """
     bytes_per_concept = 4 * max(1, floats_per_concept)
     size = int(memory_gb * 1e9 * _BLOCK_SHARE / bytes_per_concept)

@@ -44,13 +44,7 @@ def log_product_sums(
 def less_marginal(
     joint: Float[Tensor, "units block"], lam: float, layers: Sequence[int] = ()
 ) -> Float[Tensor, "units block"]:
-    """Apply `plain.less_marginal` to the units of each layer, in place.
-
-    Args:
-        joint: `L`, for the units of one or several layers.
-        lam: weight of the marginal.
-        layers: number of units per layer; empty for a single layer.
-    """
+    """Apply `plain.less_marginal` in place, per layer; `layers` has the units of each, if any."""
     for layer in torch.split(joint, list(layers) or len(joint)) if lam else ():
         arguments = (layer, float(lam))
         if not COMPILED.run("less_marginal", layer.shape[1], arguments, _CONCEPTS_STEP):
