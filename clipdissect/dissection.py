@@ -334,7 +334,7 @@ def _check_job(job: Job) -> None:
 
 
 def _check_top_k(similarity: Similarity, images: int) -> None:
-    top_k = similarity.parameters.get("top_k")
+    top_k = similarity.images_per_unit
     if top_k is not None and top_k > images:
         raise DissectError(
             f"similarity.top_k is {top_k}, but the probe has only {images} images: "
@@ -344,4 +344,4 @@ def _check_top_k(similarity: Similarity, images: int) -> None:
 
 def _stored_top_k(similarity: Similarity, images: int) -> int:
     """Top images per unit that the scores and the table of top images need."""
-    return max(similarity.parameters.get("top_k") or 0, images)
+    return max(similarity.images_per_unit or 0, images)

@@ -16,14 +16,9 @@ sys.path += [str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_d
 # Calls of these modules have their types and tensor shapes checked. The others are left out because
 # tests hand them wrong types on purpose. Set before the library's first import.
 SIMILARITY = [
-    "blocks",
-    "keys",
     "kernels",
-    "membership",
     "moments",
-    "products",
     "ranks",
-    "running",
     "softmax",
     "sources",
 ]
@@ -45,7 +40,7 @@ CHECKED = [
     "clipdissect.datasets.segmentation",
     *(
         f"clipdissect.masks.{name}"
-        for name in ("counts", "firing", "kernels", "layout", "levels", "search", "units")
+        for name in ("counts", "kernels", "layers", "layout", "search", "thresholds", "units")
     ),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),

@@ -1,24 +1,24 @@
-"""Where units fire and where concepts are, as bits: what methods that compare masks work with."""
+"""Bit masks of units and of concepts, for the methods that compare them."""
 
 from __future__ import annotations
 
 from clipdissect.masks.concepts import ConceptMasks, concept_masks
-from clipdissect.masks.counts import OverlapCounts, tally
-from clipdissect.masks.firing import Dense, dense
+from clipdissect.masks.counts import OverlapCounts, count_overlaps
+from clipdissect.masks.crop import without_crop
+from clipdissect.masks.layers import LayerMasks, layer_masks
 from clipdissect.masks.layout import Layout
-from clipdissect.masks.levels import Levels
+from clipdissect.masks.thresholds import Thresholds
 from clipdissect.masks.units import UnitMasks
-from clipdissect.masks.view import whole_view
 
 __all__ = [
     "ConceptMasks",
-    "Dense",
+    "LayerMasks",
     "Layout",
-    "Levels",
     "OverlapCounts",
+    "Thresholds",
     "UnitMasks",
     "concept_masks",
-    "dense",
-    "tally",
-    "whole_view",
+    "count_overlaps",
+    "layer_masks",
+    "without_crop",
 ]

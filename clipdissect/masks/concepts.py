@@ -1,49 +1,53 @@
-"""Where every concept is, in all images, as bits."""
+"""The masks of all concepts in all images, as bits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt64
-from torch import Tensor
 from tqdm import tqdm
 
 from clipdissect.datasets.segmentation import Annotation, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.masks.kernels import popcount
-from clipdissect.masks.layout import Layout, packed
+from clipdissect.masks.layout import Layout, first_entries, packed
 from clipdissect.store import Entry, Store
 from clipdissect.utils import hashing
 
 VERSION = 1  # raise it when the same labels give other bits
-MOST_CATEGORIES = 62
+MAX_CATEGORIES = 62  # bits of a signed 64-bit integer, with room to spare
+
+
+class MaskEntries(NamedTuple):
+    """Sparse masks by word (CSR): entries `rows[w]` to `rows[w + 1]` are those of word w."""
+
+    rows: Int[np.ndarray, " words_and_one"]
+    concept: Int[np.ndarray, " entries"]
+    bits: UInt64[np.ndarray, " entries"]
 
 
 @dataclass(frozen=True)
 class ConceptMasks:
-    """Every word of the layout with the concepts that have a bit in it.
+    """For every word of the layout, the concepts that have a bit in it.
 
-    Few concepts are in any one place, so a word has a short list of them: entries `rows[w]` to
-    `rows[w + 1]`. Comparing a unit with all concepts then costs what the unit's own words cost.
+    Few concepts are in any one place, so a word has a short list of them. Comparing a unit with all
+    concepts then costs what the unit's words cost.
 
     Args:
         concepts: the concepts.
         layout: of the words.
-        rows: `[words + 1]`, the first entry of each word.
-        concept: each entry's concept.
-        bits: each entry's bits.
-        annotated: of each image, bit c: whether it is annotated in category c.
+        entries: concept and bits per word.
+        annotated: per image, bit c: whether it is annotated in category c.
     """
 
     concepts: tuple[Concept, ...]
     layout: Layout
-    rows: Int[np.ndarray, " words_and_one"]
-    concept: Int[np.ndarray, " entries"]
-    bits: UInt64[np.ndarray, " entries"]
+    entries: MaskEntries
     annotated: Int[np.ndarray, " images"]
 
     @cached_property
@@ -58,112 +62,96 @@ class ConceptMasks:
 
     @cached_property
     def pixels(self) -> Int[np.ndarray, " concepts"]:
-        """How many pixels show each concept."""
+        """Number of pixels that show each concept."""
         # Sums of whole numbers in float64 are exact below 2^53.
-        total = np.bincount(self.concept, popcount(self.bits), minlength=len(self.concepts))
+        weights = popcount(self.entries.bits)
+        total = np.bincount(self.entries.concept, weights, minlength=len(self.concepts))
         return total.astype(np.int64)
 
     def without(self, images: Int[np.ndarray, " skipped"]) -> ConceptMasks:
-        """With nothing in some images, and these annotated in no category."""
+        """Return the masks with some images empty and annotated in no category."""
         if not len(images):
             return self
-        gone = np.zeros(len(self.annotated), dtype=bool)
-        gone[images] = True
-        word = np.repeat(np.arange(self.layout.words), np.diff(self.rows))
-        kept = ~gone[self.layout.images_of(word)]
-        return replace(
-            self, rows=_starts(word[kept], self.layout.words), concept=self.concept[kept],
-            bits=self.bits[kept], annotated=np.where(gone, 0, self.annotated),
-        )  # fmt: skip
+        removed = np.zeros(len(self.annotated), dtype=bool)
+        removed[images] = True
+        rows, concept, bits = self.entries
+        word = np.repeat(np.arange(self.layout.words), np.diff(rows))
+        remaining = ~removed[self.layout.images_of(word)]
+        rows = first_entries(word[remaining], self.layout.words)
+        entries = MaskEntries(rows, concept[remaining], bits[remaining])
+        return replace(self, entries=entries, annotated=np.where(removed, 0, self.annotated))
 
     def shuffled(self, images: Sequence[int], seed: int) -> ConceptMasks:
-        """With each image's masks and annotations those of another image of the same size.
-
-        Args:
-            images: numbers of those that change places.
-            seed: of the permutation.
-        """
+        """Permute masks and annotations among the given images of equal size."""
         sizes, chosen = np.array(self.layout.sizes), np.asarray(images, dtype=np.int64)
-        order, drawn = np.arange(len(sizes)), np.random.default_rng(seed)
+        order, generator = np.arange(len(sizes)), np.random.default_rng(seed)
         for size in np.unique(sizes[chosen], axis=0):
-            own = chosen[(sizes[chosen] == size).all(1)]
-            order[own] = drawn.permutation(own)
-        starts = self.layout.starts
+            same_size = chosen[(sizes[chosen] == size).all(1)]
+            order[same_size] = generator.permutation(same_size)
+        starts, (old_rows, concept, bits) = self.layout.starts, self.entries
         source = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
-        counts = np.diff(self.rows)[source]
+        counts = np.diff(old_rows)[source]
         rows = np.concatenate([[0], np.cumsum(counts)])
-        entry = np.repeat(self.rows[source] - rows[:-1], counts) + np.arange(rows[-1])
-        return replace(
-            self, rows=rows, concept=self.concept[entry], bits=self.bits[entry],
-            annotated=self.annotated[order],
-        )  # fmt: skip
+        entry = np.repeat(old_rows[source] - rows[:-1], counts) + np.arange(rows[-1])
+        entries = MaskEntries(rows, concept[entry], bits[entry])
+        return replace(self, entries=entries, annotated=self.annotated[order])
 
 
-def concept_masks(masks: SegmentationLabels, store: Store) -> ConceptMasks:
-    """All labels of a probe, packed; from the store where it has them.
+def concept_masks(labels: SegmentationLabels, store: Store) -> ConceptMasks:
+    """Pack all labels of a probe, or load them from the store.
 
     Raises:
         DissectError: a mask that can't be read; more than 62 categories.
     """
-    if len(masks.categories) > MOST_CATEGORIES:
+    if len(labels.categories) > MAX_CATEGORIES:
         raise DissectError(
-            f"the labels have {len(masks.categories)} categories; {MOST_CATEGORIES} fit: choose "
+            f"the labels have {len(labels.categories)} categories; {MAX_CATEGORIES} fit: choose "
             f"some with method.categories"
         )
-    key = hashing.hash_values("concept masks", VERSION, masks.digest())
-    found = store.get(key)
-    if found is None:
+    key = hashing.hash_values("concept masks", VERSION, labels.digest())
+    stored = store.get(key)
+    if stored is None:
         with store.locked([key]):
-            found = store.get(key)  # another process may have been faster
-            if found is None:
-                found = _packed(masks)
-                store.put(key, found)
-    arrays = found.arrays
-    return ConceptMasks(
-        masks.concepts, Layout.of(masks.sizes), arrays["rows"].numpy(), arrays["concept"].numpy(),
-        arrays["bits"].numpy().view(np.uint64), arrays["annotated"].numpy(),
-    )  # fmt: skip
+            stored = store.get(key)  # another process may have been faster
+            if stored is None:
+                stored = _packed_labels(labels)
+                store.put(key, stored)
+    arrays = {name: array.numpy() for name, array in stored.arrays.items()}
+    entries = MaskEntries(arrays["rows"], arrays["concept"], arrays["bits"].view(np.uint64))
+    return ConceptMasks(labels.concepts, Layout.of(labels.sizes), entries, arrays["annotated"])
 
 
-def _packed(masks: SegmentationLabels) -> Entry:
-    layout = Layout.of(masks.sizes)
-    categories = masks.categories
+def _packed_labels(labels: SegmentationLabels) -> Entry:
+    layout, categories = Layout.of(labels.sizes), labels.categories
     words, concepts, bits, annotated = [], [], [], []
-    for image in tqdm(range(len(masks)), "masks", unit="img", disable=None):
-        annotation = masks.read(image)
-        annotated.append(sum(1 << i for i, c in enumerate(categories)
-                             if c in annotation.categories))  # fmt: skip
-        word, concept, own = _of_image(annotation)
+    for image in tqdm(range(len(labels)), "masks", unit="img", disable=None):
+        annotation = labels.read(image)
+        bit_set = sum(1 << i for i, c in enumerate(categories) if c in annotation.categories)
+        annotated.append(bit_set)
+        word, concept, word_bits = _image_entries(annotation)
         words.append(word + layout.starts[image])
         concepts.append(concept)
-        bits.append(own)
+        bits.append(word_bits)
     arrays = {
-        "rows": _starts(np.concatenate(words), layout.words),
+        "rows": first_entries(np.concatenate(words), layout.words),
         "concept": np.concatenate(concepts).astype(np.int32),
-        "bits": np.concatenate(bits).view(np.int64), "annotated": np.array(annotated, np.int64),
-    }  # fmt: skip
-    about = {"what": "concept masks", "images": len(masks), "concepts": len(masks.concepts)}
-    return Entry({name: _tensor(array) for name, array in arrays.items()}, about)
+        "bits": np.concatenate(bits).view(np.int64),
+        "annotated": np.array(annotated, np.int64),
+    }
+    about = {"what": "concept masks", "images": len(labels), "concepts": len(labels.concepts)}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    return Entry(tensors, about)
 
 
-def _of_image(
+def _image_entries(
     annotation: Annotation,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], UInt64[np.ndarray, " n"]]:
     """Word, concept and bits of an image's entries, ordered by word, then by concept."""
-    found = annotation.concepts()
-    if not found:
+    masks = annotation.concepts()
+    if not masks:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64)
-    numbers = np.array(sorted(found))
-    stacked: Bool[np.ndarray, "concepts pixels"] = np.stack([found[n].reshape(-1) for n in numbers])
-    own = packed(stacked)
-    word, place = own.T.nonzero()
-    return word, numbers[place], own[place, word]
-
-
-def _starts(word: Int[np.ndarray, " n"], words: int) -> Int[np.ndarray, " words_and_one"]:
-    """First entry of each word, from the words of the entries in order."""
-    return np.concatenate([[0], np.cumsum(np.bincount(word, minlength=words))]).astype(np.int64)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    numbers = np.array(sorted(masks))
+    stacked: Bool[np.ndarray, "concepts pixels"] = np.stack([masks[n].reshape(-1) for n in numbers])
+    bits = packed(stacked)
+    word, row = bits.T.nonzero()
+    return word, numbers[row], bits[row, word]

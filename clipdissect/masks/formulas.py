@@ -14,11 +14,11 @@ OPERATORS = {AND: "AND", OR: "OR", AND_NOT: "AND NOT"}
 
 @dataclass(frozen=True)
 class Formula:
-    """`((c1 op2 c2) op3 c3) ...`: a pixel shows it if it shows the concepts in this way.
+    """The left-associative formula `((c1 op2 c2) op3 c3) ...`.
 
     Args:
-        operands: numbers of the concepts.
-        operators: how each is joined to what stands before it; the first means nothing.
+        operands: concept numbers.
+        operators: how each operand is joined to those before it; the first is ignored.
     """
 
     operands: tuple[int, ...]
@@ -28,45 +28,45 @@ class Formula:
         return len(self.operands)
 
     def joined(self, operator: int, operand: int) -> Formula:
-        """One concept longer."""
+        """Return the formula with one more concept."""
         return Formula((*self.operands, operand), (*self.operators, operator))
 
     def text(self, concepts: Sequence[Concept]) -> str:
-        """In words, such as `(red-c OR blue-c) AND NOT circle`."""
-        found = concepts[self.operands[0]].text
+        """Write the formula in words, such as `(red-c OR blue-c) AND NOT circle`."""
+        text = concepts[self.operands[0]].text
         for place in range(1, len(self)):
-            before = f"({found})" if place > 1 else found
-            operand = concepts[self.operands[place]].text
-            found = f"{before} {OPERATORS[self.operators[place]]} {operand}"
-        return found
+            left = f"({text})" if place > 1 else text
+            right = concepts[self.operands[place]].text
+            text = f"{left} {OPERATORS[self.operators[place]]} {right}"
+        return text
 
     def tree(self, concepts: Sequence[Concept]) -> dict[str, Any]:
-        """JSON-able: `{"op": "AND", "of": [..., {"op": "NOT", "of": [...]}]}` down to concepts."""
+        """Return JSON-able nodes `{"op": "AND", "of": [..., {"op": "NOT", "of": [...]}]}`."""
         leaves = [
             {"category": concepts[n].category, "label": concepts[n].label} for n in self.operands
         ]
-        found: dict[str, Any] = leaves[0]
+        tree: dict[str, Any] = leaves[0]
         for operator, leaf in zip(self.operators[1:], leaves[1:], strict=True):
             right = {"op": "NOT", "of": [leaf]} if operator == AND_NOT else leaf
-            found = {"op": "OR" if operator == OR else "AND", "of": [found, right]}
-        return found
+            tree = {"op": "OR" if operator == OR else "AND", "of": [tree, right]}
+        return tree
 
     def key(self) -> Any:
-        """The same for formulas that differ in the order of operands that may change places.
+        """Return a key that is equal for formulas that differ in the order of commuting operands.
 
-        These are the operands of a run of ORs, and those of a run of ANDs and AND NOTs; the first
+        Operands commute within a run of ORs, and within a run of ANDs and AND NOTs; the first
         operand belongs to the first run.
         """
-        found: Any = self.operands[0]
+        key: Any = self.operands[0]
         run: list[tuple[bool, Any]] = []
         is_or: bool | None = None
         for operator, operand in zip(self.operators[1:], self.operands[1:], strict=True):
             if is_or is not (operator == OR):
-                found = _settled(found, is_or, run)
-                is_or, run = operator == OR, [(False, found)]
+                key = _run_key(key, is_or, run)
+                is_or, run = operator == OR, [(False, key)]
             run.append((operator == AND_NOT, operand))
-        return _settled(found, is_or, run)
+        return _run_key(key, is_or, run)
 
 
-def _settled(found: Any, is_or: bool | None, run: list[tuple[bool, Any]]) -> Any:
-    return found if is_or is None else (is_or, frozenset(run))
+def _run_key(key: Any, is_or: bool | None, run: list[tuple[bool, Any]]) -> Any:
+    return key if is_or is None else (is_or, frozenset(run))

@@ -1,4 +1,4 @@
-"""Masks as words of 64 bits: where each image's lie, and packing."""
+"""The layout of masks in words of 64 bits, and packing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Layout:
     """The words of all images' masks, one image after the other.
 
     Pixels go row by row; pixel p of an image is bit `p % 64` of its word `p // 64`. Each image
-    starts with a word of its own, so that images of different sizes go together.
+    starts with a new word, so that images of different sizes fit in one array.
 
     Args:
         sizes: height and width of each image's mask.
@@ -27,41 +27,45 @@ class Layout:
 
     @classmethod
     def of(cls, sizes: Sequence[tuple[int, int]]) -> Layout:
-        """The layout of masks of these sizes."""
         return cls(tuple(sizes))
 
     @cached_property
     def starts(self) -> Int[np.ndarray, " images_and_one"]:
-        """Number of each image's first word, and of all words."""
+        """Number of each image's first word; the last entry is the number of words."""
         words = [-(-height * width // WORD) for height, width in self.sizes]
         return np.concatenate([[0], np.cumsum(words, dtype=np.int64)])
 
     @property
     def words(self) -> int:
-        """How many words there are."""
+        """Number of words."""
         return int(self.starts[-1])
 
     @property
     def pixels(self) -> int:
-        """How many pixels there are."""
+        """Number of pixels."""
         return sum(height * width for height, width in self.sizes)
 
     def images_of(self, words: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """The image of each word."""
+        """Return the image of each word."""
         return np.searchsorted(self.starts, words, side="right") - 1
 
 
 def packed(masks: Bool[np.ndarray, "n pixels"]) -> UInt64[np.ndarray, "n words"]:
-    """Masks as words; the last word is filled up with zeros."""
+    """Pack masks into words; the last word is padded with zeros."""
     count, pixels = masks.shape
-    filled = np.zeros((count, -(-pixels // WORD) * WORD), dtype=bool)
-    filled[:, :pixels] = masks
+    padded = np.zeros((count, -(-pixels // WORD) * WORD), dtype=bool)
+    padded[:, :pixels] = masks
     # Little-endian bits and bytes, on any machine.
-    found = np.packbits(filled, axis=1, bitorder="little").view("<u8")
-    return found.astype(np.uint64, copy=False)
+    words = np.packbits(padded, axis=1, bitorder="little").view("<u8")
+    return words.astype(np.uint64, copy=False)
 
 
 def unpacked(words: UInt64[np.ndarray, "n words"], pixels: int) -> Bool[np.ndarray, "n pixels"]:
-    """The opposite of `packed`."""
+    """Undo `packed`."""
     octets = words.astype("<u8", copy=False).view(np.uint8)
     return np.unpackbits(octets, axis=1, bitorder="little")[:, :pixels].astype(bool)
+
+
+def first_entries(rows: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " count_and_one"]:
+    """Return where each of `count` rows starts among entries sorted by row (CSR's `indptr`)."""
+    return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))]).astype(np.int64)

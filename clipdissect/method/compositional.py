@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipdissect.errors import DissectError
 from clipdissect.masks import ConceptMasks, OverlapCounts
-from clipdissect.masks.search import Sizes, search
+from clipdissect.masks.search import FormulaCounts, search
 from clipdissect.masks.units import UnitMasks
 from clipdissect.method.masked import MaskMatchingMethod
 from clipdissect.results.describe import description_columns
@@ -59,7 +59,7 @@ class Compositional(MaskMatchingMethod):
     ) -> pd.DataFrame:
         """Return the best formulas of each unit, at most as many as the beam holds."""
         named = concepts.concepts
-        sizes = Sizes(concepts)
+        sizes = FormulaCounts(concepts)
         beams = search(units, counts, sizes, self.length, self.beam)
         singles = [beam[0] if beam else None for beam in search(units, counts, sizes, 1, 1)]
         texts = [[entry.formula.text(named) for entry in beam] for beam in beams]

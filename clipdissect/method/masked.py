@@ -16,10 +16,17 @@ from clipdissect.concepts import Concepts
 from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.dissection import log_skipped
 from clipdissect.errors import DissectError
-from clipdissect.masks import ConceptMasks, Dense, OverlapCounts, concept_masks, dense, tally
+from clipdissect.masks import (
+    ConceptMasks,
+    LayerMasks,
+    OverlapCounts,
+    concept_masks,
+    count_overlaps,
+    layer_masks,
+)
 from clipdissect.masks.counts import concept_iou
+from clipdissect.masks.crop import CROPPED, VIEWS, without_crop
 from clipdissect.masks.units import UnitMasks
-from clipdissect.masks.view import CROPPED, VIEWS, whole_view
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
@@ -41,7 +48,7 @@ class MaskMatchingMethod(Method):
         categories: of the concepts; None for all.
         view: `whole` shows the network whole images, squeezed to its input size, as the published
             codes do; `target` keeps the target's own crop, which shifts maps against masks.
-        memory: gigabytes for thresholds and masks; see `masks.firing.dense`.
+        memory: gigabytes for thresholds and masks; see `masks.layers.layer_masks`.
 
     Raises:
         DissectError: a value out of range.
@@ -78,7 +85,7 @@ class MaskMatchingMethod(Method):
         timers = Timers()
         target, notes = self._with_view(original)
         with timers.stage("levels"):
-            active = dense(
+            active = layer_masks(
                 target,
                 target.layers,
                 probe,
@@ -96,7 +103,7 @@ class MaskMatchingMethod(Method):
         descriptions, top_images = [], []
         for layer in target.layers:
             descriptions.append(self._describe_layer(layer, active, concepts, null, job, timers))
-            max_activations = active.found[layer].peaks
+            max_activations = active.thresholds[layer].max_activation
             top_images.append(top_images_of_layer(layer, max_activations, names, job.images))
         vocabulary = _vocabulary(active, concepts)
         run = self._manifest(target, active, concepts, vocabulary, job, notes)
@@ -105,13 +112,13 @@ class MaskMatchingMethod(Method):
             pd.concat(top_images, ignore_index=True),
             run | {"seconds": timers.seconds},
             target=target,
-            thresholds={name: thresholds.levels for name, thresholds in active.found.items()},
+            thresholds={name: thresholds.values for name, thresholds in active.thresholds.items()},
             vocabulary=vocabulary,
         )
 
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         """Return the target with the preprocessing of `view`, and notes on it."""
-        whole, notes = whole_view(target.preprocess)
+        whole, notes = without_crop(target.preprocess)
         if self.view == "whole":
             return replace(target, preprocess=whole), notes
         return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
@@ -119,7 +126,7 @@ class MaskMatchingMethod(Method):
     def _describe_layer(
         self,
         layer: str,
-        active: Dense,
+        active: LayerMasks,
         concepts: ConceptMasks,
         null: ConceptMasks | None,
         job: Job,
@@ -129,12 +136,12 @@ class MaskMatchingMethod(Method):
         parts = []
         for units in _timed(active.masks(layer), timers, "masks"):
             with timers.stage("scoring"):
-                counts = tally(units, concepts)
+                counts = count_overlaps(units, concepts)
                 table = self.table(units, counts, concepts, job.top)
                 table["firing_images"] = units.images(active.layout)
                 if null is not None:
                     # A unit that shares no pixel with any concept scores 0.
-                    null_table = self.table(units, tally(units, null), null, 1)
+                    null_table = self.table(units, count_overlaps(units, null), null, 1)
                     table[NULL] = null_table["similarity"].fillna(0.0)
                 numbers = np.arange(units.first, units.first + len(units))
                 if truth is not None:
@@ -145,9 +152,9 @@ class MaskMatchingMethod(Method):
             parts.append(table)
         return self._with_flags(pd.concat(parts, ignore_index=True), active, layer)
 
-    def _with_flags(self, table: pd.DataFrame, active: Dense, layer: str) -> pd.DataFrame:
+    def _with_flags(self, table: pd.DataFrame, active: LayerMasks, layer: str) -> pd.DataFrame:
         """Add `flags`, the units' thresholds, and whether they are detectors."""
-        thresholds = active.found[layer]
+        thresholds = active.thresholds[layer]
         dead = thresholds.dead.numpy()
         texts = [c for c in table if str(c).startswith("description")]
         scores = [c for c in table if str(c).startswith("similarity")]
@@ -166,13 +173,13 @@ class MaskMatchingMethod(Method):
         table.insert(list(table).index("margin") + 1, COLUMN, flags_of(masks))
         in_enough_images = table["firing_images"] >= self.least_images
         table["detector"] = (table["similarity"] > self.detector) & in_enough_images
-        table["threshold"] = thresholds.levels.numpy()
+        table["threshold"] = thresholds.values.numpy()
         return table
 
     def _manifest(
         self,
         target: Target,
-        active: Dense,
+        active: LayerMasks,
         concepts: ConceptMasks,
         vocabulary: Concepts,
         job: Job,
@@ -196,7 +203,7 @@ class MaskMatchingMethod(Method):
                 "categories": list(concepts.categories),
             },
             method={"name": self.name, **asdict(self)},
-            threshold_error={layer: levels.error for layer, levels in active.found.items()},
+            threshold_error={layer: levels.error for layer, levels in active.thresholds.items()},
             null={"shuffled_by": SHUFFLED_BY} if job.null else None,
         )
 
@@ -211,7 +218,7 @@ def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[
         yield units
 
 
-def _vocabulary(active: Dense, concepts: ConceptMasks) -> Concepts:
+def _vocabulary(active: LayerMasks, concepts: ConceptMasks) -> Concepts:
     """Return the texts of the masks, of which formulas are composed."""
     texts = tuple(dict.fromkeys(concept.text for concept in concepts.concepts))
     return Concepts(f"masks of {active.probe.name}", texts)

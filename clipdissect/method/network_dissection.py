@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from clipdissect.masks import ConceptMasks, OverlapCounts
-from clipdissect.masks.counts import concept_iou, fired_by_concept
+from clipdissect.masks.counts import active_by_concept, concept_iou
 from clipdissect.masks.units import UnitMasks
 from clipdissect.method.masked import MaskMatchingMethod
 from clipdissect.results.describe import description_columns
@@ -63,7 +63,7 @@ def _by_category(
     scores: Float[np.ndarray, "units concepts"], counts: OverlapCounts, concepts: ConceptMasks
 ) -> dict[str, Any]:
     """Return the published columns of each category's best concept; no label if its IoU is 0."""
-    active = fired_by_concept(counts, concepts)
+    active = active_by_concept(counts, concepts)
     units = np.arange(len(scores))
     columns: dict[str, Any] = {}
     for number, category in enumerate(concepts.categories):

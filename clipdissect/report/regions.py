@@ -24,7 +24,7 @@ from clipdissect.capture.networks import on_device
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
-from clipdissect.masks.levels import as_firing, is_saturated
+from clipdissect.masks.thresholds import interpolation_inputs, is_saturated
 from clipdissect.probe import Probe
 from clipdissect.store import Entry, Store
 from clipdissect.targets import Target
@@ -60,7 +60,7 @@ class Regions:
     def as_firing(self) -> tuple[Float[np.ndarray, "units slots h w"], Float[np.ndarray, " units"]]:
         """Return maps and thresholds of the active positions, also for saturated units."""
         saturated = is_saturated(self.thresholds, self.lowest, self.highest)
-        return as_firing(self.maps.numpy(), self.thresholds.numpy(), saturated.numpy())
+        return interpolation_inputs(self.maps.numpy(), self.thresholds.numpy(), saturated.numpy())
 
 
 class RegionAccumulator:

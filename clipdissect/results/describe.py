@@ -24,7 +24,7 @@ from clipdissect.errors import DissectError
 from clipdissect.results.flags import COLUMN, DEAD, FEW, TIED, flags_of
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
-from clipdissect.similarity.ranking import beside
+from clipdissect.similarity.ranking import concat_layers
 
 NULL = "null_similarity"
 SHUFFLED_BY = 0  # seed of the permutation of images for the null
@@ -73,7 +73,7 @@ class Describer:
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
-        dead, top_k = dead_units(activations), self._similarity.parameters.get("top_k")
+        dead, top_k = dead_units(activations), self._similarity.images_per_unit
         scored = scored_units(dead, self._similarity)
         top = None if top_k is None else top_of(activations, top_k)
         few = few_distinct(activations, top)
@@ -90,7 +90,7 @@ class Describer:
     def tables(self) -> list[pd.DataFrame]:
         """Return a table like `describe_layer`'s for each layer, in the order they were added."""
         if self._waiting:
-            together = beside(list(self._waiting.values()))
+            together = concat_layers(list(self._waiting.values()))
             self._score(dict(zip(self._waiting, together.layers, strict=True)), together)
             self._waiting = {}
         return [self._table(layer, self._best[layer.name]) for layer in self._layers]

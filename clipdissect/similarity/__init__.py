@@ -27,15 +27,10 @@ OPTIONS: dict[str, Callable[..., Similarity]] = {
 
 
 def build(name: str, **parameters: Any) -> Similarity:
-    """A similarity function by its name.
-
-    Args:
-        name: one of `OPTIONS`.
-        parameters: the function's parameters; those left out take their defaults.
+    """Build a similarity function by its name in `OPTIONS`.
 
     Raises:
-        DissectError: an unknown name or parameter, listing the valid ones, or a value out of its
-            range.
+        DissectError: an unknown name or parameter, listing the valid ones, or a value out of range.
     """
     function: Similarity = registry.build("similarity", OPTIONS, name, parameters)
     return function

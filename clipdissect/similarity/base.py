@@ -1,4 +1,4 @@
-"""What the similarity functions share: two ways in, one loop over blocks of concepts."""
+"""The base class of the similarity functions: dense and streaming entry points over one plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipdissect.errors import DissectError
-from clipdissect.similarity import checks
-from clipdissect.similarity.blocks import Blocks
+from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
-from clipdissect.similarity.running import RunningBest
-from clipdissect.similarity.sources import Dense, Factors, Source
+from clipdissect.similarity.sources import Blocks, Dense, Factors, Source
 
 Activations = Tensor | TopActivations
 DEAD_UNITS = ("exclude", "include")
@@ -25,16 +23,16 @@ DEAD_UNITS = ("exclude", "include")
 
 @dataclass(frozen=True)
 class Plan:
-    """How to score: everything that doesn't depend on the block is done.
+    """How to score blocks of concepts, with all that doesn't depend on the block computed.
 
     Args:
         units: rows of the result.
         blocks: ranges of concepts, in order, each to be scored once.
         scores: `(start, stop) -> [units, stop - start]`, float32.
-        magnitudes: of each unit, the largest of the float32 sums that its scores are differences
-            of, right once all blocks are scored; None where that is the scores' own size. Two
-            sums rounded to float32 are off by half a spacing each, so scores nearer to each other
-            than the magnitude times the machine epsilon (2^-23) aren't told apart.
+        magnitudes: per unit, the largest of the float32 sums whose differences are its scores,
+            valid once all blocks are scored; None where it is the score itself. Two float32 sums
+            are off by half a spacing each, so scores closer than the magnitude times the machine
+            epsilon (2^-23) count as tied.
     """
 
     units: int
@@ -48,24 +46,20 @@ class Similarity(ABC):
     """A similarity function `sim(t_m, q_k; P)`; larger is better.
 
     Args:
-        dead: what descriptions do with units that never vary: `exclude` leaves them without a
-            description and out of the marginal over units; `include` scores them as any other, as
-            the published code does, for comparisons with it. They are flagged either way.
-        memory_gb: working memory in units of 10^9 bytes, beside inputs and results. It decides how
-            many concepts are worked on at once, and changes results by float32 rounding at most.
+        dead: treatment of units that never vary. `exclude` gives them no description and leaves
+            them out of the marginal over units; `include` scores them, as the published code does.
+            They are flagged either way.
+        memory_gb: working memory in 10^9 bytes, without inputs and results. It sets the number of
+            concepts per block and changes results by float32 rounding at most.
     """
 
     memory_gb: float = 2.0
     dead: str = "exclude"
     name: ClassVar[str]
-    needs_all: ClassVar[bool] = True  # or only every unit's top images
+    needs_all: ClassVar[bool] = True  # False where every unit's top images are enough
 
     def __post_init__(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            DissectError: a value out of its range; names the value and the range.
-        """
+        """Check the parameters; raise a DissectError with the value and the valid range."""
         checks.number("memory_gb", self.memory_gb, above=0)
         checks.choice("dead", self.dead, DEAD_UNITS)
 
@@ -74,21 +68,15 @@ class Similarity(ABC):
         """All parameters as plain values."""
         return asdict(self)
 
+    @property
+    def images_per_unit(self) -> int | None:
+        """Number of top images that a unit's score needs; None without a fixed number."""
+        return None
+
     def __call__(
         self, P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"]
     ) -> Float[Tensor, "units concepts"]:
-        """Scores of every unit and concept from a dense P.
-
-        Args:
-            P: concept activations `[images, concepts]`.
-            q: activations `[images, units]`, on the same device.
-
-        Returns:
-            Scores `[units, concepts]`, float32.
-
-        Raises:
-            DissectError: sizes that disagree, empty or non-finite inputs, too few images.
-        """
+        """Score every unit and concept from dense concept activations P and activations q."""
         checks.matrix("P", P, "images", "concepts")
         with torch.no_grad():
             plan = self._plan(Dense(P), _checked(q, P.shape[0]))
@@ -103,16 +91,13 @@ class Similarity(ABC):
         q: Float[Tensor, "images units"] | TopActivations,
         n: int,
     ) -> Best:
-        """The best concepts of every unit, without holding P or the scores whole.
+        """Return the best concepts of every unit; neither P nor the scores are held whole.
 
         Args:
             concept_activations: the embeddings whose products are P.
-            q: activations `[images, units]`, or, for the functions that look at a unit's top
-                images only, those; on the embeddings' device.
-            n: how many concepts to return; more than there are gives all.
-
-        Returns:
-            The best concepts of every unit, their scores and the margin to the runner-up.
+            q: activations, or every unit's top images unless `needs_all`; on the embeddings'
+                device.
+            n: number of concepts per unit; at most all of them.
 
         Raises:
             DissectError: sizes that disagree, empty or non-finite inputs, too few images,
@@ -122,24 +107,17 @@ class Similarity(ABC):
         plan = self.streaming(concept_activations, q)
         texts = concept_activations.text_embeds
         with torch.no_grad():
-            running = RunningBest(plan.units, n, len(texts), texts.device)
+            best = _RunningBest(plan.units, n, len(texts), texts.device)
             for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
-                running.update(plan.scores(start, stop), start)
-            return running.best(plan.magnitudes)
+                best.update(plan.scores(start, stop), start)
+            return best.result(plan.magnitudes)
 
     def streaming(
         self,
         concept_activations: ConceptActivations,
         q: Float[Tensor, "images units"] | TopActivations,
     ) -> Plan:
-        """The plan by which `top` scores: for those who need all scores, a block at a time.
-
-        Args:
-            concept_activations, q: as for `top`.
-
-        Raises:
-            DissectError: as `top`.
-        """
+        """Return the plan of `top`, for callers that need all scores block by block."""
         images, texts = concept_activations.image_embeds, concept_activations.text_embeds
         checks.matrix("image_embeds", images, "images", "dims")
         checks.matrix("text_embeds", texts, "concepts", "dims")
@@ -149,15 +127,11 @@ class Similarity(ABC):
 
     @abstractmethod
     def _plan(self, source: Source, q: Activations) -> Plan:
-        """Do what concerns all concepts at once, and say how a block is scored."""
+        """Compute what concerns all concepts, and return how to score a block."""
 
 
 def all_activations(name: str, q: Activations) -> Float[Tensor, "images units"]:
-    """The full activations, for the functions that look at every image.
-
-    Raises:
-        DissectError: only the top images were kept.
-    """
+    """Return the full activations; raise a DissectError where only the top images are there."""
     if isinstance(q, TopActivations):
         raise DissectError(
             f"{name} needs the activations of every image; q keeps the top {len(q.values)} of "
@@ -167,10 +141,36 @@ def all_activations(name: str, q: Activations) -> Float[Tensor, "images units"]:
 
 
 def _checked(q: Activations, images: int) -> Activations:
-    """The activations, after checks that all functions need."""
     if isinstance(q, TopActivations):
         checks.same("images", q.images, "q", images, "P")
         return q
     checks.matrix("q", q, "images", "units")
     checks.same("images", q.shape[0], "q", images, "P")
     return q
+
+
+class _RunningBest:
+    """Each unit's `n` best concepts and the runner-up, over blocks in the order of concepts.
+
+    An equal score of a later block doesn't displace an earlier one, so ties are in concept order.
+    """
+
+    def __init__(self, units: int, n: int, concepts: int, device: torch.device) -> None:
+        self._n = min(n, concepts)
+        stored = min(max(n, 2), concepts)  # the margin needs two
+        self._scores = torch.full((units, stored), -torch.inf, dtype=torch.float32, device=device)
+        # A number beyond every concept loses all ties.
+        self._concepts = torch.full((units, stored), concepts, dtype=torch.int64, device=device)
+
+    def update(self, scores: Float[Tensor, "units block"], start: int) -> None:
+        kernels.update_best(self._scores, self._concepts, scores, start)
+
+    def result(self, magnitudes: Float[Tensor, " units"] | None) -> Best:
+        largest = self._scores[:, 0].abs() if magnitudes is None else magnitudes
+        resolution = largest * torch.finfo(torch.float32).eps
+        if self._scores.shape[1] > 1:
+            margin = self._scores[:, 0] - self._scores[:, 1]
+        else:
+            margin = torch.full_like(self._scores[:, 0], torch.nan)
+        n = self._n
+        return Best(self._concepts[:, :n].clone(), self._scores[:, :n].clone(), margin, resolution)

@@ -1,4 +1,4 @@
-"""What the similarity functions read and return."""
+"""Inputs and outputs of the similarity functions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ConceptActivations:
-    """The concept activations `P = I @ T.T`, kept as their two factors and never built whole.
+    """The concept activations `P = I @ T.T` as their two factors.
 
     Args:
-        image_embeds: `I [images, dims]`, unit rows, float32.
-        text_embeds: `T [concepts, dims]`, unit rows, float32.
+        image_embeds: `I`, unit rows, float32.
+        text_embeds: `T`, unit rows, float32.
     """
 
     image_embeds: Float[Tensor, "images dims"]
     text_embeds: Float[Tensor, "concepts dims"]
 
     def dense(self) -> Float[Tensor, "images concepts"]:
-        """`P [images, concepts]`, whole; for small sets and for tests."""
+        """Compute P whole; for small sets and tests."""
         return self.image_embeds @ self.text_embeds.T
 
 
@@ -30,11 +30,11 @@ class TopActivations:
     """Every unit's most activating images, best first; equal activations in image order.
 
     Args:
-        values: activations, `[k, units]`.
-        indices: image numbers, `[k, units]`.
-        images: how many images they were taken from.
-        layers: units of each layer where those of several stand side by side, as of
-            `ranking.beside`: a marginal over units is over each layer's own. Empty for one layer.
+        values: activations.
+        indices: image numbers.
+        images: number of images in the probe.
+        layers: number of units per layer after `ranking.concat_layers`, because a marginal over
+            units is per layer. Empty for a single layer.
     """
 
     values: Float[Tensor, "k units"]
@@ -43,7 +43,7 @@ class TopActivations:
     layers: tuple[int, ...] = ()
 
     def select(self, units: Tensor) -> TopActivations:
-        """Some of one layer's units, by mask or number."""
+        """Return some units of a single layer, by mask or number."""
         return TopActivations(self.values[:, units], self.indices[:, units], self.images)
 
 
@@ -52,10 +52,10 @@ class Best:
     """The best concepts of every unit, best first; equal scores in concept order.
 
     Args:
-        concepts: concept numbers, `[units, n]`.
-        scores: similarities, `[units, n]`, larger is better.
-        margin: best score minus the runner-up's, `[units]`; NaN where there is one concept.
-        resolution: what float32 tells apart of a unit's scores, `[units]`, see `Plan.magnitudes`.
+        concepts: concept numbers.
+        scores: similarities; larger is better.
+        margin: best score minus the runner-up's; NaN with a single concept.
+        resolution: smallest score difference that float32 resolves; see `Plan.magnitudes`.
     """
 
     concepts: Int[Tensor, "units n"]
@@ -65,5 +65,5 @@ class Best:
 
     @property
     def tied(self) -> Bool[Tensor, " units"]:
-        """Units whose best two scores are closer than float32 tells apart."""
+        """Units whose best two scores are closer than the resolution."""
         return self.margin <= self.resolution

@@ -12,31 +12,25 @@ from torch import Tensor
 
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
-from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.moments import Moments, column_means, inverse_root, subtract
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
 
 
 @dataclass(frozen=True)
 class Lp(Similarity):
     """Negative distance `-||P_m - q_k||_p` over all images.
 
-    q and P live on different scales: activations have any unit, cosines lie in a narrow band near
-    0.2, so the plain distance mostly measures the size of q. With `standardize` every column of
-    both is brought to mean 0 and standard deviation 1 over images (the population's: divided by
-    the number of images) before the distance is taken; a constant column becomes zeros. With p=2
-    the best concepts are then those of the centred cosine. `standardize=false` is the plain
-    distance.
+    Activations and cosines have different scales (cosines lie in a narrow band near 0.2), so the
+    plain distance mostly measures the size of q. With `standardize` every column of both first gets
+    mean 0 and population standard deviation 1 over images; a constant column becomes zeros. With
+    p=2 the best concepts are then those of the centred cosine.
 
-    With p=2 it costs products of small matrices only. Any other p compares every image, some
-    images at a time: the norm of the norms of parts is the norm of the whole.
+    With p=2 it costs products of small matrices only. Any other p compares every image, in chunks
+    of images.
 
     Args:
         p: order of the norm.
-        standardize: bring q and P to a common scale first.
-
-    Raises:
-        DissectError: a parameter out of its range.
+        standardize: bring q and P to a common scale first; false for the plain distance.
 
     Source: Sec. 3.2, "l_p"; the standardisation is ours.
     """
@@ -46,7 +40,6 @@ class Lp(Similarity):
     name: ClassVar[str] = "lp"
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
         super().__post_init__()
         checks.number("p", self.p, least=1)
         checks.flag("standardize", self.standardize)
@@ -62,6 +55,7 @@ class Lp(Similarity):
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             squared = self._squared(moments, source.images, start, stop)
+            # Rounding can leave a squared distance slightly below 0.
             return squared.clamp_min_(0.0).sqrt_().neg_().float()
 
         return Plan(units, blocks, scores)
@@ -71,25 +65,26 @@ class Lp(Similarity):
     ) -> Float[Tensor, "units block"]:
         """Squared distances of a block, float64."""
         block = moments.block(start, stop)
-        of_p, of_q, dots = block.squares, moments.squares[:, None], block.dots
+        square_p, square_q, dots = block.squares, moments.squares[:, None], block.dots
         if self.standardize:
-            dots.mul_(images).div_(torch.where(of_p > 0, of_p, 1.0).sqrt())
-            dots.div_(torch.where(of_q > 0, of_q, 1.0).sqrt())
+            dots.mul_(images).div_(torch.where(square_p > 0, square_p, 1.0).sqrt())
+            dots.div_(torch.where(square_q > 0, square_q, 1.0).sqrt())
             # A standardised column has squared length N; a constant one is all zeros.
-            of_p, of_q = images * (of_p > 0).double(), images * (of_q > 0).double()
-            dots.mul_((of_p > 0) & (of_q > 0))
-        return dots.mul_(-2.0).add_(of_p).add_(of_q)
+            square_p, square_q = images * (square_p > 0).double(), images * (square_q > 0).double()
+            dots.mul_((square_p > 0) & (square_q > 0))
+        # |P - q|^2 = |P|^2 - 2 P.q + |q|^2
+        return dots.mul_(-2.0).add_(square_p).add_(square_q)
 
     def _general(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
         units, scaled = q.shape[1], self._scaled(source, q)
-        # In flight: a part of P, transposed too; the distances so far, and those of a part.
+        # In use: a chunk of P, transposed too; the distances so far, and those of a chunk.
         floats = 2 * ROWS_AT_ONCE + 4 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
             total = torch.zeros(units, stop - start, dtype=torch.float32, device=q.device)
-            for one, other in scaled(start, stop):
-                rows, columns = one.T.contiguous(), other.T.contiguous()
+            for q_rows, P_rows in scaled(start, stop):
+                rows, columns = q_rows.T.contiguous(), P_rows.T.contiguous()
                 part = torch.cdist(rows, columns, p=float(self.p))
                 # The norm of the norms of parts is the norm of the whole.
                 total = torch.stack([total, part]).norm(p=float(self.p), dim=0)
@@ -100,18 +95,18 @@ class Lp(Similarity):
     def _scaled(
         self, source: Source, q: Float[Tensor, "images units"]
     ) -> Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]:
-        """How to read q `[rows, units]` and P `[rows, block]`, on a common scale if asked."""
+        """Return an iterator over chunks of q `[rows, units]` and P `[rows, block]`, scaled."""
         if not self.standardize:
             return lambda start, stop: (
-                (q[rows].float(), part) for rows, part in source.chunks(start, stop)
+                (q[rows].float(), chunk) for rows, chunk in source.chunks(start, stop)
             )
         mean_q, mean_p, moments = column_means(q), source.means(), source.moments(q, True)
         inverse_q = inverse_root(moments.squares / source.images)
 
         def scaled(start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
             inverse_p = inverse_root(moments.block(start, stop).squares / source.images).float()
-            for rows, part in source.chunks(start, stop):
-                one = ((q[rows].double() - mean_q) * inverse_q).float()
-                yield one, subtract(part, mean_p[start:stop]).mul_(inverse_p)
+            for rows, chunk in source.chunks(start, stop):
+                q_rows = ((q[rows].double() - mean_q) * inverse_q).float()
+                yield q_rows, subtract(chunk, mean_p[start:stop]).mul_(inverse_p)
 
         return scaled

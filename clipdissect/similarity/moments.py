@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A centred column shorter than this part of the column itself is constant but for rounding.
+# A centred column shorter than this fraction of the column itself is constant up to rounding.
 _CONSTANT = 1e-6
 _ROWS_AT_ONCE = 512
 
@@ -26,8 +26,8 @@ class BlockMoments:
     """Moments of a block of columns, float64.
 
     Args:
-        dots: `q_k . P_m`, `[units, block]`.
-        squares: `||P_m||^2`, `[block]`; exactly 0 for a column that is constant, if centred.
+        dots: `q_k . P_m`.
+        squares: `||P_m||^2`; exactly 0 for a constant column, if centred.
     """
 
     dots: Float[Tensor, "units block"]
@@ -39,7 +39,7 @@ class Moments:
     """Moments of all units with any block of concepts.
 
     Args:
-        squares: `||q_k||^2`, `[units]`, float64; exactly 0 for a constant unit, if centred.
+        squares: `||q_k||^2`, float64; exactly 0 for a constant unit, if centred.
         block: `(start, stop) -> BlockMoments`.
     """
 
@@ -50,17 +50,15 @@ class Moments:
 def dense_moments(
     P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"], center: bool
 ) -> Moments:
-    """Moments from a dense P, both centred over images first if asked."""
+    """Compute moments from a dense P, with P and q centred over images if `center`."""
     q_shift = _shift(q, center)
 
     def block(start: int, stop: int) -> BlockMoments:
         columns = P[:, start:stop]
         shift = _shift(columns, center)
         dots = torch.zeros(q.shape[1], stop - start, dtype=torch.float64, device=q.device)
-        for one, other in zip(
-            torch.split(q, _ROWS_AT_ONCE), torch.split(columns, _ROWS_AT_ONCE), strict=True
-        ):
-            dots.addmm_((one.double() - q_shift).T, other.double() - shift)
+        for q_rows, P_rows in _row_pairs(q, columns):
+            dots.addmm_((q_rows.double() - q_shift).T, P_rows.double() - shift)
         return BlockMoments(dots, _squares(columns, shift, center))
 
     return Moments(_squares(q, q_shift, center), block)
@@ -72,23 +70,23 @@ def factor_moments(
     q: Float[Tensor, "images units"],
     center: bool,
 ) -> Moments:
-    """Moments from embeddings, both P and q centred over images first if asked."""
+    """Compute moments from embeddings, with P and q centred over images if `center`."""
     images, dims = image_embeds.shape
     mean = column_means(image_embeds)
     shift, q_shift = mean if center else torch.zeros_like(mean), _shift(q, center)
-    gram = torch.zeros(dims, dims, dtype=torch.float64, device=q.device)
-    weighted = torch.zeros(q.shape[1], dims, dtype=torch.float64, device=q.device)
-    for one, other in zip(
-        torch.split(image_embeds, _ROWS_AT_ONCE), torch.split(q, _ROWS_AT_ONCE), strict=True
-    ):
-        rows = one.double() - shift
+    gram = torch.zeros(dims, dims, dtype=torch.float64, device=q.device)  # I.T @ I
+    weighted = torch.zeros(q.shape[1], dims, dtype=torch.float64, device=q.device)  # q.T @ I
+    for embeds, q_rows in _row_pairs(image_embeds, q):
+        rows = embeds.double() - shift
         gram.addmm_(rows.T, rows)
-        weighted.addmm_((other.double() - q_shift).T, rows)
+        weighted.addmm_((q_rows.double() - q_shift).T, rows)
 
     def block(start: int, stop: int) -> BlockMoments:
         texts = text_embeds[start:stop].double()
+        # Rounding can leave the quadratic form slightly below 0.
         lengths = (texts @ gram).mul_(texts).sum(1).clamp_min_(0.0)
         if center:
+            # ||P_m||^2 = ||P_m - mean||^2 + N * mean^2
             lengths = _without_constants(lengths, lengths + images * (texts @ mean).square())
         return BlockMoments(weighted @ texts.T, lengths)
 
@@ -96,7 +94,7 @@ def factor_moments(
 
 
 def means(parts: Iterable[Float[Tensor, "_ columns"]]) -> Float[Tensor, " columns"]:
-    """Means over images in float64, of a matrix that comes some images at a time."""
+    """Compute float64 means over images of a matrix that comes in chunks of images."""
     count, total = 0, torch.zeros((), dtype=torch.float64)
     for part in parts:
         count, total = count + len(part), total.to(part.device) + part.sum(0, dtype=torch.float64)
@@ -104,28 +102,32 @@ def means(parts: Iterable[Float[Tensor, "_ columns"]]) -> Float[Tensor, " column
 
 
 def column_means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
-    """Means over images in float64, without a float64 copy of the whole."""
+    """Compute float64 means over images, without a float64 copy of the whole."""
     return means(torch.split(x, _ROWS_AT_ONCE))
 
 
 def subtract(
     x: Float[Tensor, "rows columns"], mean: Float[Tensor, " columns"]
 ) -> Float[Tensor, "rows columns"]:
-    """`x - mean`, in place and float32, for a mean in float64.
-
-    In two steps: what a large mean loses in float32 is the second.
-    """
+    """Compute `x - mean` in place in float32, for a float64 mean."""
     high = mean.float()
+    # The second step subtracts what a large mean loses in float32.
     return x.sub_(high).sub_((mean - high).float())
 
 
 def inverse_root(squares: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
-    """`1 / sqrt(x)`, and 0 for 0."""
+    """Compute `1 / sqrt(x)`, and 0 for 0."""
     return squares.rsqrt().where(squares > 0, 0.0)
 
 
+def _row_pairs(
+    a: Float[Tensor, "images _a"], b: Float[Tensor, "images _b"]
+) -> Iterable[tuple[Tensor, Tensor]]:
+    return zip(torch.split(a, _ROWS_AT_ONCE), torch.split(b, _ROWS_AT_ONCE), strict=True)
+
+
 def _shift(x: Float[Tensor, "images columns"], center: bool) -> Float[Tensor, " columns"]:
-    """What is subtracted from every column: its mean, or 0."""
+    """The mean of every column, or 0."""
     if center:
         return column_means(x)
     return torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
@@ -134,18 +136,18 @@ def _shift(x: Float[Tensor, "images columns"], center: bool) -> Float[Tensor, " 
 def _squares(
     x: Float[Tensor, "images columns"], shift: Float[Tensor, " columns"], center: bool
 ) -> Float[Tensor, " columns"]:
-    """Squared lengths of columns less their shifts; exactly 0 for a constant one, if centred."""
-    squares, whole = torch.zeros_like(shift), torch.zeros_like(shift)
+    """Squared lengths of shifted columns; exactly 0 for a constant one, if centred."""
+    squares, uncentred = torch.zeros_like(shift), torch.zeros_like(shift)
     for part in torch.split(x, _ROWS_AT_ONCE):
         wide = part.double()
         squares += (wide - shift).square_().sum(0)
         if center:
-            whole += wide.square().sum(0)
-    return _without_constants(squares, whole) if center else squares
+            uncentred += wide.square().sum(0)
+    return _without_constants(squares, uncentred) if center else squares
 
 
 def _without_constants(
-    squares: Float[Tensor, " columns"], whole: Float[Tensor, " columns"]
+    squares: Float[Tensor, " columns"], uncentred: Float[Tensor, " columns"]
 ) -> Float[Tensor, " columns"]:
     """Squared centred lengths, 0 where only rounding keeps a column from being constant."""
-    return torch.where(squares > _CONSTANT**2 * whole, squares, 0.0)
+    return torch.where(squares > _CONSTANT**2 * uncentred, squares, 0.0)

@@ -13,14 +13,13 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
-from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.ranking import as_top
 from clipdissect.similarity.softmax import union
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
 
 VARIANTS = ("released", "eq1")
-# A mean cosine below this can't be raised to a power sensibly; image-text cosines are far above.
-_LEAST_MEAN = 1e-3
+# A negative mean cosine has no real power; image-text cosines are far above this floor.
+_MIN_MEAN = 1e-3
 _ACTIVATIONS_AT_ONCE = 250_000
 
 
@@ -28,32 +27,26 @@ _ACTIVATIONS_AT_ONCE = 250_000
 class RankReorder(Similarity):
     """Rank reorder over the most activating fraction of images.
 
-    Sort the unit's top images by a concept's P and hand out their activations in that order: the
-    image at place r gets the r-th largest. `d_i` is the difference of that from the image's own
-    activation.
+    The unit's top images are sorted by a concept's P; the image at rank r gets the r-th largest
+    activation. `d_i` is the difference between that and the image's activation.
 
     `variant="released"`: `sim = -mean_i |d_i|^p / (R_k * mean_i(P_im)^scale_p)`; `R_k`, if
     `random_baseline`, is the exact expectation of `mean_i |d_i|^p` under a random order,
     `mean_ij |q_i - q_j|^p` over the top images. `variant="eq1"`: the plain norm
-    `sim = -(sum_i |d_i|^p)^(1/p)`, where `scale_p` and `random_baseline` play no part.
+    `sim = -(sum_i |d_i|^p)^(1/p)`, without `scale_p` and `random_baseline`.
 
-    Equal P stand in the order of activations. A mean of P below 1e-3, which has no real power,
-    counts as 1e-3. A constant unit fits every concept: all its scores are 0.
+    Equal P are ranked in the order of activations. A mean of P below 1e-3 counts as 1e-3. A
+    constant unit fits every concept: all its scores are 0.
 
-    A block of concepts holds the P of all images that matter, `[block, images]`, because each
-    column is sorted: more images mean fewer concepts at once. P is made some images at a time
-    and units are prepared in groups, so nothing else in flight grows with the images but the top
-    images themselves, 8 bytes each.
+    Each column of P is sorted, so a block of concepts holds the P of all images in use,
+    `[block, images]`: more images mean fewer concepts per block.
 
     Args:
         p: the power of differences.
-        top_fraction: part of the images used, rounded down.
+        top_fraction: fraction of the images used, rounded down.
         scale_p: power of the mean of P; 0 leaves it out.
         random_baseline: divide by the expectation under a random order.
         variant: `released` or `eq1`.
-
-    Raises:
-        DissectError: a parameter out of its range.
 
     Source: Sec. 3.2, Eq. (1); DESIGN.md, "Two readings of the paper".
     """
@@ -66,7 +59,6 @@ class RankReorder(Similarity):
     name: ClassVar[str] = "rank_reorder"
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
         super().__post_init__()
         checks.number("p", self.p, above=0)
         checks.number("top_fraction", self.top_fraction, above=0, most=1)
@@ -75,11 +67,7 @@ class RankReorder(Similarity):
         checks.choice("variant", self.variant, VARIANTS)
 
     def images(self, probe: int) -> int:
-        """How many top images a unit has in a probe of this many images.
-
-        Raises:
-            DissectError: fewer than two, whose order can't say anything.
-        """
+        """Return the number of top images per unit in a probe of this many; at least 2."""
         # Rounding first: 0.29 * 100 is 28.999999999999996 in floating point.
         count = math.floor(round(self.top_fraction * probe, 6))
         if count < 2:
@@ -95,18 +83,18 @@ class RankReorder(Similarity):
         rows, index = union(top.indices, source.images)
         values, factor = self._rescaled(top.values)
         del top
-        some, units = source.take(rows), len(index)
-        means = some.bag_sums(index) if self.scale_p and self.variant == "released" else None
-        # In flight: columns of P and a part of them, the errors and one copy of them.
+        selected, units = source.take(rows), len(index)
+        means = selected.bag_sums(index) if self.scale_p and self.variant == "released" else None
+        # In use: columns of P and a chunk of them, the errors and one copy of them.
         floats = len(rows) + ROWS_AT_ONCE + 3 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            errors = kernels.rank_errors(some.columns(start, stop), index, values, self.p)
+            errors = kernels.rank_errors(selected.columns(start, stop), index, values, self.p)
             if self.variant == "eq1":
                 errors.pow_(1 / self.p)
             elif means is not None:
-                mean = means.block(start, stop).div_(count).clamp_min_(_LEAST_MEAN)
+                mean = means.block(start, stop).div_(count).clamp_min_(_MIN_MEAN)
                 errors.div_(mean.pow_(self.scale_p))
             return errors.mul_(factor)
 
@@ -115,45 +103,43 @@ class RankReorder(Similarity):
     def _rescaled(
         self, values: Float[Tensor, "k units"]
     ) -> tuple[Float[Tensor, "units k"], Float[Tensor, "units 1"]]:
-        """Activations in units of their range, and what to multiply sums of errors with.
+        """Rescale activations to 0 to 1, so that no power overflows; return the factors to undo it.
 
-        So no power overflows, and the factor can be put back afterwards. Some units at a time.
+        The factors also hold the sign and the baseline. Units are taken in groups to save memory.
         """
         k, units = values.shape
         out = torch.empty(units, k, dtype=torch.float32, device=values.device)
         factor = torch.empty(units, 1, dtype=torch.float32, device=values.device)
         step = max(1, _ACTIVATIONS_AT_ONCE // k)
         for first in range(0, units, step):
-            some = slice(first, first + step)
-            wide = values[:, some].T.double()
+            group = slice(first, first + step)
+            wide = values[:, group].T.double()
             lowest, spread = wide[:, -1:], wide[:, :1] - wide[:, -1:]
-            unit = (wide - lowest) / torch.where(spread > 0, spread, 1.0)
-            out[some], factor[some] = unit, self._factor(unit, spread)
+            rescaled = (wide - lowest) / torch.where(spread > 0, spread, 1.0)
+            out[group], factor[group] = rescaled, self._factor(rescaled, spread)
         return out, factor
 
     def _factor(
-        self, unit: Float[Tensor, "units k"], spread: Float[Tensor, "units 1"]
+        self, rescaled: Float[Tensor, "units k"], spread: Float[Tensor, "units 1"]
     ) -> Float[Tensor, "units 1"]:
-        """What sums of powers of rescaled differences are multiplied with."""
+        """The factor of sums of powers of rescaled differences."""
+        k = rescaled.shape[1]
         if self.variant == "eq1":
             return -spread.float()
         if not self.random_baseline:
-            return -(spread**self.p / unit.shape[1]).float()
-        expected = mean_power(unit, self.p)
-        return -torch.where(expected > 0, 1 / (expected * unit.shape[1]), 0.0).float()
+            return -(spread**self.p / k).float()
+        # spread^p cancels between the errors and their expectation.
+        expected = mean_power(rescaled, self.p)
+        return -torch.where(expected > 0, 1 / (expected * k), 0.0).float()
 
 
 def mean_power(values: Float[Tensor, "units k"], p: float) -> Float[Tensor, "units 1"]:
-    """`mean_ij |v_i - v_j|^p` of every row, float64.
-
-    Args:
-        values: descending, from 1 to 0, or all 0.
-        p: the power. For small whole ones the binomial theorem makes it linear in k: with
-            `v_i >= v_j` for i < j, `sum_ij = 2 sum_r C(p, r) (-1)^r sum_j v_j^r sum_i<j v_i^(p-r)`.
-            A row that spans 0 to 1 has a sum too large for cancellation to matter.
-    """
+    """Compute `mean_ij |v_i - v_j|^p` of every row, float64; rows descend from 1 to 0, or are 0."""
     k = values.shape[1]
     if p in (1, 2, 3, 4):
+        # The binomial theorem makes it linear in k: with v_i >= v_j for i < j,
+        # sum_ij = 2 sum_r C(p, r) (-1)^r sum_j v_j^r sum_i<j v_i^(p-r). A row that spans 0 to 1
+        # has a sum too large for cancellation to matter.
         total = torch.zeros(len(values), 1, dtype=torch.float64, device=values.device)
         for r in range(int(p) + 1):
             larger = values.pow(int(p) - r).cumsum_(1)[:, :-1]

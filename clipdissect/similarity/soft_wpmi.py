@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.similarity import checks, kernels
-from clipdissect.similarity.base import Activations, Plan, Similarity
-from clipdissect.similarity.blocks import concept_blocks
-from clipdissect.similarity.membership import MEMBERSHIPS, membership
-from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.softmax import Exponentials, grow, safe_group, union
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source
+from clipdissect.similarity import checks
+from clipdissect.similarity.softmax import Factors, MutualInformation
+
+MEMBERSHIPS = ("rank", "rank_linspace", "sigmoid")
 
 
 @dataclass(frozen=True)
-class SoftWpmi(Similarity):
+class SoftWpmi(MutualInformation):
     """Soft weighted pointwise mutual information.
 
     `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(1 - p_i + p_i * s_im + eps)` over the
@@ -29,15 +27,12 @@ class SoftWpmi(Similarity):
     Args:
         a: the softmax's inverse temperature.
         lam: weight of the marginal; 1 is pointwise mutual information.
-        top_k: images a unit.
+        top_k: top images per unit.
         p_start: membership of the most activating image.
         p_end: membership at the end of the top images.
-        eps: added inside the logarithm, as released; the paper's equations have none.
-        membership: `rank` (as released), `rank_linspace` (as the paper's text reads) or `sigmoid`
-            (of the activation); see `membership.membership`.
-
-    Raises:
-        DissectError: a parameter out of its range.
+        eps: added inside the logarithm, as in the released code; the paper's equations have none.
+        membership: `rank` (as released), `rank_linspace` (as in the paper's text) or `sigmoid`
+            (of the activation); see `soft_wpmi.membership`.
 
     Source: Sec. 3.2 and Appendix, Eqs. (11)-(13).
     """
@@ -50,39 +45,45 @@ class SoftWpmi(Similarity):
     eps: float = 1e-7
     membership: str = "rank"
     name: ClassVar[str] = "soft_wpmi"
-    needs_all: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
         super().__post_init__()
-        checks.number("a", self.a, above=0)
-        checks.number("lam", self.lam, least=0)
-        checks.number("top_k", self.top_k, least=1, whole=True)
         checks.number("p_start", self.p_start, above=0, below=1)
         checks.number("p_end", self.p_end, above=0, below=1)
         if self.p_end > self.p_start:
             raise DissectError(f"p_end={self.p_end!r}: must be > 0 and <= p_start={self.p_start!r}")
-        checks.number("eps", self.eps, least=0, below=1)
         checks.choice("membership", self.membership, MEMBERSHIPS)
 
-    def _plan(self, source: Source, q: Activations) -> Plan:
-        top = as_top(q, self.top_k, source.images, "top_k")
-        rows, index = union(top.indices, source.images)
-        weight = membership(self.membership, top.values, self.p_start, self.p_end)
+    def factors(self, values: Float[Tensor, "k units"]) -> Factors:
+        weight = membership(self.membership, values, self.p_start, self.p_end)
+        # 1 - p_i in float64: in float32, 1 - 0.998 keeps five digits.
         base = (1.0 - weight + self.eps).float()
-        weight, units, layers = weight.float(), len(index), top.layers
-        group = safe_group(1.0 - self.p_start + self.eps)
-        del top
-        # In flight: P, its exponentials, and the scores.
-        floats = len(rows) + 2 * ROWS_AT_ONCE + 2 * units
-        blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
-        exponentials = Exponentials(source.take(rows), blocks, self.a, self.memory_gb)
-        inverse, magnitudes = exponentials.inverse, base.new_zeros(units)
+        return Factors(base, weight.float(), 1.0 - self.p_start + self.eps)
 
-        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
-            block = exponentials.take(start, stop)
-            joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
-            grow(magnitudes, joint)
-            return kernels.less_marginal(joint, self.lam, layers)
 
-        return Plan(units, blocks, scores, magnitudes)
+def membership(
+    kind: str, values: Float[Tensor, "k units"], p_start: float, p_end: float
+) -> Float[Tensor, "units_or_1 k"]:
+    """Compute the probabilities `p(x_i in B_k)` of Eq. (12), float64, best image first.
+
+    Args:
+        kind: `rank`: `p_start - i/k * (p_start - p_end)`, as released, which never reaches `p_end`.
+            `rank_linspace`: the straight line from `p_start` to `p_end`, as in the paper's text.
+            `sigmoid`: `p_end + (p_start - p_end) * sigmoid(z)`, with z the activation standardised
+            over the unit's top images; equally active images get the middle of the range. The
+            paper's appendix mentions a scaled sigmoid without constants; these are ours.
+        values: activations of the top images.
+        p_start, p_end: membership at the start and the end of the line.
+
+    Returns:
+        One row per unit with `sigmoid`, otherwise one row for all units.
+    """
+    k = len(values)
+    if kind == "sigmoid":
+        wide = values.T.double()
+        spread = wide.std(dim=1, correction=0, keepdim=True)
+        z = (wide - wide.mean(dim=1, keepdim=True)) / torch.where(spread > 0, spread, 1.0)
+        return p_end + (p_start - p_end) * torch.sigmoid(z)
+    steps = torch.arange(k, dtype=torch.float64, device=values.device)
+    steps /= max(1, k - 1) if kind == "rank_linspace" else k
+    return (p_start - steps * (p_start - p_end))[None]

@@ -1,60 +1,119 @@
-"""The parts WPMI and SoftWPMI share: the softmax over all concepts and each unit's images."""
+"""What WPMI and SoftWPMI share: the softmax over all concepts and each unit's top images."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.similarity.blocks import Blocks
-from clipdissect.similarity.sources import Source
+from clipdissect.similarity import checks, kernels
+from clipdissect.similarity.base import Activations, Plan, Similarity
+from clipdissect.similarity.ranking import as_top
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Blocks, Source, concept_blocks
 
 # exp(40) times any number of concepts, and exp(-40), are normal float32 numbers.
 _SAFE_EXPONENT = 40.0
-# Share of the budget for blocks kept for the second pass. All functions together stay below a
-# third of what a dense P and its softmax take at the sizes of the benchmark.
-_KEPT_SHARE = 0.16
+# Share of the budget for cached blocks. It keeps all functions below a third of the memory of a
+# dense P and its softmax at the sizes of the benchmark.
+_CACHE_SHARE = 0.16
 _NUMBERS_AT_ONCE = 250_000
 # exp(-80) is far enough above the smallest normal float32, exp(-87.3), for rounding to be normal.
 _SAFE_PRODUCT = 80.0
 _LARGEST_GROUP = 32
 
 
+class Factors(NamedTuple):
+    """The factors `base_i + weight_i * s_im` of `exp(L_km)`, and their lower bound."""
+
+    base: Float[Tensor, "units_or_1 k"]
+    weight: Float[Tensor, "units_or_1 k"]
+    smallest: float
+
+
+class MutualInformation(Similarity):
+    """`sim = L_km - lam * log p(t_m)`, with `L_km` a sum over the unit's top images.
+
+    `L_km = sum_i log(base_i + weight_i * s_im)`, with `s = softmax_m(a * P)` over all concepts, and
+    `p(t_m) = mean_k exp(L_km)` over the layer's units.
+    """
+
+    a: float
+    lam: float
+    top_k: int
+    eps: float
+    needs_all: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number("a", self.a, above=0)
+        checks.number("lam", self.lam, least=0)
+        checks.number("top_k", self.top_k, least=1, whole=True)
+        checks.number("eps", self.eps, least=0, below=1)
+
+    @property
+    def images_per_unit(self) -> int:
+        return self.top_k
+
+    @abstractmethod
+    def factors(self, values: Float[Tensor, "k units"]) -> Factors:
+        """Return the factors of `L_km` for the activations of the top images, best first."""
+
+    def _plan(self, source: Source, q: Activations) -> Plan:
+        top = as_top(q, self.top_k, source.images, "top_k")
+        rows, index = union(top.indices, source.images)
+        (base, weight, smallest), layers, units = self.factors(top.values), top.layers, len(index)
+        del top
+        group = safe_group(smallest)
+        # In use: P, its exponentials, and the scores.
+        floats = len(rows) + 2 * ROWS_AT_ONCE + 2 * units
+        blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
+        exponentials = Exponentials(source.take(rows), blocks, self.a, self.memory_gb)
+        inverse, magnitudes = exponentials.inverse, base.new_zeros(units)
+
+        def scores(start: int, stop: int) -> Float[Tensor, "units block"]:
+            block = exponentials.take(start, stop)
+            joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
+            grow(magnitudes, joint)
+            return kernels.less_marginal(joint, self.lam, layers)
+
+        return Plan(units, blocks, scores, magnitudes)
+
+
 def union(
     indices: Int[Tensor, "k units"], images: int
-) -> tuple[Int[Tensor, " some"], Int[Tensor, "units k"]]:
-    """The images that are among the top of any unit, and each unit's as places among those."""
+) -> tuple[Int[Tensor, " selected"], Int[Tensor, "units k"]]:
+    """Return the images that are among the top of any unit, and each unit's as positions there."""
     seen = torch.zeros(images, dtype=torch.bool, device=indices.device)
     seen[indices.reshape(-1)] = True
-    place = (seen.cumsum(0) - 1).int()
+    position = (seen.cumsum(0) - 1).int()
     k, units = indices.shape
     out = torch.empty(units, k, dtype=torch.int32, device=indices.device)
     step = max(1, _NUMBERS_AT_ONCE // k)
     for first in range(0, units, step):
-        out[first : first + step] = place[indices[:, first : first + step].T]
+        out[first : first + step] = position[indices[:, first : first + step].T]
     return seen.nonzero()[:, 0], out
 
 
 class Exponentials:
-    """`exp(a * P - shift_i)` of blocks of concepts, and the logarithms of its sums over all.
+    """`exp(a * P - shift_i)` by blocks of concepts, and the logarithms of its sums over all.
 
-    The softmax needs two passes over P: one for its denominators, one for the scores. Products and
-    exponentials of the first pass are kept for the second up to a share of the budget, and handed
-    out once; the rest is computed again. The softmax itself is `exp(...) * inverse_i`, which the
-    scores multiply in where they read a number anyway.
+    The softmax needs two passes over P: one for its denominators, one for the scores. The first
+    caches exponentials up to a share of the budget; each cached block is released by `take`, and
+    the others are recomputed. The softmax itself is `exp(...) * inverse_i`, multiplied in where the
+    scores read a number anyway.
 
-    The shift is 0 where no exponent can leave what float32 holds, as with cosines and a usual
-    temperature; else each image's largest exponent, found in one more pass.
+    The shift is 0 where no exponent can leave float32's range, as with cosines and a usual
+    temperature; otherwise it is each image's largest exponent, from one more pass.
 
     Args:
-        source: P of the images that matter.
         blocks: ranges that cover all concepts.
         a: inverse temperature.
-        memory_gb: budget of which a share is for what is kept.
-        keep: false where the denominators are all that is wanted.
+        keep: false where only the denominators are needed.
 
     Source: Eq. (13), with the temperature of the released code.
     """
@@ -63,17 +122,18 @@ class Exponentials:
         self, source: Source, blocks: Blocks, a: float, memory_gb: float, keep: bool = True
     ) -> None:
         self._source, self._a = source, a
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._cache: dict[tuple[int, int], Tensor] = {}
         self._shift = None if a * source.largest() <= _SAFE_EXPONENT else self._largest(blocks)
-        left = int(memory_gb * 1e9 * _KEPT_SHARE) if keep else 0
+        bytes_left = int(memory_gb * 1e9 * _CACHE_SHARE) if keep else 0
+        # Float64: a sum over many thousand concepts in float32 would lose digits.
         sums = torch.zeros(source.images, dtype=torch.float64, device=source.device)
         for start, stop in blocks:
-            left -= 4 * source.images * (stop - start)
-            if left >= 0:
-                self._kept[start, stop] = self._computed(start, stop, sums)
+            bytes_left -= 4 * source.images * (stop - start)
+            if bytes_left >= 0:
+                self._cache[start, stop] = self._compute(start, stop, sums)
             else:
-                for rows, part in self._chunks(start, stop):
-                    sums[rows] += part.exp_().sum(dim=1)
+                for rows, chunk in self._exponents(start, stop):
+                    sums[rows] += chunk.exp_().sum(dim=1)
         self._sums = sums
 
     @property
@@ -84,34 +144,35 @@ class Exponentials:
 
     @property
     def inverse(self) -> Float[Tensor, " images"]:
-        """What makes the exponentials of an image probabilities, float32."""
+        """The inverse denominators of the softmax, float32."""
         return self._sums.reciprocal().float()
 
     def take(self, start: int, stop: int) -> Float[Tensor, "images block"]:
-        """A block of exponentials; no longer kept."""
-        kept = self._kept.pop((start, stop), None)
-        return self._computed(start, stop) if kept is None else kept
+        """Return a block of exponentials and drop it from the cache."""
+        cached = self._cache.pop((start, stop), None)
+        return self._compute(start, stop) if cached is None else cached
 
-    def _computed(
+    def _compute(
         self, start: int, stop: int, sums: Float[Tensor, " images"] | None = None
     ) -> Float[Tensor, "images block"]:
-        """A block of exponentials; adds its sums to the given ones."""
+        """Compute a block of exponentials and add its sums to the given ones."""
         out = torch.empty(
             self._source.images, stop - start, dtype=torch.float32, device=self._source.device
         )
-        for rows, part in self._chunks(start, stop):
-            torch.exp(part, out=out[rows])
+        for rows, chunk in self._exponents(start, stop):
+            torch.exp(chunk, out=out[rows])
             if sums is not None:
                 sums[rows] += out[rows].sum(dim=1)
         return out
 
-    def _chunks(self, start: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "rows block"]]]:
-        """Exponents of a block, some images at a time."""
-        for rows, part in self._source.chunks(start, stop):
-            part.mul_(self._a)
+    def _exponents(
+        self, start: int, stop: int
+    ) -> Iterator[tuple[slice, Float[Tensor, "rows block"]]]:
+        for rows, chunk in self._source.chunks(start, stop):
+            chunk.mul_(self._a)
             if self._shift is not None:
-                part.sub_(self._shift[rows, None])
-            yield rows, part
+                chunk.sub_(self._shift[rows, None])
+            yield rows, chunk
 
     def _largest(self, blocks: Blocks) -> Float[Tensor, " images"]:
         """The largest `a * P_im` of every image."""
@@ -119,26 +180,17 @@ class Exponentials:
             (self._source.images,), -torch.inf, dtype=torch.float32, device=self._source.device
         )
         for start, stop in blocks:
-            for rows, part in self._source.chunks(start, stop):
-                out[rows] = torch.maximum(out[rows], part.amax(dim=1))
+            for rows, chunk in self._source.chunks(start, stop):
+                out[rows] = torch.maximum(out[rows], chunk.amax(dim=1))
         return out.mul_(self._a)
 
 
 def grow(magnitudes: Float[Tensor, " units"], joint: Float[Tensor, "units block"]) -> None:
-    """Raise each unit's magnitude, in place, to that of its largest sum of logarithms in a block.
-
-    Args:
-        magnitudes: as of `Plan`; 0 at first.
-        joint: sums of logarithms of probabilities, so below 0.
-    """
+    """Raise each unit's magnitude in place to the largest `-L_km` of a block."""
     torch.maximum(magnitudes, joint.amin(1).neg_(), out=magnitudes)
 
 
 def safe_group(smallest: float, largest: float = 1.0) -> int:
-    """How many factors can be multiplied in float32 without underflow or overflow.
-
-    Args:
-        smallest, largest: bounds of the factors.
-    """
+    """Return how many factors in these bounds multiply without under- or overflow in float32."""
     size = max(-math.log(smallest), math.log(largest))
     return max(1, min(_LARGEST_GROUP, int(_SAFE_PRODUCT / size))) if size > 0 else _LARGEST_GROUP

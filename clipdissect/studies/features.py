@@ -68,7 +68,7 @@ def features(job: Job, layers: Sequence[str]) -> Features:
         probe,
         job.store,
         job.settings,
-        top_k=max(similarity.parameters.get("top_k") or 0, job.images),
+        top_k=max(similarity.images_per_unit or 0, job.images),
         team=job.team,
     )
     return Features(job, captured, embeds)
@@ -89,7 +89,7 @@ def check_keep(job: Job) -> None:
 
 def check_images(similarity: Similarity, images: int) -> None:
     """Raise a DissectError if a similarity function's `top_k` exceeds the number of images."""
-    top_k = similarity.parameters.get("top_k")
+    top_k = similarity.images_per_unit
     if top_k is not None and top_k > images:
         raise DissectError(
             f"similarity.top_k is {top_k}, but {images} images are left: lower top_k, or use a "

@@ -20,13 +20,11 @@ from torch.nn.functional import embedding_bag
 
 from clipdissect.similarity import Similarity, kernels
 from clipdissect.similarity.base import Activations
-from clipdissect.similarity.blocks import concept_blocks
 from clipdissect.similarity.inputs import ConceptActivations
-from clipdissect.similarity.membership import membership
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.soft_wpmi import SoftWpmi
+from clipdissect.similarity.soft_wpmi import SoftWpmi, membership
 from clipdissect.similarity.softmax import Exponentials, safe_group, union
-from clipdissect.similarity.sources import Factors
+from clipdissect.similarity.sources import Factors, concept_blocks
 from clipdissect.similarity.wpmi import Wpmi
 
 # Above it the constant term of a factor is negligible; exp(80) is a normal float32.

@@ -16,7 +16,7 @@ from clipdissect.capture.maps import activation_maps
 from clipdissect.capture.settings import Settings
 from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.errors import DissectError
-from clipdissect.masks.view import whole_view
+from clipdissect.masks.crop import without_crop
 from clipdissect.probe import Probe
 from clipdissect.targets import Target
 from clipdissect.testing.synthetic_units import Planted
@@ -83,7 +83,7 @@ def planted_probes(
     missing = [text for text in texts if text not in masks.texts]
     if missing:
         raise DissectError(f"probe {probe.name} has no concept {', '.join(missing)}")
-    viewed = replace(target, preprocess=whole_view(target.preprocess)[0], layers=())
+    viewed = replace(target, preprocess=without_crop(target.preprocess)[0], layers=())
     moments = _Moments()
     for maps in activation_maps(viewed, [layer], probe, settings):
         if maps.layers:

@@ -21,7 +21,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.concepts.base import clean
 from clipdissect.errors import DissectError
 from clipdissect.results.describe import Describer, describe_layer
-from clipdissect.similarity import ConceptActivations, soft_wpmi
+from clipdissect.similarity import ConceptActivations, softmax
 from clipdissect.similarity.sources import Source
 
 SETTINGS = Settings(device="cpu", workers=0)
@@ -285,13 +285,13 @@ def test_layers_together_are_described_as_each_alone(name: str) -> None:
 
 
 def test_layers_together_take_one_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, usual = [], soft_wpmi.Exponentials
+    taken, usual = [], softmax.Exponentials
 
-    def exponentials(source: Source, *rest: Any) -> soft_wpmi.Exponentials:
+    def exponentials(source: Source, *rest: Any) -> softmax.Exponentials:
         taken.append(source.images)
         return usual(source, *rest)
 
-    monkeypatch.setattr(soft_wpmi, "Exponentials", exponentials)
+    monkeypatch.setattr(softmax, "Exponentials", exponentials)
     torch.manual_seed(0)
     factors = ConceptActivations(torch.randn(20, 5), torch.randn(9, 5))
     describer = Describer(

@@ -44,7 +44,7 @@ def inputs() -> tuple[ConceptActivations, Tensor]:
 
 
 def function(name: str) -> Any:
-    few = {"top_k": 7} if "top_k" in similarity.build(name).parameters else {}
+    few = {"top_k": 7} if similarity.build(name).images_per_unit else {}
     return similarity.build(name, **few)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from clipdissect.masks import kernels
-from clipdissect.masks.kernels import dispatch, plain
+from clipdissect.masks.kernels import plain
 from clipdissect.masks.layout import Layout, packed, unpacked
 
 
@@ -22,7 +22,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name = str(request.param)
     if name == "torch":
         monkeypatch.setenv("CLIPDISSECT_KERNELS", "torch")
-    elif dispatch._module() is None:
+    elif kernels.COMPILED.module() is None:
         pytest.skip("Numba doesn't work here")
     return name
 
@@ -62,7 +62,9 @@ def test_stretching_is_torchs_bilinear(
     maps = torch.rand(5, *old, generator=torch.Generator().manual_seed(0))
     values = F.interpolate(maps[None], new, mode="bilinear", align_corners=False)[0]
     levels = torch.tensor([0.2, 0.5, 0.7, 0.99, 0.0])
-    found = unpacked(kernels.stretch(maps.numpy(), levels.numpy(), new), new[0] * new[1])
+    found = unpacked(
+        kernels.upsample_and_threshold(maps.numpy(), levels.numpy(), new), new[0] * new[1]
+    )
     near = (values - levels[:, None, None]).abs() < 1e-6
     same = torch.from_numpy(found).view_as(values) == (values > levels[:, None, None])
     assert (same | near).all()
@@ -73,13 +75,15 @@ def test_both_stretch_alike_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> 
     random = np.random.default_rng(1)
     maps = random.standard_normal((40, 7, 7)).astype(np.float32)
     levels = maps[:, 3, 3].copy()  # values that interpolation meets again
-    compiled = kernels.stretch(maps, levels, (14, 21))
+    compiled = kernels.upsample_and_threshold(maps, levels, (14, 21))
     monkeypatch.setenv("CLIPDISSECT_KERNELS", "torch")
-    assert (kernels.stretch(maps, levels, (14, 21)) == compiled).all()
+    assert (kernels.upsample_and_threshold(maps, levels, (14, 21)) == compiled).all()
 
 
 def test_no_maps_at_all(backend: str) -> None:
-    found = kernels.stretch(np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32), (9, 9))
+    found = kernels.upsample_and_threshold(
+        np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32), (9, 9)
+    )
     assert found.shape == (0, 2)
 
 
@@ -107,7 +111,7 @@ def test_overlaps_are_those_of_dense_masks(backend: str) -> None:
     random = np.random.default_rng(2)
     concepts, units = masks_of(random, 7, 30), units_of(random, 5, 30)
     other = units["bits"] & random.integers(0, 2**63, len(units["bits"]), dtype=np.uint64)
-    found = kernels.count_together(
+    found = kernels.intersections(
         units["starts"], units["words"], np.stack([units["bits"], other]), concepts["rows"],
         concepts["concept"], concepts["bits"], 7,
     )  # fmt: skip
@@ -123,7 +127,7 @@ def test_masks_of_longer_formulas(backend: str) -> None:
     random = np.random.default_rng(3)
     concepts, units = masks_of(random, 4, 20), units_of(random, 3, 20)
     moves = np.array([[[0, 0, 0, -1]] * 3, [[0, 1, 2, -1]] * 3, [[3, 1, 2, -1]] * 3])
-    found = kernels.restrict(
+    found = kernels.extend_masks(
         units["starts"], units["words"], units["bits"][None], units["bits"], *moves,
         concepts["rows"], concepts["concept"], concepts["bits"],
     )  # fmt: skip
@@ -158,7 +162,7 @@ def test_what_fails_to_compile_is_done_plainly(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr("clipdissect.utils.jit.prepare", broken)
-    monkeypatch.setattr(dispatch, "_failed", False)
+    monkeypatch.setattr(kernels.COMPILED, "failed", False)
     masks = masks_of(np.random.default_rng(5), 3, 9)
     none = np.zeros((1, 1), dtype=np.int64)
     shared, sizes = kernels.count_formulas(
@@ -172,10 +176,12 @@ def test_errors_of_the_data_are_not_the_compilers(monkeypatch: pytest.MonkeyPatc
         raise IndexError("word 9 of 3")
 
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
-    monkeypatch.setattr(dispatch, "_failed", False)
-    if dispatch._module() is None:
+    monkeypatch.setattr(kernels.COMPILED, "failed", False)
+    if kernels.COMPILED.module() is None:
         pytest.skip("Numba doesn't work here")
     with monkeypatch.context() as patch, pytest.raises(IndexError, match="word 9"):
-        patch.setattr(dispatch, "split", failing)
-        kernels.stretch(np.ones((1, 2, 2), dtype=np.float32), np.zeros(1, dtype=np.float32), (4, 4))
-    assert dispatch._module() is not None
+        patch.setattr("clipdissect.utils.compiled_kernels.run_in_threads", failing)
+        kernels.upsample_and_threshold(
+            np.ones((1, 2, 2), dtype=np.float32), np.zeros(1, dtype=np.float32), (4, 4)
+        )
+    assert kernels.COMPILED.module() is not None

@@ -23,7 +23,7 @@ from clipdissect.capture.maps import map_readings
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import ClassLabels, Resampling, evaluate
-from clipdissect.masks import ConceptMasks, concept_masks, firing, view, whole_view
+from clipdissect.masks import ConceptMasks, concept_masks, crop, layers, without_crop
 from clipdissect.method import Job, masked
 from clipdissect.report import regions
 from clipdissect.results.flags import has_flag
@@ -144,7 +144,7 @@ def test_little_memory_takes_more_passes_and_gives_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = describe(root, "head").descriptions
-    monkeypatch.setattr(firing, "GROUP", 40)
+    monkeypatch.setattr(layers, "GROUP", 40)
     result = describe(root, "head", memory=40 * 2.5 * 16 * SHARE * 1152 / 8 / 1e9 * 2.5)
     assert result.run["computed"] == ["levels of head", "masks of head", "masks of head"]
     pd.testing.assert_frame_equal(result.descriptions, whole)
@@ -323,7 +323,7 @@ class TestView:
     )
 
     def test_a_crop_is_taken_out(self) -> None:
-        whole, notes = whole_view(image_transform(16))
+        whole, notes = without_crop(image_transform(16))
         assert notes == ()
         seen = whole(self.picture)
         assert seen.shape == (3, 16, 16)
@@ -333,7 +333,7 @@ class TestView:
     def test_torchvisions_presets_too(self) -> None:
         from torchvision.transforms._presets import ImageClassification
 
-        whole, notes = whole_view(ImageClassification(crop_size=16, resize_size=24))
+        whole, notes = without_crop(ImageClassification(crop_size=16, resize_size=24))
         seen = whole(self.picture)
         assert notes == () and seen.shape == (3, 16, 16)
         by_hand = image_transform(16, resize=[16, 16])(self.picture)
@@ -343,14 +343,14 @@ class TestView:
         from torchvision import transforms
 
         plain = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
-        assert whole_view(plain) == (plain, ())
+        assert without_crop(plain) == (plain, ())
         own = lambda image: image  # noqa: E731
-        assert whole_view(own) == (own, (view.UNKNOWN,))
+        assert without_crop(own) == (own, (crop.UNKNOWN,))
 
     def test_the_targets_own_view_is_noted(self, root: Path) -> None:
         own = Target("crop", nn.Conv2d(3, 2, 1), image_transform(4), ("",))
         how = method.build("network_dissection", view="target")
-        assert how._with_view(own) == (own, (view.CROPPED,))
+        assert how._with_view(own) == (own, (crop.CROPPED,))
         how = method.build("network_dissection")
         seen, notes = how._with_view(own)
         assert notes == () and seen.preprocess is not own.preprocess
@@ -423,14 +423,14 @@ def test_shuffled_masks_are_whole_images_of_one_size(root: Path) -> None:
     other = own.shuffled(range(len(own.annotated)), 0)
     assert (other.pixels == own.pixels).all()
     assert sorted(other.annotated) == sorted(own.annotated)
-    assert not np.array_equal(other.rows, own.rows)
+    assert not np.array_equal(other.entries.rows, own.entries.rows)
     starts = own.layout.starts
 
     def of_image(masks: ConceptMasks, image: int) -> tuple[Any, ...]:
-        rows = masks.rows[starts[image] : starts[image + 1] + 1]
+        rows = masks.entries.rows[starts[image] : starts[image + 1] + 1]
         part = slice(rows[0], rows[-1])
         return (SIZES[image % 2], masks.annotated[image], tuple(rows - rows[0]),
-                tuple(masks.concept[part]), tuple(masks.bits[part]))  # fmt: skip
+                tuple(masks.entries.concept[part]), tuple(masks.entries.bits[part]))  # fmt: skip
 
     count = len(own.annotated)
     assert {of_image(own, i) for i in range(count)} == {of_image(other, i) for i in range(count)}
@@ -443,6 +443,6 @@ def test_a_layer_is_tried_out_once(root: Path, monkeypatch: pytest.MonkeyPatch) 
         tried.extend(layers)
         return map_readings(target, layers, settings)
 
-    monkeypatch.setattr(firing, "map_readings", counted)
+    monkeypatch.setattr(layers, "map_readings", counted)
     describe(root, "pool", "conv")  # passes for randomness, levels and masks
     assert sorted(tried) == ["conv", "pool"]

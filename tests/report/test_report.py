@@ -25,7 +25,7 @@ from clipdissect import probe as probes
 from clipdissect.app import cli
 from clipdissect.capture.activations import TopKActivations
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.masks import whole_view
+from clipdissect.masks import without_crop
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings, regions
 from clipdissect.report.overview import overview
@@ -203,7 +203,7 @@ def test_pictures_and_regions_are_of_the_view_that_the_method_used(
     result.save(tmp_path / "run")
     report.collect(tmp_path / "run", result, target, probe, SETTINGS)
     material = read_report_data(tmp_path / "run")
-    transform = whole_view(target.preprocess)[0] if view == "whole" else target.preprocess
+    transform = without_crop(target.preprocess)[0] if view == "whole" else target.preprocess
     seen = NetworkInputs(probe, transform, ReportSettings().thumbnail)
     for name, (file, _) in material.pictures.items():
         made = seen.file(name)

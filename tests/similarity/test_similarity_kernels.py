@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from clipdissect.similarity import kernels
-from clipdissect.similarity.kernels import dispatch, plain
+from clipdissect.similarity.kernels import plain
 
 needs_numba = pytest.mark.skipif(kernels.backend() != "numba", reason="Numba doesn't work here")
 
@@ -117,7 +117,7 @@ def test_failure_falls_back_with_one_warning(
         raise RuntimeError("no compiler")
 
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
-    monkeypatch.setattr(dispatch, "_failed", False)
+    monkeypatch.setattr(kernels.COMPILED, "failed", False)
     monkeypatch.setattr("clipdissect.utils.jit.prepare", broken)
     x = torch.randn(9, 5)
     with caplog.at_level(logging.WARNING):
@@ -137,10 +137,10 @@ def test_errors_of_the_data_are_not_the_compilers(monkeypatch: pytest.MonkeyPatc
         raise IndexError("row 9 of 3")
 
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
-    monkeypatch.setattr(dispatch, "_failed", False)
+    monkeypatch.setattr(kernels.COMPILED, "failed", False)
     x = torch.randn(3, 5)
     with monkeypatch.context() as patch, pytest.raises(IndexError, match="row 9"):
-        patch.setattr(dispatch, "_split", failing)
+        patch.setattr("clipdissect.utils.compiled_kernels.run_in_threads", failing)
         kernels.less_marginal(x, 1.0)
     assert kernels.backend() == "numba"
 
@@ -158,10 +158,9 @@ def test_preparing_compiles_what_is_called() -> None:
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.delenv("CLIPDISSECT_KERNELS", raising=False)
-    monkeypatch.setattr(dispatch, "_failed", False)
+    monkeypatch.setattr(kernels.COMPILED, "failed", False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    for name in ("compiled", "compiled_ranks"):
-        monkeypatch.delitem(sys.modules, f"{dispatch._PACKAGE}.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "clipdissect.similarity.kernels.compiled", raising=False)
     with caplog.at_level(logging.WARNING):
         assert kernels.backend() == "torch"
         assert kernels.backend() == "torch"

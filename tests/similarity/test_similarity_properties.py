@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipdissect import similarity
 from clipdissect.similarity import ConceptActivations, Similarity, top_images
-from clipdissect.similarity.ranking import beside
+from clipdissect.similarity.ranking import concat_layers
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Dense, Factors
 
 ALL = list(similarity.OPTIONS)
@@ -149,8 +149,8 @@ def test_block_size_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) 
     for memory in (2.0, 3e-4, 1e-9):
         check(memory)
     # Small blocks in a larger budget: all, and then some, are kept from the first pass.
-    monkeypatch.setattr("clipdissect.similarity.blocks._CACHE_BYTES", 30_000)
-    monkeypatch.setattr("clipdissect.similarity.blocks._FEWEST", 16)
+    monkeypatch.setattr("clipdissect.similarity.sources._CACHE_BYTES", 30_000)
+    monkeypatch.setattr("clipdissect.similarity.sources._MIN_CONCEPTS", 16)
     for memory in (2.0, 6e-4):
         check(memory)
 
@@ -180,8 +180,9 @@ def test_layers_side_by_side_are_scored_as_each_alone(
     function: Similarity = similarity.build(name, **drawn(data, name, len(q)))
     factors = ConceptActivations(images, texts)
     parts = q.split(data.draw(st.integers(1, q.shape[1])), dim=1)
-    k: int = function.parameters["top_k"]
-    best = function.top(factors, beside([top_images(part, k) for part in parts]), len(texts))
+    k = function.images_per_unit
+    assert k is not None
+    best = function.top(factors, concat_layers([top_images(part, k) for part in parts]), len(texts))
     together = torch.empty(q.shape[1], len(texts)).scatter_(1, best.concepts, best.scores)
     wanted = torch.cat([function(images @ texts.T, part) for part in parts])
     torch.testing.assert_close(together, wanted, atol=5e-4, rtol=1e-5)

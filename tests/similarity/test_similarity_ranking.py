@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from clipdissect.errors import DissectError
 from clipdissect.similarity import TopActivations, merge, top_images
-from clipdissect.similarity.keys import pack, unpack
-from clipdissect.similarity.ranking import as_top, beside
+from clipdissect.similarity.kernels.plain import from_sort_keys, sort_keys
+from clipdissect.similarity.ranking import as_top, concat_layers
 
 # Few distinct values: most draws hold ties.
 tied = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
@@ -42,9 +42,9 @@ def test_zeros_of_both_signs_are_equal() -> None:
 
 def test_keys_order_every_float() -> None:
     values = torch.tensor([-3.4e38, -1.0, -1e-45, 0.0, 1e-45, 1e-38, 1.0, 3.4e38])
-    keys = pack(values, torch.arange(8))
+    keys = sort_keys(values, torch.arange(8))
     assert keys.tolist() == sorted(keys.tolist())
-    back, numbers = unpack(keys)
+    back, numbers = from_sort_keys(keys)
     assert torch.equal(back, values)
     assert numbers.tolist() == list(range(8))
 
@@ -126,14 +126,14 @@ def test_errors_of_kept_activations() -> None:
 
 def test_layers_side_by_side() -> None:
     first, second = (top_images(torch.randn(20, units), 5) for units in (3, 2))
-    both = beside([first, second])
+    both = concat_layers([first, second])
     assert (both.images, both.layers) == (20, (3, 2))
     assert torch.equal(both.indices[:, 3:], second.indices)
     assert as_top(both, 4, 20, "top_k").layers == (3, 2)
     with pytest.raises(DissectError, match="the first holds 20 images, a layer holds 21"):
-        beside([first, top_images(torch.randn(21, 2), 5)])
+        concat_layers([first, top_images(torch.randn(21, 2), 5)])
     with pytest.raises(DissectError, match="the first holds 5 images kept, a layer holds 4"):
-        beside([first, top_images(torch.randn(20, 2), 4)])
+        concat_layers([first, top_images(torch.randn(20, 2), 4)])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

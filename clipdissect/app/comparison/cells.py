@@ -142,4 +142,4 @@ def concept_set(entry: Any) -> tuple[str, Concepts]:
 
 def has_top_k(name: str) -> bool:
     """Whether a similarity function has the parameter `top_k`."""
-    return "top_k" in similarity.build(name).parameters
+    return similarity.build(name).images_per_unit is not None

@@ -1,6 +1,6 @@
 """The inner loops over masks in NumPy: the reference of the compiled ones.
 
-A *row* is the list of a word's entries in `ConceptMasks`. Operators are `AND`, `OR`, `AND_NOT`.
+`rows, concept, bits` are `ConceptMasks.entries`. Operators are `AND`, `OR`, `AND_NOT`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ _OCTETS = np.array([bin(value).count("1") for value in range(256)], dtype=np.uin
 
 
 def popcount(words: UInt64[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """How many bits of each word are set."""
+    """Count the set bits of each word."""
     if hasattr(np, "bitwise_count"):  # from NumPy 2 on
-        found: Int[np.ndarray, "..."] = np.bitwise_count(words).astype(np.int64)
-        return found
+        counts: Int[np.ndarray, "..."] = np.bitwise_count(words).astype(np.int64)
+        return counts
     octets = np.ascontiguousarray(words)[..., None].view(np.uint8)
-    counts: Int[np.ndarray, "..."] = _OCTETS[octets].sum(-1, dtype=np.int64)
-    return counts
+    sums: Int[np.ndarray, "..."] = _OCTETS[octets].sum(-1, dtype=np.int64)
+    return sums
 
 
-def stretch(
+def upsample_and_threshold(
     maps: Float[np.ndarray, "n h w"],
-    levels: Float[np.ndarray, " n"],
+    thresholds: Float[np.ndarray, " n"],
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     columns: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> UInt64[np.ndarray, "n words"]:
-    """Which pixels of the maps, interpolated bilinearly, are above their level; packed.
+    """Interpolate maps bilinearly and return which pixels are above their threshold, packed.
 
     Args:
-        maps: float32.
-        levels: float32.
-        rows: for each row of pixels, the row of the map before it, the one after it and how far
-            it is from the first to the second, from `interpolation`.
-        columns: likewise.
+        maps, thresholds: float32.
+        rows, columns: neighbours and fraction of each row and column of pixels, from
+            `kernels.interpolation`.
     """
     from clipdissect.masks.layout import packed
 
@@ -47,11 +45,11 @@ def stretch(
     above, below, down = rows
     wide = maps[:, :, left] + across * (maps[:, :, right] - maps[:, :, left])
     values = wide[:, above] + down[:, None] * (wide[:, below] - wide[:, above])
-    above_level = values > levels[:, None, None]
-    return packed(above_level.reshape(len(maps), len(down) * len(across)))
+    active = values > thresholds[:, None, None]
+    return packed(active.reshape(len(maps), len(down) * len(across)))
 
 
-def count_together(
+def intersections(
     starts: Int[np.ndarray, " units_and_one"],
     words: Int[np.ndarray, " n"],
     masks: UInt64[np.ndarray, "beams n"],
@@ -60,14 +58,13 @@ def count_together(
     bits: UInt64[np.ndarray, " entries"],
     concepts: int,
 ) -> Int[np.ndarray, "units beams concepts"]:
-    """How many pixels each unit's masks share with each concept.
+    """Count the pixels that each unit's masks share with each concept.
 
     Args:
-        starts: each unit's first word in `words`.
+        starts: each unit's first position in `words`.
         words: numbers of the words in which the units have bits, unit by unit.
-        masks: bits in these words, of several masks a unit.
-        rows, concept, bits: of the concepts.
-        concepts: how many there are.
+        masks: bits in these words, of several masks per unit.
+        concepts: their number.
     """
     beams = len(masks)
     out = np.zeros((len(starts) - 1, beams, concepts), dtype=np.int64)
@@ -79,11 +76,11 @@ def count_together(
     return out
 
 
-def restrict(
+def extend_masks(
     starts: Int[np.ndarray, " units_and_one"],
     words: Int[np.ndarray, " n"],
     masks: UInt64[np.ndarray, "parents n"],
-    own: UInt64[np.ndarray, " n"],
+    unit_bits: UInt64[np.ndarray, " n"],
     parent: Int[np.ndarray, "units beams"],
     operator: Int[np.ndarray, "units beams"],
     operand: Int[np.ndarray, "units beams"],
@@ -91,14 +88,14 @@ def restrict(
     concept: Int[np.ndarray, " entries"],
     bits: UInt64[np.ndarray, " entries"],
 ) -> UInt64[np.ndarray, "beams n"]:
-    """Masks one concept longer, within where the unit fires.
+    """Join masks with one more concept, where the unit is active.
 
     Args:
-        masks: the units' shorter masks.
-        own: where the units fire.
+        starts, words: as for `intersections`.
+        masks: the units' masks to join.
+        unit_bits: the units' own masks.
         parent: the mask to start from; -1 for one that stays empty.
-        operator, operand: what to do with which concept.
-        others: as of `count_together`.
+        operator, operand: how to join which concept.
     """
     beams = parent.shape[1]
     out = np.zeros((beams, len(words)), dtype=np.uint64)
@@ -107,11 +104,11 @@ def restrict(
         for beam in range(beams):
             if parent[unit, beam] < 0:
                 continue
-            here = np.zeros(stop - start, dtype=np.uint64)
-            is_it = concept[entry] == operand[unit, beam]
-            here[place[is_it]] = bits[entry[is_it]]
-            before = masks[parent[unit, beam], start:stop]
-            out[beam, start:stop] = apply(operator[unit, beam], before, here) & own[start:stop]
+            operand_mask = np.zeros(stop - start, dtype=np.uint64)
+            chosen = concept[entry] == operand[unit, beam]
+            operand_mask[place[chosen]] = bits[entry[chosen]]
+            mask = join(operator[unit, beam], masks[parent[unit, beam], start:stop], operand_mask)
+            out[beam, start:stop] = mask & unit_bits[start:stop]
     return out
 
 
@@ -123,50 +120,46 @@ def count_formulas(
     operands: Int[np.ndarray, "formulas length"],
     operators: Int[np.ndarray, "formulas length"],
 ) -> tuple[Int[np.ndarray, "formulas concepts"], Int[np.ndarray, " formulas"]]:
-    """How many pixels formulas share with each concept, and how many they have.
+    """Count the pixels that formulas share with each concept, and the formulas' pixels.
 
     Args:
-        rows, concept, bits, concepts: of the concepts.
-        operands: concepts, of formulas of one length.
-        operators: how each is joined to what stands before it; the first is not looked at.
+        concepts: their number.
+        operands, operators: of formulas of one length; see `Formula`.
     """
     words = len(rows) - 1
     word = np.repeat(np.arange(words), np.diff(rows))
     shared = np.zeros((len(operands), concepts), dtype=np.int64)
     sizes = np.zeros(len(operands), dtype=np.int64)
-    for number, (own, how) in enumerate(zip(operands, operators, strict=True)):
-        mask = _dense(own[0], words, word, concept, bits)
-        for operator, operand in zip(how[1:], own[1:], strict=True):
-            mask = apply(operator, mask, _dense(operand, words, word, concept, bits))
+
+    def dense(number: Any) -> UInt64[np.ndarray, " words"]:
+        mask = np.zeros(words, dtype=np.uint64)
+        mask[word[concept == number]] = bits[concept == number]
+        return mask
+
+    for number, formula in enumerate(operands):
+        mask = dense(formula[0])
+        for operator, operand in zip(operators[number][1:], formula[1:], strict=True):
+            mask = join(operator, mask, dense(operand))
         sizes[number] = popcount(mask).sum()
         common = popcount(mask[word] & bits)
         shared[number] = np.bincount(concept, common, minlength=concepts)
     return shared, sizes
 
 
-def apply(
-    operator: Any, one: UInt64[np.ndarray, " n"], other: UInt64[np.ndarray, " n"]
+def join(
+    operator: Any, mask: UInt64[np.ndarray, " n"], operand: UInt64[np.ndarray, " n"]
 ) -> UInt64[np.ndarray, " n"]:
-    """Two masks joined."""
+    """Join two masks."""
     joined: UInt64[np.ndarray, " n"] = (
-        one | other if operator == OR else one & (other if operator == AND else ~other)
+        mask | operand if operator == OR else mask & (operand if operator == AND else ~operand)
     )
     return joined
-
-
-def _dense(
-    number: Any, words: int, word: np.ndarray, concept: np.ndarray, bits: np.ndarray
-) -> UInt64[np.ndarray, " words"]:
-    mask = np.zeros(words, dtype=np.uint64)
-    chosen = concept == number
-    mask[word[chosen]] = bits[chosen]
-    return mask
 
 
 def _expanded(
     words: Int[np.ndarray, " n"], rows: Int[np.ndarray, " words_and_one"]
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """The entries of some words, and of each the place of its word among them."""
+    """The entries of some words, preceded by each entry's position in `words`."""
     first, counts = rows[words], rows[words + 1] - rows[words]
     place = np.repeat(np.arange(len(words)), counts)
     before = np.cumsum(counts) - counts

@@ -8,7 +8,32 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.similarity.keys import pack, unpack
+_LOW_32 = 0xFFFFFFFF
+_ALL_BUT_SIGN = 0x7FFFFFFF
+
+
+def sort_keys(
+    values: Float[Tensor, "*shape"], numbers: Int[Tensor, "*#shape"]
+) -> Int[Tensor, "*shape"]:
+    """Combine float32 values and numbers below 2^32 in one integer each.
+
+    Descending keys are descending values, and ascending numbers among equal values. All keys
+    differ, so any sort or selection on any device gives the same order.
+    """
+    # Adding zero turns -0.0 into 0.0: they are equal, so only the number may decide.
+    bits = (values + 0.0).view(torch.int32)
+    # IEEE 754 bit patterns order as the values do, negative ones in reverse.
+    ordered = bits ^ ((bits >> 31) & _ALL_BUT_SIGN)
+    return (ordered.long() << 32) | (_LOW_32 - numbers)
+
+
+def from_sort_keys(
+    keys: Int[Tensor, "*shape"],
+) -> tuple[Float[Tensor, "*shape"], Int[Tensor, "*shape"]]:
+    """The values (float32) and numbers (int64) of keys."""
+    ordered = (keys >> 32).int()
+    bits = ordered ^ ((ordered >> 31) & _ALL_BUT_SIGN)
+    return bits.view(torch.float32), _LOW_32 - (keys & _LOW_32)
 
 
 def log_product_sums(
@@ -19,15 +44,15 @@ def log_product_sums(
     weight: Float[Tensor, "one_or_units k"],
     group: int,
 ) -> Float[Tensor, "units block"]:
-    """`sum_j log(base_j + weight_j * scale[index_j] * x[index_j])` for every unit and concept.
+    """Compute `sum_j log(base_j + weight_j * scale[index_j] * x[index_j])` per unit and concept.
 
     Args:
-        x: what becomes a probability when multiplied with its image's scale.
+        x: unnormalised probabilities.
         index: each unit's images, rows of `x`.
-        scale: a number for each image.
+        scale: inverse normaliser per image.
         base: the constant term of every factor; one row serves all units.
-        weight: what the probability is multiplied with, likewise.
-        group: how many factors can be multiplied before a float32 underflows.
+        weight: the factor of the probability, likewise.
+        group: number of factors to multiply before one logarithm; see `softmax.safe_group`.
     """
     units, k = index.shape
     total = torch.zeros(units, x.shape[1], dtype=torch.float32, device=x.device)
@@ -44,10 +69,11 @@ def log_product_sums(
 
 
 def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> None:
-    """`L - lam * log p(t_m)`, in place, with the marginal `p(t_m) = mean_k exp(L_km)`.
+    """Compute `L - lam * log p(t_m)` in place, with the marginal `p(t_m) = mean_k exp(L_km)`.
 
     Source: Eqs. (5) and (11); the marginal over the layer's units is the released code's.
     """
+    # log mean exp(L) = logsumexp(L) - log(units), which doesn't underflow at L near -200.
     marginal = torch.logsumexp(joint, dim=0) - math.log(len(joint))
     joint.sub_(marginal.mul_(lam))
 
@@ -58,12 +84,12 @@ def rank_errors(
     values: Float[Tensor, "units k"],
     p: float,
 ) -> Float[Tensor, "units block"]:
-    """`sum_j |values[rank_j] - values_j|^p`, rank_j being the place of image j by its P.
+    """Compute `sum_j |values[rank_j] - values_j|^p`, with rank_j the rank of image j by its P.
 
-    Ranks count from the largest P; equal P stand in the order of activations, which are sorted.
+    Ranks count from the largest P; equal P are ranked in the order of activations.
 
     Args:
-        columns: columns of P, as rows, for the images that matter.
+        columns: columns of P, as rows.
         index: each unit's top images in descending order of activation.
         values: their activations.
         p: the power.
@@ -83,12 +109,12 @@ def update_best(
     scores: Float[Tensor, "units block"],
     start: int,
 ) -> None:
-    """Merge a block of scores into the best so far, in place; ties by concept number."""
-    kept = best.shape[1]
+    """Merge a block of scores into the best so far, in place; ties in concept order."""
+    n = best.shape[1]
     numbers = torch.arange(start, start + scores.shape[1], device=scores.device)
     step = max(1, 4_000_000 // scores.shape[1])
     for first in range(0, len(scores), step):
         rows = slice(first, first + step)
-        new = torch.topk(pack(scores[rows], numbers), min(kept, scores.shape[1]), dim=1).values
-        both = torch.cat([pack(best[rows], concepts[rows]), new], dim=1)
-        best[rows], concepts[rows] = unpack(torch.topk(both, kept, dim=1).values)
+        new = torch.topk(sort_keys(scores[rows], numbers), min(n, scores.shape[1]), dim=1).values
+        both = torch.cat([sort_keys(best[rows], concepts[rows]), new], dim=1)
+        best[rows], concepts[rows] = from_sort_keys(torch.topk(both, n, dim=1).values)

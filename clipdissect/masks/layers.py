@@ -1,0 +1,331 @@
+"""Thresholds and masks of the units of layers on a densely labelled probe.
+
+Both are in the feature store, so that several methods and later runs share them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clipdissect.capture import determinism
+from clipdissect.capture.capture import check_layers, check_still_readable
+from clipdissect.capture.dataloader import Skipped
+from clipdissect.capture.maps import Maps, activation_maps, map_readings
+from clipdissect.capture.output_layout import READING_VERSION, Reading
+from clipdissect.capture.settings import Settings
+from clipdissect.errors import DissectError
+from clipdissect.masks.layout import Layout
+from clipdissect.masks.thresholds import (
+    ExactThresholds,
+    HistogramThresholds,
+    Thresholds,
+    active_positions,
+    is_saturated,
+    threshold_estimator,
+)
+from clipdissect.masks.units import UnitMasks, compute_unit_masks
+from clipdissect.probe import Probe
+from clipdissect.store import Entry, Store
+from clipdissect.targets import Target
+from clipdissect.utils import hashing
+
+VERSION = 2  # raise it when the same activations give other thresholds or masks
+log = logging.getLogger(__name__)
+
+GROUP = 512  # units per entry of the store
+
+
+@dataclass
+class LayerMasks:
+    """Thresholds and masks of the units of layers on a probe; built by `layer_masks`.
+
+    Args:
+        target, probe, settings: the network, the images and how to run.
+        layout: of the masks.
+        quantile: fraction of positions at which a unit is active.
+        memory: in bytes.
+        store: holds thresholds and masks.
+        digests: of the network, its preprocessing and the images.
+        computed: what was computed and didn't come from the store.
+        skipped: unreadable images with the reason, the same for all layers.
+        thresholds: by layer.
+        known_readings: how to read a layer's output, once needed.
+        temporary: keeps temporary stores alive.
+        notes: warnings to record with the results.
+    """
+
+    target: Target
+    probe: Probe
+    settings: Settings
+    layout: Layout
+    quantile: float
+    memory: float
+    store: Store
+    digests: dict[str, str]
+    computed: list[str] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
+    thresholds: dict[str, Thresholds] = field(default_factory=dict)
+    known_readings: dict[str, Reading] = field(default_factory=dict)
+    temporary: list[TemporaryDirectory[str] | None] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> list[int]:
+        """Numbers of the readable images."""
+        return [i for i in range(len(self.probe)) if i not in self.skipped]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Names of the unreadable images, with the reason."""
+        return {self.probe.images[i]: reason for i, reason in sorted(self.skipped.items())}
+
+    def readings(self, layers: Collection[str]) -> dict[str, Reading]:
+        """Return how to read the layers' outputs, tried out once per layer."""
+        if missing := [layer for layer in layers if layer not in self.known_readings]:
+            self.known_readings |= map_readings(self.target, missing, self.settings)
+        return {layer: self.known_readings[layer] for layer in layers}
+
+    def masks(self, layer: str) -> Iterator[UnitMasks]:
+        """Yield a layer's masks in groups of units, computing what the store lacks."""
+        for first in self._group_starts(layer):
+            key = self._key(layer, first)
+            entry = self.store.get(key)
+            if entry is None:
+                self._compute_masks(layer, first)
+                entry = self.store.get(key)
+            assert entry is not None  # it was just written
+            arrays = {name: array.numpy() for name, array in entry.arrays.items()}
+            bits = arrays["bits"].view(np.uint64)
+            yield UnitMasks(first, arrays["starts"], arrays["words"], bits)
+
+    def _group_starts(self, layer: str) -> range:
+        return range(0, len(self.thresholds[layer].values), GROUP)
+
+    def _key(self, layer: str, first: int) -> str:
+        # An image may be missing in this run only: its thresholds aren't those of the next run.
+        sizes = hashing.hash_values(self.layout.sizes)
+        inputs = self.thresholds[layer].entry, sorted(self.skipped), sizes
+        return hashing.hash_values("unit masks", VERSION, inputs, first, GROUP)
+
+    def _next_units(self, layer: str, first: int) -> dict[str, range]:
+        """Units of one pass: this group, and following ones that lack masks and fit the memory."""
+        # A word takes 16 bytes with its number; in all but scattered masks it has 8 pixels or more.
+        unit_bytes = 2.5 * 16 * self.quantile * self.layout.pixels / 8
+        # Saturated units may be active anywhere in the images where they reach their threshold.
+        saturated = max(layer.saturated_fraction for layer in self.thresholds.values())
+        unit_bytes += 16 * self.layout.words * saturated
+        groups_left = max(1, int(self.memory / (unit_bytes * GROUP)))
+        units: dict[str, range] = {}
+        layers = list(self.thresholds)
+        for name in layers[layers.index(layer) :]:
+            starts = self._group_starts(name)[first // GROUP if name == layer else 0 :]
+            starts = starts[:groups_left]
+            if not starts or self.store.get(self._key(name, starts[0])) is not None:
+                continue
+            stop = min(len(self.thresholds[name].values), starts[-1] + GROUP)
+            units[name] = range(starts[0], stop)
+            groups_left -= len(starts)
+        return units
+
+    def _compute_masks(self, layer: str, first: int) -> None:
+        units = self._next_units(layer, first)
+        groups = {
+            self._key(name, start): (name, range(start, min(start + GROUP, wanted.stop)))
+            for name, wanted in units.items()
+            for start in wanted[::GROUP]
+        }
+        with self.store.locked(groups):
+            if all(self.store.get(key) is not None for key in groups):
+                return  # another process was faster
+            words = compute_unit_masks(
+                self.target,
+                self.probe,
+                self.settings,
+                self.layout,
+                {name: self.thresholds[name] for name in units},
+                units,
+                self.readings(units),
+                self.skipped,
+            )
+            for key, (name, group) in groups.items():
+                self.store.put(key, words[name].entry(name, group))
+        self.computed += [f"masks of {name}" for name in units]
+
+
+def layer_masks(
+    target: Target,
+    layers: Sequence[str],
+    probe: Probe,
+    store: Store | None,
+    settings: Settings,
+    *,
+    quantile: float,
+    memory: float,
+) -> LayerMasks:
+    """Threshold the units of layers on a densely labelled probe.
+
+    Args:
+        target: its preprocessing must show the network the whole image; see `crop`.
+        layers: of the target, with maps, tokens in a square grid, or vectors, whose only position
+            is the whole image.
+        probe: with masks, to whose sizes the maps are interpolated.
+        store: for thresholds and masks; None for a temporary one.
+        settings: how to run the network.
+        quantile: fraction of all positions at which a unit is active.
+        memory: gigabytes for thresholds and masks. Larger layers get their thresholds from a
+            histogram, and their masks in several passes.
+
+    Raises:
+        DissectError: a probe without masks, an unknown layer, an unusable output, activations that
+            aren't finite, no readable image, one that can't be read any more, a full disk.
+    """
+    if probe.masks is None:
+        raise DissectError(
+            f"probe {probe.name} has no masks of pixels, which this method compares units with: "
+            f"use probe=broden or probe=synthetic_broden"
+        )
+    if memory <= 0:
+        raise DissectError(f"method.memory is {memory}; it must be above 0")
+    check_layers(target.model, layers)
+    digests = {
+        "target": hashing.hash_model(target.model),
+        "target preprocess": hashing.hash_transform(target.preprocess),
+        "images": probe.digest,
+    }
+    layout = Layout.of(probe.masks.sizes)
+    folder, store = _temporary_store() if store is None else (None, store)
+    masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
+    masks.temporary.append(folder)
+    _load_thresholds(masks, layers)
+    masks.notes += hashing.passing_notes(digests)
+    return masks
+
+
+def _temporary_store() -> tuple[TemporaryDirectory[str], Store]:
+    folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+    return folder, Store(Path(folder.name))
+
+
+def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
+    """Load the layers' thresholds, computing what the store lacks in one pass."""
+    settings = masks.settings
+    method = (settings.summary.layout, masks.quantile, masks.memory)
+    inputs = (READING_VERSION, method, masks.digests, settings.numeric, torch.__version__)
+    keys = {layer: hashing.hash_values("levels", VERSION, layer, inputs) for layer in layers}
+    entries = _stored(masks.store, keys)
+    missing = {layer: key for layer, key in keys.items() if layer not in entries}
+    if missing:
+        _isolate_random_layers(masks, list(missing))
+        with masks.store.locked(missing.values()):
+            entries |= _stored(masks.store, missing)  # another process may have been faster
+            left = [layer for layer in missing if layer not in entries]
+            for layer, entry in (_compute_thresholds(masks, left) if left else {}).items():
+                entries[layer] = masks.store.put(keys[layer], entry)
+        masks.computed += [f"levels of {layer}" for layer in left]
+    skipped = {
+        layer: {image: reason for image, reason, _ in entry.about["skipped"]}
+        for layer, entry in entries.items()
+    }
+    masks.skipped = {image: reason for own in skipped.values() for image, reason in own.items()}
+    check_still_readable(masks.probe.images, skipped, masks.skipped)
+    for layer in layers:
+        arrays, error = entries[layer].arrays, float(entries[layer].about["error"])
+        dead, saturated = arrays["dead"], arrays["saturated"]
+        masks.thresholds[layer] = Thresholds(
+            arrays["levels"], arrays["peaks"], dead, saturated, error, keys[layer]
+        )
+
+
+def _isolate_random_layers(masks: LayerMasks, layers: Sequence[str]) -> None:
+    """Switch to a temporary store where a layer isn't a function of the image."""
+    readings = masks.readings(layers)
+    fickle = determinism.fickle(masks.target, None, masks.probe, layers, readings, masks.settings)
+    if fickle:
+        masks.notes = determinism.notes(fickle, masks.target.name)
+        folder, masks.store = _temporary_store()
+        masks.temporary.append(folder)
+    for note in masks.notes:
+        log.warning(note)
+
+
+def _stored(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:
+    entries = {layer: store.get(key) for layer, key in keys.items()}
+    return {layer: entry for layer, entry in entries.items() if entry is not None}
+
+
+@dataclass
+class _RunningThresholds:
+    """The running statistics of one layer."""
+
+    estimator: ExactThresholds | HistogramThresholds
+    positions: int = 0
+    max_activations: list[Tensor] = field(default_factory=list)
+    lowest: list[Tensor] = field(default_factory=list)
+
+    def add(self, values: Float[Tensor, "images units h w"]) -> None:
+        self.max_activations.append(values.amax((2, 3)).cpu())
+        self.lowest.append(values.amin((0, 2, 3)).cpu())
+        flat = values.permute(1, 0, 2, 3).flatten(1)
+        self.positions += flat.shape[1]
+        self.estimator.add(flat)
+
+    def entry(self, quantile: float, about: dict[str, Any]) -> Entry:
+        max_activation = torch.cat(self.max_activations)
+        lowest, highest = torch.stack(self.lowest).amin(0), max_activation.amax(0)
+        dead = highest == lowest
+        thresholds = self.estimator.thresholds(active_positions(quantile, self.positions))
+        # A histogram's threshold of a unit that never varies lies below its one activation.
+        thresholds = torch.where(dead, highest, thresholds)
+        saturated = is_saturated(thresholds, lowest, highest)
+        arrays = {
+            "levels": thresholds,
+            "peaks": max_activation,
+            "dead": dead,
+            "saturated": saturated,
+        }
+        return Entry(arrays, {**about, "error": self.estimator.error})
+
+
+def _compute_thresholds(masks: LayerMasks, layers: Sequence[str]) -> dict[str, Entry]:
+    probe = masks.probe
+    running: dict[str, _RunningThresholds] = {}
+    skipped: list[Skipped] = []
+    readings = masks.readings(layers)
+    for maps in activation_maps(masks.target, layers, probe, masks.settings, readings):
+        skipped += maps.skipped
+        for layer, values in maps.layers.items():
+            _check_finite(layer, values, maps, probe)
+            if layer not in running:
+                _, units, height, width = values.shape
+                positions, memory = len(probe) * height * width, masks.memory / len(layers)
+                estimator = threshold_estimator(masks.quantile, units, positions, memory)
+                running[layer] = _RunningThresholds(estimator)
+            running[layer].add(values)
+    if not running:
+        raise DissectError(f"none of the {len(probe)} images of {probe.name} can be read")
+    listed = [(s.index, s.reason, s.passing) for s in skipped]
+    about = {"probe": probe.name, "of": masks.target.name, "skipped": listed}
+    return {
+        layer: statistics.entry(masks.quantile, {**about, "what": f"levels of {layer}"})
+        for layer, statistics in running.items()
+    }
+
+
+def _check_finite(layer: str, values: Tensor, maps: Maps, probe: Probe) -> None:
+    if torch.isfinite(values).all():
+        return
+    row, unit = (~torch.isfinite(values)).nonzero()[0, :2].tolist()
+    raise DissectError(
+        f"layer {layer}, unit {unit}: an activation on image {probe.images[int(maps.images[row])]} "
+        f"is not a finite number"
+    )
