@@ -17,7 +17,8 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import targets
-from clipdissect.capture.capture import capture, check_layers, contribute
+from clipdissect.capture.capture import capture, check_layers
+from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.text_embeddings import text_embeds
 from clipdissect.concepts import Concepts
@@ -80,7 +81,7 @@ def dissect(
         top: descriptions per unit.
         images: top images per unit.
         team: processes that share the images, from `distributed.from_environment`; the leader calls
-            this, the others `assist`.
+            this, the others `run_worker`.
         truth: a layer's right concepts, one a unit, for `truth_rank`; it costs two more passes
             over the concepts, and changes no description.
         null_similarity: whether to score every unit once more with shuffled images, for the column
@@ -116,7 +117,7 @@ def dissect(
     )  # fmt: skip
 
 
-def assist(
+def run_worker(
     target: Target, *, probe: probes.Probe, encoder: Encoder, similarity: Similarity,
     settings: Settings, store: Store, images: int, team: Team,
 ) -> None:  # fmt: skip
@@ -128,7 +129,7 @@ def assist(
     Raises:
         DissectError: as `dissect`; or another process stopped.
     """
-    contribute(
+    run_capture_worker(
         target, target.layers, encoder, probe, store, settings,
         top_k=_kept_images(similarity, images), team=team,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def run(config: Any) -> None:
         method = of_group(methods.build, config.method)
         job, truth = evaluation_job.job_and_truth(config, method)
         if not job.team.leads:
-            method.assist(job)
+            method.run_worker(job)
             return
         ready = (
             evaluation_job.resampling_of(config),

@@ -107,9 +107,9 @@ class Parts:
         result.run["seconds"]["load"] += self.seconds
         return result
 
-    def assist(self) -> None:
+    def run_worker(self) -> None:
         """What a process that doesn't lead the team does of a dissection."""
-        self.method.assist(self.job)
+        self.method.run_worker(self.job)
 
     @property
     def job(self) -> methods.Job:

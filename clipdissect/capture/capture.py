@@ -118,7 +118,7 @@ def capture(
 
     Each image is decoded once for both networks, and only networks with something missing run. An
     interrupted capture goes on after its last whole shard; processes that want the same arrays
-    compute them once. In a team the leader calls this, the others `contribute`. A union is captured
+    compute them once. In a team the leader calls this, the others `run_worker`. A union is captured
     part by part, so that parts captured before cost nothing. Outputs that aren't a function of the
     image (see `randomness`) are computed anew in each run, with a warning and a note.
 
@@ -155,7 +155,7 @@ def capture(
                    readings=known)  # fmt: skip
 
 
-def contribute(
+def run_worker(
     target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, store: Store,
     settings: Settings, *, top_k: int = 0, team: Team,
 ) -> None:  # fmt: skip

@@ -86,5 +86,5 @@ class Method(ABC):
             DissectError: a part that it needs isn't there, or doesn't suit it.
         """
 
-    def assist(self, job: Job) -> None:  # noqa: B027 - most methods have nothing to share
+    def run_worker(self, job: Job) -> None:  # noqa: B027 - most methods have nothing to share
         """What the other processes of `job.team` do while the leader describes; mostly nothing."""

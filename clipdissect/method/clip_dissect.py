@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipdissect.dissection import assist, dissect
+from clipdissect.dissection import dissect, run_worker
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
 from clipdissect.results.result import Result
@@ -31,13 +31,13 @@ class ClipDissect(Method):
         result.run["method"] = {"name": self.name}
         return result
 
-    def assist(self, job: Job) -> None:
+    def run_worker(self, job: Job) -> None:
         """Capture this process's share of the images."""
         parts = job.parts(self)
         parts.pop("concepts")
         if job.store is None:
             raise DissectError("processes share images through the store: give one")
-        assist(
+        run_worker(
             parts.pop("target"), **parts, settings=job.settings, store=job.store,
             images=job.images, team=job.team,
         )  # fmt: skip

@@ -26,7 +26,7 @@ sys.path.insert(0, {tests!r})
 from tiny import ColourEncoder, ColourNet, preprocess
 
 from clipdissect import probe, similarity
-from clipdissect.dissection import assist, dissect
+from clipdissect.dissection import run_worker, dissect
 from clipdissect.utils.distributed import from_environment
 from clipdissect.errors import DissectError
 from clipdissect.capture.settings import Settings
@@ -61,7 +61,7 @@ try:
     if team.leads:
         dissect(target, concepts=["red", "green", "blue"], **parts).save(Path(folder) / "run")
     else:
-        assist(target, **parts)
+        run_worker(target, **parts)
 except DissectError as error:
     print("error:", error, flush=True)
     sys.exit(2)
