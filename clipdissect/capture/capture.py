@@ -66,7 +66,7 @@ class Scratch:
                 self.holder = TemporaryDirectory(
                     prefix="clipdissect-", dir=place, ignore_cleanup_errors=True
                 )
-            self._store = Store(Path(team.share(self.holder.name if self.holder else "")))
+            self._store = Store(Path(team.broadcast(self.holder.name if self.holder else "")))
         return self._store
 
 
@@ -273,13 +273,13 @@ def _ensure(
     """Compute what is missing; the leader gets everything's shards, and what was computed."""
     sinks = {name: _sink(what, name, store.series(key)) for name, key in keys.items()}
     found = _complete(sinks) if what.team.leads else {}
-    wanted = what.team.share([name for name in sinks if name not in found])
+    wanted = what.team.broadcast([name for name in sinks if name not in found])
     computed: list[str] = []
     if wanted:
         with _locked(what.team, store, [keys[name] for name in wanted]):
             # Another process may have been faster.
             found |= _complete({n: sinks[n] for n in wanted}) if what.team.leads else {}
-            computed = what.team.share([name for name in wanted if name not in found])
+            computed = what.team.broadcast([name for name in wanted if name not in found])
             for name in _fickle(what, computed):
                 series = what.scratch.store(what.team, store).series(keys[name])
                 sinks[name] = _sink(what, name, series)
@@ -297,7 +297,7 @@ def _fickle(what: Capture, names: Sequence[str]) -> dict[str, str]:
             found = determinism.fickle(
                 what.target, what.encoder, what.probe, names, what.readings, what.settings
             )
-    found = what.team.share(found)
+    found = what.team.broadcast(found)
     what.scratch.fickle.update(found)
     return found
 
@@ -306,18 +306,18 @@ def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
     missing: dict[str, list[Rows]] = {}
     if what.team.leads:
         missing = {name: sink.begin(what.grid) for name, sink in sinks.items()}
-    missing = what.team.share(missing)
+    missing = what.team.broadcast(missing)
     jobs = _jobs(what.grid, missing)
     done = len(what.grid) - len(jobs)
     if done and jobs and what.team.leads:
         log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
-    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.readings,
+    run_jobs(what.target, what.encoder, what.probe, what.team.partition(jobs), sinks, what.readings,
              what.settings, what.stages)  # fmt: skip
-    what.team.wait()
+    what.team.barrier()
     found = {}
     if what.team.leads:
         found = {name: sink.finish(what.grid) for name, sink in sinks.items()}
-    what.team.wait()
+    what.team.barrier()
     return found
 
 

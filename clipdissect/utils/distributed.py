@@ -41,7 +41,7 @@ class Team:
         """Whether this process plans, scores and writes results."""
         return self.rank == 0
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The leader's value, in every process.
 
         Raises:
@@ -63,7 +63,7 @@ class Team:
         """Whether every process has the same text."""
         return len(set(self._gather(value))) == 1
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every process is here.
 
         Raises:
@@ -71,7 +71,7 @@ class Team:
         """
         self._gather("")
 
-    def part(self, jobs: Sequence[T]) -> Sequence[T]:
+    def partition(self, jobs: Sequence[T]) -> Sequence[T]:
         """This process's share: a run of neighbours, at most one longer than anybody's."""
         first, stop = (len(jobs) * n // self.size for n in (self.rank, self.rank + 1))
         return jobs[first:stop]

@@ -142,7 +142,7 @@ def test_what_draws_goes_to_a_temporary_store_that_all_see(tmp_path: Path) -> No
 
 def test_shares_are_runs_of_neighbours() -> None:
     jobs = list(range(10))
-    shares = [list(Team(rank, 3).part(jobs)) for rank in range(3)]
+    shares = [list(Team(rank, 3).partition(jobs)) for rank in range(3)]
     assert [job for share in shares for job in share] == jobs
     assert sorted(map(len, shares)) == [3, 3, 4]
-    assert list(ALONE.part(jobs)) == jobs
+    assert list(ALONE.partition(jobs)) == jobs
