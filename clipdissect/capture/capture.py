@@ -150,7 +150,7 @@ def capture(
     notes = determinism.notes(scratch.fickle, target.name, encoder.name if encoder else "")
     for note in notes:
         log.warning(note)
-    notes += hashing.passing_notes(found.digests)
+    notes += hashing.transient_notes(found.digests)
     return replace(found, holder=(holder, store, scratch), seconds=stages.seconds, notes=notes,
                    readings=known)  # fmt: skip
 
@@ -254,7 +254,7 @@ def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
     if what.encoder is not None:
         of_encoder = (digests["encoder images"], digests["encoder preprocess"])
         keys[EMBEDS] = hashing.hash_values("image embeds", EMBEDS_VERSION, of_encoder, common)
-    if what.team.size > 1 and any(map(hashing.is_passing, keys.values())):
+    if what.team.size > 1 and any(map(hashing.is_transient, keys.values())):
         raise DissectError(
             "several processes can't share a network that holds what can't be looked into (the "
             "warning above names it): take that out of the network, or use one process"

@@ -201,7 +201,7 @@ def dense(
         digests, holder=holder,
     )  # fmt: skip
     _find_levels(made, layers)
-    made.notes += hashing.passing_notes(digests)
+    made.notes += hashing.transient_notes(digests)
     return made
 
 

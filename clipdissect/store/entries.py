@@ -43,7 +43,7 @@ class Entry:
 class Store:
     """A folder of entries.
 
-    Entries under keys that never come again (see `digest.is_passing`) go into a temporary folder,
+    Entries under keys that never come again (see `digest.is_transient`) go into a temporary folder,
     which lives as long as this object does.
 
     Args:
@@ -56,7 +56,7 @@ class Store:
 
     def series(self, key: str) -> Series:
         """The entry of a key, whole or not, to be read or written in shards."""
-        root = self._passing() if hashing.is_passing(key) else self.root
+        root = self._passing() if hashing.is_transient(key) else self.root
         return Series(root / key[:2] / key, key)
 
     def _passing(self) -> Path:
@@ -93,7 +93,7 @@ class Store:
         """Hold the locks of entries that are about to be written."""
         with worded(self.root):
             (self.root / locks.FOLDER).mkdir(parents=True, exist_ok=True)
-        return locks.locked(self.root, [key for key in keys if not hashing.is_passing(key)])
+        return locks.locked(self.root, [key for key in keys if not hashing.is_transient(key)])
 
 
 class Series:

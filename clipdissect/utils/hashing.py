@@ -39,7 +39,7 @@ CHUNK = 1 << 20
 
 
 def hash_values(*parts: Any) -> str:
-    """Hexadecimal digest of JSON-able values, in order; see also `is_passing`."""
+    """Hexadecimal digest of JSON-able values, in order; see also `is_transient`."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     mark = _PASSING if _PASSING in text else ""
     return mark + hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
@@ -62,7 +62,7 @@ def hash_model(model: nn.Module) -> str:
     the user's own source files behind it, so that an edit isn't served old numbers.
 
     Where something in the network can't be looked into, the digest never comes again (see
-    `is_passing`), and a warning says what it is.
+    `is_transient`), and a warning says what it is.
     """
     hasher = hashlib.blake2b(digest_size=20)
     look = fingerprint.Fingerprint(model)
@@ -81,7 +81,7 @@ def hash_model(model: nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def is_passing(digest: str) -> bool:
+def is_transient(digest: str) -> bool:
     """Whether a digest, or one that was made from it, never comes again.
 
     What is kept under it is of use to this run alone.
@@ -89,8 +89,8 @@ def is_passing(digest: str) -> bool:
     return digest.startswith(_PASSING)
 
 
-def passing_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on the networks whose features couldn't be kept; see `is_passing`.
+def transient_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on the networks whose features couldn't be kept; see `is_transient`.
 
     Args:
         digests: name to digest.
@@ -99,7 +99,7 @@ def passing_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
         f"the features of {name} are of this run alone and not in the store: the network holds "
         f"what can't be looked into (the log names it)"
         for name, found in digests.items()
-        if is_passing(found)
+        if is_transient(found)
     )
 
 
