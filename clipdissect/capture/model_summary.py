@@ -14,7 +14,7 @@ from clipdissect.targets import Target
 
 
 @dataclass
-class ModuleFacts:
+class ModuleSummary:
     """One module of a network.
 
     Args:
@@ -36,7 +36,7 @@ class ModuleFacts:
     problem: str = ""
 
 
-def survey(target: Target, summary: Summary | None = None) -> list[ModuleFacts]:
+def summarise_model(target: Target, summary: Summary | None = None) -> list[ModuleSummary]:
     """All modules of a target with their outputs and unit counts, in the network's order.
 
     A module can be dissected if it runs once in a pass and returns a tensor whose axes can be told.
@@ -54,10 +54,10 @@ def survey(target: Target, summary: Summary | None = None) -> list[ModuleFacts]:
     return [_facts(name, module, trial, summary or Summary()) for name, module in modules.items()]
 
 
-def _facts(name: str, module: nn.Module, trial: Trial, summary: Summary) -> ModuleFacts:
+def _facts(name: str, module: nn.Module, trial: Trial, summary: Summary) -> ModuleSummary:
     seen = trial.passes[0]
     runs, output = seen.runs[name], seen.words.get(name, "").removeprefix("a tensor ")
-    facts = ModuleFacts(name, kind_of(module), runs, output)
+    facts = ModuleSummary(name, kind_of(module), runs, output)
     if runs != 1:
         facts.problem = "not run" if not runs else f"runs {runs} times"
     elif name in seen.problems:

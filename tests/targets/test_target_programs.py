@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clipdissect import targets as target
 from clipdissect.capture.hooks import recording
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.model_summary import survey
+from clipdissect.capture.model_summary import summarise_model
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models.layer_patterns import kind_of
@@ -119,7 +119,7 @@ def test_layers_return_what_the_networks_do(net: nn.Module, files: Path, name: s
 def test_module_that_runs_twice_is_ambiguous(files: Path, name: str) -> None:
     with pytest.raises(DissectError, match="runs 2 times"):
         outputs(build(files, name).model, ["twice"], torch.rand(2, 3, 8, 8))
-    rows = {row.name: row for row in survey(build(files, name))}
+    rows = {row.name: row for row in summarise_model(build(files, name))}
     assert rows["twice"].problem == "runs 2 times"
     assert rows["blocks.1"].units == 5
 

@@ -17,12 +17,12 @@ def run(config: Any) -> None:
     """Build the target of the config, and print its modules."""
     from clipdissect.app.build import parameters, settings_of
     from clipdissect.capture.capture import check_layers
-    from clipdissect.capture.model_summary import survey
+    from clipdissect.capture.model_summary import summarise_model
 
     chosen = _build(parameters(config.target))
     if chosen.layers:  # of a network that has no default ones, all modules are to be seen
         check_layers(chosen.model, chosen.layers)
-    modules = survey(chosen, settings_of(config).summary)
+    modules = summarise_model(chosen, settings_of(config).summary)
     _print(chosen, modules)
 
 
