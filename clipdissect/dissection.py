@@ -20,7 +20,7 @@ from clipdissect import targets
 from clipdissect.capture.capture import capture, check_layers
 from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.settings import Settings
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
@@ -143,7 +143,7 @@ def _dissect(
     with stages.stage("texts"), all_cores(team):
         notes = encoders.text_notes(encoder, concepts.texts)
         text_digest = encoder.text_digest  # asked for once: it may hash a whole network
-        embeds = text_embeds(
+        embeds = text_embeddings(
             encoder.embed_texts, text_digest, concepts.texts, store, settings.torch_device
         )
     with stages.stage("images"):

@@ -65,7 +65,7 @@ def run(config: Any) -> None:
 def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[str, Any]]:
     """A layer's best words and phrases, one row a living unit, and what the search cost."""
     from clipdissect.capture.activations import dead_units, for_scoring
-    from clipdissect.capture.text_embeddings import text_embeds
+    from clipdissect.capture.text_embeddings import text_embeddings
     from clipdissect.errors import DissectError
     from clipdissect.results.describe import scored_units
     from clipdissect.similarity.inputs import ConceptActivations
@@ -83,7 +83,7 @@ def _searched(layer: str, study: Any, found: Any, how: Any) -> tuple[Any, dict[s
     best = similarity.top(concepts, q, study.words)
 
     def embed(texts: Any) -> Any:
-        return text_embeds(
+        return text_embeddings(
             job.encoder.embed_texts, job.encoder.text_digest, texts, job.store,
             job.settings.torch_device,
         )  # fmt: skip

@@ -17,7 +17,7 @@ VERSION = 1
 Embed = Callable[[Sequence[str], str], Tensor]
 
 
-def text_embeds(
+def text_embeddings(
     embed: Embed, encoder_digest: str, texts: Sequence[str], store: Store | None,
     device: str = "cpu",
 ) -> Float[Tensor, "texts dims"]:  # fmt: skip
