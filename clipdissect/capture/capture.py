@@ -294,7 +294,7 @@ def _fickle(what: Capture, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     if what.team.leads and names:
         with what.stages.stage("forward"):
-            found = determinism.fickle(
+            found = determinism.nondeterministic(
                 what.target, what.encoder, what.probe, names, what.readings, what.settings
             )
     found = what.team.broadcast(found)

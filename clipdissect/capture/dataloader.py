@@ -32,22 +32,22 @@ SHARED_LEAST = 100_000_000
 
 
 @dataclass(frozen=True)
-class Skipped:
+class DecodeError:
     """An image that couldn't be decoded.
 
     Args:
         index: its number in the probe.
         reason: what the decoder said.
-        passing: whether another try may succeed.
+        transient: whether another try may succeed.
     """
 
     index: int
     reason: str
-    passing: bool
+    transient: bool
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchRequest:
     """A batch to decode.
 
     Args:
@@ -73,7 +73,7 @@ class Batch:
 
     indices: Tensor
     inputs: dict[int, Tensor]
-    skipped: list[Skipped]
+    skipped: list[DecodeError]
     error: DissectError | None = None
 
     def pin_memory(self) -> Batch:
@@ -81,7 +81,7 @@ class Batch:
         return replace(self, inputs={n: images.pin_memory() for n, images in self.inputs.items()})
 
 
-_Item = dict[int, Tensor] | Skipped | DissectError
+_Item = dict[int, Tensor] | DecodeError | DissectError
 _Key = tuple[int, tuple[int, ...]]
 
 
@@ -99,7 +99,7 @@ class _Decoded(Dataset[tuple[int, _Item]]):
         try:
             picture = self.probe.read(index)
         except UnreadableImage as error:
-            return index, Skipped(index, error.reason, error.passing)
+            return index, DecodeError(index, error.reason, error.transient)
         except DissectError as error:
             return index, error
         return index, {number: apply(self.transforms[number], picture) for number in wanted}
@@ -108,7 +108,7 @@ class _Decoded(Dataset[tuple[int, _Item]]):
 class _Keys:
     """The requests as the data loader wants them, made as it goes: they may be many."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[BatchRequest]) -> None:
         self.requests = requests
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class _Keys:
 
 
 def batches(
-    probe: Probe, transforms: Sequence[Transform], requests: Sequence[Request], workers: int
+    probe: Probe, transforms: Sequence[Transform], requests: Sequence[BatchRequest], workers: int
 ) -> Generator[Batch, None, None]:
     """The batches asked for, in order, every image decoded once, with a progress bar.
 
@@ -230,7 +230,7 @@ class _LogProgress:
 
 def _collate(items: list[tuple[int, _Item]]) -> Batch:
     good = [(index, got) for index, got in items if isinstance(got, dict)]
-    skipped = [got for _, got in items if isinstance(got, Skipped)]
+    skipped = [got for _, got in items if isinstance(got, DecodeError)]
     error = next((got for _, got in items if isinstance(got, DissectError)), None)
     inputs: dict[int, Tensor] = {}
     try:

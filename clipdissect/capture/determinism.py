@@ -39,7 +39,7 @@ OTHER_BATCH = {"fp32": 1e-2, "tf32": 3e-2, "bf16": 2e-1}
 
 
 @torch.no_grad()
-def fickle(
+def nondeterministic(
     target: Target, encoder: Encoder | None, probe: Probe, names: Sequence[str],
     readings: Mapping[str, Reading], settings: Settings,
 ) -> dict[str, str]:  # fmt: skip
@@ -77,10 +77,10 @@ def fickle(
 
 
 def notes(found: Mapping[str, str], target: str, encoder: str = "") -> tuple[str, ...]:
-    """Word the results of `fickle` for the log and for `run.json`.
+    """Word the results of `nondeterministic` for the log and for `run.json`.
 
     Args:
-        found: of `fickle`.
+        found: of `nondeterministic`.
         target, encoder: the networks' names.
     """
     worded = []

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.dataloader import Request, Skipped, batches, workers_for
+from clipdissect.capture.dataloader import BatchRequest, DecodeError, batches, workers_for
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import networks
 from clipdissect.capture.output_layout import Reading, as_maps
@@ -33,7 +33,7 @@ class Maps:
 
     images: Int[Tensor, " images"]
     layers: dict[str, Float[Tensor, "images units h w"]]
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[DecodeError] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def activation_maps(
     """
     step = settings.images_a_batch
     requests = [
-        Request(range(start, min(start + step, len(probe))), (0,))
+        BatchRequest(range(start, min(start + step, len(probe))), (0,))
         for start in range(0, len(probe), step)
     ]
     workers = workers_for(settings)

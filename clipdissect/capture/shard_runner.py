@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.dataloader import Batch, Request, Skipped, batches, workers_for
+from clipdissect.capture.dataloader import Batch, BatchRequest, DecodeError, batches, workers_for
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
@@ -40,14 +40,14 @@ class Job:
     rows: Rows
     names: tuple[str, ...]
 
-    def requests(self, batch_size: int) -> list[Request]:
+    def requests(self, batch_size: int) -> list[BatchRequest]:
         """Its batches. They start with the shard, so that a pass that is resumed makes the same
         ones as a pass that isn't: sums may differ in their last bit between batch sizes."""
         start, stop = self.rows
         layers = any(name != EMBEDS for name in self.names)
         wanted = (TARGET,) * layers + (ENCODER,) * (EMBEDS in self.names)
         return [
-            Request(range(first, min(first + batch_size, stop)), wanted)
+            BatchRequest(range(first, min(first + batch_size, stop)), wanted)
             for first in range(start, stop, batch_size)
         ]
 
@@ -102,7 +102,7 @@ class _Shard:
     rows: Rows
     images: list[Tensor] = field(default_factory=list)
     outputs: list[dict[str, Tensor]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[DecodeError] = field(default_factory=list)
 
     def add(self, batch: Batch, outputs: dict[str, Tensor]) -> None:
         self.images.append(batch.indices)
@@ -115,7 +115,7 @@ class _Shard:
         return torch.cat(parts).float() if parts else torch.zeros(0, 0, dtype=torch.float32)
 
     def piece(self, values: Float[Tensor, "images n"]) -> Piece:
-        skipped = [(s.index, s.reason, s.passing) for s in self.skipped]
+        skipped = [(s.index, s.reason, s.transient) for s in self.skipped]
         return Piece(self.rows, torch.cat(self.images), values.cpu(), skipped)
 
 

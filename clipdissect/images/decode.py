@@ -72,12 +72,12 @@ class UnreadableImage(Exception):
 
     Args:
         reason: what the decoder said.
-        passing: whether another try may succeed (permissions, a network disk).
+        transient: whether another try may succeed (permissions, a network disk).
     """
 
-    def __init__(self, reason: str, passing: bool = False) -> None:
-        super().__init__(reason, passing)
-        self.reason, self.passing = reason, passing
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason, transient)
+        self.reason, self.transient = reason, transient
 
 
 def open_picture(path: Path, decode: str = "pil", orientation: str = "ignore") -> Picture:
@@ -230,13 +230,13 @@ def upright_rgb(image: Image.Image, orientation: str = "ignore") -> Image.Image:
 
 def unreadable(error: Exception, source: object = None) -> UnreadableImage:
     """What to raise for an image that couldn't be opened or decoded because of `error`."""
-    passing = isinstance(error, OSError) and error.errno is not None
+    transient = isinstance(error, OSError) and error.errno is not None
     reason = str(error) or type(error).__name__
     if isinstance(source, Path):
         reason = reason.replace(str(source), source.name)
     elif isinstance(source, io.BytesIO):
         reason = reason.replace(repr(source), "the image")
-    return UnreadableImage(reason, passing)
+    return UnreadableImage(reason, transient)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipdissect.capture import determinism
 from clipdissect.capture.capture import check_layers, check_still_readable
-from clipdissect.capture.dataloader import Skipped
+from clipdissect.capture.dataloader import DecodeError
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings
@@ -244,7 +244,9 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
 def _keep_out(what: Dense, layers: Sequence[str]) -> None:
     """Move to a temporary store where a layer isn't a function of the image."""
     known = what.readings(layers)
-    found = determinism.fickle(what.target, None, what.probe, layers, known, what.settings)
+    found = determinism.nondeterministic(
+        what.target, None, what.probe, layers, known, what.settings
+    )
     if found:
         what.notes = determinism.notes(found, what.target.name)
         folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
@@ -292,7 +294,7 @@ class _Running:
 
 def _levels(what: Dense, layers: Sequence[str]) -> dict[str, Entry]:
     running: dict[str, _Running] = {}
-    skipped: list[Skipped] = []
+    skipped: list[DecodeError] = []
     known = what.readings(layers)
     for maps in activation_maps(what.target, layers, what.probe, what.settings, known):
         skipped += maps.skipped
@@ -306,7 +308,7 @@ def _levels(what: Dense, layers: Sequence[str]) -> dict[str, Entry]:
             running[layer].add(values)
     if not running:
         raise DissectError(f"none of the {len(what.probe)} images of {what.probe.name} can be read")
-    listed = [(s.index, s.reason, s.passing) for s in skipped]
+    listed = [(s.index, s.reason, s.transient) for s in skipped]
     about = {"probe": what.probe.name, "of": what.target.name, "skipped": listed}
     return {
         layer: own.entry(what.quantile, {**about, "what": f"levels of {layer}"})

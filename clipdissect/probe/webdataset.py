@@ -39,7 +39,7 @@ class ShardReader:
         try:
             data = self.shards[shard].read(offset, size)
         except Exception as error:  # what the file systems of URLs raise is their own
-            raise UnreadableImage(f"{type(error).__name__}: {error}", passing=True) from error
+            raise UnreadableImage(f"{type(error).__name__}: {error}", transient=True) from error
         if len(data) < size:
             raise UnreadableImage(f"the shard {self.shards[shard].name} is cut short")
         return decode_picture(data, self.decode, self.orientation)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipdissect import probe
 from clipdissect.capture import dataloader as loader
-from clipdissect.capture.dataloader import Request, batches, default_workers, workers_for
+from clipdissect.capture.dataloader import BatchRequest, batches, default_workers, workers_for
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 
@@ -52,4 +52,4 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
 
     images = probe.build("folder", root=str(tmp_path))
     with pytest.raises(DissectError, match=r"a decoding process died .*capture\.workers=0"):
-        list(batches(images, [die], [Request(range(4), (0,))], 1))
+        list(batches(images, [die], [BatchRequest(range(4), (0,))], 1))

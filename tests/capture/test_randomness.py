@@ -195,7 +195,9 @@ def test_generators_are_left_as_they_were(images: Path) -> None:
     target = Target("net", MonteCarlo(), preprocess(), ("head",))
     torch.set_rng_state(before)
     known, settings = read_layers(target, ["head"], Summary()), Settings("cpu", workers=0)
-    assert determinism.fickle(target, None, found, ["head"], known, settings) == {"head": DRAWN}
+    assert determinism.nondeterministic(target, None, found, ["head"], known, settings) == {
+        "head": DRAWN
+    }
     assert torch.get_rng_state().equal(before)
 
 
@@ -208,7 +210,7 @@ def test_real_networks_in_evaluation_mode_are_steady(images: Path, name: str) ->
     target = Target(name, model, preprocess(32), (last,))
     found = probe.build("folder", root=str(images))
     known, settings = read_layers(target, [last], Summary()), Settings("cpu", workers=0)
-    assert determinism.fickle(target, None, found, [last], known, settings) == {}
+    assert determinism.nondeterministic(target, None, found, [last], known, settings) == {}
     assert model.training  # as before
 
 

@@ -49,7 +49,7 @@ class SlowReader:
 @pytest.fixture(autouse=True)
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests count what a pass reads; the trial before it has its own in test_randomness."""
-    monkeypatch.setattr(determinism, "fickle", lambda *_: {})
+    monkeypatch.setattr(determinism, "nondeterministic", lambda *_: {})
 
 
 @pytest.fixture

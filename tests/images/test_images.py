@@ -130,7 +130,7 @@ def test_truncated_file_is_unreadable_for_good(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         open_rgb(tmp_path / "cut.jpg")
     assert "truncated" in caught.value.reason
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_text_called_png_is_unreadable(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_text_called_png_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         open_rgb(tmp_path / "lie.png")
     assert str(tmp_path) not in caught.value.reason
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_vanished_file_may_come_back(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         open_rgb(tmp_path / "gone.png")
-    assert caught.value.passing
+    assert caught.value.transient

@@ -192,9 +192,9 @@ def test_damaged_jpeg_gives_pils_reason(tmp_path: Path) -> None:
     for decode in ("pil", "fast"):
         with pytest.raises(UnreadableImage) as caught:
             open_picture(tmp_path / "x.jpg", decode)
-        assert not caught.value.passing
+        assert not caught.value.transient
         reasons.append(caught.value.reason)
     assert reasons[0] == reasons[1]
     with pytest.raises(UnreadableImage) as caught:
         open_picture(tmp_path / "gone.jpg", "fast")
-    assert caught.value.passing
+    assert caught.value.transient

@@ -189,7 +189,7 @@ def test_shard_that_changes_under_the_probe(root: Path) -> None:
     (root / "s-01.tar").unlink()
     with pytest.raises(UnreadableImage) as caught:
         found.read(0)
-    assert caught.value.passing
+    assert caught.value.transient
 
 
 @pytest.mark.parametrize(
