@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipdissect.utils.files import human_size
+
 if TYPE_CHECKING:
     from clipdissect.fetch import Fetched, Item
-
-UNITS = ((1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB"))
 
 
 def main() -> None:
@@ -38,21 +38,11 @@ def listing() -> str:
     lines = []
     for item in ITEMS.values():
         there = item.find()
-        lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.what}")
+        lines.append(f"{item.name:<{width}}  {human_size(item.size):>7}  {item.what}")
         lines.append(f"{'':<{width}}  {'':>7}  licence: {item.licence}")
         if there:
             lines.append(f"{'':<{width}}  {'':>7}  there already: {there}")
     return "\n".join(lines)
-
-
-def human(size: int | None) -> str:
-    """A number of bytes for people; `?` where it isn't known."""
-    if size is None:
-        return "?"
-    for unit, name in UNITS:
-        if size >= unit:
-            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
-    return f"{size} B"
 
 
 def _parser() -> argparse.ArgumentParser:

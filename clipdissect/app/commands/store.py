@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipdissect.utils.files import human_size
+
 if TYPE_CHECKING:
     from clipdissect.store import Item, Store
 
@@ -81,15 +83,6 @@ def size(text: str) -> int:
     return int(float(match.group(1)) * BYTES[match.group(2)])
 
 
-def human(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def ago(then: float) -> str:
     """How long ago a moment was, for people."""
     left = max(time.time() - then, 0)
@@ -123,7 +116,7 @@ def _list(store: Store, cache: Path | None) -> None:
         own = [item for item in items if (item.path is None) == (kind is None)]
         if where is not None:
             noun = "entries" if kind is None else "other items"
-            print(f"{len(own)} {noun}, {human(sum(item.size for item in own))}, in {where}")
+            print(f"{len(own)} {noun}, {human_size(sum(item.size for item in own))}, in {where}")
 
 
 def _verify(store: Store) -> int:
@@ -152,7 +145,7 @@ def _prune(store: Store, cache: Path | None, options: argparse.Namespace) -> Non
     )  # fmt: skip
     _print(gone)
     done = "would go" if options.dry_run else "deleted"
-    print(f"{len(gone)} items {done}, {human(sum(item.size for item in gone))}")
+    print(f"{len(gone)} items {done}, {human_size(sum(item.size for item in gone))}")
 
 
 def _print(items: Sequence[Item]) -> None:
@@ -170,7 +163,7 @@ def _print(items: Sequence[Item]) -> None:
         images = about.get("images", about.get("texts", ""))
         table.add_row(
             str(about.get("what", "?")), str(about.get("of", "")), str(about.get("probe", "")),
-            str(images), human(item.size), ago(item.made), f"{ago(item.used)} ago",
+            str(images), human_size(item.size), ago(item.made), f"{ago(item.used)} ago",
             "" if item.whole else "unfinished",
             item.key if item.is_fetched else item.key[:8],
         )  # fmt: skip
