@@ -259,13 +259,13 @@ class _Contiguous:
     def __enter__(self) -> None:
         from clipdissect.capture import networks as forward
 
-        self.before: Any = forward._place
-        forward._place = lambda images, device: images.to(device)
+        self.before: Any = forward._to_device
+        forward._to_device = lambda images, device: images.to(device)
 
     def __exit__(self, *_: object) -> None:
         from clipdissect.capture import networks as forward
 
-        forward._place = self.before
+        forward._to_device = self.before
 
 
 class _Threads:

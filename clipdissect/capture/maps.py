@@ -1,4 +1,4 @@
-"""Activation maps: a layer's output at every position, for methods that look where a unit fires."""
+"""Activation maps: a layer's output at every position, for methods that compare positions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Maps:
     """The maps of a batch of images.
 
     Args:
-        images: their numbers in the probe, `[images]`; unreadable ones are missing.
+        images: probe numbers of the readable images.
         layers: layer to `[images, units, h, w]`, float32, on the device; empty where no image of
             the batch was readable.
-        skipped: the unreadable images of the batch.
+        skipped: the batch's unreadable images.
     """
 
     images: Int[Tensor, " images"]
@@ -38,44 +38,46 @@ class Maps:
 
 @torch.no_grad()
 def activation_maps(
-    target: Target, layers: Sequence[str], probe: Probe, settings: Settings,
+    target: Target,
+    layers: Sequence[str],
+    probe: Probe,
+    settings: Settings,
     known: Mapping[str, Reading] | None = None,
-) -> Iterator[Maps]:  # fmt: skip
-    """The layers' maps, batch by batch in the probe's order; for some images, give a subset.
+) -> Iterator[Maps]:
+    """Compute the layers' maps, batch by batch in the probe's order.
 
     Args:
         target: the network, with its preprocessing.
-        layers: of the target; see `reading.as_maps` for what they may return.
+        layers: of the target; see `output_layout.as_maps` for what they may return.
         probe: the images, each decoded once.
         settings: device, precision, batches and layout.
-        known: how the layers' outputs are read; found out by a trial where it isn't given.
+        known: layer to how its output is read; inferred where it isn't given.
 
     Raises:
         DissectError: unknown layer, or an output that is neither vectors, tokens nor maps.
     """
-    step = settings.images_a_batch
+    step, count = settings.images_a_batch, len(probe)
     requests = [
-        BatchRequest(range(start, min(start + step, len(probe))), (0,))
-        for start in range(0, len(probe), step)
+        BatchRequest(range(start, min(start + step, count)), (0,))
+        for start in range(0, count, step)
     ]
-    workers = workers_for(settings)
     known = known or map_readings(target, layers, settings)
-    stream = batches(probe, (target.preprocess,), requests, workers)
+    stream = batches(probe, (target.preprocess,), requests, workers_for(settings))
     with networks(target, known, None, settings, as_maps) as run, closing(stream):
         for batch in stream:
-            found = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
-            yield Maps(batch.indices, found, batch.skipped)
+            maps = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
+            yield Maps(batch.indices, maps, batch.skipped)
 
 
 def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
-    """How the layers' outputs are read as maps.
+    """Infer how the layers' outputs are read as maps.
 
     Raises:
-        DissectError: see `trial.read_layers`.
+        DissectError: see `infer_layout.read_layers`.
     """
     return read_layers(target, layers, of_maps(settings), settings.torch_device)
 
 
 def of_maps(settings: Settings) -> Summary:
-    """The summary to read maps with; the one that was asked for doesn't matter."""
+    """Return the summary to read maps with: the kind doesn't matter, the layout does."""
     return Summary("mean", settings.summary.layout)

@@ -1,6 +1,6 @@
 """How a layer's output is read: which axis holds images, which units, and which tokens are patches.
 
-Decided for each layer from the shapes of a trial (see `trial`), never from the batch at hand.
+Decided per layer from the shapes of a trial run (see `infer_layout`), never from the batch at hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
 
-# Raise it when a rule below changes what is read of some network.
+# Part of cache keys: increment it when a rule below changes how some network's output is read.
 READING_VERSION = 1
 
 Shape = tuple[int, ...]
@@ -28,7 +28,7 @@ _POOLED = ("avg", "avgmax", "max", "map")  # values of timm's `global_pool` that
 
 @dataclass(frozen=True)
 class Reading:
-    """What the axes of a layer's output are, and how its positions are summarised.
+    """The axes of a layer's output, and how its positions are summarised.
 
     Args:
         layer: its name.
@@ -50,22 +50,22 @@ class Reading:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields but for the name, JSON-able: what a cache key depends on."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
-        return {**own, "grid": list(self.grid) if self.grid else None}
+        """The fields without the name, JSON-able: what a cache key depends on."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
+        return {**values, "grid": list(self.grid) if self.grid else None}
 
     @classmethod
     def of_facts(cls, layer: str, facts: Mapping[str, Any]) -> Reading:
-        """The reading of a layer that `facts` describes."""
+        """Rebuild a layer's reading from its `facts`."""
         grid = facts["grid"]
         return cls(layer, **{**facts, "grid": tuple(grid) if grid else None})
 
     def units_of(self, shape: Shape) -> int:
-        """How many units an output of this shape has."""
+        """Return the number of units in an output of this shape."""
         return _without(shape, self.images)[self.units - 1]
 
     def describe(self) -> str:
-        """The rule in words, such as `class token of 1 prefix token and 14 x 14 patches`."""
+        """Describe the rule, such as `class token of 1 prefix token and 14 x 14 patches`."""
         if self.kind == "none":
             return "vector"
         size = f"{self.grid[0]} x {self.grid[1]} " if self.grid else ""
@@ -73,23 +73,15 @@ class Reading:
             return f"{self.kind} over {size}positions" + ", channels last" * (self.units == 3)
         if self.grid == (1, 1):
             return "one token"
-        what = f"{size}{'patches' if self.grid else 'positions'}"
-        prefix = f"{self.prefix} prefix token{'s' * (self.prefix > 1)} and " if self.prefix else ""
+        positions = f"{size}{'patches' if self.grid else 'positions'}"
+        prefix = f"{self.prefix} prefix token{'s' * (self.prefix > 1)}"
         if self.kind == "cls":
-            return f"class token of {prefix}{what}"
-        return (
-            f"{self.kind} over {what}"
-            + f", without {self.prefix} prefix token" * (self.prefix > 0)
-            + "s" * (self.prefix > 1)
-        )
+            return f"class token of {f'{prefix} and ' * (self.prefix > 0)}{positions}"
+        return f"{self.kind} over {positions}{f', without {prefix}' * (self.prefix > 0)}"
 
 
 def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
-    """Activations `[images, units]`, float32, of a layer's output.
-
-    Args:
-        output: what the layer returned.
-        reading: of the layer.
+    """Summarise a layer's output to activations `[images, units]`, float32.
 
     Raises:
         DissectError: another number of dimensions than in the trial.
@@ -107,11 +99,7 @@ def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]
 
 
 def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:
-    """A layer's output as maps, float32: a vector's is one position, prefix tokens are left out.
-
-    Args:
-        output: what the layer returned.
-        reading: of the layer.
+    """Return a layer's output as maps, float32; vectors are one position, prefix tokens left out.
 
     Raises:
         DissectError: positions that form no grid.
@@ -140,13 +128,13 @@ def _images_first(output: Tensor, reading: Reading) -> Tensor:
 
 @dataclass(frozen=True)
 class Declared:
-    """What the modules around a layer say about their tokens.
+    """What the modules around a layer declare about their tokens.
 
     Args:
-        registers: prefix tokens that are no class tokens.
-        class_token: whether there is a class token; None: unsaid.
+        registers: prefix tokens other than class tokens.
+        class_token: whether there is a class token; None: not declared.
         pooled: whether the network's output is made from the patches, not from the class token.
-        prefix: prefix tokens in all; None: unsaid.
+        prefix: prefix tokens in all; None: not declared.
     """
 
     registers: int = 0
@@ -156,19 +144,14 @@ class Declared:
 
 
 def declared(model: nn.Module, layer: str) -> Declared:
-    """What a network says of its tokens: timm's attributes, or a `config` as of transformers.
-
-    Args:
-        model: the network.
-        layer: dotted module name; of each fact, the innermost module around it that says it counts.
-    """
+    """Read timm's attributes or a transformers `config`, of the innermost module around a layer."""
     names = layer.split(".")
     around = [model.get_submodule(".".join(names[:n])) for n in range(len(names), -1, -1)]
     configs = [config for m in around if (config := getattr(m, "config", None)) is not None]
 
     def first(kind: type, *names: str) -> Any:
-        found = (getattr(part, name, None) for part in [*around, *configs] for name in names)
-        return next((value for value in found if type(value) is kind), None)
+        values = (getattr(part, name, None) for part in [*around, *configs] for name in names)
+        return next((value for value in values if type(value) is kind), None)
 
     token = first(bool, "has_class_token")
     if token is None:
@@ -181,7 +164,7 @@ def declared(model: nn.Module, layer: str) -> Declared:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a trial says about the axes of outputs.
+    """What a trial shows about the axes of outputs.
 
     Args:
         size: height and width of the network's input.
@@ -204,7 +187,7 @@ class Output:
         layer: its name.
         shape: of the output.
         images: axis of the images.
-        own: `first` or `last` where the layer's type says where it puts its units, else None.
+        own: `first` or `last` where the layer's type determines the units' axis, else None.
     """
 
     layer: str
@@ -223,17 +206,10 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -> Reading:
-    """Decide how a layer's output is read.
-
-    Args:
-        output: in the trial.
-        summary: as asked for.
-        evidence: of the trial.
-        says: what the network says about its tokens.
+    """Infer how a layer's output is read from a trial and from what the network declares.
 
     Raises:
-        DissectError: another number of dimensions, `cls` asked where there is no class token, or
-            axes that can't be told apart.
+        DissectError: not 2 to 4 dimensions, `cls` without a class token, or ambiguous axes.
     """
     dimensions = len(output.shape)
     if dimensions == 2:
@@ -253,15 +229,15 @@ def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Re
     count = output.inside[1 if first else 0]
     split = patches_of(count, evidence, says)
     prefix, grid = split or (0, None)
-    # Where the patches aren't known, the network's word alone says that there is a class token.
+    # Where the patches aren't known, only the network can declare a class token.
     has_class = prefix > says.registers and says.class_token is not False
     has_class = count == 1 or has_class or (split is None and says.class_token is True)
     if kind == "auto":
         kind = "cls" if has_class and not says.pooled and not first else "mean"
     if kind == "cls" and not has_class:
-        what = f"{grid[0]} x {grid[1]} patches" if grid else f"{count} tokens"
+        tokens = f"{grid[0]} x {grid[1]} patches" if grid else f"{count} tokens"
         raise DissectError(
-            f"layer {output.layer} returns {what} and no class token: use summary mean or max"
+            f"layer {output.layer} returns {tokens} and no class token: use summary mean or max"
         )
     if count == 1:
         kind = "mean"  # all summaries of one position are the same
@@ -269,7 +245,7 @@ def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Re
 
 
 def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
-    """Whether `[units, positions]` rather than `[tokens, units]`: what Conv1d returns."""
+    """Whether the output is `[units, positions]`, as Conv1d's, rather than `[tokens, units]`."""
     if output.own is not None:
         return output.own == "first"
     known = evidence.layouts.get(output.shape, frozenset())
@@ -282,7 +258,7 @@ def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
 def patches_of(
     count: int, evidence: Evidence, says: Declared, guess: bool = True
 ) -> tuple[int, Size] | None:
-    """Prefix tokens and the grid of patches among `count` tokens; None where no grid fits.
+    """Return the number of prefix tokens and the patches' grid; None where no grid fits `count`.
 
     Grids are those of the convolutions that ran and their halves, quarters, ... (merged patches);
     with `guess`, where none ran, one of the input's proportions.
@@ -291,13 +267,13 @@ def patches_of(
         return 0, (1, 1)
     limits = dict.fromkeys(_halved(evidence.grids), max(1, says.prefix or 0))
     limits |= dict.fromkeys(evidence.grids, MOST_PREFIX_TOKENS)
-    found = [
+    splits = [
         (count - h * w, (h, w))
-        for (h, w), most in limits.items()
-        if h * w > 1 and 0 <= count - h * w <= most
+        for (h, w), limit in limits.items()
+        if h * w > 1 and 0 <= count - h * w <= limit
     ]
-    if found:
-        return min(found)
+    if splits:
+        return min(splits)
     return _guessed(count, evidence.size, says) if guess and not evidence.grids else None
 
 
@@ -325,8 +301,8 @@ def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
 
 
 def _layout(output: Output, asked: str, evidence: Evidence) -> str:
-    """`first` or `last`, the axis of a map's units: as asked, by the layer's type, by the map's
-    proportions, by the axes that grow with the input, by other layers' outputs of this shape."""
+    """Return the axis of a map's units, `first` or `last`: as asked, else by the layer's type, the
+    map's proportions, the axes that grow with the input, or other layers' outputs of this shape."""
     if asked != "auto":
         return asked.removeprefix("channels_")
     if output.own is not None:
@@ -345,15 +321,15 @@ def _layout(output: Output, asked: str, evidence: Evidence) -> str:
     if len(known) == 1:
         return next(iter(known))
     raise DissectError(
-        f"layer {output.layer} returns maps {output.shape}, and which axis holds the units can't "
-        f"be told: set the layout (capture.layout, or Summary(layout=...)) to channels_first or "
+        f"layer {output.layer} returns maps {output.shape}, and which axis holds the units is "
+        f"ambiguous: set the layout (capture.layout, or Summary(layout=...)) to channels_first or "
         f"channels_last"
     )
 
 
 def is_grid(size: Size, evidence: Evidence) -> bool:
     """Whether positions of this size may be a map: of the input's proportions, and a power of two
-    away from the size of a convolution's map (attention between tokens is square too)."""
+    from the size of a convolution's map (attention between tokens is square too)."""
     if not is_scaled(size, evidence.size):
         return False
     grids = evidence.grids | _halved(evidence.grids)
@@ -368,7 +344,7 @@ def is_scaled(size: Size, of: Size) -> bool:
 
 
 def _halved(grids: Sequence[Size] | frozenset[Size]) -> frozenset[Size]:
-    """The grids halved up to five times, rounded up and down."""
+    """Return the grids halved up to five times, rounded up and down."""
     up = {(-(-h >> n), -(-w >> n)) for h, w in grids for n in range(1, 6)}
     down = {(h >> n, w >> n) for h, w in grids for n in range(1, 6)}
     return frozenset(size for size in up | down if min(size) > 0)

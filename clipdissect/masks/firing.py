@@ -224,7 +224,8 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
     entries = _kept(what.store, keys)
     missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:
-        _keep_out(what, list(missing))
+        for layer in _nondeterministic(what, list(missing)):
+            keys[layer] = missing[layer] = hashing.transient_key()
         with what.store.locked(missing.values()):
             entries |= _kept(what.store, missing)  # another process may have been faster
             left = [layer for layer in missing if layer not in entries]
@@ -241,18 +242,16 @@ def _find_levels(what: Dense, layers: Sequence[str]) -> None:
                                    float(about["error"]), keys[layer])  # fmt: skip
 
 
-def _keep_out(what: Dense, layers: Sequence[str]) -> None:
-    """Move to a temporary store where a layer isn't a function of the image."""
+def _nondeterministic(what: Dense, layers: Sequence[str]) -> dict[str, str]:
+    """Return the layers that must not be cached, with a note and a warning for them."""
     known = what.readings(layers)
-    found = determinism.nondeterministic(
+    reasons = determinism.nondeterministic(
         what.target, None, what.probe, layers, known, what.settings
     )
-    if found:
-        what.notes = determinism.notes(found, what.target.name)
-        folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
-        what.holder, what.store = (what.holder, folder), Store(Path(folder.name))
+    what.notes = determinism.notes(reasons, what.target.name)
     for note in what.notes:
         log.warning(note)
+    return reasons
 
 
 def _kept(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:
@@ -308,8 +307,7 @@ def _levels(what: Dense, layers: Sequence[str]) -> dict[str, Entry]:
             running[layer].add(values)
     if not running:
         raise DissectError(f"none of the {len(what.probe)} images of {what.probe.name} can be read")
-    listed = [(s.index, s.reason, s.transient) for s in skipped]
-    about = {"probe": what.probe.name, "of": what.target.name, "skipped": listed}
+    about = {"probe": what.probe.name, "of": what.target.name, "skipped": skipped}
     return {
         layer: own.entry(what.quantile, {**about, "what": f"levels of {layer}"})
         for layer, own in running.items()

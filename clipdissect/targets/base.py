@@ -48,8 +48,8 @@ class Target:
         model = unwrap(self.model)
         if isinstance(model, torch.jit.ScriptModule):
             raise DissectError(
-                "torch puts no hooks into TorchScript programs: save it to a file and use "
-                "target=torchscript (target.build('torchscript', path=...))"
+                "TorchScript programs are not supported: export with torch.export "
+                "(target=exported), or pass the original module"
             )
         check_initialised(model)
         layers = [plain_name(layer, model) for layer in self.layers]

@@ -1,4 +1,4 @@
-"""How to install what only some jobs need."""
+"""Installation of optional dependencies."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ def install(extra: str) -> str:
     Args:
         extra: `offline`, `hf`, `remote`, `sweep` or `dev`.
     """
-    # No package index has clipdissect: the name alone would install somebody else's package.
+    # clipdissect is on no package index: its name alone would install another package.
     return f"pip install -e '.[{extra}]' in clipdissect's checkout (scripts/setup {extra} there)"

@@ -1,7 +1,7 @@
 """Named options: each package of the library maps names to functions that build one thing.
 
-A package's `OPTIONS` dictionary is the one list of its names. `conf/<group>/<name>.yaml` gives
-the same names their parameters for the command line.
+A package's `OPTIONS` dictionary lists its names. `conf/<group>/<name>.yaml` holds their parameters
+for the command line.
 """
 
 from __future__ import annotations
@@ -42,44 +42,45 @@ def named(kind: str, build: Callable[..., T], given: Any) -> T:
     """Build an option from its name, or from a mapping of its name and parameters.
 
     Args:
-        kind: what it is, such as `encoder`.
-        build: the package's.
+        kind: in errors, such as `encoder`.
+        build: the package's function.
         given: as in `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`.
 
     Raises:
         DissectError: neither; or from `build`.
     """
-    return _built(build, given, (
+    expected = (
         f"{kind} must be a name, or a name with parameters, such as "
         f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
-    ))  # fmt: skip
+    )
+    return _build(build, given, expected)
 
 
 def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
-    """A part of a union: an object, an option's name, or a name with parameters.
+    """Return a part of a union: the object given, or one built from a name or a mapping.
 
     Args:
-        kind: what the parts are, such as `concept set`.
-        word: what stands for one in the error's example.
+        kind: in errors, such as `concept set`.
+        word: placeholder in the error's example.
         made: the parts' class.
-        build: the package's.
+        build: the package's function.
         given: as the user gave it.
 
     Raises:
-        DissectError: something that is none; or from `build`.
+        DissectError: none of these; or from `build`.
     """
     if isinstance(given, made):
         return given
-    return _built(build, given, (
+    expected = (
         f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
         f"got {given!r}"
-    ))  # fmt: skip
+    )
+    return _build(build, given, expected)
 
 
-def _built(build: Callable[..., T], given: Any, otherwise: str) -> T:
-    """Build from a name or a mapping with one; a DissectError that says `otherwise` if neither."""
+def _build(build: Callable[..., T], given: Any, expected: str) -> T:
     if isinstance(given, str):
         return build(given)
     if isinstance(given, Mapping) and isinstance(given.get("name"), str):
         return build(**given)
-    raise DissectError(otherwise)
+    raise DissectError(expected)

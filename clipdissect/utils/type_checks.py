@@ -1,4 +1,4 @@
-"""Types of what users pass, checked against annotations before anything is computed."""
+"""Checks of users' arguments against annotations, before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ import numpy as np
 
 from clipdissect.errors import DissectError
 
-WORDS = {str: "text", bool: "True or False", int: "a whole number", float: "a number",
-         NoneType: "None"}  # fmt: skip
-SHOWN = 80  # characters of a wrong value
+WORDS = {
+    str: "text",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    NoneType: "None",
+}
+MAX_SHOWN = 80  # characters of a wrong value in errors
 
 
 def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a function's parameters; paths given for text become text.
 
     Args:
-        function: or a class; annotations other than classes, and unions, lists and mappings of
-            them, are not checked.
-        what: is called, for errors.
+        function: or a class; only annotations that are classes, or unions, lists and mappings of
+            them, are checked.
+        what: names the function in errors.
         values: by parameter.
 
     Raises:
         DissectError: a value of another type than its parameter's.
     """
-    source: Any = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(source)
+    annotated: Any = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(annotated)
     return {
         name: _checked(f"{what}: {name}", hints.get(name, Any), value)
         for name, value in values.items()
@@ -51,10 +56,16 @@ def check_fields(settings: Any, what: str) -> None:
             _checked(f"{what}{name}", hint, getattr(settings, name))
 
 
+def check_choice(name: str, value: str, valid: Sequence[str]) -> None:
+    """Raise a DissectError unless a value is a valid one; list these."""
+    if value not in valid:
+        raise DissectError(f"{name} is '{value}'; it can be {', '.join(valid)}")
+
+
 def shortened(value: Any) -> str:
-    """Return a value as errors show it."""
+    """Return a value's repr for errors, truncated."""
     short = Repr()
-    short.maxstring = short.maxother = SHOWN
+    short.maxstring = short.maxother = MAX_SHOWN
     return short.repr(value)
 
 

@@ -189,5 +189,5 @@ def test_scripted_network_given_directly_is_refused(net: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         script = compile_(nn.Sequential(nn.ReLU()))
-    with pytest.raises(DissectError, match="target=torchscript"):
+    with pytest.raises(DissectError, match="TorchScript programs are not supported"):
         Target("x", script, lambda image: image)  # type: ignore[arg-type, return-value]
