@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipdissect.fetch.download import SourceFailed
 from clipdissect.fetch.sources import Holds, Item
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.utils.files import matches, sums
 
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors file, as its format allows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipdissect.fetch.download import Got, SourceFailed
 from clipdissect.fetch.sources import Debian
-from clipdissect.utils.hashing import sums
+from clipdissect.utils.files import sums
 
 log = logging.getLogger(__name__)
 

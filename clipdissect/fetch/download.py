@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from clipdissect._version import __version__
 from clipdissect.errors import DissectError
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.utils.files import matches, sums
 
 log = logging.getLogger(__name__)
 

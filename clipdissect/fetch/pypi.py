@@ -12,7 +12,7 @@ from typing import IO
 
 from clipdissect.fetch.download import Got, SourceFailed
 from clipdissect.fetch.sources import Packages
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.utils.files import matches, sums
 
 log = logging.getLogger(__name__)
 

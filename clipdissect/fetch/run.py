@@ -19,7 +19,7 @@ from clipdissect.fetch.download import FULL, DiskFull, Got, SourceFailed, downlo
 from clipdissect.fetch.own import own_ways
 from clipdissect.fetch.sources import Debian, File, Item, Packages, Way
 from clipdissect.fetch.unpack import unpack
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.utils.files import matches, sums
 
 log = logging.getLogger(__name__)
 

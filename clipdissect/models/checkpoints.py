@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils import hashing
 from clipdissect.utils.extras import install
-from clipdissect.utils.hashing import matches, sums
+from clipdissect.utils.files import matches, sums
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # Under which training scripts keep the state dict, and what their wrappers put before its names.

@@ -1,10 +1,11 @@
-"""Atomic writes, folders that can't be listed, and sizes for people."""
+"""Atomic writes, checksums, folders that can't be listed, and sizes for people."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,3 +75,19 @@ def human_size(size: float | None) -> str:
             break
         size /= 1000
     return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"
+
+
+def sums(path: Path) -> dict[str, str]:
+    """Return the SHA-256 and MD5 of a file, hexadecimal."""
+    hashers = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    with path.open("rb") as source:
+        while chunk := source.read(1 << 20):
+            for hasher in hashers.values():
+                hasher.update(chunk)
+    return {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
+
+
+def matches(found: Mapping[str, str], digest: str) -> bool:
+    """Whether a file's `sums` agree with a digest (`sha256:...`, `md5:...`, or its beginning)."""
+    kind, _, value = digest.partition(":")
+    return found[kind].startswith(value)

@@ -36,8 +36,6 @@ Transform = Callable[[Image.Image], Tensor]
 # Sizes that exercise resizing up and down, both orientations and cropping.
 _PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
-CHUNK = 1 << 20
-
 
 def hash_values(*parts: Any) -> str:
     """Return a hexadecimal digest of JSON-able values, in order.
@@ -53,7 +51,7 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     hasher = hashlib.sha256()
     with path.open("rb") as source:
-        while chunk := source.read(CHUNK):
+        while chunk := source.read(1 << 20):
             hasher.update(chunk)
     return hasher.hexdigest()
 
@@ -198,19 +196,3 @@ def _pixels(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
     x, y = np.arange(width, dtype=np.uint32), np.arange(height, dtype=np.uint32)[:, None]
     waves = [x * 3 + y, x * y // 7, (x // 5 + y // 3) * 17]
     return np.stack([(wave % 256).astype(np.uint8) for wave in waves], axis=-1)
-
-
-def sums(path: Path) -> dict[str, str]:
-    """Return the SHA-256 and MD5 of a file, hexadecimal."""
-    hashers = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    with path.open("rb") as source:
-        while chunk := source.read(CHUNK):
-            for hasher in hashers.values():
-                hasher.update(chunk)
-    return {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
-
-
-def matches(found: Mapping[str, str], digest: str) -> bool:
-    """Whether a file's `sums` agree with a digest (`sha256:...`, `md5:...`, or its beginning)."""
-    kind, _, value = digest.partition(":")
-    return found[kind].startswith(value)
