@@ -236,10 +236,10 @@ def test_levels_and_masks_of_what_draws(tmp_path: Path) -> None:
     steady = dense_target("pool")
     drawing = Target("drawing", nn.Sequential(steady.model, Drop()), steady.preprocess, ("1",))
     count, notes = entries_after(drawing)
-    assert count == 0
+    assert count == 1  # of the concepts, which do not depend on the network
     assert any("draws random numbers" in note for note in notes)
     count, notes = entries_after(steady)
-    assert count > 1
+    assert count > 2
     assert not any("draws random numbers" in note for note in notes)
 
 
