@@ -29,6 +29,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -39,7 +40,7 @@ from clipdissect import probe as probes
 from clipdissect.capture.capture import capture
 from clipdissect.capture.dataloader import workers_for
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.networks import EMBEDS, networks
+from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
@@ -131,31 +132,26 @@ def paired(
     first alternates. So both see the machine at the same speed, however that drifts. For processors
     only: a GPU would be made to wait after every batch.
     """
-    from clipdissect.capture import shard_runner
+    from clipdissect.capture import capture as capturing
 
-    bare = 0.0
+    bare, turns, call = 0.0, cycle((True, False)), ModelRunner.__call__
+
+    def both(run: ModelRunner, *inputs: Any) -> Any:
+        nonlocal bare
+        bare_first = next(turns)
+        outputs = None if bare_first else call(run, *inputs)
+        start = time.perf_counter()
+        call(run, *inputs)
+        bare += time.perf_counter() - start
+        return call(run, *inputs) if bare_first else outputs
 
     @contextmanager
-    def twice(*given: Any) -> Iterator[Callable[..., Any]]:
-        turns = cycle((True, False))
-        with networks(*given) as run:
+    def twice(*given: Any) -> Iterator[ModelRunner]:
+        with networks(*given) as run, patch.object(ModelRunner, "__call__", both):
+            yield run
 
-            def both(*inputs: Any) -> Any:
-                nonlocal bare
-                bare_first = next(turns)
-                found = None if bare_first else run(*inputs)
-                start = time.perf_counter()
-                run(*inputs)
-                bare += time.perf_counter() - start
-                return run(*inputs) if bare_first else found
-
-            yield both
-
-    shard_runner.networks, before = twice, shard_runner.networks  # type: ignore[assignment]
-    try:
+    with patch.object(capturing, "networks", twice):
         total = ours(target, encoder, probe, settings)
-    finally:
-        shard_runner.networks = before
     return total - bare, bare
 
 

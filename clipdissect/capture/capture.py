@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from clipdissect.capture.activations import Activations, TopKActivations
 from clipdissect.capture.features import CapturedFeatures, LazyActivations, concatenate
 from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.networks import EMBEDS
+from clipdissect.capture.networks import EMBEDS, networks
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.shard_runner import ShardTask, run_shards
@@ -85,20 +85,18 @@ def capture(
         folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
         store = Store(Path(folder.name))
     mention_threads(team, settings.torch_device)
-    job = _Capture.begin(target, layers, encoder, store, settings, top_k, team)
-    parts = []
-    for part in probe.parts or (probe,):
-        shards, computed = job.ensure(part)
-        parts.append(job.features(part, shards, computed))
+    job = _Capture(target, layers, encoder, store, settings, top_k, team)
+    parts = [job.features(part, *job.ensure(part)) for part in probe.parts or (probe,)]
     features = concatenate(probe, parts) if probe.parts else parts[0]
     notes = determinism.notes(job.reasons, target.name, encoder.name if encoder else "")
     for note in notes:
         log.warning(note)
+    notes += hashing.transient_notes(features.digests)
     return replace(
         features,
         holder=(folder, store),
         seconds=job.timers.seconds,
-        notes=notes + hashing.transient_notes(features.digests),
+        notes=notes,
         readings=job.readings,
     )
 
@@ -119,7 +117,7 @@ def run_worker(
     Raises:
         DissectError: as `capture`; or another process stopped.
     """
-    job = _Capture.begin(target, layers, encoder, store, settings, top_k, team)
+    job = _Capture(target, layers, encoder, store, settings, top_k, team)
     for part in probe.parts or (probe,):
         job.ensure(part)
 
@@ -156,32 +154,11 @@ def check_still_readable(
             )
 
 
-@dataclass(frozen=True)
 class _Capture:
-    """A capture, whichever part of the probe it is at; see `capture`.
+    """A capture, whichever part of the probe it is at; the arguments are those of `capture`."""
 
-    Args:
-        top_k: images per unit; None for all activations.
-        digests: of the networks and their preprocessing.
-        readings: layer to how its output is read.
-        reasons: from `determinism.nondeterministic`, of what was computed so far.
-    """
-
-    target: Target
-    layers: tuple[str, ...]
-    encoder: Encoder | None
-    store: Store
-    settings: Settings
-    top_k: int | None
-    team: Team
-    timers: Timers
-    digests: dict[str, str]
-    readings: dict[str, Reading]
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def begin(
-        cls,
+    def __init__(
+        self,
         target: Target,
         layers: Sequence[str],
         encoder: Encoder | None,
@@ -189,16 +166,44 @@ class _Capture:
         settings: Settings,
         top_k: int,
         team: Team,
-    ) -> _Capture:
-        """Hash the networks, and infer how the layers' outputs are read."""
-        timers = Timers()
-        with timers.stage("digests"):
-            digests = _digests(target, layers, encoder)
-            readings = _readings(target, layers, settings, digests, store)
-        kept = max(top_k, MIN_TOP_K) if settings.keep == "top_k" else None
-        return cls(
-            target, tuple(layers), encoder, store, settings, kept, team, timers, digests, readings
+    ) -> None:
+        self.target, self.layers, self.encoder = target, tuple(layers), encoder
+        self.store, self.settings, self.team = store, settings, team
+        self.top_k = max(top_k, MIN_TOP_K) if settings.keep == "top_k" else None
+        self.timers = Timers()
+        self.reasons: dict[str, str] = {}  # why arrays can't be cached, by name
+        with self.timers.stage("digests"):
+            check_layers(target.model, layers)
+            self.digests = {
+                "target": hashing.hash_model(target.model),
+                "target preprocess": hashing.hash_transform(target.preprocess),
+            }
+            if encoder is not None:
+                self.digests["encoder images"] = encoder.image_digest
+                self.digests["encoder preprocess"] = hashing.hash_transform(encoder.preprocess)
+            self.readings = self._readings()
+
+    def _readings(self) -> dict[str, Reading]:
+        """Return how the layers' outputs are read: from the store, or by a trial of the network."""
+        network = (self.digests["target"], self.digests["target preprocess"])
+        summary = self.settings.summary
+        key = hashing.hash_values(
+            "readings",
+            READING_VERSION,
+            network,
+            self.layers,
+            (summary.kind, summary.layout),
+            torch.__version__,
         )
+
+        def infer() -> Entry:
+            device = self.settings.torch_device
+            readings = read_layers(self.target, self.layers, summary, device)
+            facts = {layer: reading.facts for layer, reading in readings.items()}
+            return Entry({}, {"what": READINGS, "of": self.target.name, "layers": facts})
+
+        facts = self.store.get_or_compute(key, infer).about["layers"]
+        return {layer: Reading.of_facts(layer, facts[layer]) for layer in self.layers}
 
     def ensure(self, probe: Probe) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
         """Compute what the store lacks; the leader gets all shards and the names computed."""
@@ -207,7 +212,8 @@ class _Capture:
         shards = _complete(writers) if self.team.leads else {}
         missing = self.team.broadcast([name for name in writers if name not in shards])
         if missing:
-            with self._locked([keys[name] for name in missing]):
+            locked = self.store.locked([keys[name] for name in missing])
+            with locked if self.team.leads else nullcontext():
                 if self.team.leads:  # another process may have been faster
                     shards |= _complete({name: writers[name] for name in missing})
                 missing = self.team.broadcast([name for name in missing if name not in shards])
@@ -232,16 +238,10 @@ class _Capture:
         done = len(grid) - len(tasks)
         if done and tasks and self.team.leads:
             log.info("going on after %d of %d shards from an earlier run", done, len(grid))
-        run_shards(
-            self.target,
-            self.encoder,
-            probe,
-            self.team.partition(tasks),
-            writers,
-            self.readings,
-            self.settings,
-            self.timers,
-        )
+        if own_tasks := self.team.partition(tasks):
+            layers = {name: self.readings[name] for name in writers if name != EMBEDS}
+            with networks(self.target, layers, self.encoder, self.settings) as run:
+                run_shards(run, probe, own_tasks, writers, self.timers)
         self.team.barrier()
         shards = {}
         if self.team.leads:
@@ -276,26 +276,18 @@ class _Capture:
         return keys
 
     def _writer(self, probe: Probe, name: str, key: str) -> ShardWriter:
-        of_encoder = name == EMBEDS and self.encoder is not None
+        network = self.encoder if name == EMBEDS and self.encoder else self.target
         about = {
             "what": name,
             "probe": probe.name,
             "images": len(probe),
-            "of": self.encoder.name if of_encoder and self.encoder else self.target.name,
+            "of": network.name,
             "precision": self.settings.numeric,
         }
         series = self.store.series(key)
         if name == EMBEDS or self.top_k is None:
             return ShardWriter(series, about)
         return TopKWriter(series, {**about, "top_k": self.top_k}, self.top_k, self.team.rank)
-
-    @contextmanager
-    def _locked(self, keys: Sequence[str]) -> Iterator[None]:
-        if not self.team.leads:
-            yield
-            return
-        with self.store.locked(keys):
-            yield
 
     def _nondeterministic(self, probe: Probe, names: Sequence[str]) -> dict[str, str]:
         """Find the names that must not be cached; the leader's trial counts."""
@@ -356,41 +348,6 @@ class _Capture:
             digests={**self.digests, "images": probe.digest},
             skipped={probe.images[i]: reason for i, reason in sorted(unreadable.items())},
         )
-
-
-def _digests(target: Target, layers: Sequence[str], encoder: Encoder | None) -> dict[str, str]:
-    check_layers(target.model, layers)
-    digests = {
-        "target": hashing.hash_model(target.model),
-        "target preprocess": hashing.hash_transform(target.preprocess),
-    }
-    if encoder is not None:
-        digests["encoder images"] = encoder.image_digest
-        digests["encoder preprocess"] = hashing.hash_transform(encoder.preprocess)
-    return digests
-
-
-def _readings(
-    target: Target,
-    layers: Sequence[str],
-    settings: Settings,
-    digests: Mapping[str, str],
-    store: Store,
-) -> dict[str, Reading]:
-    """Return how the layers' outputs are read: from the store, or by a trial of the network."""
-    network = (digests["target"], digests["target preprocess"])
-    summary = (settings.summary.kind, settings.summary.layout)
-    key = hashing.hash_values(
-        "readings", READING_VERSION, network, tuple(layers), summary, torch.__version__
-    )
-
-    def infer() -> Entry:
-        readings = read_layers(target, layers, settings.summary, settings.torch_device)
-        facts = {layer: reading.facts for layer, reading in readings.items()}
-        return Entry({}, {"what": READINGS, "of": target.name, "layers": facts})
-
-    facts = store.get_or_compute(key, infer).about["layers"]
-    return {layer: Reading.of_facts(layer, facts[layer]) for layer in layers}
 
 
 def _complete(writers: Mapping[str, ShardWriter]) -> dict[str, list[Shard]]:

@@ -31,7 +31,8 @@ class ModelRunner:
     def __init__(
         self, target: Target, encoder: Encoder | None, recorder: Recorder, settings: Settings
     ) -> None:
-        self.encoder, self.recorder, self.settings = encoder, recorder, settings
+        self.target, self.encoder = target, encoder
+        self.recorder, self.settings = recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype

@@ -5,8 +5,8 @@ Decided per layer from the shapes of a trial run (see `infer_layout`), never fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from math import isqrt
 from typing import Any
 
@@ -22,7 +22,7 @@ READING_VERSION = 1
 Shape = tuple[int, ...]
 Size = tuple[int, int]  # height, width
 
-MOST_PREFIX_TOKENS = 32  # class tokens, registers and prompts before the patches
+MAX_PREFIX_TOKENS = 32  # class tokens, registers and prompts before the patches
 _POOLED = ("avg", "avgmax", "max", "map")  # values of timm's `global_pool` that skip class tokens
 
 
@@ -51,8 +51,9 @@ class Reading:
     @property
     def facts(self) -> dict[str, Any]:
         """The fields without the name, JSON-able: what a cache key depends on."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
-        return {**values, "grid": list(self.grid) if self.grid else None}
+        facts = asdict(self) | {"grid": list(self.grid) if self.grid else None}
+        del facts["layer"]
+        return facts
 
     @classmethod
     def of_facts(cls, layer: str, facts: Mapping[str, Any]) -> Reading:
@@ -81,11 +82,7 @@ class Reading:
 
 
 def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
-    """Summarise a layer's output to activations `[images, units]`, float32.
-
-    Raises:
-        DissectError: another number of dimensions than in the trial.
-    """
+    """Summarise a layer's output to activations `[images, units]`, float32."""
     values = _images_first(output, reading)
     if reading.kind == "none":
         return values
@@ -144,7 +141,7 @@ class Declared:
 
 
 def declared(model: nn.Module, layer: str) -> Declared:
-    """Read timm's attributes or a transformers `config`, of the innermost module around a layer."""
+    """Read timm's attributes or a transformers `config` of the innermost module around a layer."""
     names = layer.split(".")
     around = [model.get_submodule(".".join(names[:n])) for n in range(len(names), -1, -1)]
     configs = [config for m in around if (config := getattr(m, "config", None)) is not None]
@@ -167,7 +164,7 @@ class Evidence:
     """What a trial shows about the axes of outputs.
 
     Args:
-        size: height and width of the network's input.
+        size: of the network's input.
         grids: sizes of the maps that convolutions and pools returned.
         layouts: shape to the layouts (`first`, `last`) of the layers known to put units there.
         grown: layer to its output's shape on an input of twice the size, where that could be run.
@@ -181,13 +178,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Output:
-    """A layer's output in a trial.
+    """A layer's output in a trial: its shape, and the axis of the images.
 
-    Args:
-        layer: its name.
-        shape: of the output.
-        images: axis of the images.
-        own: `first` or `last` where the layer's type determines the units' axis, else None.
+    `own` is `first` or `last` where the layer's type determines the units' axis, else None.
     """
 
     layer: str
@@ -215,16 +208,16 @@ def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -
     if dimensions == 2:
         return Reading(output.layer, images=output.images)
     if dimensions == 3:
-        return _tokens(output, summary.kind, evidence, says)
+        return _read_tokens(output, summary.kind, evidence, says)
     if dimensions == 4:
-        return _map(output, summary, evidence)
+        return _read_map(output, summary, evidence)
     raise DissectError(
         f"layer {output.layer} returns a tensor of shape {output.shape}; only vectors, tokens and "
         f"maps (2 to 4 dimensions) can be summarised"
     )
 
 
-def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Reading:
+def _read_tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Reading:
     first = _units_first(output, evidence, says)
     count = output.inside[1 if first else 0]
     split = patches_of(count, evidence, says)
@@ -266,7 +259,7 @@ def patches_of(
     if count == 1:
         return 0, (1, 1)
     limits = dict.fromkeys(_halved(evidence.grids), max(1, says.prefix or 0))
-    limits |= dict.fromkeys(evidence.grids, MOST_PREFIX_TOKENS)
+    limits |= dict.fromkeys(evidence.grids, MAX_PREFIX_TOKENS)
     splits = [
         (count - h * w, (h, w))
         for (h, w), limit in limits.items()
@@ -274,20 +267,19 @@ def patches_of(
     ]
     if splits:
         return min(splits)
-    return _guessed(count, evidence.size, says) if guess and not evidence.grids else None
-
-
-def _guessed(count: int, size: Size, says: Declared) -> tuple[int, Size] | None:
+    if not guess or evidence.grids:
+        return None
+    height, width = evidence.size
     for prefix in (0, says.prefix or 1):
         patches = count - prefix
-        rows = isqrt(patches * size[0] // size[1])
+        rows = isqrt(patches * height // width)
         for h in (rows, rows + 1):
-            if h > 1 and patches % h == 0 and is_scaled((h, patches // h), size):
+            if h > 1 and patches % h == 0 and is_scaled((h, patches // h), evidence.size):
                 return prefix, (h, patches // h)
     return None
 
 
-def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
+def _read_map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
     if summary.kind == "cls":
         raise DissectError(
             f"layer {output.layer} returns maps {output.shape}, which have no class token: use "
@@ -332,9 +324,9 @@ def is_grid(size: Size, evidence: Evidence) -> bool:
     from the size of a convolution's map (attention between tokens is square too)."""
     if not is_scaled(size, evidence.size):
         return False
-    grids = evidence.grids | _halved(evidence.grids)
     doubled = {(h << n, w << n) for h, w in evidence.grids for n in range(1, 6)}
-    return not evidence.grids or size == (1, 1) or size in grids | doubled
+    grids = evidence.grids | _halved(evidence.grids) | doubled
+    return not grids or size == (1, 1) or size in grids
 
 
 def is_scaled(size: Size, of: Size) -> bool:
@@ -343,7 +335,7 @@ def is_scaled(size: Size, of: Size) -> bool:
     return near and (of[0] == of[1]) <= (size[0] == size[1])
 
 
-def _halved(grids: Sequence[Size] | frozenset[Size]) -> frozenset[Size]:
+def _halved(grids: Iterable[Size]) -> frozenset[Size]:
     """Return the grids halved up to five times, rounded up and down."""
     up = {(-(-h >> n), -(-w >> n)) for h, w in grids for n in range(1, 6)}
     down = {(h >> n, w >> n) for h, w in grids for n in range(1, 6)}

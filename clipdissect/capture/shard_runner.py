@@ -13,15 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect.capture.dataloader import Batch, BatchRequest, DecodeError, batches, workers_for
-from clipdissect.capture.networks import EMBEDS, ModelRunner, Outputs, networks
-from clipdissect.capture.output_layout import Reading
-from clipdissect.capture.settings import Settings
+from clipdissect.capture.networks import EMBEDS, ModelRunner, Outputs
 from clipdissect.capture.writers import ShardWriter
-from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
 from clipdissect.store.entries import Rows
-from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
 
 TARGET, ENCODER = 0, 1  # numbers of the transforms
@@ -57,11 +53,9 @@ class ShardTask:
             for first in range(start, stop, batch_size)
         ]
 
-    def run(
-        self, stream: Iterator[Batch], batch_count: int, run: ModelRunner, timers: Timers
-    ) -> None:
+    def run(self, stream: Iterator[Batch], run: ModelRunner, timers: Timers) -> None:
         """Run the networks on its batches, the next ones of the stream."""
-        for _ in range(batch_count):
+        for _ in self.requests(run.settings.images_a_batch):
             with timers.stage("decode"):
                 batch = next(stream)
             with timers.stage("forward"):
@@ -93,44 +87,27 @@ class ShardTask:
 # Not inference mode: moving a network to a device in it would spoil its parameters for training.
 @torch.no_grad()
 def run_shards(
-    target: Target,
-    encoder: Encoder | None,
+    run: ModelRunner,
     probe: Probe,
     tasks: Sequence[ShardTask],
     writers: Mapping[str, ShardWriter],
-    readings: Mapping[str, Reading],
-    settings: Settings,
     timers: Timers,
 ) -> None:
     """Compute the tasks' arrays and write them, shard by shard; each image is decoded once.
 
     Args:
-        target, encoder: the networks.
+        run: the networks.
         probe: the images.
         tasks: in order.
         writers: of layers and `EMBEDS`.
-        readings: layer to how its output is read.
-        settings: how to run.
         timers: get the seconds of waiting for images (`decode`) and of all else (`forward`).
-
-    Raises:
-        DissectError: see `capture.capture`.
     """
-    if not tasks:
-        return
-    names = {name for task in tasks for name in task.names}
-    hooked = {layer: readings[layer] for layer in writers if layer in names and layer != EMBEDS}
-    transforms = (target.preprocess, *([encoder.preprocess] if encoder else []))
-    requests = [task.requests(settings.images_a_batch) for task in tasks]
-    in_order = [request for of_task in requests for request in of_task]
-    stream = batches(probe, transforms, in_order, workers_for(settings))
-    with (
-        networks(target, hooked, encoder, settings) as run,
-        closing(stream),
-        _WriterThread() as thread,
-    ):
-        for task, of_task in zip(tasks, requests, strict=True):
-            task.run(stream, len(of_task), run, timers)
+    transforms = [network.preprocess for network in (run.target, run.encoder) if network]
+    requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]
+    stream = batches(probe, transforms, requests, workers_for(run.settings))
+    with closing(stream), _WriterThread() as thread:
+        for task in tasks:
+            task.run(stream, run, timers)
             with timers.stage("forward"):  # a GPU's work ends where its results are asked for
                 for name in task.names:
                     thread.write(writers[name], task, task.pop(name, probe))
