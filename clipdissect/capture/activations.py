@@ -32,12 +32,9 @@ class TopKActivations:
     def of(
         cls, values: Float[Tensor, "rows units"], images: Int[Tensor, " rows"], k: int
     ) -> TopKActivations:
-        """Take the top `k` of some images' activations.
+        """Take the top `k` of some images' activations; `images` are their numbers, increasing.
 
-        Args:
-            values: activations.
-            images: image number per row, increasing.
-            k: images per unit; at least 2, or dead units can't be recognised.
+        `k` must be at least 2, or dead units can't be recognised.
         """
         top = top_images(values, min(k, len(values)))
         indices = images.to(top.indices.device)[top.indices]
@@ -103,12 +100,9 @@ def dead_units(activations: Activations) -> Bool[Tensor, " units"]:
 
 
 def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[Tensor, " units"]:
-    """Return which units have fewer distinct activations than top images.
+    """Return which units have fewer distinct activations than top images (from `top_of`).
 
-    Args:
-        activations: of a layer's units.
-        top: their top images, from `top_of`; None for functions that use none, where no unit has
-            too few.
+    Where the similarity function uses no top images (None), no unit has too few.
     """
     if top is None:
         return torch.zeros(units_of(activations), dtype=torch.bool)

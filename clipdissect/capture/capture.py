@@ -112,11 +112,7 @@ def run_worker(
     top_k: int = 0,
     team: Team,
 ) -> None:
-    """Compute a team member's share of `capture`'s images into the store.
-
-    Raises:
-        DissectError: as `capture`; or another process stopped.
-    """
+    """Compute a team member's share of `capture`'s images into the store."""
     job = _Capture(target, layers, encoder, store, settings, top_k, team)
     for part in probe.parts or (probe,):
         job.ensure(part)
@@ -140,10 +136,7 @@ def check_still_readable(
 ) -> None:
     """Raise a DissectError where a layer's numbers come from an image that is now unreadable.
 
-    Args:
-        images: names of the probe's images.
-        lacking: layer to the images that it is without.
-        unreadable: images that can't be read, with the reason.
+    `lacking` maps layers to the images that they are without, `unreadable` images to the reason.
     """
     for layer, absent in lacking.items():
         for lost in sorted(unreadable.keys() - set(absent)):
@@ -306,11 +299,7 @@ class _Capture:
     def features(
         self, probe: Probe, shards: dict[str, list[Shard]], computed: tuple[str, ...]
     ) -> CapturedFeatures:
-        """Return a part's features over the images that every array has.
-
-        Raises:
-            DissectError: unreadable images, where the probe or the arrays don't allow them.
-        """
+        """Return a part's features over the images that every array has."""
         skipped = {
             name: {i: reason for shard in parts for i, reason, _ in shard.about["skipped"]}
             for name, parts in shards.items()

@@ -50,14 +50,10 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images.
+    """Decoded images (their probe numbers), transform to inputs, and the unreadable images.
 
-    Args:
-        indices: their probe numbers, `[images]`.
-        inputs: transform's number to `[images, channels, h, w]`; empty where no image was readable.
-        skipped: the batch's unreadable images.
-        error: stops the pass; a value, since an exception raised in a worker process arrives with
-            another type and message.
+    `inputs` is empty where no image was readable. `error` stops the pass; it is a value, since an
+    exception raised in a worker process arrives with another type and message.
     """
 
     indices: Tensor
@@ -99,12 +95,6 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Yield the requested batches in order, every image decoded once, with a progress bar.
 
-    Args:
-        probe: the images.
-        transforms: PIL image to tensor.
-        requests: images and transforms per batch.
-        workers: processes that decode; 0 decodes in this one.
-
     Raises:
         DissectError: an image can't be read and the probe says `raise`; or a transform gives
             tensors of different shapes; or a decoding process died.
@@ -143,10 +133,9 @@ def workers_for(settings: Settings) -> int:
 def default_workers(device: str) -> int:
     """Return a number of decoding processes for networks on a device: at most 8.
 
-    0 where starting one would have to pickle the transforms (not Linux), and where little memory
-    can be shared, as in a container with Docker's 64 MB. Where the networks run on the CPU, a
-    worker that preempts one of their threads makes all of them wait: one per four cores (on two
-    cores, two workers cost a quarter of the speed).
+    0 outside Linux, where starting one would have to pickle the transforms, and where little memory
+    can be shared. Where the networks run on the CPU, a worker that preempts one of their threads
+    makes all of them wait: one per four cores (on two, two workers cost a quarter of the speed).
     """
     if sys.platform != "linux" or not _can_share(SHARED_BYTES):
         return 0

@@ -1,8 +1,8 @@
 """Detect networks whose outputs aren't a function of the image: such features must not be cached.
 
-`eval()` does not switch off everything: `F.dropout(x)`, Monte Carlo dropout, stochastic depth and
-augmentation inside `forward` draw random numbers in each pass, and a norm that uses batch
-statistics mixes the images of a batch. Under a cache key, the first draw would be served for ever.
+`eval()` does not switch off `F.dropout(x)`, Monte Carlo dropout, stochastic depth and augmentation
+inside `forward`, and a norm that uses batch statistics mixes the images of a batch. Under a cache
+key, the first draw would be served for ever.
 """
 
 from __future__ import annotations
@@ -58,22 +58,12 @@ def nondeterministic(
 ) -> dict[str, str]:
     """Find the layers and embeddings that aren't a function of the image, by a trial on few images.
 
-    The trial runs without `torch.compile`, which draws where the network does. The states of
-    torch's generators are restored afterwards.
-
-    Args:
-        target, encoder: the networks.
-        probe: its first readable images are used, 8 of them or a batch where that is smaller.
-        names: layers and perhaps `EMBEDS`, those about to be computed.
-        readings: layer to how its output is read.
-        settings: how to run.
+    It runs without `torch.compile`, which draws where the network does, and restores the states of
+    torch's generators.
 
     Returns:
         Name to `DRAWN` (two passes over the same batch differ) or `MIXED` (an image's output
         depends on the others in its batch); deterministic names are missing.
-
-    Raises:
-        DissectError: as in a pass over the probe.
     """
     inputs = _first_images(target, encoder if EMBEDS in names else None, probe, settings)
     if not names or inputs is None:
@@ -90,12 +80,7 @@ def nondeterministic(
 
 
 def notes(reasons: Mapping[str, str], target: str, encoder: str = "") -> tuple[str, ...]:
-    """Describe what `nondeterministic` returned, for the log and for `run.json`.
-
-    Args:
-        reasons: from `nondeterministic`.
-        target, encoder: the networks' names.
-    """
+    """Describe what `nondeterministic` found in the networks of these names."""
     lines = []
     for kind, explanation in EXPLANATIONS.items():
         subjects = []

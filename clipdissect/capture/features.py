@@ -18,11 +18,7 @@ from clipdissect.probe import Probe
 
 
 class LazyActivations(Mapping[str, Activations]):
-    """Layer to activations, read when asked for and not held in memory.
-
-    Args:
-        readers: layer to a function that reads its activations.
-    """
+    """Layer to activations, read when asked for and not held in memory."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Activations]]) -> None:
         self.readers = dict(readers)

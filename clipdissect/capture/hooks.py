@@ -27,11 +27,7 @@ class Recorder:
         self._batch: dict[str, Tensor] = {}
 
     def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images ..."]]:
-        """Return the batch's activations and forget them.
-
-        Raises:
-            DissectError: a layer took no part in the forward pass.
-        """
+        """Return the batch's activations and forget them."""
         for layer in layers:
             if layer not in self._batch:
                 raise not_run(layer)
@@ -43,11 +39,7 @@ class Recorder:
         self._batch = {}
 
     def record(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Reduce a layer's output at once; a forward hook once the layer is bound.
-
-        Raises:
-            DissectError: the layer ran twice in this pass, or its output can't be reduced.
-        """
+        """Reduce a layer's output at once; a forward hook once the layer is bound."""
         if layer in self._batch:
             raise run_repeatedly(layer)
         tensor = select(output, split_layer(layer)[1], layer)
@@ -74,16 +66,7 @@ def run_repeatedly(layer: str, times: str = "more than once") -> DissectError:
 def recording(
     model: nn.Module, readings: Mapping[str, Reading], reduce: Reduce = summarise
 ) -> Iterator[Recorder]:
-    """Record layers' outputs within the block.
-
-    Args:
-        model: the network.
-        readings: layer to how its output is read.
-        reduce: turns an output into what is recorded.
-
-    Raises:
-        DissectError: a layer that doesn't exist; lists the closest names.
-    """
+    """Record the outputs of the layers of `readings`, reduced at once, within the block."""
     recorder = Recorder(reduce, readings)
     modules = find_layers(model, list(readings))
     with hooked((module, partial(recorder.record, layer)) for layer, module in modules.items()):

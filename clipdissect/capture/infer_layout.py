@@ -1,7 +1,6 @@
 """Infer how each layer's output is read, by a trial run with two batch sizes on blank images.
 
-Shapes alone show which axis holds the images (the one that grows with the batch), and where
-convolutions put their maps; nothing depends on the probe's images.
+Shapes alone show which axis holds the images, and where convolutions put their maps.
 """
 
 from __future__ import annotations
@@ -40,14 +39,10 @@ _FIRST_NAMES = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
 
 @dataclass
 class Outputs:
-    """The shapes of one forward pass.
+    """The shapes of one forward pass, by layer.
 
-    Args:
-        shapes: layer to the shape of its output, where that could be used.
-        problems: layer to why its output couldn't.
-        runs: layer to how often it ran.
-        words: layer to a description of its output.
-        grids, layouts: see `output_layout.Evidence`.
+    `words` describes an output, `problems` says why it can't be used. `grids` and `layouts` are
+    those of `output_layout.Evidence`.
     """
 
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -91,13 +86,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the passes of a trial showed.
+    """The passes of a trial, with two batch sizes; one, of a program for one image at once.
 
-    Args:
-        model: the network.
-        passes: with two batch sizes; one, of a program that takes one image at once.
-        size: height and width of the network's input.
-        grown: layer to its output's shape on an input of twice the size, where that is known.
+    `size` is that of the network's input; `grown` maps layers to their output's shape on an input
+    of twice the size, where that is known.
     """
 
     model: nn.Module
@@ -106,12 +98,7 @@ class Trial:
     grown: Mapping[str, Shape] = field(default_factory=dict)
 
     def read(self, layer: str, summary: Summary) -> Reading:
-        """Infer how a layer's output is read; see `output_layout.read`.
-
-        Raises:
-            DissectError: it didn't run, ran more than once, returned no tensor, or a tensor with
-                ambiguous axes.
-        """
+        """Infer how a layer's output is read; see `output_layout.read`."""
         shapes = [self._shape(outputs, layer) for outputs in self.passes]
         name, parts = split_layer(layer)
         axis = None if parts else units_axis(self.model.get_submodule(name))
@@ -147,12 +134,7 @@ class Trial:
 def try_out(target: Target, layers: Sequence[str]) -> Trial:
     """Run a network, on its current device, on blank images in two batch sizes.
 
-    Args:
-        target: the network and its preprocessing; evaluation mode is set for the trial alone.
-        layers: names whose outputs are recorded, with `[part]` where one is to be selected.
-
-    Raises:
-        DissectError: the network fails on images of its own preprocessing.
+    Evaluation mode is set for the trial alone. Layers may end in `[part]` to select a part.
     """
     model = target.model
     image = target.preprocess(Image.new("RGB", (BLANK, BLANK), (128, 128, 128)))[None]
@@ -171,11 +153,7 @@ def try_out(target: Target, layers: Sequence[str]) -> Trial:
 def read_layers(
     target: Target, layers: Sequence[str], summary: Summary, device: str = "cpu"
 ) -> dict[str, Reading]:
-    """Infer how layers' outputs are read, by a trial on the device.
-
-    Raises:
-        DissectError: an unknown layer, or from `try_out` and `Trial.read`.
-    """
+    """Infer how layers' outputs are read, by a trial on the device."""
     find_layers(target.model, layers)
     with on_device(target.model, device):
         trial = try_out(target, layers)

@@ -26,9 +26,8 @@ class Maps:
 
     Args:
         images: probe numbers of the readable images.
-        layers: layer to `[images, units, h, w]`, float32, on the device; empty where no image of
-            the batch was readable.
-        skipped: the batch's unreadable images.
+        layers: layer to maps, float32, on the device; empty where no image was readable.
+        skipped: the unreadable images.
     """
 
     images: Int[Tensor, " images"]
@@ -46,15 +45,7 @@ def activation_maps(
 ) -> Iterator[Maps]:
     """Compute the layers' maps, batch by batch in the probe's order.
 
-    Args:
-        target: the network, with its preprocessing.
-        layers: of the target; see `output_layout.as_maps` for what they may return.
-        probe: the images, each decoded once.
-        settings: device, precision, batches and layout.
-        known: layer to how its output is read; inferred where it isn't given.
-
-    Raises:
-        DissectError: unknown layer, or an output that is neither vectors, tokens nor maps.
+    `known` says how the layers' outputs are read, which is inferred where it isn't given.
     """
     step, count = settings.images_a_batch, len(probe)
     requests = [
@@ -70,11 +61,7 @@ def activation_maps(
 
 
 def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
-    """Infer how the layers' outputs are read as maps.
-
-    Raises:
-        DissectError: see `infer_layout.read_layers`.
-    """
+    """Infer how the layers' outputs are read as maps."""
     return read_layers(target, layers, of_maps(settings), settings.torch_device)
 
 

@@ -15,16 +15,10 @@ from clipdissect.targets import Target
 
 @dataclass
 class ModuleSummary:
-    """One module of a network.
+    """One module of a network: how often it ran, and shape or parts of its output for two images.
 
-    Args:
-        name: dotted.
-        kind: its class.
-        runs: how often it ran in the pass.
-        output: the shape or parts of its output for two images, where it ran.
-        units: number of units; None where it can't be dissected.
-        rule: how its output is summarised.
-        problem: why it can't be dissected.
+    `units` and `rule` (how its output is summarised) are set where it can be dissected, `problem`
+    elsewhere.
     """
 
     name: str
@@ -39,11 +33,7 @@ class ModuleSummary:
 def summarise_model(target: Target, summary: Summary | None = None) -> list[ModuleSummary]:
     """Return a target's modules with their outputs and unit counts, in the network's order.
 
-    A module can be dissected if it runs once in a pass and returns a tensor whose axes can be
-    identified.
-
-    Raises:
-        DissectError: the network fails on images of its own preprocessing.
+    A module can be dissected if it runs once and returns a tensor whose axes can be identified.
     """
     modules = dict(target.model.named_modules(remove_duplicate=False))
     modules.pop("")

@@ -45,11 +45,7 @@ class ModelRunner:
 
         Args:
             names: layers and perhaps `EMBEDS`.
-            for_target: preprocessed images, where a layer is among the names.
-            for_encoder: preprocessed images, where `EMBEDS` is.
-
-        Raises:
-            DissectError: a layer's output can't be used.
+            for_target, for_encoder: preprocessed images, where a name needs them.
         """
         layers = [name for name in names if name != EMBEDS]
         outputs: Outputs = {}
@@ -96,11 +92,7 @@ class ModelRunner:
 
 
 def run_network(model: Any, images: Tensor) -> None:
-    """Run a network on images `[images, channels, h, w]` for what its hooks see.
-
-    Raises:
-        DissectError: the network raises; most often the preprocessing doesn't fit it.
-    """
+    """Run a network on images `[images, channels, h, w]` for what its hooks see."""
     try:
         with _parts_run_eagerly(model):
             model(images)
@@ -145,12 +137,8 @@ def networks(
 ) -> Iterator[ModelRunner]:
     """Hold the networks on the device in evaluation mode; the target is restored afterwards.
 
-    Args:
-        target: its layers get hooks.
-        readings: layer to how its output is read, of all layers that will be asked for.
-        encoder: moves itself to the device; None where no embeddings will be asked for.
-        settings: device and precision.
-        reduce: turns a layer's output into what is recorded.
+    `readings` are those of all layers that will be asked for; `reduce` turns a layer's output into
+    what is recorded.
     """
     with (
         on_device(target.model, settings.torch_device),

@@ -27,9 +27,6 @@ class Summary:
             else mean.
         layout: of 4-dimensional outputs, `channels_first` (CNNs), `channels_last` (Swin), or
             `auto`: inferred; see `output_layout`.
-
-    Raises:
-        DissectError: unknown kind or layout.
     """
 
     kind: str = "auto"
@@ -42,11 +39,7 @@ class Summary:
 
 
 def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
-    """Return the tensor of real numbers that `parts` selects of a layer's output.
-
-    Raises:
-        DissectError: the output isn't a tensor, or has no such part; lists the parts.
-    """
+    """Return the tensor of real numbers that `parts` selects of a layer's output."""
     for part in parts:
         output = _pick(output, part, layer)
     if not isinstance(output, Tensor):

@@ -26,14 +26,10 @@ MAX_QUEUED = 2  # arrays that may wait to be written before the pass waits for t
 
 @dataclass
 class ShardTask:
-    """A shard to compute, and its results so far, on the device.
+    """A shard to compute: its images `start, stop`, the layers and perhaps `EMBEDS` that it lacks.
 
-    Args:
-        rows: its images, `start, stop`.
-        names: layers and perhaps `EMBEDS`: what it lacks.
-        images: probe numbers of the readable images, batch by batch.
-        outputs: the networks' outputs, batch by batch.
-        skipped: the unreadable images.
+    The results so far are lists by batch: probe numbers of the readable images, and the networks'
+    outputs on the device.
     """
 
     rows: Rows
@@ -65,11 +61,7 @@ class ShardTask:
                 self.skipped += batch.skipped
 
     def pop(self, name: str, probe: Probe) -> Float[Tensor, "images n"]:
-        """Take an array out of the results, to the CPU.
-
-        Raises:
-            DissectError: a value that isn't finite.
-        """
+        """Take an array out of the results, to the CPU; values must be finite."""
         batches = [output.pop(name) for output in self.outputs if name in output]
         if not batches:  # no readable image: no network ran, and the width isn't known
             return torch.zeros(0, 0, dtype=torch.float32)
@@ -95,12 +87,7 @@ def run_shards(
 ) -> None:
     """Compute the tasks' arrays and write them, shard by shard; each image is decoded once.
 
-    Args:
-        run: the networks.
-        probe: the images.
-        tasks: in order.
-        writers: of layers and `EMBEDS`.
-        timers: get the seconds of waiting for images (`decode`) and of all else (`forward`).
+    `timers` get the seconds of waiting for images (`decode`) and of all else (`forward`).
     """
     transforms = [network.preprocess for network in (run.target, run.encoder) if network]
     requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]

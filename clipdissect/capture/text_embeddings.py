@@ -23,12 +23,8 @@ def text_embeddings(
 ) -> Float[Tensor, "texts dims"]:
     """Return the texts' embeddings `[texts, dims]`, from the store where it has them.
 
-    Args:
-        embed: computes them from the texts and the device.
-        encoder_digest: changes whenever `embed` would return something else.
-        texts: what to embed.
-        store: None computes every time.
-        device: where to compute; its kind is part of the cache key.
+    `embed` computes them from the texts and the device; `encoder_digest` changes whenever `embed`
+    would return something else.
     """
     if store is None:
         return embed(texts, device)

@@ -20,12 +20,7 @@ from clipdissect.store.shards import read, write
 
 
 class ShardWriter:
-    """Writes an entry of all activations: one file per shard.
-
-    Args:
-        series: the entry's place in the store.
-        about: what it is, for listings.
-    """
+    """Writes an entry of all activations: one file per shard."""
 
     def __init__(self, series: Series, about: dict[str, Any]) -> None:
         self.series, self.about = series, about
@@ -42,14 +37,7 @@ class ShardWriter:
         values: Float[Tensor, "images units"],
         skipped: Sequence[DecodeError],
     ) -> None:
-        """Write a shard.
-
-        Args:
-            rows: the shard's images, `start, stop`.
-            images: probe numbers of the readable ones.
-            values: their activations.
-            skipped: the unreadable ones.
-        """
+        """Write a shard: values of its readable images, which have these probe numbers."""
         self.series.write(rows, {"values": values}, {"skipped": skipped})
 
     def finish(self, grid: Sequence[Rows]) -> list[Shard]:
@@ -98,11 +86,6 @@ class TopKWriter(ShardWriter):
 
     Each process rewrites its own file after every shard. Shards with transient read errors go to
     another file and are computed again in the next run.
-
-    Args:
-        series, about: see `ShardWriter`.
-        k: images per unit.
-        rank: the process's number in its team.
     """
 
     def __init__(self, series: Series, about: dict[str, Any], k: int, rank: int) -> None:
@@ -136,7 +119,7 @@ class TopKWriter(ShardWriter):
         values: Float[Tensor, "images units"],
         skipped: Sequence[DecodeError],
     ) -> None:
-        """Merge a shard into this process's running top-k images, and write them."""
+        """Write a shard: values of its readable images, which have these probe numbers."""
         top = TopKActivations.of(values, images, self.k) if len(values) else None
         state = _TopK(top, (rows,), tuple(skipped))
         if any(error.transient for error in skipped):

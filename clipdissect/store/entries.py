@@ -30,25 +30,17 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """The contents of an entry that is written all at once.
-
-    Args:
-        arrays: name to array.
-        about: JSON-able facts on where the arrays come from.
-    """
+    """The arrays of an entry that is written all at once, and JSON-able facts on their origin."""
 
     arrays: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:
-    """A folder of entries.
+    """A folder of entries, created when first written to.
 
     Entries under transient keys (see `hashing.is_transient`) go into a temporary folder, which
     lives as long as this object does.
-
-    Args:
-        root: the folder; created when first written to.
     """
 
     def __init__(self, root: Path) -> None:
@@ -102,11 +94,8 @@ class Store:
         """Write an entry, replacing any older one under the key; its lock should be held.
 
         Returns:
-            The entry as written, memory-mapped. `get` doesn't return it where it has a transient
-            read error: it is then of use to this run alone.
-
-        Raises:
-            DissectError: the disk is full or can't be written; no entry is then under the key.
+            The entry as written, memory-mapped, also where `get` won't return it, since it has a
+            transient read error.
         """
         series = self.series(key)
         series.begin(entry.about)
@@ -122,12 +111,7 @@ class Store:
 
 
 class Series:
-    """One entry: shards of consecutive rows, and a manifest once all are there.
-
-    Args:
-        folder: where its files are.
-        key: its key.
-    """
+    """One entry: shards of consecutive rows, and a manifest once all are there."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
@@ -171,20 +155,12 @@ class Series:
             write_text(self.folder / ABOUT, _json(about))
 
     def write(self, rows: Rows, arrays: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Write one shard.
-
-        Raises:
-            DissectError: the disk is full or can't be written; complete shards stay.
-        """
+        """Write one shard."""
         with disk_errors_as_user_errors(self.folder):
             shards.write(self._path(rows), arrays, about)
 
     def finish(self, wanted: Sequence[Rows]) -> list[Shard]:
-        """Write the manifest, delete other shards' files, and return the shards.
-
-        Raises:
-            DissectError: a shard is missing or damaged, or the disk is full.
-        """
+        """Write the manifest, delete other shards' files, and return the shards."""
         try:
             parts = [self._read(rows) for rows in wanted]
         except (FileNotFoundError, Damaged) as error:

@@ -31,17 +31,9 @@ FETCHED = "fetched"
 
 @dataclass(frozen=True)
 class Item:
-    """An entry, or something else in the user cache.
+    """An entry of the store, with its shards' files, or something else in the user cache at `path`.
 
-    Args:
-        key: the entry's key, or a name in the cache.
-        about: what it is.
-        whole: whether it is complete.
-        files: the entry's shards.
-        size: bytes on disk.
-        made: when it was written last, in seconds since the epoch.
-        used: when it was used last.
-        path: where it is; None for entries.
+    `size` is in bytes; `made` and `used` are the times of the last write and use, since the epoch.
     """
 
     key: str
@@ -60,11 +52,7 @@ class Item:
 
 
 def inventory(store: Store, cache: Path | None = None) -> list[Item]:
-    """List all entries and, with `cache`, all else in the user cache, last used first.
-
-    Raises:
-        DissectError: a folder that can't be read.
-    """
+    """List all entries and, with `cache`, all else in the user cache, last used first."""
     try:
         items = [item for item in map(_entry, _entry_folders(store.root)) if item]
         if cache is not None:

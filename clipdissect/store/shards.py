@@ -25,13 +25,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """A verified file of the store.
-
-    Args:
-        path: the file.
-        about: JSON-able facts.
-        checksum: SHA-256 of facts and arrays.
-    """
+    """A verified file of the store: its JSON-able facts, and the SHA-256 of facts and arrays."""
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)

@@ -26,12 +26,7 @@ TIMEOUT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that work on a job.
-
-    Args:
-        rank: number of this process; 0 leads.
-        size: number of processes.
-    """
+    """The processes that work on a job: `size` of them, of which this is number `rank`; 0 leads."""
 
     rank: int = 0
     size: int = 1
@@ -62,11 +57,7 @@ class Team:
         return len(set(self._gather(value))) == 1
 
     def barrier(self) -> None:
-        """Wait until every process has called this.
-
-        Raises:
-            DissectError: another process of the team has stopped.
-        """
+        """Wait until every process has called this."""
         self._gather("")
 
     def partition(self, jobs: Sequence[T]) -> Sequence[T]:
@@ -103,11 +94,8 @@ ALONE = Team()
 def from_environment() -> Team:
     """Return the team that `torchrun` set up, or this process alone.
 
-    Uses gloo for messages between processes; images, activations and results go through the
-    store's folder, which all of them must see. On CUDA, nccl is available to the networks.
-
-    Raises:
-        DissectError: the processes can't find each other.
+    Messages use gloo; images, activations and results go through the store's folder, which all
+    processes must see. On CUDA, nccl is available to the networks.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
@@ -130,8 +118,7 @@ def from_environment() -> Team:
 def all_cores(team: Team) -> Iterator[None]:
     """Give the leader, while the others wait, the threads of a single process.
 
-    `torchrun` leaves each process one thread; sums are split by threads, so that a score's last
-    digit would differ from a single process's.
+    `torchrun` leaves each process one, and sums are split by threads: last digits would differ.
     """
     before = torch.get_num_threads()
     if team.size > 1 and team.leads and before == 1:

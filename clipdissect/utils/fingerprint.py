@@ -93,8 +93,7 @@ def is_compile_wrapper(module: nn.Module) -> bool:
 class Fingerprint:
     """Visitor of a network's attributes and code; equal values have equal texts in every process.
 
-    Args:
-        model: references to its modules are texts of their names.
+    References to the model's modules are texts of their names.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:

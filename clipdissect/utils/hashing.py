@@ -100,11 +100,7 @@ def is_transient(digest: str) -> bool:
 
 
 def transient_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
-    """Return notes on the networks whose features couldn't be cached.
-
-    Args:
-        digests: name to digest.
-    """
+    """Return notes on the networks, by name, whose features couldn't be cached."""
     return tuple(
         f"the features of {name} are of this run alone and not in the store: the network has "
         f"attributes that can't be hashed (the log names them)"

@@ -17,10 +17,7 @@ def load(path: str, what: str) -> Any:
 
     Args:
         path: such as `mypackage.mymodule:build`, or `mymodule:Class.method`.
-        what: what it is for, in errors (`target.factory`).
-
-    Raises:
-        DissectError: a malformed path, no such module or name, or an exception in the module.
+        what: names it in errors (`target.factory`).
     """
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):
@@ -37,11 +34,7 @@ def load(path: str, what: str) -> Any:
 
 
 def call(path: str, arguments: Any, what: str) -> Any:
-    """Call the function or class at an import path with keyword arguments; see `load`, `keywords`.
-
-    Raises:
-        DissectError: from `load`; it can't be called, or raises.
-    """
+    """Call the function or class at an import path with keyword arguments."""
     function: Callable[..., Any] = load(path, what)
     if not callable(function):
         raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
@@ -55,11 +48,7 @@ def call(path: str, arguments: Any, what: str) -> Any:
 
 
 def keywords(arguments: Any) -> dict[str, Any]:
-    """Return keyword arguments as a dict, an empty one for None.
-
-    Raises:
-        DissectError: not a mapping with names as keys.
-    """
+    """Return keyword arguments as a dict, an empty one for None."""
     named = {} if arguments is None else arguments
     if not isinstance(named, Mapping) or not all(isinstance(key, str) for key in named):
         raise DissectError(

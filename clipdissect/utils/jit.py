@@ -14,11 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a function to be compiled on first use, cached on disk where that can be written.
-
-    Args:
-        fastmath: see `numba.njit`.
-    """
+    """Decorate a function to be compiled on first use, cached on disk where that can be written."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         # Run-time type checkers wrap every function of a module, and Numba can't compile wrappers.

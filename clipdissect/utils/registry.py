@@ -39,16 +39,7 @@ def build(kind: str, options: Options, name: str, parameters: Mapping[str, Any])
 
 
 def named(kind: str, build: Callable[..., T], given: Any) -> T:
-    """Build an option from its name, or from a mapping of its name and parameters.
-
-    Args:
-        kind: in errors, such as `encoder`.
-        build: the package's function.
-        given: as in `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`.
-
-    Raises:
-        DissectError: neither; or from `build`.
-    """
+    """Build an option from `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`."""
     expected = (
         f"{kind} must be a name, or a name with parameters, such as "
         f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
@@ -59,15 +50,8 @@ def named(kind: str, build: Callable[..., T], given: Any) -> T:
 def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
     """Return a part of a union: the object given, or one built from a name or a mapping.
 
-    Args:
-        kind: in errors, such as `concept set`.
-        word: placeholder in the error's example.
-        made: the parts' class.
-        build: the package's function.
-        given: as the user gave it.
-
-    Raises:
-        DissectError: none of these; or from `build`.
+    `kind` (such as `concept set`) and `word` (placeholder of a name) are for errors; `made` is the
+    parts' class, `build` the package's function.
     """
     if isinstance(given, made):
         return given

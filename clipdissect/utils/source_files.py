@@ -46,11 +46,7 @@ def digests(files: Iterable[str]) -> list[str]:
     """Return sorted digests of the user's own files and of those that they import.
 
     A file's folder doesn't count. Of a loaded module, the file counts as it was when the load was
-    first seen here. The running script is left out: the functions and constants that matter are
-    hashed by name.
-
-    Args:
-        files: from `file_of`.
+    first seen here. The running script is left out: what a network uses of it is hashed by name.
     """
     script = file_of(sys.modules.get("__main__"))
     digest_of: dict[str, str] = {}

@@ -25,16 +25,9 @@ MAX_SHOWN = 80  # characters of a wrong value in errors
 
 
 def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a function's parameters; paths given for text become text.
+    """Return the values of the parameters of `function`; paths given for text become text.
 
-    Args:
-        function: or a class; only annotations that are classes, or unions, lists and mappings of
-            them, are checked.
-        what: names the function in errors.
-        values: by parameter.
-
-    Raises:
-        DissectError: a value of another type than its parameter's.
+    Only annotations that are classes, or unions, lists and mappings of them, are checked.
     """
     annotated: Any = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(annotated)
@@ -45,12 +38,7 @@ def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) 
 
 
 def check_fields(settings: Any, what: str) -> None:
-    """Raise a DissectError where a dataclass's field has another type than its annotation.
-
-    Args:
-        settings: the dataclass.
-        what: precedes the field's name in the error.
-    """
+    """Check a dataclass's fields against their annotations."""
     for name, hint in get_type_hints(type(settings)).items():
         if name in settings.__dataclass_fields__:
             _checked(f"{what}{name}", hint, getattr(settings, name))
