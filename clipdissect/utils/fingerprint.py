@@ -13,12 +13,12 @@ import hashlib
 import inspect
 import json
 import logging
+import re
 import sys
 import threading
 import weakref
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import (
     BuiltinMethodType,
@@ -57,27 +57,9 @@ _FILLED = (Counter, defaultdict, deque)
 _CHECKERS = ("beartype", "typeguard", "jaxtyping")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # Methods that no forward pass runs.
-_UNUSED_METHODS = frozenset(
-    f"__{name}__"
-    for name in [
-        "init",
-        "new",
-        "init_subclass",
-        "repr",
-        "str",
-        "reduce",
-        "reduce_ex",
-        "getstate",
-        "setstate",
-        "getnewargs",
-        "del",
-        "eq",
-        "hash",
-        "dir",
-        "class_getitem",
-        "annotate",
-        "annotate_func",
-    ]
+_UNUSED_METHODS = re.compile(
+    "__(init|new|init_subclass|repr|str|reduce|reduce_ex|getstate|setstate|getnewargs|del|eq|hash|"
+    "dir|class_getitem|annotate|annotate_func)__"
 )
 _Key = tuple[int, str, bool]  # id of a value, name of the visiting method, lenient
 # CPython's flags of types: created at run time (heap types), immutable.
@@ -251,6 +233,8 @@ class Fingerprint:
             return self._of_bound(value)
         if isinstance(value, FunctionType):
             return self._of_function(value)
+        if isinstance(value, torch.jit.ScriptFunction):
+            return str(value.code)
         if not inspect.isroutine(value) and not hasattr(value, "cache_info"):
             return None
         wrapped = getattr(value, "__wrapped__", None)  # of functools.lru_cache
@@ -283,8 +267,11 @@ class Fingerprint:
         names, attributes = _named(function.__code__)
         imported = {name: sys.modules[name] for name in names if name in sys.modules}
         namespace = {**imported, **function.__globals__}
-        with self._leniently():
+        before, self._lenient = self._lenient, True
+        try:
             return self._of_names(namespace, names, attributes, set())
+        finally:
+            self._lenient = before
 
     def _of_names(
         self, namespace: Mapping[str, Any], names: set[str], attributes: set[str], seen: set[str]
@@ -333,14 +320,6 @@ class Fingerprint:
         self.opaque.append(name)
         return f"opaque {uuid4()}"
 
-    @contextmanager
-    def _leniently(self) -> Iterator[None]:
-        before, self._lenient = self._lenient, True
-        try:
-            yield
-        finally:
-            self._lenient = before
-
     def _add_file(self, file: str | None) -> None:
         if file:
             self._files.add(file)
@@ -356,7 +335,7 @@ def _is_relevant(name: str, value: Any, is_own: bool) -> bool:
         return False
     if not name.startswith("__") or name == "__call__":
         return True
-    return is_own and isinstance(value, FunctionType) and name not in _UNUSED_METHODS
+    return is_own and isinstance(value, FunctionType) and not _UNUSED_METHODS.fullmatch(name)
 
 
 def _is_own_file(name: str | None) -> bool:
