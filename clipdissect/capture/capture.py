@@ -317,11 +317,11 @@ class _Capture:
         if self.top_k is not None:
             # Rows can be dropped afterwards; top-k lists cannot, because the next image would have
             # to move up.
-            lacking = {layer: skipped[layer] for layer in self.layers}
-            check_still_readable(probe.images, lacking, unreadable)
+            of_layers = {layer: skipped[layer] for layer in self.layers}
+            check_still_readable(probe.images, of_layers, unreadable)
         masks = {
-            name: torch.tensor([i not in unreadable for i in range(len(probe)) if i not in own])
-            for name, own in skipped.items()
+            name: torch.tensor([i not in unreadable for i in range(len(probe)) if i not in absent])
+            for name, absent in skipped.items()
         }
         readers: dict[str, Callable[[], Activations]] = {
             layer: partial(_read_rows, shards[layer], masks[layer])

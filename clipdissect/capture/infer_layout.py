@@ -73,13 +73,13 @@ class Outputs:
 
     def run(self, model: nn.Module, layers: Sequence[str], images: Tensor) -> Outputs:
         """Run a network and record its modules' outputs, also where it fails half-way."""
-        names: dict[str, list[str]] = defaultdict(list)
+        of_name: dict[str, list[str]] = defaultdict(list)
         for layer in layers:
-            names[split_layer(layer)[0]].append(layer)
+            of_name[split_layer(layer)[0]].append(layer)
         of_module: dict[nn.Module, list[str]] = defaultdict(list)
         for name, module in model.named_modules(remove_duplicate=False):
-            of_module[module] += names.get(name, []) if name else []
-        with hooked((module, partial(self.add, own)) for module, own in of_module.items()):
+            of_module[module] += of_name.get(name, []) if name else []
+        with hooked((module, partial(self.add, names)) for module, names in of_module.items()):
             run_network(model, images)
         return self
 

@@ -180,13 +180,13 @@ class Evidence:
 class Output:
     """A layer's output in a trial: its shape, and the axis of the images.
 
-    `own` is `first` or `last` where the layer's type determines the units' axis, else None.
+    `known_axis` is `first` or `last` where the layer's type determines the units' axis, else None.
     """
 
     layer: str
     shape: Shape
     images: int = 0
-    own: str | None = None
+    known_axis: str | None = None
 
     @property
     def inside(self) -> Shape:
@@ -239,8 +239,8 @@ def _read_tokens(output: Output, kind: str, evidence: Evidence, says: Declared) 
 
 def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
     """Whether the output is `[units, positions]`, as Conv1d's, rather than `[tokens, units]`."""
-    if output.own is not None:
-        return output.own == "first"
+    if output.known_axis is not None:
+        return output.known_axis == "first"
     known = evidence.layouts.get(output.shape, frozenset())
     if len(known) == 1:
         return "first" in known
@@ -287,7 +287,7 @@ def _read_map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
         )
     first = _layout(output, summary.layout, evidence) == "first"
     size: Size = output.inside[1:] if first else output.inside[:2]  # type: ignore[assignment]
-    grid = size if is_grid(size, evidence) or output.own == "first" else None
+    grid = size if is_grid(size, evidence) or output.known_axis == "first" else None
     kind = "max" if summary.kind == "max" else "mean"
     return Reading(output.layer, kind, 4, output.images, 1 if first else 3, 0, grid)
 
@@ -297,8 +297,8 @@ def _layout(output: Output, asked: str, evidence: Evidence) -> str:
     map's proportions, the axes that grow with the input, or other layers' outputs of this shape."""
     if asked != "auto":
         return asked.removeprefix("channels_")
-    if output.own is not None:
-        return output.own
+    if output.known_axis is not None:
+        return output.known_axis
     sizes = {"first": output.inside[1:], "last": output.inside[:2]}
     fits = [name for name, size in sizes.items() if is_grid(size, evidence)]  # type: ignore[arg-type]
     if len(fits) == 1:

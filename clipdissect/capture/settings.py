@@ -62,11 +62,11 @@ class Settings:
             raise DissectError(f"device '{self.device}' can't be used here: {reason}") from error
 
     def _convert(self) -> None:
-        given: dict[str, Any] = vars(self)
-        if isinstance(given["device"], torch.device):
+        values: dict[str, Any] = vars(self)
+        if isinstance(values["device"], torch.device):
             object.__setattr__(self, "device", str(self.device))
-        if isinstance(given["summary"], str):
-            object.__setattr__(self, "summary", Summary(given["summary"]))
+        if isinstance(values["summary"], str):
+            object.__setattr__(self, "summary", Summary(values["summary"]))
 
     @property
     def torch_device(self) -> str:

@@ -18,6 +18,10 @@ from clipdissect.store import Damaged, Series, Shard
 from clipdissect.store.entries import Rows, disk_errors_as_user_errors
 from clipdissect.store.shards import read, write
 
+Images = Int[Tensor, " images"]
+Values = Float[Tensor, "images units"]
+Skipped = Sequence[DecodeError]
+
 
 class ShardWriter:
     """Writes an entry of all activations: one file per shard."""
@@ -30,13 +34,7 @@ class ShardWriter:
         self.series.begin(self.about)
         return self.series.missing(grid)
 
-    def write(
-        self,
-        rows: Rows,
-        images: Int[Tensor, " images"],
-        values: Float[Tensor, "images units"],
-        skipped: Sequence[DecodeError],
-    ) -> None:
+    def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
         """Write a shard: values of its readable images, which have these probe numbers."""
         self.series.write(rows, {"values": values}, {"skipped": skipped})
 
@@ -112,13 +110,7 @@ class TopKWriter(ShardWriter):
                 path.unlink()
         return [rows for rows in grid if rows not in base.shards]
 
-    def write(
-        self,
-        rows: Rows,
-        images: Int[Tensor, " images"],
-        values: Float[Tensor, "images units"],
-        skipped: Sequence[DecodeError],
-    ) -> None:
+    def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
         """Write a shard: values of its readable images, which have these probe numbers."""
         top = TopKActivations.of(values, images, self.k) if len(values) else None
         state = _TopK(top, (rows,), tuple(skipped))

@@ -33,15 +33,15 @@ FETCHED = "fetched"
 class Item:
     """An entry of the store, with its shards' files, or something else in the user cache at `path`.
 
-    `size` is in bytes; `made` and `used` are the times of the last write and use, since the epoch.
+    `size` is in bytes; `written` and `used` are times since the epoch.
     """
 
     key: str
     about: dict[str, Any]
-    whole: bool
+    complete: bool
     files: tuple[Path, ...]
     size: int
-    made: float
+    written: float
     used: float
     path: Path | None = None
 
@@ -67,7 +67,7 @@ def verify(store: Store) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
     for item in inventory(store):
         damages = [damage for damage in map(_damage, item.files) if damage]
-        if item.whole and not damages and store.series(item.key).complete() is None:
+        if item.complete and not damages and store.series(item.key).complete() is None:
             damages = [
                 "its manifest or a file is missing or damaged, or an image had a transient read "
                 "error"
@@ -110,7 +110,7 @@ def prune(
     size = 0
     for item in (item for item in items if not item.is_fetched):
         is_old = older_days is not None and time.time() - item.used > older_days * DAY_S
-        (chosen if is_old or (incomplete and not item.whole) else rest).append(item)
+        (chosen if is_old or (incomplete and not item.complete) else rest).append(item)
     for item in rest:  # last used first
         size += item.size
         if to_bytes is not None and size > to_bytes:
@@ -171,10 +171,10 @@ def _entry(folder: Path) -> Item | None:
         files = tuple(sorted(folder.glob("*.safetensors")))
         size = sum(file.stat().st_size for file in folder.iterdir())
         manifest, used = folder / MANIFEST, folder / USED
-        whole = manifest.is_file()
-        made = (manifest if whole else folder).stat().st_mtime
-        last = max(used.stat().st_mtime if used.is_file() else made, made)
-        return Item(folder.name, _about(folder), whole, files, size, made, last)
+        complete = manifest.is_file()
+        written = (manifest if complete else folder).stat().st_mtime
+        last = max(used.stat().st_mtime if used.is_file() else written, written)
+        return Item(folder.name, _about(folder), complete, files, size, written, last)
     except FileNotFoundError:  # pruned by another process at this moment
         return None
 
@@ -201,13 +201,13 @@ def _cache_items(cache: Path, root: Path) -> Iterator[Item]:
 
 
 def _cache_item(path: Path, description: str) -> Item:
-    size, made = 0, path.stat().st_mtime
+    size, written = 0, path.stat().st_mtime
     for folder, _, names in os.walk(path):
         for name in names:
             with suppress(FileNotFoundError):
                 size += (Path(folder) / name).lstat().st_size
     size += path.stat().st_size if path.is_file() else 0
-    return Item(path.name, {"what": description}, True, (), size, made, made, path)
+    return Item(path.name, {"what": description}, True, (), size, written, written, path)
 
 
 def _damage(path: Path) -> str | None:

@@ -87,7 +87,7 @@ def sums(path: Path) -> dict[str, str]:
     return {kind: hasher.hexdigest() for kind, hasher in hashers.items()}
 
 
-def matches(found: Mapping[str, str], digest: str) -> bool:
+def matches(checksums: Mapping[str, str], digest: str) -> bool:
     """Whether a file's `sums` agree with a digest (`sha256:...`, `md5:...`, or its beginning)."""
     kind, _, value = digest.partition(":")
-    return found[kind].startswith(value)
+    return checksums[kind].startswith(value)

@@ -47,13 +47,13 @@ def named(kind: str, build: Callable[..., T], given: Any) -> T:
     return _build(build, given, expected)
 
 
-def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
+def part(kind: str, word: str, part_type: type[T], build: Callable[..., T], given: Any) -> T:
     """Return a part of a union: the object given, or one built from a name or a mapping.
 
-    `kind` (such as `concept set`) and `word` (placeholder of a name) are for errors; `made` is the
-    parts' class, `build` the package's function.
+    `kind` (such as `concept set`) and `word` (placeholder of a name) are for errors; `build` is the
+    package's function.
     """
-    if isinstance(given, made):
+    if isinstance(given, part_type):
         return given
     expected = (
         f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "

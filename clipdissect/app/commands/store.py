@@ -163,8 +163,8 @@ def _print(items: Sequence[Item]) -> None:
         images = about.get("images", about.get("texts", ""))
         table.add_row(
             str(about.get("what", "?")), str(about.get("of", "")), str(about.get("probe", "")),
-            str(images), human_size(item.size), ago(item.made), f"{ago(item.used)} ago",
-            "" if item.whole else "unfinished",
+            str(images), human_size(item.size), ago(item.written), f"{ago(item.used)} ago",
+            "" if item.complete else "unfinished",
             item.key if item.is_fetched else item.key[:8],
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
