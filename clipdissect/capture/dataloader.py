@@ -48,6 +48,14 @@ class BatchRequest:
     transforms: tuple[int, ...]
 
 
+def batch_requests(
+    images: range, batch_size: int, transforms: tuple[int, ...]
+) -> list[BatchRequest]:
+    """Split a range of images into batches."""
+    firsts = range(0, len(images), batch_size)
+    return [BatchRequest(images[first : first + batch_size], transforms) for first in firsts]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Decoded images (their probe numbers), transform to inputs, and the unreadable images.

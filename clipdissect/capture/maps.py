@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.dataloader import BatchRequest, DecodeError, batches, workers_for
+from clipdissect.capture.dataloader import DecodeError, batch_requests, batches, workers_for
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import networks
 from clipdissect.capture.output_layout import Reading, as_maps
@@ -41,20 +41,16 @@ def activation_maps(
     layers: Sequence[str],
     probe: Probe,
     settings: Settings,
-    known: Mapping[str, Reading] | None = None,
+    readings: Mapping[str, Reading] | None = None,
 ) -> Iterator[Maps]:
     """Compute the layers' maps, batch by batch in the probe's order.
 
-    `known` says how the layers' outputs are read, which is inferred where it isn't given.
+    `readings` says how the layers' outputs are read, which is inferred where it isn't given.
     """
-    step, count = settings.images_a_batch, len(probe)
-    requests = [
-        BatchRequest(range(start, min(start + step, count)), (0,))
-        for start in range(0, count, step)
-    ]
-    known = known or map_readings(target, layers, settings)
+    requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
+    readings = readings or map_readings(target, layers, settings)
     stream = batches(probe, (target.preprocess,), requests, workers_for(settings))
-    with networks(target, known, None, settings, as_maps) as run, closing(stream):
+    with networks(target, readings, None, settings, as_maps) as run, closing(stream):
         for batch in stream:
             maps = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
             yield Maps(batch.indices, maps, batch.skipped)

@@ -12,7 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.dataloader import Batch, BatchRequest, DecodeError, batches, workers_for
+from clipdissect.capture.dataloader import (
+    Batch,
+    BatchRequest,
+    DecodeError,
+    batch_requests,
+    batches,
+    workers_for,
+)
 from clipdissect.capture.networks import EMBEDS, ModelRunner, Outputs
 from clipdissect.capture.writers import ShardWriter
 from clipdissect.errors import DissectError
@@ -41,13 +48,9 @@ class ShardTask:
     def requests(self, batch_size: int) -> list[BatchRequest]:
         """Return its batches. They start with the shard, so that a resumed pass makes the same
         ones as an uninterrupted pass: sums may differ in their last bit between batch sizes."""
-        start, stop = self.rows
         needs_target = any(name != EMBEDS for name in self.names)
         transforms = (TARGET,) * needs_target + (ENCODER,) * (EMBEDS in self.names)
-        return [
-            BatchRequest(range(first, min(first + batch_size, stop)), transforms)
-            for first in range(start, stop, batch_size)
-        ]
+        return batch_requests(range(*self.rows), batch_size, transforms)
 
     def run(self, stream: Iterator[Batch], run: ModelRunner, timers: Timers) -> None:
         """Run the networks on its batches, the next ones of the stream."""
