@@ -44,10 +44,10 @@ def check_fields(settings: Any, what: str) -> None:
             _checked(f"{what}{name}", hint, getattr(settings, name))
 
 
-def check_choice(name: str, value: str, valid: Sequence[str]) -> None:
-    """Raise a DissectError unless a value is a valid one; list these."""
+def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    """Raise a DissectError unless a parameter's value is one of the valid ones."""
     if value not in valid:
-        raise DissectError(f"{name} is '{value}'; it can be {', '.join(valid)}")
+        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
 
 
 def shortened(value: Any) -> str:

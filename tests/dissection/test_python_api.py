@@ -62,7 +62,11 @@ def test_plain_forms_of_settings() -> None:
         (Settings, {"compile": "yes"}, "compile must be True or False; got 'yes'"),
         (Settings, {"device": 3}, "device must be text; got 3"),
         (Settings, {"summary": 3}, "summary must be"),
-        (Settings, {"summary": "middle"}, "summary is 'middle'; it can be auto, mean, max, cls"),
+        (
+            Settings,
+            {"summary": "middle"},
+            "summary is 'middle'; it can be auto or mean or max or cls",
+        ),
         (ReportSettings, {"images": "5"}, "report.images must be a whole number; got '5'"),
     ],
 )
@@ -114,7 +118,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(registry, "call", lambda kind, known, name, given: built.append(name))
+    monkeypatch.setattr(registry, "build", lambda kind, known, name, given: built.append(name))
     monkeypatch.setattr(concepts, "_reported", lambda built: built)
     for name in concepts.OPTIONS:
         concepts.resolve(name)
