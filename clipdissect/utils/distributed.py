@@ -42,7 +42,14 @@ class Team:
         Raises:
             DissectError: another process of the team has stopped.
         """
-        shared: T = self._gather(value if self.leads else None)[0]
+        if self.size == 1:
+            return value
+        from torch import distributed
+
+        values: list[Any] = [value if self.leads else None]
+        with self._explain_failure():
+            distributed.broadcast_object_list(values, src=0)
+        shared: T = values[0]
         return shared
 
     def all_equal(self, value: str) -> bool:
@@ -51,21 +58,27 @@ class Team:
 
     def barrier(self) -> None:
         """Wait until every process has called this."""
-        self._gather(None)
+        self._gather("")
 
     def partition(self, jobs: Sequence[T]) -> Sequence[T]:
         """Return this process's share: consecutive jobs, at most one more than any other's."""
         first, stop = (len(jobs) * n // self.size for n in (self.rank, self.rank + 1))
         return jobs[first:stop]
 
-    def _gather(self, value: Any) -> list[Any]:
+    def _gather(self, value: str) -> list[str]:
         if self.size == 1:
             return [value]
         from torch import distributed
 
         gathered: list[Any] = [None] * self.size
-        try:
+        with self._explain_failure():
             distributed.all_gather_object(gathered, value)
+        return gathered
+
+    @contextmanager
+    def _explain_failure(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise DissectError(
@@ -73,7 +86,6 @@ class Team:
                 f"is above or in its own log): {reason}. What was finished is kept; run again to "
                 f"go on"
             ) from error
-        return gathered
 
 
 ALONE = Team()
