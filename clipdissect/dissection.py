@@ -21,10 +21,11 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
 from clipdissect import targets
-from clipdissect.capture.capture import capture, check_layers, contribute
+from clipdissect.capture.capture import capture, check_layers
+from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
@@ -123,7 +124,7 @@ def dissect(
         top: descriptions per unit.
         images: top images per unit.
         team: processes that share the images, from `distributed.from_environment`; the leader calls
-            this, the others `assist`.
+            this, the others `run_worker`.
         truth: layer to the right concept of each unit, for `truth_rank`; takes two more passes
             over the concepts and doesn't change the descriptions.
         null_similarity: whether to score every unit again with shuffled images, for the column
@@ -199,7 +200,7 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
     return Result(descriptions, top_table, run, layer_histograms, vocabulary=concepts)
 
 
-def assist(
+def run_worker(
     target: Target,
     *,
     probe: Probe,
@@ -212,7 +213,9 @@ def assist(
 ) -> None:
     """Capture this process's share of the images, while the leader runs `dissect`."""
     top_k = _stored_top_k(similarity, images)
-    contribute(target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team)
+    run_capture_worker(
+        target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team
+    )
 
 
 def embed_concepts(
@@ -221,7 +224,7 @@ def embed_concepts(
     """Compute the text embeddings of a concept set, or read them from the store."""
     notes = list(encoders.text_notes(encoder, concepts.texts))
     digest = encoder.text_digest  # read once: it may hash a whole network
-    embeddings = text_embeds(
+    embeddings = text_embeddings(
         encoder.embed_texts, digest, concepts.texts, store, settings.torch_device
     )
     return ConceptEmbeddings(embeddings, digest, notes)

@@ -29,7 +29,7 @@ def run(config: Any) -> float | None:
     parts = Parts.build(config)
     folder = results_folder()
     if not parts.team.leads:
-        parts.assist()
+        parts.run_worker()
         return None
     if config.objective and parts.concepts is None:
         raise DissectError(f"objective={config.objective} needs a method with concepts")

@@ -33,7 +33,7 @@ def run(config: Any) -> None:
         method = of_group(methods.build, config.method)
         job, truth = job_and_truth(config, method)
         if not job.team.leads:
-            method.assist(job)
+            method.run_worker(job)
             return
         evaluator = Evaluator(config, truth)
     result = method.describe(job)

@@ -41,8 +41,8 @@ from clipdissect import probe as probes
 from clipdissect import similarity, targets
 from clipdissect.app.runtime.baseline import PlainPipeline
 from clipdissect.app.runtime.timing import in_turn, processor, ratios, synchronize
+from clipdissect.capture import capture as capture_module
 from clipdissect.capture import networks as networks_module
-from clipdissect.capture import shard_runner
 from clipdissect.capture.capture import capture
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
@@ -165,7 +165,7 @@ class Benchmark:
             with networks(*arguments) as run, patch.object(ModelRunner, "__call__", both):
                 yield run
 
-        with patch.object(shard_runner, "networks", twice):
+        with patch.object(capture_module, "networks", twice):
             seconds = self.capture(probe)
         return seconds - bare, bare
 
@@ -183,7 +183,7 @@ def _read_repeated(probe: Probe, index: int) -> Image.Image:
 def variants(name: str, probe: Probe) -> Iterator[tuple[str, float, float, float]]:
     """Yield name, images/s, times as fast as the defaults, and largest deviation from them."""
     base = Settings(device="cpu")
-    keep_order = partial(patch.object, networks_module, "_place", _without_channels_last)
+    keep_order = partial(patch.object, networks_module, "_to_device", _without_channels_last)
     yield "as it is: channels-last, float32", *_against(name, probe, base)
     yield "inputs not channels-last", *_against(name, probe, base, keep_order)
     yield "bf16", *_against(name, probe, replace(base, precision="bf16"))

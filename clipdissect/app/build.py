@@ -74,9 +74,9 @@ class DissectionJob(methods.Job):
         result.run["seconds"]["load"] += self.seconds
         return result
 
-    def assist(self) -> None:
+    def run_worker(self) -> None:
         """Do the part of a process that doesn't lead the team."""
-        self.method.assist(self)
+        self.method.run_worker(self)
 
 
 Parts = DissectionJob

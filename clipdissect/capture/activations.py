@@ -1,6 +1,6 @@
-"""What is kept of a layer's activations: all of them, or every unit's top images.
+"""A layer's activations: those on all images, or every unit's top-k images only.
 
-`Activations` is either; the functions below answer the same questions of both, alike.
+The functions below answer the same questions of both kinds.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from clipdissect.similarity.ranking import merge, top_images
 
 @dataclass(frozen=True)
 class TopKActivations:
-    """The top images of every unit, running: parts of a probe are merged in any order.
+    """Running top-k images per unit; parts of a probe can be merged in any order.
 
     Args:
         top: the images, best first.
-        distinct: up to `k` different activations of each unit, `[k, units]`, NaN where there are
-            fewer; a column of infinities once there were `k`.
+        distinct: up to `k` distinct activations per unit, `[k, units]`, padded with NaN; a column
+            of infinities once there were `k`.
     """
 
     top: TopActivations
@@ -32,23 +32,17 @@ class TopKActivations:
     def of(
         cls, values: Float[Tensor, "rows units"], images: Int[Tensor, " rows"], k: int
     ) -> TopKActivations:
-        """From the activations of some images.
+        """Take the top `k` of some images' activations; `images` are their numbers, increasing.
 
-        Args:
-            values: activations.
-            images: the rows' image numbers, increasing.
-            k: how many images to keep; at least 2, or no unit can be told to be dead.
+        `k` must be at least 2, or dead units can't be recognised.
         """
         top = top_images(values, min(k, len(values)))
-        numbered = TopActivations(
-            top.values, images.to(top.indices.device)[top.indices], top.images
-        )
-        return cls(numbered, _distinct(values.float(), k))
+        indices = images.to(top.indices.device)[top.indices]
+        return cls(TopActivations(top.values, indices, top.images), _distinct(values.float(), k))
 
     def merged(self, other: TopKActivations, k: int) -> TopKActivations:
-        """With another part of the same probe, to the top `k`."""
-        settled = self.settled | other.settled
-        open_ = (~settled).nonzero()[:, 0]
+        """Merge with another part of the same probe."""
+        open_ = (~(self.settled | other.settled)).nonzero()[:, 0]
         distinct = torch.full_like(self.distinct, torch.inf)
         both = torch.cat([self.distinct[:, open_], other.distinct[:, open_]])
         distinct[:, open_] = _distinct(both, k)
@@ -56,20 +50,20 @@ class TopKActivations:
 
     @property
     def settled(self) -> Bool[Tensor, " units"]:
-        """Units with at least `k` different activations."""
+        """Units with at least `k` distinct activations."""
         return self.distinct[0] == torch.inf
 
     @property
     def count(self) -> Int[Tensor, " units"]:
-        """How many different activations each unit has, `k` standing for `k` and more."""
+        """Distinct activations per unit, at most `k`."""
         return (~self.distinct.isnan()).sum(0)
 
     def select(self, units: Tensor) -> TopKActivations:
-        """Some of the units, by mask or number."""
+        """Select units by mask or number."""
         return TopKActivations(self.top.select(units), self.distinct[:, units])
 
     def renumbered(self, positions: Int[Tensor, " images"], images: int) -> TopKActivations:
-        """With other image numbers: `positions[i]` for image i, of `images` in all."""
+        """Replace image number i by `positions[i]`, out of `images` in all."""
         top = TopActivations(self.top.values, positions[self.top.indices], images)
         return TopKActivations(top, self.distinct)
 
@@ -78,20 +72,20 @@ Activations = Tensor | TopKActivations
 
 
 def units_of(activations: Activations) -> int:
-    """How many units there are."""
+    """Return the number of units."""
     values = activations.top.values if isinstance(activations, TopKActivations) else activations
     return int(values.shape[1])
 
 
 def for_scoring(activations: Activations, units: Bool[Tensor, " units"]) -> Tensor | TopActivations:
-    """Those units' activations, as the similarity functions take them."""
+    """Return the selected units' activations as the similarity functions take them."""
     if isinstance(activations, TopKActivations):
         return activations.top if bool(units.all()) else activations.select(units).top
     return activations if bool(units.all()) else activations[:, units]
 
 
 def top_of(activations: Activations, k: int) -> TopActivations:
-    """Every unit's `k` top images; as many as there are, or were kept, where that is fewer."""
+    """Return the top `k` images per unit, fewer where fewer exist or were kept."""
     if not isinstance(activations, TopKActivations):
         return top_images(activations, min(k, len(activations)))
     top = activations.top
@@ -99,25 +93,22 @@ def top_of(activations: Activations, k: int) -> TopActivations:
 
 
 def dead_units(activations: Activations) -> Bool[Tensor, " units"]:
-    """Units that never vary."""
+    """Return which units never vary."""
     if isinstance(activations, TopKActivations):
         return activations.count == 1
     return activations.amax(0) == activations.amin(0)
 
 
 def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[Tensor, " units"]:
-    """Which units have fewer distinct activations than images among their top ones.
+    """Return which units have fewer distinct activations than top images (from `top_of`).
 
-    Args:
-        activations: of a layer's units.
-        top: their top images, as of `top_of`; None for functions that look at no top images, where
-            no unit has too few.
+    Where the similarity function uses no top images (None), no unit has too few.
     """
     if top is None:
         return torch.zeros(units_of(activations), dtype=torch.bool)
     if isinstance(activations, TopKActivations):
         return activations.count < len(top.values)
-    # Most units have distinct top activations, which settles it; only the others are sorted whole.
+    # Distinct top activations, which most units have, settle it; only other units are sorted.
     suspects = (top.values[1:] == top.values[:-1]).any(0).nonzero()[:, 0]
     ordered = activations[:, suspects].sort(0).values
     distinct = 1 + (ordered[1:] != ordered[:-1]).sum(0)
@@ -127,7 +118,7 @@ def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[T
 
 
 def _distinct(values: Float[Tensor, "rows units"], k: int) -> Float[Tensor, "k units"]:
-    """Up to k different values a column, NaN-padded; infinities where there are k."""
+    """Return up to k distinct values per column, NaN-padded; infinities where there are k."""
     ordered = values.sort(0).values
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
     repeated[1:] = ordered[1:] == ordered[:-1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from clipdissect.capture import determinism
 from clipdissect.capture.activations import Activations, TopKActivations
-from clipdissect.capture.features import CapturedFeatures, LazyActivations, joined
+from clipdissect.capture.features import CapturedFeatures, LazyActivations, concatenate
 from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.networks import EMBEDS
+from clipdissect.capture.networks import EMBEDS, networks
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings
-from clipdissect.capture.shard_runner import Job, run_jobs
-from clipdissect.capture.writers import Full, Sink, Top, kept_of
+from clipdissect.capture.shard_runner import ShardTask, run_shards
+from clipdissect.capture.writers import ShardWriter, TopKWriter, read_top_k
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
@@ -36,144 +36,90 @@ from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
 
-# Raise one of these when the code that computes the numbers changes their values.
+# Parts of cache keys: increment one when the code that computes the numbers changes their values.
 ACTIVATIONS_VERSION = 2
 EMBEDS_VERSION = 1
 
-READINGS = "how outputs are read"  # what an entry of the store with them is
-KEEP_LEAST = 100  # top images: enough for the default similarity, so that others can share them
+READINGS = "how outputs are read"  # names such an entry in listings
+MIN_TOP_K = 100  # enough for the default similarity, so that other runs can use the entry
 
 
-@dataclass
-class Scratch:
-    """A store of one run, made when it is first needed; its folder goes with the object.
+def capture(
+    target: Target,
+    layers: Sequence[str],
+    encoder: Encoder | None,
+    probe: Probe,
+    store: Store | None,
+    settings: Settings,
+    *,
+    top_k: int = 0,
+    team: Team = ALONE,
+) -> CapturedFeatures:
+    """Compute activations and, with an encoder, image embeddings, or read them from the store.
 
-    Args:
-        holder: its folder, where this process made it.
-        fickle: names in it, see `randomness.fickle`.
-    """
-
-    holder: TemporaryDirectory[str] | None = None
-    fickle: dict[str, str] = field(default_factory=dict)
-    _store: Store | None = None
-
-    def store(self, team: Team, kept: Store) -> Store:
-        """The store; the processes of a team share a folder in the store that they all see."""
-        if self._store is None:
-            if team.leads:
-                kept.root.mkdir(parents=True, exist_ok=True)
-                place = kept.root if team.size > 1 else None
-                self.holder = TemporaryDirectory(
-                    prefix="clipdissect-", dir=place, ignore_cleanup_errors=True
-                )
-            self._store = Store(Path(team.share(self.holder.name if self.holder else "")))
-        return self._store
-
-
-@dataclass(frozen=True)
-class Capture:
-    """All that a capture is about.
+    Each image is decoded once for both networks, and only networks with something missing run. An
+    interrupted capture resumes after its last complete shard; processes that need the same arrays
+    compute them once. In a team the leader calls this, the others `run_worker`. A union is captured
+    part by part, so that parts captured before cost nothing. Outputs that aren't a function of the
+    image (see `determinism`) are computed anew in each run, with a warning and a note.
 
     Args:
         target: the network, with its preprocessing.
         layers: of the target.
-        encoder: embeds the images; None where only activations are wanted.
+        encoder: embeds the images; None where only activations are needed.
         probe: the images.
+        store: where features are cached; None caches nothing.
         settings: how to run, what to keep.
-        top_k: images a unit to keep where `settings.keep` is `top_k`; at least 100 are.
+        top_k: images per unit where `settings.keep` is `top_k`; at least 100 are kept.
         team: the processes that share the work.
-        stages: gets the seconds spent.
-        readings: layer to how its output is read.
-        scratch: where features go that must not be kept.
-    """
-
-    target: Target
-    layers: tuple[str, ...]
-    encoder: Encoder | None
-    probe: Probe
-    settings: Settings
-    top_k: int = 0
-    team: Team = ALONE
-    stages: Timers = field(default_factory=Timers)
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    scratch: Scratch = field(default_factory=lambda: Scratch())
-
-    @property
-    def grid(self) -> list[Rows]:
-        """The shards' images."""
-        count, step = len(self.probe), self.settings.shard
-        return [(start, min(start + step, count)) for start in range(0, count, step)]
-
-    @property
-    def keeps(self) -> int | None:
-        """Top images a unit, or None for all activations."""
-        return max(self.top_k, KEEP_LEAST) if self.settings.keep == "top_k" else None
-
-
-def capture(
-    target: Target, layers: Sequence[str], encoder: Encoder | None, probe: Probe,
-    store: Store | None, settings: Settings, *, top_k: int = 0, team: Team = ALONE,
-) -> CapturedFeatures:  # fmt: skip
-    """Activations and, with an encoder, image embeddings, from the store where it has them.
-
-    Each image is decoded once for both networks, and only networks with something missing run. An
-    interrupted capture goes on after its last whole shard; processes that want the same arrays
-    compute them once. In a team the leader calls this, the others `contribute`. A union is captured
-    part by part, so that parts captured before cost nothing. Outputs that aren't a function of the
-    image (see `randomness`) are computed anew in each run, with a warning and a note.
 
     Raises:
         DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
-            image), no readable image, with `keep=top_k` one that can't be read any more, a full
+            image), no readable image, with `keep=top_k` one that is no longer readable, a full
             disk.
     """
-    holder = None
+    folder = None
     if store is None:
         if team.size > 1:
             raise DissectError("several processes need a store that all of them see")
-        holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
-        store = Store(Path(holder.name))
+        folder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
+        store = Store(Path(folder.name))
     mention_threads(team, settings.torch_device)
-    stages, scratch = Timers(), Scratch()
-    with stages.stage("digests"):
-        networks = _of_networks(target, layers, encoder)
-        known = _readings(target, layers, settings, networks, store)
-    parts = []
-    for part in probe.parts or (probe,):
-        what = Capture(
-            target, tuple(layers), encoder, part, settings, top_k, team, stages, known, scratch
-        )
-        digests = {**networks, "images": part.digest}
-        shards, computed = _ensure(what, _keys(what, digests), store)
-        parts.append(_assemble(what, shards, computed, digests))
-    found = joined(probe, parts) if probe.parts else parts[0]
-    notes = determinism.notes(scratch.fickle, target.name, encoder.name if encoder else "")
+    job = _Capture(target, layers, encoder, store, settings, top_k, team)
+    parts = [job.features(part, *job.ensure(part)) for part in probe.parts or (probe,)]
+    features = concatenate(probe, parts) if probe.parts else parts[0]
+    notes = determinism.notes(job.reasons, target.name, encoder.name if encoder else "")
     for note in notes:
         log.warning(note)
-    notes += hashing.passing_notes(found.digests)
-    return replace(found, holder=(holder, store, scratch), seconds=stages.seconds, notes=notes,
-                   readings=known)  # fmt: skip
+    notes += hashing.transient_notes(features.digests)
+    return replace(
+        features,
+        holder=(folder, store),
+        seconds=job.timers.seconds,
+        notes=notes,
+        readings=job.readings,
+    )
 
 
-def contribute(
-    target: Target, layers: Sequence[str], encoder: Encoder, probe: Probe, store: Store,
-    settings: Settings, *, top_k: int = 0, team: Team,
-) -> None:  # fmt: skip
-    """A team member's part of `capture`: its share of the images goes into the store.
-
-    Raises:
-        DissectError: as `capture`; or another process stopped.
-    """
-    networks, scratch = _of_networks(target, layers, encoder), Scratch()
-    known = _readings(target, layers, settings, networks, store)
+def run_worker(
+    target: Target,
+    layers: Sequence[str],
+    encoder: Encoder,
+    probe: Probe,
+    store: Store,
+    settings: Settings,
+    *,
+    top_k: int = 0,
+    team: Team,
+) -> None:
+    """Compute a team member's share of `capture`'s images into the store."""
+    job = _Capture(target, layers, encoder, store, settings, top_k, team)
     for part in probe.parts or (probe,):
-        what = Capture(target, tuple(layers), encoder, part, settings, top_k, team,
-                       readings=known, scratch=scratch)  # fmt: skip
-        _ensure(what, _keys(what, {**networks, "images": part.digest}), store)
+        job.ensure(part)
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
-    """Raise a DissectError unless there are layers, each exists, and none is named twice."""
+    """Raise a DissectError unless there are layers, each exists, and none is listed twice."""
     if not layers:
         children = ", ".join(name for name, _ in model.named_children())
         raise DissectError(
@@ -188,238 +134,235 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
 def check_still_readable(
     images: Sequence[str], lacking: Mapping[str, Collection[int]], unreadable: Mapping[int, str]
 ) -> None:
-    """Raise a DissectError where a layer's numbers come from an image that can't be read now.
+    """Raise a DissectError where a layer's numbers come from an image that is now unreadable.
 
-    Args:
-        images: names of the probe's images.
-        lacking: layer to the images that it is without.
-        unreadable: images that can't be read, with the reason.
+    `lacking` maps layers to the images that they are without, `unreadable` images to the reason.
     """
     for layer, absent in lacking.items():
         for lost in sorted(unreadable.keys() - set(absent)):
             raise DissectError(
                 f"{images[lost]} can't be read now ({unreadable[lost]}), but it could when layer "
-                f"{layer} was captured, and what is kept of that layer can't be used without it. "
-                f"Mend the image, or leave it out of the probe, and run again"
+                f"{layer} was captured, and the cached activations of that layer can't be used "
+                f"without it. Repair the image, or leave it out of the probe, and run again"
             )
 
 
-def _of_networks(target: Target, layers: Sequence[str], encoder: Encoder | None) -> dict[str, str]:
-    """Digests of the networks and their preprocessing, after a look at the layers."""
-    check_layers(target.model, layers)
-    found = {
-        "target": hashing.hash_model(target.model),
-        "target preprocess": hashing.hash_transform(target.preprocess),
-    }
-    if encoder is None:
-        return found
-    return found | {
-        "encoder images": encoder.image_digest,
-        "encoder preprocess": hashing.hash_transform(encoder.preprocess),
-    }
+class _Capture:
+    """A capture, whichever part of the probe it is at; the arguments are those of `capture`."""
 
+    def __init__(
+        self,
+        target: Target,
+        layers: Sequence[str],
+        encoder: Encoder | None,
+        store: Store,
+        settings: Settings,
+        top_k: int,
+        team: Team,
+    ) -> None:
+        self.target, self.layers, self.encoder = target, tuple(layers), encoder
+        self.store, self.settings, self.team = store, settings, team
+        self.top_k = max(top_k, MIN_TOP_K) if settings.keep == "top_k" else None
+        self.timers = Timers()
+        self.reasons: dict[str, str] = {}  # why arrays can't be cached, by name
+        with self.timers.stage("digests"):
+            check_layers(target.model, layers)
+            self.digests = {
+                "target": hashing.hash_model(target.model),
+                "target preprocess": hashing.hash_transform(target.preprocess),
+            }
+            if encoder is not None:
+                self.digests["encoder images"] = encoder.image_digest
+                self.digests["encoder preprocess"] = hashing.hash_transform(encoder.preprocess)
+            self.readings = self._readings()
 
-def _readings(
-    target: Target, layers: Sequence[str], settings: Settings, digests: Mapping[str, str],
-    store: Store,
-) -> dict[str, Reading]:  # fmt: skip
-    """How the layers' outputs are read: from the store, or by a trial of the network."""
-    network = (digests["target"], digests["target preprocess"])
-    summary = (settings.summary.kind, settings.summary.layout)
-    key = hashing.hash_values(
-        "readings", READING_VERSION, network, tuple(layers), summary, torch.__version__
-    )
-    entry = store.get(key)
-    if entry is None:
-        found = read_layers(target, layers, settings.summary, settings.torch_device)
-        about = {"what": READINGS, "of": target.name,
-                 "layers": {layer: reading.facts for layer, reading in found.items()}}  # fmt: skip
-        with store.locked([key]):
-            entry = store.put(key, Entry({}, about))
-            store.series(key).used()
-    return {layer: Reading.of_facts(layer, entry.about["layers"][layer]) for layer in layers}
-
-
-def _keys(what: Capture, digests: Mapping[str, str]) -> dict[str, str]:
-    """The entries' keys, which every process of the team must agree on."""
-    common = (what.probe.digest, what.settings.numeric, torch.__version__)
-    of_target = (digests["target"], digests["target preprocess"])
-    kind = ("activations",) if what.keeps is None else ("top activations", what.keeps)
-    keys = {
-        layer: hashing.hash_values(
-            *kind, ACTIVATIONS_VERSION, of_target, layer, what.readings[layer].facts, common
+    def _readings(self) -> dict[str, Reading]:
+        """Return how the layers' outputs are read: from the store, or by a trial of the network."""
+        network = (self.digests["target"], self.digests["target preprocess"])
+        summary = self.settings.summary
+        key = hashing.hash_values(
+            "readings",
+            READING_VERSION,
+            network,
+            self.layers,
+            (summary.kind, summary.layout),
+            torch.__version__,
         )
-        for layer in what.layers
-    }
-    if what.encoder is not None:
-        of_encoder = (digests["encoder images"], digests["encoder preprocess"])
-        keys[EMBEDS] = hashing.hash_values("image embeds", EMBEDS_VERSION, of_encoder, common)
-    if what.team.size > 1 and any(map(hashing.is_passing, keys.values())):
-        raise DissectError(
-            "several processes can't share a network that holds what can't be looked into (the "
-            "warning above names it): take that out of the network, or use one process"
-        )
-    if not what.team.all_equal(hashing.hash_values(keys)):
-        raise DissectError(
-            "the processes of this job don't agree on the network, its code, the images or the "
-            "settings: they must see the same files (weights drawn at random need a seed)"
-        )
-    return keys
 
+        def infer() -> Entry:
+            device = self.settings.torch_device
+            readings = read_layers(self.target, self.layers, summary, device)
+            facts = {layer: reading.facts for layer, reading in readings.items()}
+            return Entry({}, {"what": READINGS, "of": self.target.name, "layers": facts})
 
-def _ensure(
-    what: Capture, keys: dict[str, str], store: Store
-) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
-    """Compute what is missing; the leader gets everything's shards, and what was computed."""
-    sinks = {name: _sink(what, name, store.series(key)) for name, key in keys.items()}
-    found = _complete(sinks) if what.team.leads else {}
-    wanted = what.team.share([name for name in sinks if name not in found])
-    computed: list[str] = []
-    if wanted:
-        with _locked(what.team, store, [keys[name] for name in wanted]):
-            # Another process may have been faster.
-            found |= _complete({n: sinks[n] for n in wanted}) if what.team.leads else {}
-            computed = what.team.share([name for name in wanted if name not in found])
-            for name in _fickle(what, computed):
-                series = what.scratch.store(what.team, store).series(keys[name])
-                sinks[name] = _sink(what, name, series)
-            found |= _fill(what, {name: sinks[name] for name in computed})
-    for name in found:
-        sinks[name].series.used()
-    return found, tuple(computed)
+        facts = self.store.get_or_compute(key, infer).about["layers"]
+        return {layer: Reading.of_facts(layer, facts[layer]) for layer in self.layers}
 
+    def ensure(self, probe: Probe) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
+        """Compute what the store lacks; the leader gets all shards and the names computed."""
+        keys = self._keys(probe)
+        writers = {name: self._writer(probe, name, key) for name, key in keys.items()}
+        shards = _complete(writers) if self.team.leads else {}
+        missing = self.team.broadcast([name for name in writers if name not in shards])
+        if missing:
+            locked = self.store.locked([keys[name] for name in missing])
+            with locked if self.team.leads else nullcontext():
+                if self.team.leads:  # another process may have been faster
+                    shards |= _complete({name: writers[name] for name in missing})
+                missing = self.team.broadcast([name for name in missing if name not in shards])
+                for name in self._nondeterministic(probe, missing):
+                    key = self.team.broadcast(hashing.transient_key())
+                    writers[name] = self._writer(probe, name, key)
+                shards |= self._compute(probe, {name: writers[name] for name in missing})
+        for name in shards:
+            writers[name].series.used()
+        return shards, tuple(missing)
 
-def _fickle(what: Capture, names: Sequence[str]) -> dict[str, str]:
-    """Those of the names that must not be kept; the leader's trial counts."""
-    found: dict[str, str] = {}
-    if what.team.leads and names:
-        with what.stages.stage("forward"):
-            found = determinism.fickle(
-                what.target, what.encoder, what.probe, names, what.readings, what.settings
+    def _compute(self, probe: Probe, writers: dict[str, ShardWriter]) -> dict[str, list[Shard]]:
+        """Compute the shards that are missing; the leader gets all shards of the writers."""
+        count, step = len(probe), self.settings.shard
+        grid = [(start, min(start + step, count)) for start in range(0, count, step)]
+        missing: dict[str, set[Rows]] = {}
+        if self.team.leads:
+            missing = {name: set(writer.begin(grid)) for name, writer in writers.items()}
+        missing = self.team.broadcast(missing)
+        names = {rows: tuple(n for n in missing if rows in missing[n]) for rows in grid}
+        tasks = [ShardTask(rows, names[rows]) for rows in grid if names[rows]]
+        done = len(grid) - len(tasks)
+        if done and tasks and self.team.leads:
+            log.info("going on after %d of %d shards from an earlier run", done, len(grid))
+        if own_tasks := self.team.partition(tasks):
+            layers = {name: self.readings[name] for name in writers if name != EMBEDS}
+            with networks(self.target, layers, self.encoder, self.settings) as run:
+                run_shards(run, probe, own_tasks, writers, self.timers)
+        self.team.barrier()
+        shards = {}
+        if self.team.leads:
+            shards = {name: writer.finish(grid) for name, writer in writers.items()}
+        self.team.barrier()
+        return shards
+
+    def _keys(self, probe: Probe) -> dict[str, str]:
+        """Return the cache keys, which every process of the team must agree on."""
+        common = (probe.digest, self.settings.numeric, torch.__version__)
+        of_target = (self.digests["target"], self.digests["target preprocess"])
+        kind = ("activations",) if self.top_k is None else ("top activations", self.top_k)
+        keys = {
+            layer: hashing.hash_values(
+                *kind, ACTIVATIONS_VERSION, of_target, layer, self.readings[layer].facts, common
             )
-    found = what.team.share(found)
-    what.scratch.fickle.update(found)
-    return found
+            for layer in self.layers
+        }
+        if self.encoder is not None:
+            of_encoder = (self.digests["encoder images"], self.digests["encoder preprocess"])
+            keys[EMBEDS] = hashing.hash_values("image embeds", EMBEDS_VERSION, of_encoder, common)
+        if self.team.size > 1 and any(map(hashing.is_transient, keys.values())):
+            raise DissectError(
+                "several processes can't share a network with attributes that can't be hashed (the "
+                "warning above names them): remove them from the network, or use one process"
+            )
+        if not self.team.all_equal(hashing.hash_values(keys)):
+            raise DissectError(
+                "the processes of this job don't agree on the network, its code, the images or the "
+                "settings: they must see the same files (weights drawn at random need a seed)"
+            )
+        return keys
 
+    def _writer(self, probe: Probe, name: str, key: str) -> ShardWriter:
+        network = self.encoder if name == EMBEDS and self.encoder else self.target
+        about = {
+            "what": name,
+            "probe": probe.name,
+            "images": len(probe),
+            "of": network.name,
+            "precision": self.settings.numeric,
+        }
+        series = self.store.series(key)
+        if name == EMBEDS or self.top_k is None:
+            return ShardWriter(series, about)
+        return TopKWriter(series, {**about, "top_k": self.top_k}, self.top_k, self.team.rank)
 
-def _fill(what: Capture, sinks: dict[str, Sink]) -> dict[str, list[Shard]]:
-    missing: dict[str, list[Rows]] = {}
-    if what.team.leads:
-        missing = {name: sink.begin(what.grid) for name, sink in sinks.items()}
-    missing = what.team.share(missing)
-    jobs = _jobs(what.grid, missing)
-    done = len(what.grid) - len(jobs)
-    if done and jobs and what.team.leads:
-        log.info("going on after %d of %d shards from an earlier run", done, len(what.grid))
-    run_jobs(what.target, what.encoder, what.probe, what.team.part(jobs), sinks, what.readings,
-             what.settings, what.stages)  # fmt: skip
-    what.team.wait()
-    found = {}
-    if what.team.leads:
-        found = {name: sink.finish(what.grid) for name, sink in sinks.items()}
-    what.team.wait()
-    return found
+    def _nondeterministic(self, probe: Probe, names: Sequence[str]) -> dict[str, str]:
+        """Find the names that must not be cached; the leader's trial counts."""
+        reasons: dict[str, str] = {}
+        if self.team.leads and names:
+            with self.timers.stage("forward"):
+                reasons = determinism.nondeterministic(
+                    self.target, self.encoder, probe, names, self.readings, self.settings
+                )
+        reasons = self.team.broadcast(reasons)
+        if reasons:
+            self.store.share_transient(self.team)
+        self.reasons.update(reasons)
+        return reasons
 
-
-def _jobs(grid: Sequence[Rows], missing: Mapping[str, Sequence[Rows]]) -> list[Job]:
-    """One job for each shard that some array lacks."""
-    wanted: dict[Rows, list[str]] = {}
-    for name, shards in missing.items():
-        for rows in shards:
-            wanted.setdefault(rows, []).append(name)
-    return [Job(rows, tuple(wanted[rows])) for rows in grid if rows in wanted]
-
-
-def _complete(sinks: Mapping[str, Sink]) -> dict[str, list[Shard]]:
-    found = {name: sink.series.complete() for name, sink in sinks.items()}
-    return {name: shards for name, shards in found.items() if shards is not None}
-
-
-def _sink(what: Capture, name: str, series: Any) -> Sink:
-    about = {"what": name, "probe": what.probe.name, "images": len(what.probe),
-             "of": what.encoder.name if what.encoder and name == EMBEDS else what.target.name,
-             "precision": what.settings.numeric}  # fmt: skip
-    if name == EMBEDS or what.keeps is None:
-        return Full(series, about, what.team.rank)
-    return Top(series, {**about, "top_k": what.keeps}, what.keeps, what.team.rank)
-
-
-@contextmanager
-def _locked(team: Team, store: Store, keys: Sequence[str]) -> Iterator[None]:
-    with ExitStack() as held:
-        if team.leads:
-            held.enter_context(store.locked(keys))
-        yield
-
-
-def _assemble(
-    what: Capture, shards: dict[str, list[Shard]], computed: tuple[str, ...],
-    digests: dict[str, str],
-) -> CapturedFeatures:  # fmt: skip
-    probe = what.probe
-    skipped = {name: _skipped(found) for name, found in shards.items()}
-    every = {i: why for reasons in skipped.values() for i, why in reasons.items()}
-    readable = [i for i in range(len(probe)) if i not in every]
-    if every and probe.on_error == "raise":
-        first = min(every)
-        raise DissectError(f"can't read {probe.images[first]}: {every[first]}")
-    if not readable:
-        raise DissectError(
-            f"none of the {len(probe)} images of probe {probe.name} can be read; "
-            f"the first: {every[0]}"
+    def features(
+        self, probe: Probe, shards: dict[str, list[Shard]], computed: tuple[str, ...]
+    ) -> CapturedFeatures:
+        """Return a part's features over the images that every array has."""
+        skipped = {
+            name: {i: reason for shard in parts for i, reason, _ in shard.about["skipped"]}
+            for name, parts in shards.items()
+        }
+        unreadable = {i: reason for reasons in skipped.values() for i, reason in reasons.items()}
+        readable = [i for i in range(len(probe)) if i not in unreadable]
+        if unreadable and probe.on_error == "raise":
+            first = min(unreadable)
+            raise DissectError(f"can't read {probe.images[first]}: {unreadable[first]}")
+        if not readable:
+            raise DissectError(
+                f"none of the {len(probe)} images of probe {probe.name} can be read; "
+                f"the first: {unreadable[0]}"
+            )
+        if self.top_k is not None:
+            # Rows can be dropped afterwards; top-k lists cannot, because the next image would have
+            # to move up.
+            of_layers = {layer: skipped[layer] for layer in self.layers}
+            check_still_readable(probe.images, of_layers, unreadable)
+        masks = {
+            name: torch.tensor([i not in unreadable for i in range(len(probe)) if i not in absent])
+            for name, absent in skipped.items()
+        }
+        readers: dict[str, Callable[[], Activations]] = {
+            layer: partial(_read_rows, shards[layer], masks[layer])
+            if self.top_k is None
+            else partial(_read_top_k, shards[layer], len(probe), readable)
+            for layer in self.layers
+        }
+        return CapturedFeatures(
+            images=tuple(probe.images[i] for i in readable),
+            activations=LazyActivations(readers),
+            read_embeds=lambda: _read_rows(shards[EMBEDS], masks[EMBEDS]),
+            computed=computed,
+            digests={**self.digests, "images": probe.digest},
+            skipped={probe.images[i]: reason for i, reason in sorted(unreadable.items())},
         )
-    if what.keeps is not None:
-        # Rows can be left out later, top images can't: another one would be among them.
-        lacking = {layer: skipped[layer] for layer in what.layers}
-        check_still_readable(probe.images, lacking, every)
-    keep = {name: _mask(len(probe), own, every) for name, own in skipped.items()}
-    readers = {name: _reader(what, shards[name], keep[name], readable) for name in what.layers}
-    return CapturedFeatures(
-        images=tuple(probe.images[i] for i in readable),
-        activations=LazyActivations(readers),
-        read_embeds=lambda: _rows(shards[EMBEDS], keep[EMBEDS]),
-        computed=computed,
-        digests=digests,
-        skipped={probe.images[i]: why for i, why in sorted(every.items())},
-    )
 
 
-def _skipped(shards: Sequence[Shard]) -> dict[int, str]:
-    return {i: why for shard in shards for i, why, _ in shard.about["skipped"]}
+def _complete(writers: Mapping[str, ShardWriter]) -> dict[str, list[Shard]]:
+    shards = {name: writer.series.complete() for name, writer in writers.items()}
+    return {name: parts for name, parts in shards.items() if parts is not None}
 
 
-def _mask(images: int, own: Mapping[int, str], every: Mapping[int, str]) -> Bool[Tensor, " rows"]:
-    """Which of an entry's rows to use: those of images that no entry lacks."""
-    return torch.tensor([i not in every for i in range(images) if i not in own])
-
-
-def _reader(
-    what: Capture, shards: Sequence[Shard], keep: Tensor, readable: Sequence[int]
-) -> Callable[[], Activations]:
-    if what.keeps is None:
-        return lambda: _rows(shards, keep)
-    return lambda: _top(shards, len(what.probe), readable)
-
-
-def _rows(shards: Sequence[Shard], keep: Bool[Tensor, " rows"]) -> Float[Tensor, "images n"]:
-    """An entry's rows: mapped where they lie in one file and all are used, else copied once."""
+def _read_rows(shards: Sequence[Shard], mask: Bool[Tensor, " rows"]) -> Float[Tensor, "images n"]:
+    """Return an entry's rows: mapped where they lie in one file and all are used, else copied."""
     parts = [part for shard in shards if len(part := shard.arrays()["values"])]
-    if len(parts) == 1 and bool(keep.all()):
+    if len(parts) == 1 and bool(mask.all()):
         return parts[0]
-    out = torch.empty(int(keep.sum()), parts[0].shape[1], dtype=torch.float32)
+    out = torch.empty(int(mask.sum()), parts[0].shape[1], dtype=torch.float32)
     read = written = 0
     while parts:
-        part = parts.pop(0)  # and with it its pages
-        mask = keep[read : read + len(part)]
-        rows = part if bool(mask.all()) else part[mask]
+        part = parts.pop(0)  # frees its memory-mapped pages
+        of_part = mask[read : read + len(part)]
+        rows = part if bool(of_part.all()) else part[of_part]
         out[written : written + len(rows)] = rows
         read, written = read + len(part), written + len(rows)
     return out
 
 
-def _top(shards: Sequence[Shard], images: int, readable: Sequence[int]) -> TopKActivations:
-    kept = kept_of(shards[0])
-    assert kept is not None  # some image is readable
+def _read_top_k(shards: Sequence[Shard], images: int, readable: Sequence[int]) -> TopKActivations:
+    top_k = read_top_k(shards[0])
+    assert top_k is not None  # some image is readable
     positions = torch.full((images,), -1)
     positions[torch.tensor(readable)] = torch.arange(len(readable))
-    return kept.renumbered(positions, len(readable))
+    return top_k.renumbered(positions, len(readable))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,66 +27,58 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 20.0
 SHARED = "/dev/shm"
-# Shared memory that workers need: as many as we choose, and any at all (Docker gives 64 MB).
+# Shared memory that decoding processes need: by default, and at least (Docker gives 64 MB).
 SHARED_BYTES = 500_000_000
 SHARED_LEAST = 100_000_000
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """An image that couldn't be decoded.
+class DecodeError(NamedTuple):
+    """An image (by probe number) that couldn't be decoded; whether a retry may succeed."""
 
-    Args:
-        index: its number in the probe.
-        reason: what the decoder said.
-        passing: whether another try may succeed.
-    """
-
-    index: int
+    image: int
     reason: str
-    passing: bool
+    transient: bool
 
 
 @dataclass(frozen=True)
-class Request:
-    """A batch to decode.
-
-    Args:
-        images: their numbers in the probe.
-        transforms: which transforms to apply, by number.
-    """
+class BatchRequest:
+    """A batch to decode: the images' probe numbers, and the numbers of the transforms to apply."""
 
     images: range
     transforms: tuple[int, ...]
 
 
+def batch_requests(
+    images: range, batch_size: int, transforms: tuple[int, ...]
+) -> list[BatchRequest]:
+    """Split a range of images into batches."""
+    firsts = range(0, len(images), batch_size)
+    return [BatchRequest(images[first : first + batch_size], transforms) for first in firsts]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images.
+    """Decoded images (their probe numbers), transform to inputs, and the unreadable images.
 
-    Args:
-        indices: their numbers in the probe, `[images]`.
-        inputs: transform's number to `[images, channels, h, w]`; empty where no image was readable.
-        skipped: the images of the batch that weren't.
-        error: a mistake that stops the pass; a value, since an exception that crosses from a worker
-            process loses its wording.
+    `inputs` is empty where no image was readable. `error` stops the pass; it is a value, since an
+    exception raised in a worker process arrives with another type and message.
     """
 
     indices: Tensor
     inputs: dict[int, Tensor]
-    skipped: list[Skipped]
+    skipped: list[DecodeError]
     error: DissectError | None = None
 
     def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU copies from without waiting; the data loader asks."""
+        """Pin the inputs; called by the data loader."""
         return replace(self, inputs={n: images.pin_memory() for n, images in self.inputs.items()})
 
 
-_Item = dict[int, Tensor] | Skipped | DissectError
+_Item = tuple[int, dict[int, Tensor] | DecodeError | DissectError]
 _Key = tuple[int, tuple[int, ...]]
 
 
-class _Decoded(Dataset[tuple[int, _Item]]):
+class _Decoded(Dataset[_Item]):
     """Decodes an image once and applies the transforms asked for."""
 
     def __init__(self, probe: Probe, transforms: Sequence[Transform]) -> None:
@@ -94,94 +87,72 @@ class _Decoded(Dataset[tuple[int, _Item]]):
     def __len__(self) -> int:
         return len(self.probe)
 
-    def __getitem__(self, key: _Key) -> tuple[int, _Item]:
-        index, wanted = key
+    def __getitem__(self, key: _Key) -> _Item:
+        index, numbers = key
         try:
-            picture = self.probe.read(index)
+            image = self.probe.read(index)
         except UnreadableImage as error:
-            return index, Skipped(index, error.reason, error.transient)
+            return index, DecodeError(index, error.reason, error.transient)
         except DissectError as error:
             return index, error
-        return index, {number: apply(self.transforms[number], picture) for number in wanted}
-
-
-class _Keys:
-    """The requests as the data loader wants them, made as it goes: they may be many."""
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self.requests = requests
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        for request in self.requests:
-            yield [(index, request.transforms) for index in request.images]
+        return index, {number: apply(self.transforms[number], image) for number in numbers}
 
 
 def batches(
-    probe: Probe, transforms: Sequence[Transform], requests: Sequence[Request], workers: int
+    probe: Probe, transforms: Sequence[Transform], requests: Sequence[BatchRequest], workers: int
 ) -> Generator[Batch, None, None]:
-    """The batches asked for, in order, every image decoded once, with a progress bar.
-
-    Args:
-        probe: the images.
-        transforms: PIL image to tensor.
-        requests: which images and transforms make a batch.
-        workers: processes that decode; 0 decodes in this one.
+    """Yield the requested batches in order, every image decoded once, with a progress bar.
 
     Raises:
         DissectError: an image can't be read and the probe says `raise`; or a transform gives
             tensors of different shapes; or a decoding process died.
     """
     loader = DataLoader(
-        _Decoded(probe, transforms), batch_sampler=_Keys(requests), num_workers=workers,
-        collate_fn=_collate, pin_memory=torch.cuda.is_available(),
+        _Decoded(probe, transforms),
+        # A generator, since the keys of a large probe take memory.
+        batch_sampler=([(index, r.transforms) for index in r.images] for r in requests),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-    )  # fmt: skip
+    )
     total = sum(len(request.images) for request in requests)
     with tqdm(total=total, desc="images", unit="img", disable=None) as bar:
-        report = _LogProgress(total, quiet=not bar.disable)
-        for batch in _alive(loader):
+        log_progress = _LogProgress(total, quiet=not bar.disable)
+        for batch in _explain_dead_workers(loader):
             if batch.error:
                 raise batch.error
             if probe.on_error == "raise" and batch.skipped:
                 first = batch.skipped[0]
-                raise DissectError(f"can't read {probe.images[first.index]}: {first.reason}")
+                raise DissectError(f"can't read {probe.images[first.image]}: {first.reason}")
             yield batch
             done = len(batch.indices) + len(batch.skipped)
             bar.update(done)
-            report.update(done)
+            log_progress.update(done)
 
 
 def workers_for(settings: Settings) -> int:
-    """Decoding processes: as asked for where they can share memory, or by default
-    `default_workers`."""
+    """Return the number of decoding processes: as set, or by default `default_workers`."""
     if settings.workers is None:
         return default_workers(settings.torch_device)
     return settings.workers if settings.workers == 0 or _can_share(SHARED_LEAST) else 0
 
 
 def default_workers(device: str) -> int:
-    """Decoding processes: up to 8; none where starting one would have to pickle the transforms.
+    """Return a number of decoding processes for networks on a device: at most 8.
 
-    Nor are there any where little memory can be shared, as in a container with Docker's 64 MB.
-    Where the networks run on the CPU, a worker that preempts one of their threads makes all of them
-    wait: one for every four cores (on two cores, two workers took a quarter of the speed away).
-
-    Args:
-        device: where the networks run.
+    0 outside Linux, where starting one would have to pickle the transforms, and where little memory
+    can be shared. Where the networks run on the CPU, a worker that preempts one of their threads
+    makes all of them wait: one per four cores (on two, two workers cost a quarter of the speed).
     """
-    if sys.platform != "linux":
-        return 0
-    if not _can_share(SHARED_BYTES):
+    if sys.platform != "linux" or not _can_share(SHARED_BYTES):
         return 0
     cores = len(os.sched_getaffinity(0))
     return min(8, cores if torch.device(device).type != "cpu" else cores // 4)
 
 
 def _can_share(least: int) -> bool:
-    """Whether there is so much shared memory, through which workers hand over their images."""
+    """Whether as many bytes of shared memory are free, through which workers pass images."""
     if sys.platform != "linux":
         return True
     try:
@@ -191,13 +162,13 @@ def _can_share(least: int) -> bool:
     if free < least:
         log.warning(
             "too little shared memory for decoding processes (%s: %d MB): decoding in this one",
-            SHARED, free // 1_000_000,
-        )  # fmt: skip
+            SHARED,
+            free // 1_000_000,
+        )
     return free >= least
 
 
-def _alive(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The loader's batches; the death of a worker in words."""
+def _explain_dead_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
     try:
         yield from loader
     except RuntimeError as error:
@@ -211,7 +182,7 @@ def _alive(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _LogProgress:
-    """Progress as log lines, for where there is no terminal."""
+    """Logs progress where there is no terminal for a bar."""
 
     def __init__(self, total: int, quiet: bool) -> None:
         self.total, self.quiet, self.done = total, quiet, 0
@@ -228,25 +199,21 @@ class _LogProgress:
         self.last = now
 
 
-def _collate(items: list[tuple[int, _Item]]) -> Batch:
-    good = [(index, got) for index, got in items if isinstance(got, dict)]
-    skipped = [got for _, got in items if isinstance(got, Skipped)]
-    error = next((got for _, got in items if isinstance(got, DissectError)), None)
+def _collate(items: list[_Item]) -> Batch:
+    readable = [(index, item) for index, item in items if isinstance(item, dict)]
+    skipped = [item for _, item in items if isinstance(item, DecodeError)]
+    error = next((item for _, item in items if isinstance(item, DissectError)), None)
     inputs: dict[int, Tensor] = {}
-    try:
-        for number in good[0][1] if good else ():
-            inputs[number] = _stack([got[number] for _, got in good])
-    except DissectError as wrong_shape:
-        error = wrong_shape
-    return Batch(torch.tensor([i for i, _ in good], dtype=torch.int64), inputs, skipped, error)
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    shapes = {tuple(t.shape) for t in tensors}
-    if len(shapes) > 1:
-        listed = " and ".join(str(s) for s in sorted(shapes)[:2])
-        raise DissectError(
-            f"preprocess gave tensors of different shapes, {listed}: it must give "
-            f"one size (add a crop)"
-        )
-    return torch.stack(list(tensors))
+    for number in readable[0][1] if readable else ():
+        tensors = [inputs_of_image[number] for _, inputs_of_image in readable]
+        shapes = {tuple(tensor.shape) for tensor in tensors}
+        if len(shapes) > 1:
+            listed = " and ".join(str(shape) for shape in sorted(shapes)[:2])
+            error = DissectError(
+                f"preprocess gave tensors of different shapes, {listed}: it must give one size "
+                f"(add a crop)"
+            )
+            break
+        inputs[number] = torch.stack(tensors)
+    indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
+    return Batch(indices, inputs, skipped, error)

@@ -1,8 +1,8 @@
-"""Detect networks whose outputs aren't a function of the image: such features must not be stored.
+"""Detect networks whose outputs aren't a function of the image: such features must not be cached.
 
-`eval()` does not switch off everything: `F.dropout(x)`, Monte Carlo dropout, stochastic depth and
-augmentation inside `forward` draw anew in each pass, and a norm that uses batch statistics mixes
-the images of a batch. Under a cache key, the first draw would be served for ever.
+`eval()` does not switch off `F.dropout(x)`, Monte Carlo dropout, stochastic depth and augmentation
+inside `forward`, and a norm that uses batch statistics mixes the images of a batch. Under a cache
+key, the first draw would be served for ever.
 """
 
 from __future__ import annotations
@@ -25,8 +25,15 @@ from clipdissect.probe import Probe
 from clipdissect.targets import Target
 
 DRAWN, MIXED = "drawn", "mixed"
+EXPLANATIONS = {
+    DRAWN: "differ between two passes over the same images: the network draws random numbers that "
+    "eval() does not switch off (such as F.dropout without training=self.training). The results "
+    "are those of one draw",
+    MIXED: "depend on the other images of a batch (such as a norm that uses batch statistics). The "
+    "results hold for this order of images and this batch size",
+}
 TRIAL = 8  # images: a draw per image then shows in one of them
-LOOKED_AT = 64  # images at most, where the first ones can't be read
+MAX_READ = 64  # images, where the first ones can't be read
 REPEATS = 16  # passes where a generator has moved: a draw per batch may rarely change the output
 
 # Relative to a unit's largest activation. The same batch twice differs only by the order of sums
@@ -37,102 +44,86 @@ REPEATS = 16  # passes where a generator has moved: a draw per batch may rarely 
 SAME_BATCH = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2}
 OTHER_BATCH = {"fp32": 1e-2, "tf32": 3e-2, "bf16": 2e-1}
 
+_Inputs = tuple[Tensor | None, Tensor | None]  # of the target and of the encoder
+
 
 @torch.no_grad()
-def fickle(
-    target: Target, encoder: Encoder | None, probe: Probe, names: Sequence[str],
-    readings: Mapping[str, Reading], settings: Settings,
-) -> dict[str, str]:  # fmt: skip
+def nondeterministic(
+    target: Target,
+    encoder: Encoder | None,
+    probe: Probe,
+    names: Sequence[str],
+    readings: Mapping[str, Reading],
+    settings: Settings,
+) -> dict[str, str]:
     """Find the layers and embeddings that aren't a function of the image, by a trial on few images.
 
-    The trial runs without `torch.compile`, which draws where the network does. The state of torch's
-    generators is as before afterwards.
-
-    Args:
-        target, encoder: the networks.
-        probe: its first readable images are used, 8 of them or a batch where that is smaller.
-        names: layers and perhaps `EMBEDS`; those that are about to be computed.
-        readings: layer to how its output is read.
-        settings: how to run.
+    It runs without `torch.compile`, which draws where the network does, and restores the states of
+    torch's generators.
 
     Returns:
         Name to `DRAWN` (two passes over the same batch differ) or `MIXED` (an image's output
-        depends on the others in its batch); the other names are missing.
-
-    Raises:
-        DissectError: as a pass over the probe.
+        depends on the others in its batch); deterministic names are missing.
     """
-    wanted = {name: readings[name] for name in names if name != EMBEDS}
     inputs = _first_images(target, encoder if EMBEDS in names else None, probe, settings)
     if not names or inputs is None:
         return {}
+    layers = {name: readings[name] for name in names if name != EMBEDS}
     device = torch.device(settings.torch_device)
     eager = replace(settings, compile=False)
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        networks(target, wanted, encoder, eager) as run,
+        networks(target, layers, encoder, eager) as run,
     ):
-        is_short = run.dtype in (torch.float16, torch.bfloat16)
-        return _trial(run, names, inputs, "bf16" if is_short else settings.mode)
+        is_half = run.dtype in (torch.float16, torch.bfloat16)
+        return _compare(run, names, inputs, "bf16" if is_half else settings.mode)
 
 
-def notes(found: Mapping[str, str], target: str, encoder: str = "") -> tuple[str, ...]:
-    """Word the results of `fickle` for the log and for `run.json`.
-
-    Args:
-        found: of `fickle`.
-        target, encoder: the networks' names.
-    """
-    worded = []
-    for kind, what in (
-        (DRAWN, "differ between two passes over the same images: the network draws random numbers "
-                "that eval() does not switch off (such as F.dropout without training=self.training)"
-                ". The results are those of one draw"),
-        (MIXED, "depend on the other images of a batch (such as a norm that uses batch "
-                "statistics). The results hold for this order of images and this batch size"),
-    ):  # fmt: skip
-        layers = [name for name in found if found[name] == kind and name != EMBEDS]
-        of_target = f"{target}: the activations of {', '.join(layers[:5])}" + (
-            f" and {len(layers) - 5} more layers" if len(layers) > 5 else "")  # fmt: skip
-        of_encoder = f"{encoder}: the image embeddings"
-        for subject, is_so in ((of_target, layers), (of_encoder, found.get(EMBEDS) == kind)):
-            if is_so:
-                worded.append(f"{subject} {what}, and were not kept in the store")
-    return tuple(worded)
+def notes(reasons: Mapping[str, str], target: str, encoder: str = "") -> tuple[str, ...]:
+    """Describe what `nondeterministic` found in the networks of these names."""
+    lines = []
+    for kind, explanation in EXPLANATIONS.items():
+        subjects = []
+        if layers := [name for name in reasons if reasons[name] == kind and name != EMBEDS]:
+            more = f" and {len(layers) - 5} more layers" if len(layers) > 5 else ""
+            subjects.append(f"{target}: the activations of {', '.join(layers[:5])}{more}")
+        if reasons.get(EMBEDS) == kind:
+            subjects.append(f"{encoder}: the image embeddings")
+        lines += [f"{s} {explanation}, and were not kept in the store" for s in subjects]
+    return tuple(lines)
 
 
-def _trial(
-    run: ModelRunner, names: Sequence[str], inputs: tuple[Tensor | None, Tensor | None], mode: str
-) -> dict[str, str]:
-    before = _generators()
+def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str) -> dict[str, str]:
+    before = _generator_states()
     first = run(names, *inputs)
-    moved = _generators() != before
-    found: dict[str, str] = {}
-    for _ in range(REPEATS if moved else 1):
+    repeats = 1 if _generator_states() == before else REPEATS
+    drawn = set()
+    for _ in range(repeats):
         again = run(names, *inputs)
-        found |= {n: DRAWN for n in names if _differ(first[n], again[n], SAME_BATCH[mode])}
-    size = len(next(iter(first.values())))
-    if size >= 4:  # exported programs may take any number of images but one
-        part = run(names, *(None if x is None else x[: size // 2] for x in inputs))
-        mixed = [n for n in names if _differ(first[n][: size // 2], part[n], OTHER_BATCH[mode])]
-        found = dict.fromkeys(mixed, MIXED) | found
-    return {name: found[name] for name in names if name in found}
+        drawn |= {n for n in names if _differ(first[n], again[n], SAME_BATCH[mode])}
+    half = len(next(iter(first.values()))) // 2
+    mixed = set()
+    if half > 1:  # exported programs may take any number of images but one
+        part = run(names, *(None if x is None else x[:half] for x in inputs))
+        mixed = {n for n in names if _differ(first[n][:half], part[n], OTHER_BATCH[mode])}
+    return {n: DRAWN if n in drawn else MIXED for n in names if n in drawn | mixed}
 
 
 def _first_images(
     target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
-) -> tuple[Tensor | None, Tensor | None] | None:
-    """Inputs of both networks; None where there are none, or of several shapes (the pass says)."""
+) -> _Inputs | None:
+    """Return both networks' inputs; None where no image is readable, or where shapes differ, which
+    the pass over the probe reports."""
     transforms = [target.preprocess, *([encoder.preprocess] if encoder else [])]
     rows: list[list[Tensor]] = []
-    for index in range(min(len(probe), LOOKED_AT)):
+    for index in range(min(len(probe), MAX_READ)):
         if len(rows) == min(TRIAL, settings.images_a_batch):
             break
         try:
-            picture = probe.read(index)
+            image = probe.read(index)
         except UnreadableImage:
             continue
-        rows.append([apply(transform, picture) for transform in transforms])
+        rows.append([apply(transform, image) for transform in transforms])
     columns = list(zip(*rows, strict=True))
     if not columns or any(len({image.shape for image in column}) > 1 for column in columns):
         return None
@@ -140,16 +131,14 @@ def _first_images(
     return stacked[0], stacked[1] if encoder else None
 
 
-def _generators() -> list[Any]:
-    """States of the global generators that networks draw from (checkers of types use Python's)."""
+def _generator_states() -> list[Any]:
+    """Return the states of the global generators that networks draw from, but for Python's, which
+    run-time type checkers use."""
     of_numpy = repr(np.random.get_state())  # noqa: NPY002 - the global one
-    of_cuda = [state.tolist() for state in torch.cuda.get_rng_state_all()] if _has_cuda() else []
-    return [torch.get_rng_state().tolist(), of_cuda, of_numpy]
-
-
-def _has_cuda() -> bool:
     is_initialised: Any = torch.cuda.is_initialized
-    return torch.cuda.is_available() and bool(is_initialised())
+    has_cuda = torch.cuda.is_available() and is_initialised()
+    of_cuda = [state.tolist() for state in torch.cuda.get_rng_state_all()] if has_cuda else []
+    return [torch.get_rng_state().tolist(), of_cuda, of_numpy]
 
 
 def _differ(first: Tensor, again: Tensor, tolerance: float) -> bool:
@@ -158,6 +147,6 @@ def _differ(first: Tensor, again: Tensor, tolerance: float) -> bool:
         return True
     first, again = first.float(), again.float()
     scale = torch.maximum(first.abs(), again.abs()).amax(0)
-    # A unit that is nearly silent has the rounding of its inputs, which are as large as others.
+    # A nearly silent unit has the rounding of its inputs, which are as large as those of others.
     scale = torch.maximum(scale, scale.mean())
     return bool(((first - again).abs() > tolerance * scale).any())

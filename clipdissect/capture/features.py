@@ -1,10 +1,10 @@
-"""What a capture gives: activations and embeddings that are read when they are asked for."""
+"""The result of a capture: activations and embeddings that are read from the store on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any
 
@@ -18,11 +18,7 @@ from clipdissect.probe import Probe
 
 
 class LazyActivations(Mapping[str, Activations]):
-    """Layer to activations, read from the store when asked for and not held.
-
-    Args:
-        readers: layer to what reads it.
-    """
+    """Layer to activations, read when asked for and not held in memory."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Activations]]) -> None:
         self.readers = dict(readers)
@@ -39,19 +35,19 @@ class LazyActivations(Mapping[str, Activations]):
 
 @dataclass(frozen=True)
 class CapturedFeatures:
-    """What a probe looks like to the target and to the encoder.
+    """The probe's features in the target and in the encoder.
 
     Args:
         images: names of the readable images, in order.
-        activations: layer to `q [images, units]`, float32, or to its running top images.
-        read_embeds: reads the image embeddings from the store, where there are any.
+        activations: layer to `q [images, units]`, float32, or to its top-k images per unit.
+        read_embeds: reads the image embeddings from the store.
         skipped: names of unreadable images, with the reason.
-        computed: which arrays were computed now (the others came from the store).
+        computed: arrays that were computed now; the others came from the store.
         digests: of the target, the encoder and the images.
         holder: keeps a temporary store alive.
         seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
         readings: layer to how its output was read.
-        notes: warnings to record with the results, such as those of `randomness.notes`.
+        notes: warnings to record with the results, such as those of `determinism.notes`.
     """
 
     images: tuple[str, ...]
@@ -71,44 +67,35 @@ class CapturedFeatures:
         return self.read_embeds()
 
 
-def joined(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeatures:
-    """What a union looks like, from what its parts do.
-
-    Args:
-        probe: the union.
-        parts: captured from `probe.parts`, in order.
-    """
+def concatenate(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeatures:
+    """Return a union's features from those of `probe.parts`, in order."""
     starts = list(accumulate((len(part) for part in probe.parts), initial=0))
-    names = [
-        dict(zip(part.images, probe.images[start : start + len(part)], strict=True))
-        for part, start in zip(probe.parts, starts, strict=False)
+    pairs = [
+        (features, dict(zip(part.images, probe.images[start : start + len(part)], strict=True)))
+        for features, part, start in zip(parts, probe.parts, starts, strict=False)
     ]
-    pairs = list(zip(parts, names, strict=True))
+    layers = parts[0].activations
     return CapturedFeatures(
-        images=tuple(own[image] for part, own in pairs for image in part.images),
+        images=tuple(names[image] for part, names in pairs for image in part.images),
         activations=LazyActivations(
-            {layer: _joiner(layer, parts) for layer in parts[0].activations}
+            {layer: partial(_concatenated, layer, parts) for layer in layers}
         ),
         read_embeds=lambda: torch.cat([part.image_embeds for part in parts]),
-        skipped={own[image]: why for part, own in pairs for image, why in part.skipped.items()},
+        skipped={names[i]: reason for part, names in pairs for i, reason in part.skipped.items()},
         computed=tuple(dict.fromkeys(name for part in parts for name in part.computed)),
         digests={**parts[0].digests, "images": probe.digest},
     )
 
 
-def _joiner(layer: str, parts: Sequence[CapturedFeatures]) -> Callable[[], Activations]:
-    def read() -> Activations:
-        found = [part.activations[layer] for part in parts]
-        tensors = [q for q in found if not isinstance(q, TopKActivations)]
-        if tensors:
-            return torch.cat(tensors)
-        kept = [q for q in found if isinstance(q, TopKActivations)]
-        k = len(kept[0].distinct)
-        starts = accumulate((len(part.images) for part in parts[:-1]), initial=0)
-        moved = [
-            q.renumbered(torch.arange(len(part.images)) + start, len(part.images))
-            for q, part, start in zip(kept, parts, starts, strict=True)
-        ]
-        return reduce(lambda one, other: one.merged(other, k), moved)
-
-    return read
+def _concatenated(layer: str, parts: Sequence[CapturedFeatures]) -> Activations:
+    activations = [part.activations[layer] for part in parts]
+    if tensors := [q for q in activations if isinstance(q, Tensor)]:
+        return torch.cat(tensors)
+    top_k = [q for q in activations if isinstance(q, TopKActivations)]
+    starts = accumulate((len(part.images) for part in parts[:-1]), initial=0)
+    renumbered = [
+        q.renumbered(torch.arange(len(part.images)) + start, len(part.images))
+        for q, part, start in zip(top_k, parts, starts, strict=True)
+    ]
+    k = len(top_k[0].distinct)
+    return reduce(lambda merged, part: merged.merged(part, k), renumbered)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,102 +15,84 @@ from clipdissect.capture.pooling import select
 from clipdissect.errors import DissectError, unknown
 from clipdissect.models.layer_patterns import split_layer
 
-Reduce = Callable[[Tensor, Reading], Tensor]  # a layer's output to what is kept of it
+Reduce = Callable[[Tensor, Reading], Tensor]  # applied to a layer's output at once
+Hook = Callable[[nn.Module, Any, Any], None]
 
 
 class Recorder:
-    """The activations of one batch, by layer; filled by the hooks of `recording`.
-
-    Args:
-        reduce: what to keep of an output, such as `reading.summarise`.
-        readings: layer to how its output is read.
-    """
+    """The activations of one batch, by layer; filled by the hooks of `recording`."""
 
     def __init__(self, reduce: Reduce, readings: Mapping[str, Reading]) -> None:
         self.reduce, self.readings = reduce, readings
         self._batch: dict[str, Tensor] = {}
 
     def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images ..."]]:
-        """The batch's activations; forgets them.
-
-        Raises:
-            DissectError: a layer took no part in the forward pass.
-        """
+        """Return the batch's activations and forget them."""
         for layer in layers:
             if layer not in self._batch:
-                raise DissectError(f"layer {layer} exists but took no part in the forward pass")
+                raise not_run(layer)
         batch, self._batch = self._batch, {}
         return batch
 
     def forget(self) -> None:
-        """Drop what a forward pass that failed left behind."""
+        """Drop what a failed forward pass left."""
         self._batch = {}
 
-    def record(self, layer: str, parts: tuple[str, ...], output: Any) -> None:
-        """Reduce a layer's output at once, to memory of its own: the network may overwrite it.
-
-        Raises:
-            DissectError: the layer ran twice in this pass, or its output can't be reduced.
-        """
+    def record(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Reduce a layer's output at once; a forward hook once the layer is bound."""
         if layer in self._batch:
-            raise DissectError(
-                f"layer {layer} runs more than once in a forward pass (a shared module), so its "
-                f"units are ambiguous: choose the block around it, or the layer before or after"
-            )
-        tensor = select(output, parts, layer)
+            raise run_repeatedly(layer)
+        tensor = select(output, split_layer(layer)[1], layer)
         reduced = self.reduce(tensor, self.readings[layer])
-        self._batch[layer] = reduced.clone() if _shares_memory(reduced, tensor) else reduced
+        # Later modules of the network may overwrite their inputs.
+        shares_memory = reduced.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        self._batch[layer] = reduced.clone() if shares_memory else reduced
+
+
+def not_run(layer: str) -> DissectError:
+    """Return the error for a layer that a forward pass skips."""
+    return DissectError(f"layer {layer} exists but took no part in the forward pass")
+
+
+def run_repeatedly(layer: str, times: str = "more than once") -> DissectError:
+    """Return the error for a layer that a forward pass runs several times."""
+    return DissectError(
+        f"layer {layer} runs {times} in a forward pass (a shared module), so its units are "
+        f"ambiguous: choose the block around it, or the layer before or after"
+    )
 
 
 @contextmanager
 def recording(
     model: nn.Module, readings: Mapping[str, Reading], reduce: Reduce = summarise
 ) -> Iterator[Recorder]:
-    """Hook layers for the length of the block; the hooks go whatever happens in it.
-
-    Args:
-        model: the network.
-        readings: layer to how its output is read.
-        reduce: what to keep of an output.
-
-    Raises:
-        DissectError: a layer that doesn't exist; lists the closest names.
-    """
-    modules = find_layers(model, list(readings))
+    """Record the outputs of the layers of `readings`, reduced at once, within the block."""
     recorder = Recorder(reduce, readings)
-    handles = []
-    try:
-        for layer, module in modules.items():
-            _, parts = split_layer(layer)
-            handles.append(module.register_forward_hook(partial(_hook, recorder, layer, parts)))
+    modules = find_layers(model, list(readings))
+    with hooked((module, partial(recorder.record, layer)) for layer, module in modules.items()):
         yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Register forward hooks; they are removed at the end of the block whatever happens in it."""
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules behind layer names, in the order given.
+    """Return the modules behind layer names, in the order given.
 
     Raises:
         DissectError: a layer that doesn't exist; lists the closest names.
     """
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    found = {}
+    layer_modules = {}
     for layer in layers:
         name, _ = split_layer(layer)
         if name not in modules:
             raise unknown("layer", name, modules, most=12)
-        found[layer] = modules[name]
-    return found
-
-
-def _shares_memory(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-def _hook(
-    recorder: Recorder, layer: str, parts: tuple[str, ...],
-    module: nn.Module, inputs: Any, output: Any,
-) -> None:  # fmt: skip
-    recorder.record(layer, parts, output)
+        layer_modules[layer] = modules[name]
+    return layer_modules

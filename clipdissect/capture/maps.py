@@ -1,4 +1,4 @@
-"""Activation maps: a layer's output at every position, for methods that look where a unit fires."""
+"""Activation maps: a layer's output at every position, for methods that compare positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.dataloader import Request, Skipped, batches, workers_for
+from clipdissect.capture.dataloader import DecodeError, batch_requests, batches, workers_for
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import networks
 from clipdissect.capture.output_layout import Reading, as_maps
@@ -25,57 +25,42 @@ class Maps:
     """The maps of a batch of images.
 
     Args:
-        images: their numbers in the probe, `[images]`; unreadable ones are missing.
-        layers: layer to `[images, units, h, w]`, float32, on the device; empty where no image of
-            the batch was readable.
-        skipped: the unreadable images of the batch.
+        images: probe numbers of the readable images.
+        layers: layer to maps, float32, on the device; empty where no image was readable.
+        skipped: the unreadable images.
     """
 
     images: Int[Tensor, " images"]
     layers: dict[str, Float[Tensor, "images units h w"]]
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[DecodeError] = field(default_factory=list)
 
 
 @torch.no_grad()
 def activation_maps(
-    target: Target, layers: Sequence[str], probe: Probe, settings: Settings,
-    known: Mapping[str, Reading] | None = None,
-) -> Iterator[Maps]:  # fmt: skip
-    """The layers' maps, batch by batch in the probe's order; for some images, give a subset.
+    target: Target,
+    layers: Sequence[str],
+    probe: Probe,
+    settings: Settings,
+    readings: Mapping[str, Reading] | None = None,
+) -> Iterator[Maps]:
+    """Compute the layers' maps, batch by batch in the probe's order.
 
-    Args:
-        target: the network, with its preprocessing.
-        layers: of the target; see `reading.as_maps` for what they may return.
-        probe: the images, each decoded once.
-        settings: device, precision, batches and layout.
-        known: how the layers' outputs are read; found out by a trial where it isn't given.
-
-    Raises:
-        DissectError: unknown layer, or an output that is neither vectors, tokens nor maps.
+    `readings` says how the layers' outputs are read, which is inferred where it isn't given.
     """
-    step = settings.images_a_batch
-    requests = [
-        Request(range(start, min(start + step, len(probe))), (0,))
-        for start in range(0, len(probe), step)
-    ]
-    workers = workers_for(settings)
-    known = known or map_readings(target, layers, settings)
-    stream = batches(probe, (target.preprocess,), requests, workers)
-    with networks(target, known, None, settings, as_maps) as run, closing(stream):
+    requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
+    readings = readings or map_readings(target, layers, settings)
+    stream = batches(probe, (target.preprocess,), requests, workers_for(settings))
+    with networks(target, readings, None, settings, as_maps) as run, closing(stream):
         for batch in stream:
-            found = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
-            yield Maps(batch.indices, found, batch.skipped)
+            maps = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
+            yield Maps(batch.indices, maps, batch.skipped)
 
 
 def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
-    """How the layers' outputs are read as maps.
-
-    Raises:
-        DissectError: see `trial.read_layers`.
-    """
+    """Infer how the layers' outputs are read as maps."""
     return read_layers(target, layers, of_maps(settings), settings.torch_device)
 
 
 def of_maps(settings: Settings) -> Summary:
-    """The summary to read maps with; the one that was asked for doesn't matter."""
+    """Return the summary to read maps with: the kind doesn't matter, the layout does."""
     return Summary("mean", settings.summary.layout)

@@ -1,4 +1,4 @@
-"""What a network's modules return, seen on blank images."""
+"""Summary of a network's modules: what they return, seen on blank images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,11 @@ from clipdissect.targets import Target
 
 
 @dataclass
-class ModuleFacts:
-    """One module of a network.
+class ModuleSummary:
+    """One module of a network: how often it ran, and shape or parts of its output for two images.
 
-    Args:
-        name: dotted.
-        kind: its class.
-        runs: how often it ran in the pass.
-        output: the shape or parts of what it returned for two images, where it ran.
-        units: how many it has; None where it can't be dissected.
-        rule: how its output is summarised.
-        problem: why it can't be dissected.
+    `units` and `rule` (how its output is summarised) are set where it can be dissected, `problem`
+    elsewhere.
     """
 
     name: str
@@ -36,38 +30,31 @@ class ModuleFacts:
     problem: str = ""
 
 
-def survey(target: Target, summary: Summary | None = None) -> list[ModuleFacts]:
-    """All modules of a target with their outputs and unit counts, in the network's order.
+def summarise_model(target: Target, summary: Summary | None = None) -> list[ModuleSummary]:
+    """Return a target's modules with their outputs and unit counts, in the network's order.
 
-    A module can be dissected if it runs once in a pass and returns a tensor whose axes can be told.
-
-    Args:
-        target: the network and its preprocessing.
-        summary: how activations are summarised; `auto` by default.
-
-    Raises:
-        DissectError: the network fails on images of its own preprocessing.
+    A module can be dissected if it runs once and returns a tensor whose axes can be identified.
     """
     modules = dict(target.model.named_modules(remove_duplicate=False))
     modules.pop("")
     trial = try_out(target, list(modules))
-    return [_facts(name, module, trial, summary or Summary()) for name, module in modules.items()]
+    return [_row(name, module, trial, summary or Summary()) for name, module in modules.items()]
 
 
-def _facts(name: str, module: nn.Module, trial: Trial, summary: Summary) -> ModuleFacts:
+def _row(name: str, module: nn.Module, trial: Trial, summary: Summary) -> ModuleSummary:
     seen = trial.passes[0]
-    runs, output = seen.runs[name], seen.words.get(name, "").removeprefix("a tensor ")
-    facts = ModuleFacts(name, kind_of(module), runs, output)
-    if runs != 1:
-        facts.problem = "not run" if not runs else f"runs {runs} times"
+    output = seen.words.get(name, "").removeprefix("a tensor ")
+    row = ModuleSummary(name, kind_of(module), seen.runs[name], output)
+    if row.runs != 1:
+        row.problem = f"runs {row.runs} times" if row.runs else "not run"
     elif name in seen.problems:
-        facts.problem = f"no tensor{': select a part, such as [0]' if '(' in output else ''}"
+        row.problem = f"no tensor{': select a part, such as [0]' if '(' in output else ''}"
     else:
         try:
             reading, shape = trial.read(name, summary), seen.shapes[name]
-            facts.units, facts.rule = reading.units_of(shape), reading.describe()
+            row.units, row.rule = reading.units_of(shape), reading.describe()
             words = ["images" if i == reading.images else str(n) for i, n in enumerate(shape)]
-            facts.output = f"({', '.join(words)})"
+            row.output = f"({', '.join(words)})"
         except DissectError as error:
-            facts.problem = str(error).removeprefix(f"layer {name} returns ")
-    return facts
+            row.problem = str(error).removeprefix(f"layer {name} returns ")
+    return row

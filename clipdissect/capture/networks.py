@@ -1,4 +1,4 @@
-"""Both networks, ready to turn batches of images into activations and embeddings."""
+"""The target and the encoder as one function from batches of images to activations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from clipdissect.encoder import Encoder
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
 from clipdissect.targets import Target
+from clipdissect.utils.fingerprint import is_compile_wrapper
 
 log = logging.getLogger(__name__)
 
@@ -25,70 +26,61 @@ Outputs = dict[str, Tensor]
 
 
 class ModelRunner:
-    """The target with its hooks, and the encoder; see `networks`.
-
-    Args:
-        target, encoder: the networks.
-        recorder: what the hooks fill.
-        settings: device and precision.
-    """
+    """The target with its hooks, and the encoder; see `networks`."""
 
     def __init__(
         self, target: Target, encoder: Encoder | None, recorder: Recorder, settings: Settings
     ) -> None:
-        self.encoder, self.recorder, self.settings = encoder, recorder, settings
+        self.target, self.encoder = target, encoder
+        self.recorder, self.settings = recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
-        # A half or double network wants its own type; of one without weights any will do.
+        # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
-        self.most: int | None = None  # images that fit the device at once, once that is known
+        self.max_images: int | None = None  # that fit the device at once; None: unknown
 
     def __call__(
-        self, wanted: Collection[str], for_target: Tensor | None, for_encoder: Tensor | None
+        self, names: Collection[str], for_target: Tensor | None, for_encoder: Tensor | None
     ) -> Outputs:
-        """The wanted arrays, `[images, ...]`, on the device.
+        """Compute arrays `[images, ...]` on the device.
 
         Args:
-            wanted: layers and perhaps `EMBEDS`.
-            for_target: preprocessed images, where a layer is wanted.
-            for_encoder: preprocessed images, where embeddings are.
-
-        Raises:
-            DissectError: a layer's output can't be used.
+            names: layers and perhaps `EMBEDS`.
+            for_target, for_encoder: preprocessed images, where a name needs them.
         """
-        layers = [name for name in wanted if name != EMBEDS]
-        found: Outputs = {}
+        layers = [name for name in names if name != EMBEDS]
+        outputs: Outputs = {}
         if layers and for_target is not None:
-            found |= self._in_pieces(lambda images: self._activations(images, layers), for_target)
-        if EMBEDS in wanted and for_encoder is not None:
-            found |= self._in_pieces(self._embeds, for_encoder)
-        return found
+            outputs |= self._run(lambda images: self._activations(images, layers), for_target)
+        if EMBEDS in names and for_encoder is not None:
+            outputs |= self._run(self._embeds, for_encoder)
+        return outputs
 
-    def _in_pieces(self, run: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
-        """Run on as many images at a time as fit the device, fewer after running out of memory."""
+    def _run(self, network: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+        """Run a network; after running out of memory, on half as many images at a time."""
+        device = self.settings.torch_device
         while True:
-            pieces = torch.split(images, self.most or len(images))
+            chunks = torch.split(images, self.max_images or len(images))
             try:
-                found = [run(_place(piece, self.settings.torch_device)) for piece in pieces]
-                return {name: torch.cat([f[name] for f in found]) for name in found[0]}
+                outputs = [network(_to_device(chunk, device)) for chunk in chunks]
+                return {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
             except torch.OutOfMemoryError:
-                largest = len(pieces[0])
-                if largest == 1:
+                if len(chunks[0]) == 1:
                     raise
                 self.recorder.forget()
-                self.most = largest // 2
+                self.max_images = len(chunks[0]) // 2
             torch.cuda.empty_cache()
-            log.info("out of memory: going on with %d images at a time", self.most)
+            log.info("out of memory: going on with %d images at a time", self.max_images)
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         with self._autocast():
             run_network(self.model, images.to(self.dtype))
-        taken = self.recorder.take(layers)
+        batch = self.recorder.take(layers)
         for layer in layers:
-            _check_rows(layer, taken[layer], len(images))
-        return {layer: taken[layer] for layer in layers}
+            _check_rows(layer, batch[layer], len(images))
+        return {layer: batch[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
-        assert self.encoder is not None  # whoever wants embeddings gives one
+        assert self.encoder is not None  # nobody asks for embeddings without one
         with self._autocast():
             embeds = self.encoder.embed_images(images).float()
         _check_rows(EMBEDS, embeds, len(images))
@@ -100,15 +92,7 @@ class ModelRunner:
 
 
 def run_network(model: Any, images: Tensor) -> None:
-    """Run a network for what its hooks see.
-
-    Args:
-        model: the network.
-        images: `[images, channels, h, w]`.
-
-    Raises:
-        DissectError: the network raises; most often the preprocessing doesn't fit it.
-    """
+    """Run a network on images `[images, channels, h, w]` for what its hooks see."""
     try:
         with _parts_run_eagerly(model):
             model(images)
@@ -120,41 +104,41 @@ def run_network(model: Any, images: Tensor) -> None:
             f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
             f"{reason}. Does the preprocessing give what the network wants (size, channels), does "
             f"its forward take a batch of images alone (wrap one that takes a dict or more in a "
-            f"module of yours), and was capture.compile left out?"
+            f"module of your own), and was capture.compile left out?"
         ) from error
 
 
 @contextmanager
 def _parts_run_eagerly(model: Any) -> Iterator[None]:
-    """Switch off `torch.compile` of parts of a network: code that was compiled before passes hooks
-    by, and the cache key says whether the whole network is compiled (`capture.compile`)."""
-    set_stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
-    is_whole = type(model).__name__ == "OptimizedModule"
-    if is_whole or set_stance is None or not any(map(_is_compiled, model.modules())):
+    """Run parts of a network that `torch.compile` has compiled eagerly, since compiled code skips
+    hooks. A network that is compiled as a whole stays so: its cache key says so."""
+    set_stance: Any = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    if set_stance is None or is_compile_wrapper(model) or not _has_compiled_parts(model):
         yield
         return
     with set_stance("force_eager"):
         yield
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    is_called_so = getattr(module, "_compiled_call_impl", None) is not None
-    return is_called_so or type(module).__name__ == "OptimizedModule"
+def _has_compiled_parts(model: nn.Module) -> bool:
+    return any(
+        is_compile_wrapper(module) or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 @contextmanager
 def networks(
-    target: Target, readings: Mapping[str, Reading], encoder: Encoder | None, settings: Settings,
+    target: Target,
+    readings: Mapping[str, Reading],
+    encoder: Encoder | None,
+    settings: Settings,
     reduce: Reduce = summarise,
-) -> Iterator[ModelRunner]:  # fmt: skip
-    """The networks on the device in evaluation mode; the target as before afterwards.
+) -> Iterator[ModelRunner]:
+    """Hold the networks on the device in evaluation mode; the target is restored afterwards.
 
-    Args:
-        target: its layers get hooks.
-        readings: how the outputs of all layers that will be wanted are read.
-        encoder: moves itself to the device; None where no embeddings will be wanted.
-        settings: device and precision.
-        reduce: what to keep of a layer's output.
+    `readings` are those of all layers that will be asked for; `reduce` turns a layer's output into
+    what is recorded.
     """
     with (
         on_device(target.model, settings.torch_device),
@@ -165,7 +149,7 @@ def networks(
 
 @contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """The network in evaluation mode on the device; both as before afterwards."""
+    """Hold the network in evaluation mode on the device; both are restored afterwards."""
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
     with evaluating(model):
         try:
@@ -177,23 +161,24 @@ def on_device(model: nn.Module, device: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode within the block; each module's mode as before afterwards."""
+    """Hold the network in evaluation mode; each module's mode is restored afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()  # not chained: a train() of the user's may return nothing
+        model.eval()  # not chained: a user's train() may return nothing
         yield
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _place(images: Tensor, device: str) -> Tensor:
+def _to_device(images: Tensor, device: str) -> Tensor:
+    # Convolutions of torch run faster on channels-last images, on CPUs and GPUs.
     return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def _check_rows(layer: str, values: Tensor, images: int) -> None:
     if len(values) != images:
         raise DissectError(
-            f"layer {layer} returned {len(values)} rows for {images} images; its "
-            f"first dimension must be the images"
+            f"layer {layer} returned {len(values)} rows for {images} images; its first dimension "
+            f"must be the images"
         )

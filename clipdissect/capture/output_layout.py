@@ -1,12 +1,12 @@
 """How a layer's output is read: which axis holds images, which units, and which tokens are patches.
 
-Decided for each layer from the shapes of a trial (see `trial`), never from the batch at hand.
+Decided per layer from the shapes of a trial run (see `infer_layout`), never from the batch at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from math import isqrt
 from typing import Any
 
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
 
-# Raise it when a rule below changes what is read of some network.
+# Part of cache keys: increment it when a rule below changes how some network's output is read.
 READING_VERSION = 1
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]  # height, width
 
-MOST_PREFIX_TOKENS = 32  # class tokens, registers and prompts before the patches
+MAX_PREFIX_TOKENS = 32  # class tokens, registers and prompts before the patches
 _POOLED = ("avg", "avgmax", "max", "map")  # values of timm's `global_pool` that skip class tokens
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the axes of a layer's output are, and how its positions are summarised.
+    """The axes of a layer's output, and how its positions are summarised.
 
     Args:
         layer: its name.
@@ -50,22 +50,23 @@ class Reading:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields but for the name, JSON-able: what a cache key depends on."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
-        return {**own, "grid": list(self.grid) if self.grid else None}
+        """The fields without the name, JSON-able: what a cache key depends on."""
+        facts = asdict(self) | {"grid": list(self.grid) if self.grid else None}
+        del facts["layer"]
+        return facts
 
     @classmethod
     def of_facts(cls, layer: str, facts: Mapping[str, Any]) -> Reading:
-        """The reading of a layer that `facts` describes."""
+        """Rebuild a layer's reading from its `facts`."""
         grid = facts["grid"]
         return cls(layer, **{**facts, "grid": tuple(grid) if grid else None})
 
     def units_of(self, shape: Shape) -> int:
-        """How many units an output of this shape has."""
+        """Return the number of units in an output of this shape."""
         return _without(shape, self.images)[self.units - 1]
 
     def describe(self) -> str:
-        """The rule in words, such as `class token of 1 prefix token and 14 x 14 patches`."""
+        """Describe the rule, such as `class token of 1 prefix token and 14 x 14 patches`."""
         if self.kind == "none":
             return "vector"
         size = f"{self.grid[0]} x {self.grid[1]} " if self.grid else ""
@@ -73,27 +74,15 @@ class Reading:
             return f"{self.kind} over {size}positions" + ", channels last" * (self.units == 3)
         if self.grid == (1, 1):
             return "one token"
-        what = f"{size}{'patches' if self.grid else 'positions'}"
-        prefix = f"{self.prefix} prefix token{'s' * (self.prefix > 1)} and " if self.prefix else ""
+        positions = f"{size}{'patches' if self.grid else 'positions'}"
+        prefix = f"{self.prefix} prefix token{'s' * (self.prefix > 1)}"
         if self.kind == "cls":
-            return f"class token of {prefix}{what}"
-        return (
-            f"{self.kind} over {what}"
-            + f", without {self.prefix} prefix token" * (self.prefix > 0)
-            + "s" * (self.prefix > 1)
-        )
+            return f"class token of {f'{prefix} and ' * (self.prefix > 0)}{positions}"
+        return f"{self.kind} over {positions}{f', without {prefix}' * (self.prefix > 0)}"
 
 
 def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
-    """Activations `[images, units]`, float32, of a layer's output.
-
-    Args:
-        output: what the layer returned.
-        reading: of the layer.
-
-    Raises:
-        DissectError: another number of dimensions than in the trial.
-    """
+    """Summarise a layer's output to activations `[images, units]`, float32."""
     values = _images_first(output, reading)
     if reading.kind == "none":
         return values
@@ -107,11 +96,7 @@ def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]
 
 
 def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:
-    """A layer's output as maps, float32: a vector's is one position, prefix tokens are left out.
-
-    Args:
-        output: what the layer returned.
-        reading: of the layer.
+    """Return a layer's output as maps, float32; vectors are one position, prefix tokens left out.
 
     Raises:
         DissectError: positions that form no grid.
@@ -140,13 +125,13 @@ def _images_first(output: Tensor, reading: Reading) -> Tensor:
 
 @dataclass(frozen=True)
 class Declared:
-    """What the modules around a layer say about their tokens.
+    """What the modules around a layer declare about their tokens.
 
     Args:
-        registers: prefix tokens that are no class tokens.
-        class_token: whether there is a class token; None: unsaid.
+        registers: prefix tokens other than class tokens.
+        class_token: whether there is a class token; None: not declared.
         pooled: whether the network's output is made from the patches, not from the class token.
-        prefix: prefix tokens in all; None: unsaid.
+        prefix: prefix tokens in all; None: not declared.
     """
 
     registers: int = 0
@@ -156,19 +141,14 @@ class Declared:
 
 
 def declared(model: nn.Module, layer: str) -> Declared:
-    """What a network says of its tokens: timm's attributes, or a `config` as of transformers.
-
-    Args:
-        model: the network.
-        layer: dotted module name; of each fact, the innermost module around it that says it counts.
-    """
+    """Read timm's attributes or a transformers `config` of the innermost module around a layer."""
     names = layer.split(".")
     around = [model.get_submodule(".".join(names[:n])) for n in range(len(names), -1, -1)]
     configs = [config for m in around if (config := getattr(m, "config", None)) is not None]
 
     def first(kind: type, *names: str) -> Any:
-        found = (getattr(part, name, None) for part in [*around, *configs] for name in names)
-        return next((value for value in found if type(value) is kind), None)
+        values = (getattr(part, name, None) for part in [*around, *configs] for name in names)
+        return next((value for value in values if type(value) is kind), None)
 
     token = first(bool, "has_class_token")
     if token is None:
@@ -181,10 +161,10 @@ def declared(model: nn.Module, layer: str) -> Declared:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a trial says about the axes of outputs.
+    """What a trial shows about the axes of outputs.
 
     Args:
-        size: height and width of the network's input.
+        size: of the network's input.
         grids: sizes of the maps that convolutions and pools returned.
         layouts: shape to the layouts (`first`, `last`) of the layers known to put units there.
         grown: layer to its output's shape on an input of twice the size, where that could be run.
@@ -198,19 +178,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Output:
-    """A layer's output in a trial.
+    """A layer's output in a trial: its shape, and the axis of the images.
 
-    Args:
-        layer: its name.
-        shape: of the output.
-        images: axis of the images.
-        own: `first` or `last` where the layer's type says where it puts its units, else None.
+    `known_axis` is `first` or `last` where the layer's type determines the units' axis, else None.
     """
 
     layer: str
     shape: Shape
     images: int = 0
-    own: str | None = None
+    known_axis: str | None = None
 
     @property
     def inside(self) -> Shape:
@@ -223,45 +199,38 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -> Reading:
-    """Decide how a layer's output is read.
-
-    Args:
-        output: in the trial.
-        summary: as asked for.
-        evidence: of the trial.
-        says: what the network says about its tokens.
+    """Infer how a layer's output is read from a trial and from what the network declares.
 
     Raises:
-        DissectError: another number of dimensions, `cls` asked where there is no class token, or
-            axes that can't be told apart.
+        DissectError: not 2 to 4 dimensions, `cls` without a class token, or ambiguous axes.
     """
     dimensions = len(output.shape)
     if dimensions == 2:
         return Reading(output.layer, images=output.images)
     if dimensions == 3:
-        return _tokens(output, summary.kind, evidence, says)
+        return _read_tokens(output, summary.kind, evidence, says)
     if dimensions == 4:
-        return _map(output, summary, evidence)
+        return _read_map(output, summary, evidence)
     raise DissectError(
         f"layer {output.layer} returns a tensor of shape {output.shape}; only vectors, tokens and "
         f"maps (2 to 4 dimensions) can be summarised"
     )
 
 
-def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Reading:
+def _read_tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Reading:
     first = _units_first(output, evidence, says)
     count = output.inside[1 if first else 0]
     split = patches_of(count, evidence, says)
     prefix, grid = split or (0, None)
-    # Where the patches aren't known, the network's word alone says that there is a class token.
+    # Where the patches aren't known, only the network can declare a class token.
     has_class = prefix > says.registers and says.class_token is not False
     has_class = count == 1 or has_class or (split is None and says.class_token is True)
     if kind == "auto":
         kind = "cls" if has_class and not says.pooled and not first else "mean"
     if kind == "cls" and not has_class:
-        what = f"{grid[0]} x {grid[1]} patches" if grid else f"{count} tokens"
+        tokens = f"{grid[0]} x {grid[1]} patches" if grid else f"{count} tokens"
         raise DissectError(
-            f"layer {output.layer} returns {what} and no class token: use summary mean or max"
+            f"layer {output.layer} returns {tokens} and no class token: use summary mean or max"
         )
     if count == 1:
         kind = "mean"  # all summaries of one position are the same
@@ -269,9 +238,9 @@ def _tokens(output: Output, kind: str, evidence: Evidence, says: Declared) -> Re
 
 
 def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
-    """Whether `[units, positions]` rather than `[tokens, units]`: what Conv1d returns."""
-    if output.own is not None:
-        return output.own == "first"
+    """Whether the output is `[units, positions]`, as Conv1d's, rather than `[tokens, units]`."""
+    if output.known_axis is not None:
+        return output.known_axis == "first"
     known = evidence.layouts.get(output.shape, frozenset())
     if len(known) == 1:
         return "first" in known
@@ -282,7 +251,7 @@ def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
 def patches_of(
     count: int, evidence: Evidence, says: Declared, guess: bool = True
 ) -> tuple[int, Size] | None:
-    """Prefix tokens and the grid of patches among `count` tokens; None where no grid fits.
+    """Return the number of prefix tokens and the patches' grid; None where no grid fits `count`.
 
     Grids are those of the convolutions that ran and their halves, quarters, ... (merged patches);
     with `guess`, where none ran, one of the input's proportions.
@@ -290,28 +259,27 @@ def patches_of(
     if count == 1:
         return 0, (1, 1)
     limits = dict.fromkeys(_halved(evidence.grids), max(1, says.prefix or 0))
-    limits |= dict.fromkeys(evidence.grids, MOST_PREFIX_TOKENS)
-    found = [
+    limits |= dict.fromkeys(evidence.grids, MAX_PREFIX_TOKENS)
+    splits = [
         (count - h * w, (h, w))
-        for (h, w), most in limits.items()
-        if h * w > 1 and 0 <= count - h * w <= most
+        for (h, w), limit in limits.items()
+        if h * w > 1 and 0 <= count - h * w <= limit
     ]
-    if found:
-        return min(found)
-    return _guessed(count, evidence.size, says) if guess and not evidence.grids else None
-
-
-def _guessed(count: int, size: Size, says: Declared) -> tuple[int, Size] | None:
+    if splits:
+        return min(splits)
+    if not guess or evidence.grids:
+        return None
+    height, width = evidence.size
     for prefix in (0, says.prefix or 1):
         patches = count - prefix
-        rows = isqrt(patches * size[0] // size[1])
+        rows = isqrt(patches * height // width)
         for h in (rows, rows + 1):
-            if h > 1 and patches % h == 0 and is_scaled((h, patches // h), size):
+            if h > 1 and patches % h == 0 and is_scaled((h, patches // h), evidence.size):
                 return prefix, (h, patches // h)
     return None
 
 
-def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
+def _read_map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
     if summary.kind == "cls":
         raise DissectError(
             f"layer {output.layer} returns maps {output.shape}, which have no class token: use "
@@ -319,18 +287,18 @@ def _map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
         )
     first = _layout(output, summary.layout, evidence) == "first"
     size: Size = output.inside[1:] if first else output.inside[:2]  # type: ignore[assignment]
-    grid = size if is_grid(size, evidence) or output.own == "first" else None
+    grid = size if is_grid(size, evidence) or output.known_axis == "first" else None
     kind = "max" if summary.kind == "max" else "mean"
     return Reading(output.layer, kind, 4, output.images, 1 if first else 3, 0, grid)
 
 
 def _layout(output: Output, asked: str, evidence: Evidence) -> str:
-    """`first` or `last`, the axis of a map's units: as asked, by the layer's type, by the map's
-    proportions, by the axes that grow with the input, by other layers' outputs of this shape."""
+    """Return the axis of a map's units, `first` or `last`: as asked, else by the layer's type, the
+    map's proportions, the axes that grow with the input, or other layers' outputs of this shape."""
     if asked != "auto":
         return asked.removeprefix("channels_")
-    if output.own is not None:
-        return output.own
+    if output.known_axis is not None:
+        return output.known_axis
     sizes = {"first": output.inside[1:], "last": output.inside[:2]}
     fits = [name for name, size in sizes.items() if is_grid(size, evidence)]  # type: ignore[arg-type]
     if len(fits) == 1:
@@ -345,20 +313,20 @@ def _layout(output: Output, asked: str, evidence: Evidence) -> str:
     if len(known) == 1:
         return next(iter(known))
     raise DissectError(
-        f"layer {output.layer} returns maps {output.shape}, and which axis holds the units can't "
-        f"be told: set the layout (capture.layout, or Summary(layout=...)) to channels_first or "
+        f"layer {output.layer} returns maps {output.shape}, and which axis holds the units is "
+        f"ambiguous: set the layout (capture.layout, or Summary(layout=...)) to channels_first or "
         f"channels_last"
     )
 
 
 def is_grid(size: Size, evidence: Evidence) -> bool:
     """Whether positions of this size may be a map: of the input's proportions, and a power of two
-    away from the size of a convolution's map (attention between tokens is square too)."""
+    from the size of a convolution's map (attention between tokens is square too)."""
     if not is_scaled(size, evidence.size):
         return False
-    grids = evidence.grids | _halved(evidence.grids)
     doubled = {(h << n, w << n) for h, w in evidence.grids for n in range(1, 6)}
-    return not evidence.grids or size == (1, 1) or size in grids | doubled
+    grids = evidence.grids | _halved(evidence.grids) | doubled
+    return not grids or size == (1, 1) or size in grids
 
 
 def is_scaled(size: Size, of: Size) -> bool:
@@ -367,8 +335,8 @@ def is_scaled(size: Size, of: Size) -> bool:
     return near and (of[0] == of[1]) <= (size[0] == size[1])
 
 
-def _halved(grids: Sequence[Size] | frozenset[Size]) -> frozenset[Size]:
-    """The grids halved up to five times, rounded up and down."""
+def _halved(grids: Iterable[Size]) -> frozenset[Size]:
+    """Return the grids halved up to five times, rounded up and down."""
     up = {(-(-h >> n), -(-w >> n)) for h, w in grids for n in range(1, 6)}
     down = {(h >> n, w >> n) for h, w in grids for n in range(1, 6)}
     return frozenset(size for size in up | down if min(size) > 0)

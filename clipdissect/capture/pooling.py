@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.utils.type_checks import check_fields
+from clipdissect.utils.type_checks import check_choice, check_fields
 
 SUMMARIES = ("auto", "mean", "max", "cls")
 LAYOUTS = ("auto", "channels_first", "channels_last")
@@ -19,17 +19,14 @@ LAYOUTS = ("auto", "channels_first", "channels_last")
 
 @dataclass(frozen=True)
 class Summary:
-    """How activations of a layer are summed up.
+    """How a layer's activations are summarised to one number per unit and image.
 
     Args:
         kind: `mean` or `max` over positions (of tokens: over patches), `cls` (the class token), or
             `auto`: the class token where a layer has one that its network's output is made from,
             else mean.
         layout: of 4-dimensional outputs, `channels_first` (CNNs), `channels_last` (Swin), or
-            `auto`, which tells them apart by a trial; see `reading`.
-
-    Raises:
-        DissectError: unknown kind or layout.
+            `auto`: inferred; see `output_layout`.
     """
 
     kind: str = "auto"
@@ -37,31 +34,19 @@ class Summary:
 
     def __post_init__(self) -> None:
         check_fields(self, "Summary's ")
-        for value, valid, what in (
-            (self.kind, SUMMARIES, "summary"),
-            (self.layout, LAYOUTS, "layout"),
-        ):
-            if value not in valid:
-                raise DissectError(f"{what} is '{value}'; it can be {', '.join(valid)}")
+        check_choice("summary", self.kind, SUMMARIES)
+        check_choice("layout", self.layout, LAYOUTS)
 
 
 def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
-    """The tensor that `parts` selects of a layer's output.
-
-    Raises:
-        DissectError: the output isn't a tensor, or has no such part; says what there is.
-    """
+    """Return the tensor of real numbers that `parts` selects of a layer's output."""
     for part in parts:
         output = _pick(output, part, layer)
-    if isinstance(output, Tensor):
-        return _plain(output, layer)
-    raise DissectError(
-        f"layer {layer} returned {describe_output(output)}, not a tensor. {_advice(output, layer)}"
-    )
-
-
-def _plain(output: Tensor, layer: str) -> Tensor:
-    """An ordinary tensor of real numbers."""
+    if not isinstance(output, Tensor):
+        raise DissectError(
+            f"layer {layer} returned {describe_output(output)}, not a tensor. "
+            f"{_advice(output, layer)}"
+        )
     if output.is_complex():
         raise DissectError(
             f"layer {layer} returned complex numbers {tuple(output.shape)}, which have no order: "
@@ -74,38 +59,34 @@ def _plain(output: Tensor, layer: str) -> Tensor:
 
 
 def _pick(output: Any, part: str, layer: str) -> Any:
-    parts = _parts(output)
+    parts = _named_parts(output)
     if part in parts:
         return parts[part]
     # The outputs of transformers are mappings that can be indexed too.
-    values = list(output.values() if isinstance(output, Mapping) else _items(output))
-    if part.isdecimal() and int(part) < len(values):
+    values = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(values, (tuple, list)) and part.isdecimal() and int(part) < len(values):
         return values[int(part)]
     raise DissectError(f"layer {layer}: there is no part [{part}] in {describe_output(output)}")
 
 
-def _items(output: Any) -> Sequence[Any]:
-    return output if isinstance(output, (tuple, list)) else ()
-
-
-def _parts(output: Any) -> Mapping[str, Any]:
-    """The named parts: of mappings, dataclasses, named tuples, and objects with tensors."""
+def _named_parts(output: Any) -> Mapping[str, Any]:
+    """Return the parts of mappings, dataclasses, named tuples, and objects with tensors."""
     if isinstance(output, Mapping):
         return output
     if isinstance(output, tuple):
         return output._asdict() if hasattr(output, "_asdict") else {}
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    held = getattr(output, "__dict__", {})
-    parts = {name: value for name, value in held.items() if not name.startswith("_")}
+    attributes = getattr(output, "__dict__", {})
+    parts = {name: value for name, value in attributes.items() if not name.startswith("_")}
     return parts if any(isinstance(v, (Tensor, tuple, list)) for v in parts.values()) else {}
 
 
 def describe_output(output: Any) -> str:
-    """What a layer returned, in words: its type, shapes and parts."""
+    """Describe a layer's output: its type, shapes and parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
-    if parts := _parts(output):
+    if parts := _named_parts(output):
         inside = ", ".join(f"{k}: {describe_output(v)}" for k, v in parts.items())
         return f"a {type(output).__name__} of ({inside})"
     if isinstance(output, (tuple, list)):
@@ -115,7 +96,7 @@ def describe_output(output: Any) -> str:
 
 def _advice(output: Any, layer: str) -> str:
     name = layer.split("[")[0]
-    if parts := _parts(output):
+    if parts := _named_parts(output):
         return f"Select one part, such as '{name}[{next(iter(parts))}]'"
     if isinstance(output, (tuple, list)) and output:
         return f"Select one part, such as '{layer}[0]'"

@@ -11,7 +11,7 @@ import torch
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
 from clipdissect.utils.memory import memory_is_kept
-from clipdissect.utils.type_checks import check_fields
+from clipdissect.utils.type_checks import check_choice, check_fields
 
 PRECISIONS = ("auto", "fp32", "bf16")
 KEEPS = ("full", "top_k")
@@ -25,16 +25,16 @@ class Settings:
     Args:
         device: `auto` (CUDA, then the CPU), or a torch device or its name.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
-        batch_size: images a batch; None chooses. Halved where CUDA's memory runs out.
+        batch_size: images per batch; None chooses. Halved where CUDA's memory runs out.
         workers: decoding processes; None chooses.
-        summary: how activations are summed up; a text is the kind of a `Summary`.
-        keep: `full` activations, or `top_k`: only every unit's top images, which takes
+        summary: how activations are summarised; a `Summary` or its kind.
+        keep: `full` activations, or `top_k`: only the top images per unit, which takes
             `O(units x k)` memory and disk at any number of images.
-        shard: images a shard of the store, after which an interrupted pass goes on.
+        shard: images per shard of the store, after which an interrupted capture resumes.
         compile: run the target through `torch.compile`.
 
     Raises:
-        DissectError: an unknown value or type, or a device that isn't there.
+        DissectError: an unknown value or type, or a device that isn't available.
     """
 
     device: str = "auto"
@@ -47,65 +47,62 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        self._take_plain_forms()
+        self._convert()
         check_fields(self, "")
-        for name, value, valid in (
-            ("precision", self.precision, PRECISIONS),
-            ("keep", self.keep, KEEPS),
-        ):
-            if value not in valid:
-                raise DissectError(f"{name} is '{value}'; it can be {', '.join(valid)}")
-        least = {"batch_size": (self.batch_size, 1), "workers": (self.workers, 0),
-                 "shard": (self.shard, 1)}  # fmt: skip
-        for name, (number, smallest) in least.items():
-            if number is not None and number < smallest:
-                raise DissectError(f"{name} must be at least {smallest}; got {number}")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("keep", self.keep, KEEPS)
+        for name, least in (("batch_size", 1), ("workers", 0), ("shard", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise DissectError(f"{name} must be at least {least}; got {number}")
         try:
             torch.empty(0, device=self.torch_device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise DissectError(f"device '{self.device}' can't be used here: {reason}") from error
 
-    def _take_plain_forms(self) -> None:
-        given: dict[str, Any] = vars(self)
-        if isinstance(given["device"], torch.device):
+    def _convert(self) -> None:
+        values: dict[str, Any] = vars(self)
+        if isinstance(values["device"], torch.device):
             object.__setattr__(self, "device", str(self.device))
-        if isinstance(given["summary"], str):
-            object.__setattr__(self, "summary", Summary(given["summary"]))
+        if isinstance(values["summary"], str):
+            object.__setattr__(self, "summary", Summary(values["summary"]))
 
     @property
     def torch_device(self) -> str:
-        """The device meant by `auto`."""
+        """The device that `auto` stands for."""
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
+    def _device_kind(self) -> str:
+        return torch.device(self.torch_device).type
+
+    @property
     def images_a_batch(self) -> int:
-        """The batch size meant by None."""
+        """The batch size that None stands for."""
         if self.batch_size is not None:
             return self.batch_size
-        if torch.device(self.torch_device).type != "cpu":
+        if self._device_kind != "cpu":
             return CUDA_BATCH
-        # Small where the C library asks the system anew for every activation of more than 32 MB:
+        # Small where the C library requests every activation above 32 MB from the system anew:
         # page faults then take more time than the networks. Of the machine's cores, not the
         # process's threads, so that processes that share a job make the same batches.
-        each = 8 if memory_is_kept() else 2
-        return min(32, max(4, each * (os.cpu_count() or 1)))
+        per_core = 8 if memory_is_kept() else 2
+        return min(32, max(4, per_core * (os.cpu_count() or 1)))
 
     @property
     def mode(self) -> str:
-        """`fp32`, `tf32` or `bf16`: what `auto` means on the device."""
-        kind = torch.device(self.torch_device).type
-        precision = self.precision
+        """`fp32`, `tf32` or `bf16`: the precision that `auto` stands for on the device."""
+        is_cuda, precision = self._device_kind == "cuda", self.precision
         if precision == "auto":
-            precision = "bf16" if kind == "cuda" else "fp32"
-        if kind == "cuda" and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+            precision = "bf16" if is_cuda else "fp32"
+        if is_cuda and precision == "fp32" and torch.backends.cudnn.allow_tf32:
             precision = "tf32"
         return precision
 
     @property
     def numeric(self) -> str:
-        """Precision, kind of device and compiler, as they stand in the store's keys."""
-        kind = torch.device(self.torch_device).type
-        return f"{self.mode}-{kind}" + ("-compiled" if self.compile else "")
+        """Precision, kind of device and compiler, as part of cache keys."""
+        return f"{self.mode}-{self._device_kind}" + ("-compiled" if self.compile else "")

@@ -1,4 +1,4 @@
-"""Text embeddings, kept in the store."""
+"""Text embeddings, cached in the store."""
 
 from __future__ import annotations
 
@@ -11,38 +11,30 @@ from torch import Tensor
 from clipdissect.store import Entry, Store
 from clipdissect.utils import hashing
 
-# Raise it when the code that computes text embeddings changes their values.
-VERSION = 1
-
-Embed = Callable[[Sequence[str], str], Tensor]
+VERSION = 1  # part of the cache key: increment it when the same texts get other embeddings
 
 
-def text_embeds(
-    embed: Embed, encoder_digest: str, texts: Sequence[str], store: Store | None,
+def text_embeddings(
+    embed: Callable[[Sequence[str], str], Tensor],
+    encoder_digest: str,
+    texts: Sequence[str],
+    store: Store | None,
     device: str = "cpu",
-) -> Float[Tensor, "texts dims"]:  # fmt: skip
-    """Embeddings of texts, `[texts, dims]`, from the store where it has them.
+) -> Float[Tensor, "texts dims"]:
+    """Return the texts' embeddings `[texts, dims]`, from the store where it has them.
 
-    Args:
-        embed: computes them, of texts and the device.
-        encoder_digest: changes whenever `embed` would return something else.
-        texts: what to embed.
-        store: None computes every time.
-        device: where to compute them; its kind is part of the key.
+    `embed` computes them from the texts and the device; `encoder_digest` changes whenever `embed`
+    would return something else.
     """
+    if store is None:
+        return embed(texts, device)
     kind = torch.device(device).type
     key = hashing.hash_values(
         "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
     )
-    found = store.get(key) if store else None
-    if found is not None:
-        return found.arrays["values"]
-    if store is None:
-        return embed(texts, device)
-    with store.locked([key]):
-        found = store.get(key)  # another process may have been faster
-        if found is not None:
-            return found.arrays["values"]
-        values = embed(texts, device)
-        store.put(key, Entry({"values": values}, {"what": "text embeddings", "texts": len(texts)}))
-    return values
+
+    def compute() -> Entry:
+        about = {"what": "text embeddings", "texts": len(texts)}
+        return Entry({"values": embed(texts, device)}, about)
+
+    return store.get_or_compute(key, compute).arrays["values"]

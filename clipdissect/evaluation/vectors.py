@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.errors import MissingResource
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.store import Store
@@ -54,7 +54,7 @@ def vectors(
         if not fresh:
             continue
         start = sum(map(len, parts))
-        embeds = text_embeds(encoder.embed, encoder.digest, fresh, store, device)
+        embeds = text_embeddings(encoder.embed, encoder.digest, fresh, store, device)
         parts.append(embeds.float().numpy())
         rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set wins
     matrix = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)

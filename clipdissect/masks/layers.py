@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipdissect.capture import determinism
 from clipdissect.capture.capture import check_layers, check_still_readable
-from clipdissect.capture.dataloader import Skipped
+from clipdissect.capture.dataloader import DecodeError
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings
@@ -207,7 +207,7 @@ def layer_masks(
     masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
     masks.temporary.append(folder)
     _load_thresholds(masks, layers)
-    masks.notes += hashing.passing_notes(digests)
+    masks.notes += hashing.transient_notes(digests)
     return masks
 
 
@@ -225,7 +225,8 @@ def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
     entries = _stored(masks.store, keys)
     missing = {layer: key for layer, key in keys.items() if layer not in entries}
     if missing:
-        _isolate_random_layers(masks, list(missing))
+        for layer in _nondeterministic(masks, list(missing)):
+            keys[layer] = missing[layer] = hashing.transient_key()
         with masks.store.locked(missing.values()):
             entries |= _stored(masks.store, missing)  # another process may have been faster
             left = [layer for layer in missing if layer not in entries]
@@ -246,16 +247,16 @@ def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
         )
 
 
-def _isolate_random_layers(masks: LayerMasks, layers: Sequence[str]) -> None:
-    """Switch to a temporary store where a layer isn't a function of the image."""
+def _nondeterministic(masks: LayerMasks, layers: Sequence[str]) -> dict[str, str]:
+    """Return the layers that must not be cached, with a note and a warning for them."""
     readings = masks.readings(layers)
-    fickle = determinism.fickle(masks.target, None, masks.probe, layers, readings, masks.settings)
-    if fickle:
-        masks.notes = determinism.notes(fickle, masks.target.name)
-        folder, masks.store = _temporary_store()
-        masks.temporary.append(folder)
+    reasons = determinism.nondeterministic(
+        masks.target, None, masks.probe, layers, readings, masks.settings
+    )
+    masks.notes = determinism.notes(reasons, masks.target.name)
     for note in masks.notes:
         log.warning(note)
+    return reasons
 
 
 def _stored(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:
@@ -299,7 +300,7 @@ class _RunningThresholds:
 def _compute_thresholds(masks: LayerMasks, layers: Sequence[str]) -> dict[str, Entry]:
     probe = masks.probe
     running: dict[str, _RunningThresholds] = {}
-    skipped: list[Skipped] = []
+    skipped: list[DecodeError] = []
     readings = masks.readings(layers)
     for maps in activation_maps(masks.target, layers, probe, masks.settings, readings):
         skipped += maps.skipped
@@ -313,8 +314,7 @@ def _compute_thresholds(masks: LayerMasks, layers: Sequence[str]) -> dict[str, E
             running[layer].add(values)
     if not running:
         raise DissectError(f"none of the {len(probe)} images of {probe.name} can be read")
-    listed = [(s.index, s.reason, s.passing) for s in skipped]
-    about = {"probe": probe.name, "of": masks.target.name, "skipped": listed}
+    about = {"probe": probe.name, "of": masks.target.name, "skipped": skipped}
     return {
         layer: statistics.entry(masks.quantile, {**about, "what": f"levels of {layer}"})
         for layer, statistics in running.items()

@@ -90,7 +90,7 @@ def compute_unit_masks(
     """
     parts: dict[str, list[ActiveWords]] = {layer: [] for layer in wanted}
     for maps in activation_maps(target, list(wanted), probe, settings, readings):
-        unreadable = {image.index: image.reason for image in maps.skipped}
+        unreadable = {error.image: error.reason for error in maps.skipped}
         check_still_readable(probe.images, dict.fromkeys(wanted, skipped), unreadable)
         for layer, values in maps.layers.items():
             first, units = wanted[layer].start, slice(wanted[layer].start, wanted[layer].stop)

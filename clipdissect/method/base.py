@@ -29,5 +29,5 @@ class Method(ABC):
             DissectError: an input is missing or unsuitable.
         """
 
-    def assist(self, job: Job) -> None:  # noqa: B027 - most methods have nothing to share
+    def run_worker(self, job: Job) -> None:  # noqa: B027 - most methods have nothing to share
         """Do this process's share of `job.team`'s work while the leader runs `describe`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipdissect.dissection import NEEDS, assist, describe_units
+from clipdissect.dissection import NEEDS, describe_units, run_worker
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
 from clipdissect.results.result import Result
@@ -27,12 +27,12 @@ class ClipDissect(Method):
         result.run["method"] = {"name": self.name}
         return result
 
-    def assist(self, job: Job) -> None:
+    def run_worker(self, job: Job) -> None:
         """Capture this process's share of the images."""
         target, probe, _, encoder, similarity = job.require(self.name, self.needs)
         if job.store is None:
             raise DissectError("processes share images through the store: give one")
-        assist(
+        run_worker(
             target,
             probe=probe,
             encoder=encoder,

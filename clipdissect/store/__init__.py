@@ -1,8 +1,8 @@
-"""The feature store: arrays under keys made of everything they depend on.
+"""The feature store: arrays under cache keys made of everything they depend on.
 
-An entry is a folder of shards, `rows-<start>-<stop>.safetensors`, and a `manifest.json` that is
-written last and marks the entry as whole. Safetensors, because a shard is then one file that is
-read memory-mapped, needs no pickle, and carries its own facts and checksum.
+An entry is a folder of shards, `rows-<start>-<stop>.safetensors`, and a `manifest.json`, written
+last, that marks it as complete. A safetensors file is memory-mapped, needs no pickle, and carries
+its own facts and checksum.
 """
 
 from clipdissect.store.entries import Entry, Series, Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,71 +17,85 @@ from clipdissect.errors import DissectError
 from clipdissect.store import locks, shards
 from clipdissect.store.shards import Damaged, Shard
 from clipdissect.utils import hashing
+from clipdissect.utils.distributed import Team
 from clipdissect.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-ABOUT = "about.json"  # written first, so that an unfinished entry can be told what it is
+ABOUT = "about.json"  # written first, so that an unfinished entry can be identified
 USED = "used"  # empty; its modification time is when the entry was used last
 Rows = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the store keeps under a key where everything comes at once.
-
-    Args:
-        arrays: name to array.
-        about: JSON-able facts on where the arrays come from.
-    """
+    """The arrays of an entry that is written all at once, and JSON-able facts on their origin."""
 
     arrays: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:
-    """A folder of entries.
+    """A folder of entries, created when first written to.
 
-    Entries under keys that never come again (see `digest.is_passing`) go into a temporary folder,
-    which lives as long as this object does.
-
-    Args:
-        root: the folder; made when first written to.
+    Entries under transient keys (see `hashing.is_transient`) go into a temporary folder, which
+    lives as long as this object does.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._holder: TemporaryDirectory[str] | None = None
+        self._temporary: list[TemporaryDirectory[str]] = []
+        self._transient_root: Path | None = None
 
     def series(self, key: str) -> Series:
-        """The entry of a key, whole or not, to be read or written in shards."""
-        root = self._passing() if hashing.is_passing(key) else self.root
+        """Return the entry of a key, complete or not, to be read or written in shards."""
+        root = self.root
+        if hashing.is_transient(key):
+            root = self._transient_root or self._make_transient()
         return Series(root / key[:2] / key, key)
 
-    def _passing(self) -> Path:
-        if self._holder is None:
-            self._holder = TemporaryDirectory(prefix="clipdissect-", ignore_cleanup_errors=True)
-        return Path(self._holder.name)
+    def share_transient(self, team: Team) -> None:
+        """Let a team's processes see each other's transient entries, in a folder below `root`."""
+        if team.size > 1:
+            folder = ""
+            if team.leads:
+                self.root.mkdir(parents=True, exist_ok=True)
+                folder = str(self._make_transient(self.root))
+            self._transient_root = Path(team.broadcast(folder))
+
+    def _make_transient(self, parent: Path | None = None) -> Path:
+        folder = TemporaryDirectory(prefix="clipdissect-", dir=parent, ignore_cleanup_errors=True)
+        self._temporary.append(folder)  # earlier ones stay: their entries may still be read
+        self._transient_root = Path(folder.name)
+        return self._transient_root
 
     def get(self, key: str) -> Entry | None:
-        """The entry under a key, or None where it is absent, incomplete or damaged (logged)."""
+        """Return the entry under a key; None where it is absent, incomplete or damaged (logged)."""
         series = self.series(key)
-        found = series.complete()
-        if found is None:
+        parts = series.complete()
+        if parts is None:
             return None
         series.used()
-        return Entry(found[0].arrays(), found[0].about)
+        return Entry(parts[0].arrays(), parts[0].about)
+
+    def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
+        """Return the entry under a key; where it is absent, compute and write it under its lock."""
+        entry = self.get(key)
+        if entry is None:
+            with self.locked([key]):
+                entry = self.get(key)  # another process may have been faster
+                if entry is None:
+                    entry = self.put(key, compute())
+                    self.series(key).used()
+        return entry
 
     def put(self, key: str, entry: Entry) -> Entry:
         """Write an entry, replacing any older one under the key; its lock should be held.
 
         Returns:
-            The entry as it was written, memory-mapped. `get` may not give it: where an image failed
-            for a reason that may pass, it is of use to this run alone.
-
-        Raises:
-            DissectError: the disk is full or can't be written; no entry is then under the key.
+            The entry as written, memory-mapped, also where `get` won't return it, since it has a
+            transient read error.
         """
         series = self.series(key)
         series.begin(entry.about)
@@ -91,95 +105,80 @@ class Store:
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Hold the locks of entries that are about to be written."""
-        with worded(self.root):
+        with disk_errors_as_user_errors(self.root):
             (self.root / locks.FOLDER).mkdir(parents=True, exist_ok=True)
-        return locks.locked(self.root, [key for key in keys if not hashing.is_passing(key)])
+        return locks.locked(self.root, [key for key in keys if not hashing.is_transient(key)])
 
 
 class Series:
-    """One entry: shards of consecutive rows, and a manifest once all are there.
-
-    Args:
-        folder: where its files are.
-        key: its key.
-    """
+    """One entry: shards of consecutive rows, and a manifest once all are there."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
 
     def complete(self) -> list[Shard] | None:
-        """All shards, verified, or None: absent, incomplete or damaged (logged).
+        """Return all shards, verified; None where absent, incomplete or damaged (logged).
 
-        Where an image failed for a reason that may pass, the entry counts as incomplete.
+        An entry with a transient read error counts as incomplete.
         """
         try:
             manifest = self._manifest()
-            found = [self._read(tuple(rows), checksum) for rows, checksum in manifest["shards"]]
+            parts = [self._read(tuple(rows), checksum) for rows, checksum in manifest["shards"]]
         except FileNotFoundError:
             return None
         except (Damaged, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("damaged entry in the store (%s): computing it again", error)
             return None
-        return None if any(map(_may_pass, found)) else found
+        return None if any(map(_has_transient_error, parts)) else parts
 
     def missing(self, wanted: Sequence[Rows]) -> list[Rows]:
-        """Those of the wanted shards that must be written; damaged ones are logged."""
-        left = []
+        """Return the wanted shards that must be written; damaged ones are logged."""
+        missing = []
         for rows in wanted:
             try:
-                if not _may_pass(self._read(rows)):
+                if not _has_transient_error(self._read(rows)):
                     continue
             except FileNotFoundError:
                 pass
             except Damaged as error:
                 log.warning("damaged shard in the store (%s): computing it again", error)
-            left.append(rows)
-        return left
+            missing.append(rows)
+        return missing
 
     def begin(self, about: dict[str, Any]) -> None:
-        """Take away the mark of completeness and what a killed process left half-written."""
-        with worded(self.folder):
+        """Mark the entry as incomplete, and delete half-written files of killed processes."""
+        with disk_errors_as_user_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
             for leftover in self.folder.glob(".*"):
                 leftover.unlink(missing_ok=True)
-            write_text(self.folder / ABOUT, json.dumps(about, sort_keys=True, indent=1) + "\n")
+            write_text(self.folder / ABOUT, _json(about))
 
     def write(self, rows: Rows, arrays: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Write one shard.
-
-        Raises:
-            DissectError: the disk is full or can't be written; whole shards stay.
-        """
-        with worded(self.folder):
+        """Write one shard."""
+        with disk_errors_as_user_errors(self.folder):
             shards.write(self._path(rows), arrays, about)
 
     def finish(self, wanted: Sequence[Rows]) -> list[Shard]:
-        """Write the manifest; returns the shards. Files that aren't of it go.
-
-        Raises:
-            DissectError: a shard is missing or damaged, or the disk is full.
-        """
+        """Write the manifest, delete other shards' files, and return the shards."""
         try:
-            found = [self._read(rows) for rows in wanted]
+            parts = [self._read(rows) for rows in wanted]
         except (FileNotFoundError, Damaged) as error:
             raise DissectError(f"the store lost a file that was just written: {error}") from error
-        marks = [[list(rows), shard.checksum] for rows, shard in zip(wanted, found, strict=True)]
-        body = {"key": self.key, "shards": marks}
-        with worded(self.folder):
-            names = {self._path(rows).name for rows in wanted}
+        listed = [[list(rows), part.checksum] for rows, part in zip(wanted, parts, strict=True)]
+        body = {"key": self.key, "shards": listed}
+        names = {self._path(rows).name for rows in wanted}
+        with disk_errors_as_user_errors(self.folder):
             for stale in self.folder.glob("*.safetensors"):
                 if stale.name not in names:
                     stale.unlink()
-            text = json.dumps(
-                {**body, "checksum": hashing.hash_values(body)}, sort_keys=True, indent=1
-            )
-            write_text(self.folder / MANIFEST, text + "\n")
-        return found
+            manifest = {**body, "checksum": hashing.hash_values(body)}
+            write_text(self.folder / MANIFEST, _json(manifest))
+        return parts
 
     def used(self) -> None:
-        """Note that the entry was used now; reading its files for other ends doesn't count."""
-        with suppress(OSError):  # somebody else's store, or one that is read-only
+        """Record that the entry was used now; other reads of its files don't count."""
+        with suppress(OSError):  # somebody else's store, or a read-only one
             if (self.folder / MANIFEST).is_file():
                 (self.folder / USED).touch()
 
@@ -200,18 +199,17 @@ class Series:
         return self.folder / f"rows-{rows[0]:010d}-{rows[1]:010d}.safetensors"
 
 
-def _may_pass(shard: Shard) -> bool:
-    """Whether an image of the shard failed for a reason that may not last."""
-    return any(passing for *_, passing in shard.about.get("skipped", ()))
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, indent=1) + "\n"
+
+
+def _has_transient_error(shard: Shard) -> bool:
+    return any(transient for *_, transient in shard.about.get("skipped", ()))
 
 
 @contextmanager
-def worded(folder: Path) -> Iterator[None]:
-    """A full or forbidden disk, or something in the folder's place, as an error for people.
-
-    Raises:
-        DissectError: says what to do about it.
-    """
+def disk_errors_as_user_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of a full, forbidden or wrong place on the disk into a DissectError."""
     try:
         yield
     except OSError as error:

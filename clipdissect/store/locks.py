@@ -1,4 +1,4 @@
-"""Locks on entries, so that processes that want the same one compute it once."""
+"""Locks on entries, so that processes that need the same one compute it once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ FOLDER = "locks"  # below the store's folder
 
 @contextmanager
 def locked(root: Path, keys: Iterable[str]) -> Iterator[None]:
-    """Hold the locks of the keys, waiting for whoever has them; a holder that dies lets go.
+    """Hold the locks of keys of the store at `root`; a holder that dies releases them.
 
-    Locks are taken in one order by everybody, so that two processes never wait for each other.
-
-    Args:
-        root: the store's folder.
-        keys: of the entries.
+    Every process takes locks in the same order, so that two never wait for each other.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         for key in sorted(set(keys)):
             lock = _lock(root, key)
             try:
@@ -32,13 +28,13 @@ def locked(root: Path, keys: Iterable[str]) -> Iterator[None]:
             except Timeout:
                 log.info("another process is computing the same features: waiting for it")
                 lock.acquire()
-            held.callback(lock.release)
+            stack.callback(lock.release)
         yield
 
 
 @contextmanager
 def if_free(root: Path, key: str) -> Iterator[bool]:
-    """Hold a key's lock where nobody has it; gives whether it is held."""
+    """Hold a key's lock if nobody else does; yield whether it is held."""
     lock = _lock(root, key)
     try:
         lock.acquire(timeout=0)
@@ -52,7 +48,7 @@ def if_free(root: Path, key: str) -> Iterator[bool]:
 
 
 def known(root: Path) -> list[str]:
-    """Keys of all the lock files."""
+    """Return the keys of all lock files."""
     return sorted(path.stem for path in (root / FOLDER).glob("*.lock"))
 
 
@@ -65,7 +61,7 @@ def remove(root: Path, key: str) -> None:
 def _lock(root: Path, key: str) -> FileLock:
     path = _path(root, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The operating system's own lock on an open file: it goes with the process that holds it.
+    # The operating system's lock on an open file: it is released when the process ends.
     return FileLock(path, is_singleton=False)
 
 

@@ -1,4 +1,4 @@
-"""One file of the store: arrays that carry their facts and a checksum of both."""
+"""One file of the store: arrays, facts, and a checksum of both."""
 
 from __future__ import annotations
 
@@ -20,28 +20,22 @@ _CHUNK = 1 << 20
 
 
 class Damaged(Exception):
-    """A file of the store that isn't as it was written; the message names it."""
+    """A file of the store that isn't as written; the message names it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of the store, as it was when it was verified.
-
-    Args:
-        path: the file.
-        about: JSON-able facts.
-        checksum: SHA-256 of facts and arrays.
-    """
+    """A verified file of the store: its JSON-able facts, and the SHA-256 of facts and arrays."""
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
 
     def arrays(self) -> dict[str, Tensor]:
-        """Its arrays, memory-mapped: nothing is read before it is used.
+        """Memory-map the arrays: nothing is read before it is used.
 
         Raises:
-            Damaged: the file has changed or gone.
+            Damaged: the file was changed or deleted.
         """
         try:
             with safe_open(self.path, framework="pt") as source:
@@ -51,7 +45,7 @@ class Shard:
 
 
 def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Write a file atomically; returns its checksum. Equal contents give equal bytes.
+    """Write a file atomically and return its checksum. Equal contents give equal bytes.
 
     Raises:
         OSError: the disk is full or can't be written; `path` is then as it was.
@@ -65,39 +59,39 @@ def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def read(path: Path) -> Shard:
-    """Read a file through once and compare its checksum.
+    """Read a file once and verify its checksum.
 
     Raises:
-        Damaged: it isn't as it was written.
-        FileNotFoundError: it isn't there.
+        Damaged: it isn't as written.
+        FileNotFoundError: there is none.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
         with path.open("rb") as source:
-            about, noted, found = _examine(source)
+            about, expected, actual = _examine(source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Damaged(f"{path} can't be read ({error})") from error
-    if noted != found:
+    if expected != actual:
         raise Damaged(f"{path} isn't what was written (its checksum differs)")
-    return Shard(path, about, noted)
+    return Shard(path, about, expected)
 
 
 def _raw(arrays: dict[str, Tensor], checksum: str, facts: str) -> bytes:
-    # One key of metadata: the order of several isn't the same in every process.
+    # One metadata key: the order of several differs between processes.
     return save(arrays, {"about": json.dumps([checksum, facts])})
 
 
 def _examine(source: IO[bytes]) -> tuple[dict[str, Any], str, str]:
-    """Facts, the checksum noted and the one found. Read in chunks rather than mapped: the pages of
-    a map stay in memory as long as it does."""
+    """Return the facts, the recorded checksum and the actual one."""
+    # Read in chunks rather than mapped: a map's pages stay in memory as long as it does.
     length = int.from_bytes(source.read(8), "little")
     if length > 100_000_000:  # the format's own limit
         raise ValueError("no safetensors header")
     header = json.loads(source.read(length))
-    noted, facts = json.loads(header.pop("__metadata__")["about"])
+    expected, facts = json.loads(header.pop("__metadata__")["about"])
     sha = hashlib.sha256(facts.encode())
     sha.update(json.dumps(header, sort_keys=True).encode())
     while chunk := source.read(_CHUNK):
         sha.update(chunk)
-    return json.loads(facts), noted, sha.hexdigest()
+    return json.loads(facts), expected, sha.hexdigest()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.results.describe import describe_layer
@@ -58,7 +58,7 @@ def features(job: Job, layers: Sequence[str]) -> Features:
     if target is None or probe is None or concepts is None or encoder is None:
         raise DissectError("this study needs target, probe, concepts and encoder")
     similarity, device = similarity_of(job), job.settings.torch_device
-    embeds = text_embeds(
+    embeds = text_embeddings(
         encoder.embed_texts, encoder.text_digest, concepts.texts, job.store, device
     )
     captured = capture(

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from clipdissect.errors import DissectError
 from clipdissect.models.layer_patterns import split_layer
+from clipdissect.utils.fingerprint import is_compile_wrapper
 
 # What `DataParallel` and `torch.compile` put before the names of layers and tensors.
 PREFIXES = ("module.", "_orig_mod.")
@@ -23,7 +24,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     inner: Any = None
     if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
         inner = model.module
-    elif type(model).__name__ == "OptimizedModule":
+    elif is_compile_wrapper(model):
         inner = model._orig_mod
     return unwrap(inner) if isinstance(inner, nn.Module) else model
 

@@ -1,1 +1,1 @@
-"""utils."""
+"""Helpers that know nothing of networks, probes or concepts."""

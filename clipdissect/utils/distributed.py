@@ -1,4 +1,4 @@
-"""Many processes on one job, as `torchrun` starts them."""
+"""Several processes on one job, as started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,14 @@ from clipdissect.errors import DissectError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Waiting for somebody else's pass over a large probe is no fault; a process that dies is noticed at
-# once, because its connections close.
-PATIENCE = timedelta(days=7)
+# Waiting for another process's pass over a large probe is no fault; a process that dies is detected
+# at once, because its connections close.
+TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that work on a job.
-
-    Args:
-        rank: this one's number; 0 leads.
-        size: how many there are.
-    """
+    """The processes that work on a job: `size` of them, of which this is number `rank`; 0 leads."""
 
     rank: int = 0
     size: int = 1
@@ -41,8 +36,8 @@ class Team:
         """Whether this process plans, scores and writes results."""
         return self.rank == 0
 
-    def share(self, value: T) -> T:
-        """The leader's value, in every process.
+    def broadcast(self, value: T) -> T:
+        """Return the leader's value in every process.
 
         Raises:
             DissectError: another process of the team has stopped.
@@ -51,28 +46,22 @@ class Team:
             return value
         from torch import distributed
 
-        box: list[Any] = [value if self.leads else None]
-        try:
-            distributed.broadcast_object_list(box, src=0)
-        except RuntimeError as error:
-            raise self._alone(error) from error
-        shared: T = box[0]
+        values: list[Any] = [value if self.leads else None]
+        with self._explain_failure():
+            distributed.broadcast_object_list(values, src=0)
+        shared: T = values[0]
         return shared
 
     def all_equal(self, value: str) -> bool:
         """Whether every process has the same text."""
         return len(set(self._gather(value))) == 1
 
-    def wait(self) -> None:
-        """Until every process is here.
-
-        Raises:
-            DissectError: another process of the team has stopped.
-        """
+    def barrier(self) -> None:
+        """Wait until every process has called this."""
         self._gather("")
 
-    def part(self, jobs: Sequence[T]) -> Sequence[T]:
-        """This process's share: a run of neighbours, at most one longer than anybody's."""
+    def partition(self, jobs: Sequence[T]) -> Sequence[T]:
+        """Return this process's share: consecutive jobs, at most one more than any other's."""
         first, stop = (len(jobs) * n // self.size for n in (self.rank, self.rank + 1))
         return jobs[first:stop]
 
@@ -82,31 +71,31 @@ class Team:
         from torch import distributed
 
         gathered: list[Any] = [None] * self.size
-        try:
+        with self._explain_failure():
             distributed.all_gather_object(gathered, value)
-        except RuntimeError as error:
-            raise self._alone(error) from error
         return gathered
 
-    def _alone(self, error: RuntimeError) -> DissectError:
-        reason = str(error).splitlines()[0]
-        return DissectError(
-            f"process {self.rank} of {self.size} stopped because another one did (its message is "
-            f"above or in its own log): {reason}. What was finished is kept; run again to go on"
-        )
+    @contextmanager
+    def _explain_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise DissectError(
+                f"process {self.rank} of {self.size} stopped because another one did (its message "
+                f"is above or in its own log): {reason}. What was finished is kept; run again to "
+                f"go on"
+            ) from error
 
 
 ALONE = Team()
 
 
 def from_environment() -> Team:
-    """The team that `torchrun` set up, or this process alone.
+    """Return the team that `torchrun` set up, or this process alone.
 
-    Uses gloo for messages between processes; images, activations and results go through the
-    store's folder, which all of them must see. On CUDA, nccl is there for the networks' own use.
-
-    Raises:
-        DissectError: the processes can't find each other.
+    Messages use gloo; images, activations and results go through the store's folder, which all
+    processes must see. On CUDA, nccl is available to the networks.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
@@ -116,7 +105,7 @@ def from_environment() -> Team:
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            distributed.init_process_group(backend, timeout=PATIENCE)
+            distributed.init_process_group(backend, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DissectError(f"the processes can't find each other: {reason}") from error
@@ -127,10 +116,9 @@ def from_environment() -> Team:
 
 @contextmanager
 def all_cores(team: Team) -> Iterator[None]:
-    """For what the leader does while the others wait: threads as a process alone would have them.
+    """Give the leader, while the others wait, the threads of a single process.
 
-    `torchrun` leaves each process one thread; and sums are split by threads, so that a score's last
-    digit would not be the same as without it.
+    `torchrun` leaves each process one, and sums are split by threads: last digits would differ.
     """
     before = torch.get_num_threads()
     if team.size > 1 and team.leads and before == 1:
@@ -142,18 +130,20 @@ def all_cores(team: Team) -> Iterator[None]:
 
 
 def mention_threads(team: Team, device: str) -> None:
-    """Log where a process alone would compute with more threads, and so get other last digits."""
+    """Log where a single process would use more threads, and so get other last digits."""
     threads, cores = torch.get_num_threads(), _cores()
     if team.size > 1 and team.leads and torch.device(device).type == "cpu" and threads < cores:
         log.info(
             "%d processes with %d thread(s) each: last digits may differ from those of one process "
             "with %d; they don't where OMP_NUM_THREADS is the same for both",
-            team.size, threads, cores,
-        )  # fmt: skip
+            team.size,
+            threads,
+            cores,
+        )
 
 
 def _cores() -> int:
-    """Physical cores that this process may use, which is what torch takes by default."""
+    """Return the physical cores that this process may use: torch's default number of threads."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
@@ -165,7 +155,7 @@ def _cores() -> int:
 
 
 def own_device(device: str) -> str:
-    """`auto` on a machine with several GPUs and processes: the process's own GPU."""
+    """Return the process's own GPU for `auto`, where there are several GPUs and processes."""
     if device == "auto" and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return device

@@ -1,13 +1,9 @@
-"""How to install what only some jobs need."""
+"""Installation of optional dependencies."""
 
 from __future__ import annotations
 
 
 def install(extra: str) -> str:
-    """Return the command that installs an extra of `pyproject.toml`.
-
-    Args:
-        extra: `offline`, `hf`, `remote`, `sweep` or `dev`.
-    """
-    # No package index has clipdissect: the name alone would install somebody else's package.
+    """Return the command that installs an extra (`hf`, `remote`, ...) of `pyproject.toml`."""
+    # clipdissect is on no package index: its name alone would install another package.
     return f"pip install -e '.[{extra}]' in clipdissect's checkout (scripts/setup {extra} there)"

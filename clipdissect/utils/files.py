@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one; folders that can't be listed."""
+"""Atomic writes, checksums, folders that can't be listed, and sizes for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipdissect.errors import DissectError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; moved into place, synced, when the block ends well.
+    """Yield a temporary path next to `path`; if the block succeeds, sync and move it into place.
 
     Raises:
         OSError: the disk is full or the folder can't be written; `path` is then as it was.
@@ -37,34 +37,40 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with `\\n` line ends, atomically; parts of file names that aren't text
-    are escaped."""
+    """Write `text` as UTF-8 with `\\n` line ends, atomically; escape undecodable file names."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def note_use(path: Path) -> None:
-    """Set the modification time of something that is kept to now, for pruning; if it is there."""
+    """Set the modification time of a cached file, if it exists, to now, for pruning by age."""
     with suppress(OSError):  # absent, or somebody else's
         os.utime(path)
 
 
 def _umask() -> int:
-    # mkstemp makes private files; the final file should have the permissions of any other.
+    # mkstemp creates private files; the final file should have the usual permissions.
     current = os.umask(0)
     os.umask(current)
     return current
 
 
 def check_listable(folder: Path) -> None:
-    """Check that a folder, where there is one, can be listed.
-
-    Raises:
-        DissectError: it can't, such as for want of permission.
-    """
+    """Raise a DissectError where a folder exists but can't be listed."""
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise DissectError(f"can't read the folder {folder}: {error.strerror}") from error
+
+
+def human_size(size: float | None) -> str:
+    """Format a number of bytes, such as `6.8 kB` or `155 kB`; `?` for None."""
+    if size is None:
+        return "?"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""What a network computes, apart from its tensors: attributes, hooks and code, as plain values.
+"""Fingerprint of a network apart from its tensors: attributes, hooks and code, as plain values.
 
-Code counts twice: as the bytecode that is loaded, with the functions and constants that it names
-(a class made in a notebook has nothing else), and as the user's own source files behind it.
+Code counts twice: as loaded bytecode, with the functions and constants that it names (a class
+defined in a notebook has nothing else), and as the user's own source files behind it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import hashlib
 import inspect
 import json
 import logging
+import re
 import sys
 import threading
 import weakref
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import (
     BuiltinMethodType,
@@ -38,103 +38,107 @@ from torch.utils.hooks import RemovableHandle
 
 from clipdissect.utils import source_files
 
-MAX_DEPTH = 60  # of objects in objects; Python's own limit is not far beyond
-# What every module has, its tensors among them; and the mark of `torch.compile`.
-_OWN = frozenset([*vars(nn.Module()), "_is_torch_compile"])
+MAX_DEPTH = 60  # of nested objects; Python's own limit is not far beyond
+# Attributes that every module has, its tensors among them; and the mark of `torch.compile`.
+_MODULE_ATTRIBUTES = frozenset([*vars(nn.Module()), "_is_torch_compile"])
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
-# Nothing is computed from these, and what they hold changes with the rest of the program.
-IDLE = (
-    logging.Logger, type(threading.Lock()), type(threading.RLock()), RemovableHandle,
-    type(NotImplemented), type(Ellipsis),
-)  # fmt: skip
+# Nothing is computed from these, and their state changes with the rest of the program.
+_STATELESS = (
+    logging.Logger,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    RemovableHandle,
+    type(NotImplemented),
+    type(Ellipsis),
+)
 # Globals that functions fill while they run, rather than compute from.
 _FILLED = (Counter, defaultdict, deque)
-# Modules around a network that don't change what it computes, but for the last digit.
-_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
 # Libraries that check types, change no value, and hold addresses.
 _CHECKERS = ("beartype", "typeguard", "jaxtyping")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # Methods that no forward pass runs.
-_IDLE_METHODS = frozenset(
-    f"__{name}__" for name in ("init", "new", "init_subclass", "repr", "str", "reduce", "reduce_ex",
-                               "getstate", "setstate", "getnewargs", "del", "eq", "hash", "dir",
-                               "class_getitem", "annotate", "annotate_func")
-)  # fmt: skip
-_Key = tuple[int, str, bool]  # of a look into a value
-_HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # flags of types: made at run time; closed to changes
+_UNUSED_METHODS = re.compile(
+    "__(init|new|init_subclass|repr|str|reduce|reduce_ex|getstate|setstate|getnewargs|del|eq|hash|"
+    "dir|class_getitem|annotate|annotate_func)__"
+)
+_Key = tuple[int, str, bool]  # id of a value, name of the visiting method, lenient
+# CPython's flags of types: created at run time (heap types), immutable.
+_HEAP, _IMMUTABLE = 1 << 9, 1 << 8
+
+
+def is_compile_wrapper(module: nn.Module) -> bool:
+    """Whether a module is what `torch.compile` returns."""
+    # By name: importing the class imports the whole compiler.
+    return type(module).__name__ == "OptimizedModule"
 
 
 class Fingerprint:
-    """Looks into a network and whatever hangs on it.
+    """Visitor of a network's attributes and code; equal values have equal texts in every process.
 
-    Equal values have equal results in every process.
-
-    Args:
-        model: its modules stand for themselves wherever they are referred to.
+    References to the model's modules are texts of their names.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         modules = model.named_modules() if model is not None else ()
         self._names = {id(module): name for name, module in modules}
         self._files: set[str] = set()
-        self._found: dict[_Key, tuple[Any, str]] = {}  # with the value, which is so kept alive
-        self._open: list[_Key] = []  # what is being looked into, outermost first
+        self._texts: dict[_Key, tuple[Any, str]] = {}  # with the value, which keeps its id taken
+        self._open: list[_Key] = []  # values being visited, outermost first
         self._lenient = False
-        self.opaque: list[str] = []  # types of what can't be looked into
+        self.opaque: list[str] = []  # types of values that can't be hashed
 
     def sources(self) -> list[str]:
-        """Digests of the user's own files behind all that was looked into."""
+        """Return digests of the user's own files behind all that was visited."""
         return source_files.digests(self._files)
 
     def of_module(self, module: nn.Module) -> list[Any]:
-        """A module's class, attributes and forward hooks, as JSON-able values, without its
-        children.
+        """Return a module's class, attributes and forward hooks, JSON-able, without its children.
 
-        Of a traced or exported module, which keeps a graph, the graph stands for the attributes.
+        An exported or traced (torch.fx) module keeps a graph, which replaces its attributes.
         """
-        kind = type(module)
-        if kind.__qualname__ in _WRAPPERS and kind.__module__.startswith("torch."):
-            return [kind.__qualname__]
+        # These don't change what a network computes, but for the last digit.
+        is_parallel = type(module) in (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        if is_parallel or is_compile_wrapper(module):
+            return [type(module).__qualname__]
         graph = vars(module).get("graph", vars(module).get("_graph"))
-        attributes: dict[str, Any] = {k: v for k, v in vars(module).items() if k not in _OWN}
-        compiled = attributes.pop("_compiled_call_impl", None) is not None
+        attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
+        is_compiled = attributes.pop("_compiled_call_impl", None) is not None
         if isinstance(graph, torch.fx.Graph):
             called = [node.target for node in graph.nodes if node.op == "call_function"]
             attributes = {"graph": str(graph), "called": called}
         hooks = [list(getattr(module, name, {}).values()) for name in _HOOKS]
-        script = str(module.code) if isinstance(module, torch.jit.ScriptModule) else ""
-        return [self._of_class(kind), self.of_value(attributes), self.of_value(hooks), script,
-                *["compiled"] * compiled]  # fmt: skip
+        parts = [self._of_class(type(module)), self.of_value(attributes), self.of_value(hooks)]
+        return [*parts, "compiled"] if is_compiled else parts
 
     def of_value(self, value: Any) -> str:
-        """Any value as text that is the same in every process.
+        """Return any value as text that is the same in every process.
 
-        What can't be looked into stands as something that never comes again, and is listed in
-        `opaque`: better to compute anew than to serve what may be stale.
+        A value that can't be hashed gets a text that never occurs again and is listed in `opaque`:
+        better to compute anew than to serve stale numbers.
         """
         if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
             return repr(value)
-        return self._once(value, self._look)
+        return self._once(value, self._visit)
 
-    def _once(self, value: Any, look: Callable[[Any], Any]) -> str:
-        """Digest of what `look` finds in a value; a value that is within itself refers to that."""
-        key = id(value), look.__name__, self._lenient
-        if key in self._found:
-            return self._found[key][1]
+    def _once(self, value: Any, visit: Callable[[Any], Any]) -> str:
+        """Digest what `visit` returns of a value; a cycle becomes a reference upwards."""
+        key = id(value), visit.__name__, self._lenient
+        if key in self._texts:
+            return self._texts[key][1]
         if key in self._open:
             return f"above {len(self._open) - self._open.index(key)}"
         if len(self._open) >= MAX_DEPTH:
             return self._unknown(value)
         self._open.append(key)
         try:
-            text = _text(look(value))
+            text = _text(visit(value))
         finally:
             self._open.pop()
-        self._found[key] = (value, text)
+        self._texts[key] = (value, text)
         return text
 
-    def _look(self, value: Any) -> Any:
-        if isinstance(value, IDLE):
+    def _visit(self, value: Any) -> Any:
+        if isinstance(value, _STATELESS):
             return type(value).__qualname__
         if _module_of(value).partition(".")[0] in _CHECKERS:
             return _name(value)
@@ -147,7 +151,7 @@ class Fingerprint:
         if isinstance(value, enum.Enum):
             return [self._of_type(type(value)), value.name, self.of_value(value.value)]
         if isinstance(value, ModuleType):
-            self._note(source_files.file_of(value))
+            self._add_file(source_files.file_of(value))
             return value.__name__
         if isinstance(value, weakref.ref):
             return ["reference", self.of_value(value())]
@@ -156,10 +160,11 @@ class Fingerprint:
         if isinstance(value, type):
             return self._of_type(value)
         try:
-            found = self._of_container(value)
-            if found is None:
-                found = self._of_callable(value)
-            return self._of_object(value) if found is None else found
+            for visit in (self._of_container, self._of_callable):
+                parts = visit(value)
+                if parts is not None:
+                    return parts
+            return self._of_object(value)
         except Exception:  # other people's iteration, `__repr__` or pickling
             return self._unknown(value)
 
@@ -183,7 +188,7 @@ class Fingerprint:
         return None
 
     def _of_loose_module(self, module: nn.Module) -> Any:
-        """A module that isn't registered as a child, as in a plain list; or a reference to one."""
+        """Visit a module that isn't a registered child, such as one in a plain list."""
         if id(module) in self._names:
             return ["module", self._names[id(module)]]
         tensors = [self.of_value(t) for t in module.state_dict().values()]
@@ -195,25 +200,24 @@ class Fingerprint:
         return self._of_class(kind) if _is_own_type(kind) else _name(kind)
 
     def _of_class(self, kind: type) -> list[Any]:
-        """A class's name, its own and inherited methods and plain attributes, but for torch's base.
-
-        What stands behind `nn.Module` among the bases counts as well.
-        """
-        found: list[Any] = []
-        for ancestor in kind.__mro__:
-            if ancestor in (nn.Module, torch.jit.ScriptModule, object) or _is_base(ancestor):
-                continue
-            found.append([_name(ancestor), self._once(ancestor, self._of_members)])
-        return [_name(kind), found]
+        """Return a class's name, and its own and inherited methods and plain attributes."""
+        # transformers' common base of all networks only loads and saves them.
+        members = [
+            [_name(ancestor), self._once(ancestor, self._of_members)]
+            for ancestor in kind.__mro__
+            if ancestor not in (nn.Module, object)
+            and ancestor.__module__ != "transformers.modeling_utils"
+        ]
+        return [_name(kind), members]
 
     def _of_members(self, kind: type) -> list[Any]:
         is_own = _is_own_type(kind)
         if is_own:
-            self._note(source_files.file_of(sys.modules.get(kind.__module__)))
+            self._add_file(source_files.file_of(sys.modules.get(kind.__module__)))
         return [
             [name, self.of_value(value)]
             for name, value in sorted(vars(kind).items(), key=lambda item: item[0])
-            if _counts(name, value, is_own)
+            if _is_relevant(name, value, is_own)
         ]
 
     def _of_callable(self, value: Any) -> Any:
@@ -233,60 +237,63 @@ class Fingerprint:
             return str(value.code)
         if not inspect.isroutine(value) and not hasattr(value, "cache_info"):
             return None
-        wrapped = getattr(value, "__wrapped__", None)  # as of functools.lru_cache
+        wrapped = getattr(value, "__wrapped__", None)  # of functools.lru_cache
         return [_name(value), self.of_value(wrapped)]
 
     def _of_bound(self, method: Any) -> Any:
         owner = method.__self__
         function = getattr(method, "__func__", None)
-        found = self.of_value(function) if function is not None else _name(method)
+        text = self.of_value(function) if function is not None else _name(method)
         if owner is None or isinstance(owner, ModuleType):
-            return found
-        return [found, self.of_value(owner)]
+            return text
+        return [text, self.of_value(owner)]
 
     def _of_function(self, function: FunctionType) -> Any:
         plain = getattr(function, "_torchdynamo_orig_callable", None)
         if plain is not None and plain is not function:
             return ["compiled", self.of_value(plain)]
-        if function.__code__.co_filename.startswith("<@beartype"):  # made for this process
+        if function.__code__.co_filename.startswith("<@beartype"):  # differs between processes
             return ["checked", self.of_value(getattr(function, "__wrapped__", None))]
         cells = [_content(cell) for cell in function.__closure__ or ()]
-        held = [function.__defaults__, function.__kwdefaults__, cells]
-        found: list[Any] = [self._instructions(function.__code__), self.of_value(held)]
+        bound = [function.__defaults__, function.__kwdefaults__, cells]
+        parts: list[Any] = [self._instructions(function.__code__), self.of_value(bound)]
         if _is_own_function(function):
-            self._note(source_files.file_of(function.__code__.co_filename))
-            found.append(self._of_globals(function))
-        return found
+            self._add_file(source_files.file_of(function.__code__.co_filename))
+            parts.append(self._of_globals(function))
+        return parts
 
     def _of_globals(self, function: FunctionType) -> Any:
-        """What a function's code names outside of itself: functions, classes, constants."""
+        """Return the functions, classes and constants that a function's code names."""
         names, attributes = _named(function.__code__)
         imported = {name: sys.modules[name] for name in names if name in sys.modules}
-        spaces = {**imported, **function.__globals__}
-        with self._leniently():
-            return self._of_names(spaces, names, attributes, set())
+        namespace = {**imported, **function.__globals__}
+        before, self._lenient = self._lenient, True
+        try:
+            return self._of_names(namespace, names, attributes, set())
+        finally:
+            self._lenient = before
 
     def _of_names(
-        self, space: Mapping[str, Any], names: set[str], attributes: set[str],
-        seen: set[str],
-    ) -> list[Any]:  # fmt: skip
-        found: list[Any] = []
-        for name in sorted(names & space.keys()):
-            value = space[name]
+        self, namespace: Mapping[str, Any], names: set[str], attributes: set[str], seen: set[str]
+    ) -> list[Any]:
+        parts: list[Any] = []
+        for name in sorted(names & namespace.keys()):
+            value = namespace[name]
             if not isinstance(value, ModuleType):
-                found.append([name, "" if isinstance(value, _FILLED) else self.of_value(value)])
+                parts.append([name, "" if isinstance(value, _FILLED) else self.of_value(value)])
             elif value.__name__ not in seen and _is_own_file(getattr(value, "__file__", None)):
                 seen.add(value.__name__)
-                self._note(source_files.file_of(value))
-                found.append([name, self._of_names(vars(value), attributes, attributes, seen)])
-        return found
+                self._add_file(source_files.file_of(value))
+                parts.append([name, self._of_names(vars(value), attributes, attributes, seen)])
+        return parts
 
     def _instructions(self, code: CodeType) -> list[Any]:
         constants = [
-            self._instructions(constant) if isinstance(constant, CodeType) else
-            self.of_value(constant)
+            self._instructions(constant)
+            if isinstance(constant, CodeType)
+            else self.of_value(constant)
             for constant in code.co_consts
-        ]  # fmt: skip
+        ]
         return [code.co_code.hex(), constants, list(code.co_names)]
 
     # Objects
@@ -302,26 +309,18 @@ class Fingerprint:
         text = repr(value)
         if " at 0x" not in text:
             return [_name(kind), text]
-        # What the object would be pickled as, which fails where it can't be; nothing is loaded.
+        # The parts that the object would be pickled as; raises where it can't be pickled.
         _, *parts = value.__reduce_ex__(2)
         return [_name(kind), [self.of_value(_listed(part)) for part in parts]]
 
     def _unknown(self, value: Any) -> str:
         name = str(_name(type(value)))
-        if self._lenient:  # a global may be anything
+        if self._lenient:  # globals that can't be hashed don't make a network opaque
             return name
         self.opaque.append(name)
         return f"opaque {uuid4()}"
 
-    @contextmanager
-    def _leniently(self) -> Iterator[None]:
-        before, self._lenient = self._lenient, True
-        try:
-            yield
-        finally:
-            self._lenient = before
-
-    def _note(self, file: str | None) -> None:
+    def _add_file(self, file: str | None) -> None:
         if file:
             self._files.add(file)
 
@@ -330,18 +329,13 @@ def _text(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=20).hexdigest()
 
 
-def _is_base(kind: type) -> bool:
-    # What all networks of transformers share loads and saves them.
-    return kind.__module__ == "transformers.modeling_utils"
-
-
-def _counts(name: str, value: Any, is_own: bool) -> bool:
-    """Whether a member of a class may bear on what the network computes."""
-    if name == "_abc_impl":  # what abstract classes keep of checks of types
+def _is_relevant(name: str, value: Any, is_own: bool) -> bool:
+    """Whether a member of a class may affect what the network computes."""
+    if name == "_abc_impl":  # abstract classes' cache of type checks
         return False
     if not name.startswith("__") or name == "__call__":
         return True
-    return is_own and isinstance(value, FunctionType) and name not in _IDLE_METHODS
+    return is_own and isinstance(value, FunctionType) and not _UNUSED_METHODS.fullmatch(name)
 
 
 def _is_own_file(name: str | None) -> bool:
@@ -349,7 +343,7 @@ def _is_own_file(name: str | None) -> bool:
 
 
 def _is_own_module(name: str | None) -> bool:
-    # Of a module that isn't there any more, as torch.hub leaves none, nobody else has the code.
+    # Code of a module that is no longer loaded, as of torch.hub, is in no installed library.
     module = sys.modules.get(name or "")
     return module is None or name == "__main__" or _is_own_file(getattr(module, "__file__", None))
 
@@ -364,7 +358,7 @@ def _is_own_function(function: FunctionType) -> bool:
 
 
 def _named(code: CodeType) -> tuple[set[str], set[str]]:
-    """Global names and modules that code reads, and the attributes that it asks for."""
+    """Return global names and modules that code reads, and the attributes that it accesses."""
     names, attributes = set[str](), set[str]()
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
@@ -373,19 +367,19 @@ def _named(code: CodeType) -> tuple[set[str], set[str]]:
             attributes.add(str(step.argval))
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            more, others = _named(inner)
-            names, attributes = names | more, attributes | others
+            inner_names, inner_attributes = _named(inner)
+            names, attributes = names | inner_names, attributes | inner_attributes
     return names, attributes
 
 
 def _is_plain_python(kind: type) -> bool:
-    """Whether all that an object holds is in its `__dict__` and `__slots__`."""
+    """Whether an object's whole state is in its `__dict__` and `__slots__`."""
     bases = [base for base in kind.__mro__ if base is not object]
-    has_place = bool(kind.__dictoffset__) or "__slots__" in vars(kind) or kind is object
+    has_state = bool(kind.__dictoffset__) or "__slots__" in vars(kind) or kind is object
     slots = sum(inspect.ismemberdescriptor(m) for base in bases for m in vars(base).values())
     is_small = kind.__basicsize__ <= object.__basicsize__ + 8 * (2 + slots)
     flags = [base.__flags__ for base in bases]
-    return has_place and is_small and all(f & _HEAP and not f & _IMMUTABLE for f in flags)
+    return has_state and is_small and all(f & _HEAP and not f & _IMMUTABLE for f in flags)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -403,14 +397,14 @@ def _listed(part: Any) -> Any:
 
 
 def _of_configuration(value: Any) -> Any:
-    # Of transformers: its class holds machinery that can't be looked into, the values are plain.
+    # Of transformers: its class can't be hashed, its values are plain.
     plain = json.loads(value.to_json_string(use_diff=False))
     unimportant = ("_name_or_path", "transformers_version")
     return [_name(type(value)), {k: v for k, v in plain.items() if k not in unimportant}]
 
 
 def _name(value: Any) -> str:
-    """Full name of a class or of a function without bytecode."""
+    """Return the full name of a class, of a function without bytecode, or of an object's class."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
 
@@ -426,7 +420,7 @@ def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """A tensor's elements as they lie in memory, in order, whatever its type."""
+    """Return a tensor's elements in order, as they lie in memory, whatever its type."""
     plain = tensor.detach().cpu()
     if plain.is_quantized:
         plain = plain.dequantize()

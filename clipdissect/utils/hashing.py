@@ -1,6 +1,6 @@
 """Digests of what results depend on: tensors, code, transforms, files and lists.
 
-The store's keys are made of these, so that changed weights, images or settings always miss.
+Cache keys are made of these, so that changed weights, images or settings never get old results.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,8 @@ from clipdissect.utils import fingerprint
 log = logging.getLogger(__name__)
 
 TRIES = 20  # of a transform, while another thread draws random numbers
-_PASSING = "passing-"  # starts digests that never come again
+# Starts digests that never occur again; no text that is hashed holds it by chance.
+_TRANSIENT = "clipdissect-transient-"
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -37,81 +38,89 @@ _PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
 
 def hash_values(*parts: Any) -> str:
-    """Hexadecimal digest of JSON-able values, in order; see also `is_passing`."""
+    """Return a hexadecimal digest of JSON-able values, in order.
+
+    It is transient (see `is_transient`) if it is made from a transient one.
+    """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
-    mark = _PASSING if _PASSING in text else ""
+    mark = _TRANSIENT if _TRANSIENT in text else ""
     return mark + hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    sha = hashlib.sha256()
+    """Return the SHA-256 of a file, hexadecimal."""
+    hasher = hashlib.sha256()
     with path.open("rb") as source:
         while chunk := source.read(1 << 20):
-            sha.update(chunk)
-    return sha.hexdigest()
+            hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def hash_model(model: nn.Module) -> str:
-    """Digest of a network: its tensors' bytes, its module tree, attributes, hooks and code.
+    """Return a digest of a network: its tensors' bytes, module tree, attributes, hooks and code.
 
     Names given to a model outside of it (in a config, on disk) don't count, nor does the training
     mode. The code of the modules' classes does, with the functions and constants that it names and
-    the user's own source files behind it, so that an edit isn't served old numbers.
+    the user's own source files behind it, so that an edit invalidates the cache.
 
-    Where something in the network can't be looked into, the digest never comes again (see
-    `is_passing`), and a warning says what it is.
+    Where an attribute of the network can't be hashed, the digest is transient (see `is_transient`),
+    and a warning names its type.
     """
     hasher = hashlib.blake2b(digest_size=20)
-    look = fingerprint.Fingerprint(model)
+    visitor = fingerprint.Fingerprint(model)
     for name, module in model.named_modules(remove_duplicate=False):
-        hasher.update(hash_values(name, look.of_module(module)).encode())
-    tensors = dict(_tensors(model))
+        hasher.update(hash_values(name, visitor.of_module(module)).encode())
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     for name, tensor in tensors.items():
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(fingerprint.bytes_of(tensor))
     # Packed weights of quantised layers, and what modules add with get_extra_state.
     extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
-    hasher.update(hash_values(look.of_value(extra), look.sources()).encode())
-    if look.opaque:
-        _warn_of_opaque(type(model).__name__, tuple(dict.fromkeys(look.opaque)))
-        return f"{_PASSING}{uuid4().hex}"
+    hasher.update(hash_values(visitor.of_value(extra), visitor.sources()).encode())
+    if visitor.opaque:
+        _warn_of_opaque(type(model).__name__, tuple(dict.fromkeys(visitor.opaque)))
+        return transient_key()
     return hasher.hexdigest()
 
 
-def is_passing(digest: str) -> bool:
-    """Whether a digest, or one that was made from it, never comes again.
+def transient_key() -> str:
+    """Return a new transient digest; see `is_transient`."""
+    return f"{_TRANSIENT}{uuid4().hex}"
 
-    What is kept under it is of use to this run alone.
+
+def is_transient(digest: str) -> bool:
+    """Whether a digest, or one that it was made from, never occurs again.
+
+    What is stored under it is of use to this run alone.
     """
-    return digest.startswith(_PASSING)
+    return digest.startswith(_TRANSIENT)
 
 
-def passing_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on the networks whose features couldn't be kept; see `is_passing`.
-
-    Args:
-        digests: name to digest.
-    """
+def transient_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
+    """Return notes on the networks, by name, whose features couldn't be cached."""
     return tuple(
-        f"the features of {name} are of this run alone and not in the store: the network holds "
-        f"what can't be looked into (the log names it)"
-        for name, found in digests.items()
-        if is_passing(found)
+        f"the features of {name} are of this run alone and not in the store: the network has "
+        f"attributes that can't be hashed (the log names them)"
+        for name, digest in digests.items()
+        if is_transient(digest)
     )
 
 
-@functools.cache  # once for each
+@functools.cache  # warns once
 def _warn_of_opaque(model: str, kinds: tuple[str, ...]) -> None:
     log.warning(
-        "the network %s holds what can't be looked into (%s): its features aren't kept, since "
-        "nothing could tell whether they are still right",
-        model, ", ".join(kinds),
-    )  # fmt: skip
+        "the network %s has attributes that can't be hashed (%s): its features aren't cached, "
+        "since a change of these couldn't be detected",
+        model,
+        ", ".join(kinds),
+    )
 
 
 def hash_transform(transform: Transform) -> str:
-    """Digest of what an image transform does, taken from its output on five made-up images.
+    """Return a digest of an image transform, taken from its output on five synthetic images.
 
     A transform has no dependable name: a lambda prints as an address and two `Compose` objects
     may print alike. Its output on images of several sizes, up to 1500 x 2100, changes with every
@@ -126,12 +135,12 @@ def hash_transform(transform: Transform) -> str:
     for size in _PROBE_SIZES:
         first, second = transform(_pattern(*size)), transform(_pattern(*size))
         if not isinstance(first, Tensor) or first.ndim != 3:
-            what = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+            got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise DissectError(
                 f"preprocess must turn a PIL image into a tensor [channels, height, width]; "
-                f"it returned {what}. End it with torchvision.transforms.ToTensor()"
+                f"it returned {got}. End it with torchvision.transforms.ToTensor()"
             )
-        if not torch.equal(first, second) or (size == _PROBE_SIZES[0] and _draws(transform)):
+        if not torch.equal(first, second) or (size == _PROBE_SIZES[0] and _is_random(transform)):
             raise DissectError(
                 "preprocess gives another result each time for the same image (a random crop or "
                 "flip?). Use the network's evaluation transform"
@@ -141,35 +150,30 @@ def hash_transform(transform: Transform) -> str:
     return hasher.hexdigest()
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+class _RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Detects whether this thread draws random numbers from torch."""
 
-
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notices whether this thread draws random numbers from torch."""
-
-    seen: bool = False
+    drawn: bool = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        self.drawn = self.drawn or torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))
 
 
-def _draws(transform: Transform) -> bool:
-    """Whether a transform draws random numbers: a flip may come out the same twice, but it can't
-    help drawing.
+def _is_random(transform: Transform) -> bool:
+    """Whether a transform draws random numbers: a flip may come out the same twice, but it always
+    draws.
 
-    Other threads may draw, too: torch's draws are told apart by thread, the others by their coming
-    at every try, on a picture that takes no time.
+    Other threads may draw, too: torch's draws are attributed by thread, others only if they occur
+    at every try, on a small image.
     """
     for _ in range(TRIES):
         before = _random_states()
-        torch_draws = _Draws()  # type: ignore[no-untyped-call]
-        with torch_draws:
+        detector = _RandomnessDetector()  # type: ignore[no-untyped-call]
+        with detector:
             transform(_pattern(*_PROBE_SIZES[0]))
-        if torch_draws.seen or _random_states() == before:
-            return torch_draws.seen
+        if detector.drawn or _random_states() == before:
+            return detector.drawn
     return True
 
 
@@ -179,11 +183,11 @@ def _random_states() -> tuple[Any, str]:
 
 
 def _pattern(width: int, height: int) -> Image.Image:
-    """A made-up image, the caller's to change."""
+    """Return a synthetic image that the caller may change."""
     return Image.fromarray(_pixels(width, height).copy(), "RGB")
 
 
-@functools.cache  # they take longer to make than most transforms take
+@functools.cache  # computing them takes longer than most transforms
 def _pixels(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
     x, y = np.arange(width, dtype=np.uint32), np.arange(height, dtype=np.uint32)[:, None]
     waves = [x * 3 + y, x * y // 7, (x // 5 + y // 3) * 17]

@@ -13,42 +13,28 @@ from clipdissect.errors import DissectError, unknown
 
 
 def load(path: str, what: str) -> Any:
-    """The object behind `package.module:name`; the current folder is importable, and comes first.
-
-    This runs the module's code.
+    """Import the object at `package.module:name`, first from the current folder.
 
     Args:
         path: such as `mypackage.mymodule:build`, or `mymodule:Class.method`.
-        what: what it is for, in errors (`target.factory`).
-
-    Raises:
-        DissectError: another shape of path, no such module or name, or an exception in the module.
+        what: names it in errors (`target.factory`).
     """
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):
         raise DissectError(f"{what} is '{path}'; it must look like package.module:name")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    found = _module(name, what)
+    value = _module(name, what)
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            names = [n for n in dir(found) if not n.startswith("_")]
+        if not hasattr(value, part):
+            names = [n for n in dir(value) if not n.startswith("_")]
             raise unknown(f"name in {name} ({what})", part, names)
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def call(path: str, arguments: Any, what: str) -> Any:
-    """What the function or class behind an import path returns for keyword arguments.
-
-    Args:
-        path: see `load`.
-        arguments: see `keywords`.
-        what: what it is for, in errors.
-
-    Raises:
-        DissectError: from `load`; it can't be called, or raises.
-    """
+    """Call the function or class at an import path with keyword arguments."""
     function: Callable[..., Any] = load(path, what)
     if not callable(function):
         raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
@@ -62,21 +48,17 @@ def call(path: str, arguments: Any, what: str) -> Any:
 
 
 def keywords(arguments: Any) -> dict[str, Any]:
-    """Keyword arguments as a dict, an empty one for None.
-
-    Raises:
-        DissectError: something else than a dict with names as keys.
-    """
-    found = {} if arguments is None else arguments
-    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+    """Return keyword arguments as a dict, an empty one for None."""
+    named = {} if arguments is None else arguments
+    if not isinstance(named, Mapping) or not all(isinstance(key, str) for key in named):
         raise DissectError(
             f"target.arguments must be names with values, such as {{width: 8}}; got {arguments!r}"
         )
-    return dict(found)
+    return dict(named)
 
 
 def where(error: BaseException) -> str:
-    """An exception of other people's code in a line: its type, message, file and line."""
+    """Describe an exception of a user's code in one line: its type, message, file and line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"

@@ -1,4 +1,4 @@
-"""What the packages of Numba kernels share. Importing this module imports Numba."""
+"""Helpers for Numba kernels. Importing this module imports Numba."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator: compile on first use, from the cache on disk where that can be written.
-
-    Args:
-        fastmath: what the compiler may do to sums and products, as of `numba.njit`.
-    """
+    """Decorate a function to be compiled on first use, cached on disk where that can be written."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        # Checkers of types at run time wrap every function of a module, which can't be compiled.
+        # Run-time type checkers wrap every function of a module, and Numba can't compile wrappers.
         function = inspect.unwrap(function)
         try:
             return numba.njit(function, nogil=True, cache=True, fastmath=fastmath)
@@ -33,15 +29,15 @@ def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
 
 
 def prepare(function: Any, arguments: Sequence[Any]) -> None:
-    """Compile a function for arguments of these types, without running it, unless that was done.
+    """Compile a function for arguments of these types, unless that was done, without running it.
 
-    So that whatever fails here is the compiler's, and what fails in the function is the data's.
+    Errors raised here are the compiler's, errors raised by a call are due to the data.
     """
     function.compile(tuple(map(numba.typeof, arguments)))
 
 
 def _ones_in(typing_context: Any, value: Any) -> Any:
-    """How many bits of a uint64 are set."""
+    """Count the set bits of a uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])

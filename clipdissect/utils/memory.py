@@ -1,4 +1,4 @@
-"""How the C library hands out memory for activations: kept between batches, in large pages."""
+"""Reuse of memory between batches, and huge pages for tensors."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ import os
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
-# Tells torch to take large pages for tensors; read when it makes its first one.
+# Makes torch use huge pages for tensors; read when it allocates its first one.
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 _kept = False
 
 
 def keep_memory() -> bool:
-    """Let this process keep the memory that it frees, and take large pages for tensors.
+    """Keep freed memory in the process and use huge pages for tensors.
 
-    glibc asks the system for every array of more than 32 MB anew and gives it back when it is
-    freed, so that each batch touches fresh pages. The networks then wait for page faults, a third
-    of the time and more on CPUs (docs/capture.md). Here freed memory stays with the process, which
-    thus holds the most that it ever needed, to its end.
+    glibc requests every array above 32 MB from the system and returns it when it is freed, so that
+    each batch touches fresh pages; page faults then take a third of the time and more on CPUs
+    (docs/capture.md). With this, the process holds its peak memory to its end.
 
-    For programs of one's own, such as the command line, which calls this; a library mustn't decide
-    it for others. Call it before torch makes its first tensor, or large pages aren't taken.
+    The command line calls this; a library must not decide it for other programs. Call it before
+    torch allocates its first tensor, or huge pages aren't used.
 
     Returns:
-        Whether the C library was told; False where it isn't glibc.
+        Whether it took effect; False where the C library isn't glibc.
 
-    Source: mallopt(3); large pages are torch's own, by THP_MEM_ALLOC_ENABLE.
+    Source: mallopt(3); huge pages are torch's own, by THP_MEM_ALLOC_ENABLE.
     """
     os.environ.setdefault(LARGE_PAGES, "1")
     global _kept
@@ -41,5 +40,5 @@ def keep_memory() -> bool:
 
 
 def memory_is_kept() -> bool:
-    """Whether `keep_memory` has told the C library so in this process."""
+    """Whether `keep_memory` took effect in this process."""
     return _kept

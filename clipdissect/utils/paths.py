@@ -1,4 +1,4 @@
-"""Where the library keeps what it downloads and computes."""
+"""Folders of downloaded and computed files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from clipdissect.errors import MissingResource
 from clipdissect.utils.files import check_listable
 
-# Where data sets lie below a data folder: what fetches them and what reads them use the same names.
+# Data sets' places below a data folder, both for fetching and for reading them.
 BRODEN = "broden1_224"
 IMAGENET = "imagenet"
 IMAGENET_VAL = f"{IMAGENET}/val"
@@ -20,7 +20,7 @@ CIFAR100 = "cifar-100-python"
 
 
 def cache_dir() -> Path:
-    """The user cache: `$CLIPDISSECT_CACHE`, else the system's cache folder for the user."""
+    """Return the user cache: `$CLIPDISSECT_CACHE`, else the system's cache folder for the user."""
     chosen = os.environ.get("CLIPDISSECT_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -30,12 +30,12 @@ def cache_dir() -> Path:
 
 
 def store_dir() -> Path:
-    """The folder of the feature store, below the user cache."""
+    """Return the folder of the feature store, below the user cache."""
     return cache_dir() / "store"
 
 
 def data_places() -> list[Path]:
-    """Folders searched for named data (concept lists): `$CLIPDISSECT_DATA`, then the cache."""
+    """Return folders searched for named data: `$CLIPDISSECT_DATA`, then the cache."""
     chosen = os.environ.get("CLIPDISSECT_DATA")
     return [*([Path(chosen).expanduser()] if chosen else []), cache_dir() / "data"]
 

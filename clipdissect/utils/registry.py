@@ -1,7 +1,7 @@
 """Named options: each package of the library maps names to functions that build one thing.
 
-A package's `OPTIONS` dictionary is the one list of its names. `conf/<group>/<name>.yaml` gives
-the same names their parameters for the command line.
+A package's `OPTIONS` dictionary lists its names. `conf/<group>/<name>.yaml` holds their parameters
+for the command line.
 """
 
 from __future__ import annotations
@@ -39,47 +39,32 @@ def build(kind: str, options: Options, name: str, parameters: Mapping[str, Any])
 
 
 def named(kind: str, build: Callable[..., T], given: Any) -> T:
-    """Build an option from its name, or from a mapping of its name and parameters.
-
-    Args:
-        kind: what it is, such as `encoder`.
-        build: the package's.
-        given: as in `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`.
-
-    Raises:
-        DissectError: neither; or from `build`.
-    """
-    return _built(build, given, (
+    """Build an option from `"soft_wpmi"` or `{"name": "soft_wpmi", "top_k": 10}`."""
+    expected = (
         f"{kind} must be a name, or a name with parameters, such as "
         f"{{'name': <{kind}>, <parameter>: <value>}}; got {shortened(given)}"
-    ))  # fmt: skip
+    )
+    return _build(build, given, expected)
 
 
-def part(kind: str, word: str, made: type[T], build: Callable[..., T], given: Any) -> T:
-    """A part of a union: an object, an option's name, or a name with parameters.
+def part(kind: str, word: str, part_type: type[T], build: Callable[..., T], given: Any) -> T:
+    """Return a part of a union: the object given, or one built from a name or a mapping.
 
-    Args:
-        kind: what the parts are, such as `concept set`.
-        word: what stands for one in the error's example.
-        made: the parts' class.
-        build: the package's.
-        given: as the user gave it.
-
-    Raises:
-        DissectError: something that is none; or from `build`.
+    `kind` (such as `concept set`) and `word` (placeholder of a name) are for errors; `build` is the
+    package's function.
     """
-    if isinstance(given, made):
+    if isinstance(given, part_type):
         return given
-    return _built(build, given, (
+    expected = (
         f"a part of a union is a {kind}'s name, or {{name: <{word}>, <parameter>: <value>}}; "
         f"got {given!r}"
-    ))  # fmt: skip
+    )
+    return _build(build, given, expected)
 
 
-def _built(build: Callable[..., T], given: Any, otherwise: str) -> T:
-    """Build from a name or a mapping with one; a DissectError that says `otherwise` if neither."""
+def _build(build: Callable[..., T], given: Any, expected: str) -> T:
     if isinstance(given, str):
         return build(given)
     if isinstance(given, Mapping) and isinstance(given.get("name"), str):
         return build(**given)
-    raise DissectError(otherwise)
+    raise DissectError(expected)

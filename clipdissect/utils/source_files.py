@@ -1,7 +1,7 @@
-"""Source files of the user's own that a network's code stands in, and the ones that those import.
+"""The user's own source files with a network's code, and those that they import.
 
 Code is compared as it parses, so that comments and layout don't matter. Installed libraries (and
-this one) are left out: their versions stand in the keys.
+this one) are left out: their versions are part of the cache keys.
 """
 
 from __future__ import annotations
@@ -19,18 +19,15 @@ from types import ModuleType
 from typing import Any
 
 _INSTALLED = ("site-packages", "dist-packages")
-# What a module's file held when its load was first seen: an edit changes nothing before a reload.
-# By the load's spec, which is kept so that no other gets its id.
+# Digest and imports of a module's file when its load was first seen: an edit changes nothing before
+# a reload. By the id of the load's spec, which is stored too, so that no other spec gets its id.
 _loaded: dict[int, tuple[Any, tuple[str, tuple[str, ...]]]] = {}
 
 
-def file_of(place: Any) -> str | None:
-    """The user's own file behind a module or the name of a file; None of anything else.
-
-    Args:
-        place: a module, or a file's name as code objects carry it.
-    """
-    name: str | None = getattr(place, "__file__", None) if isinstance(place, ModuleType) else place
+def file_of(source: Any) -> str | None:
+    """Return the user's own file behind a module or a code object's file name; None otherwise."""
+    is_module = isinstance(source, ModuleType)
+    name: str | None = getattr(source, "__file__", None) if is_module else source
     if not name or name.startswith("<") or is_installed(name) or not os.path.isfile(name):
         return None
     return os.path.realpath(name)
@@ -46,28 +43,23 @@ def is_installed(name: str) -> bool:
 
 
 def digests(files: Iterable[str]) -> list[str]:
-    """Digests of own files and of all that they import from among the user's own, sorted.
+    """Return sorted digests of the user's own files and of those that they import.
 
-    A file's place on the disk doesn't count. Of a module that is loaded, the file counts as it was
-    when the load was first seen here. The running script is no part of it: what of it matters is
-    looked into by name.
-
-    Args:
-        files: from `file_of`.
+    A file's folder doesn't count. Of a loaded module, the file counts as it was when the load was
+    first seen here. The running script is left out: what a network uses of it is hashed by name.
     """
     script = file_of(sys.modules.get("__main__"))
-    seen: dict[str, str] = {}
-    waiting = [file for file in files if file != script]
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen[file], imports = _examined(file)
-        waiting += [own for own in imports if own != script]
-    return sorted(f"{os.path.basename(file)} {found}" for file, found in seen.items())
+    digest_of: dict[str, str] = {}
+    queue = [file for file in files if file != script]
+    while queue:
+        file = queue.pop()
+        if file not in digest_of:
+            digest_of[file], imports = _of_loaded(file)
+            queue += [imported for imported in imports if imported != script]
+    return sorted(f"{os.path.basename(file)} {digest}" for file, digest in digest_of.items())
 
 
-def _examined(file: str) -> tuple[str, tuple[str, ...]]:
+def _of_loaded(file: str) -> tuple[str, tuple[str, ...]]:
     spec = _spec_of(file)
     if spec is None:
         return _of_file(file)
@@ -77,7 +69,7 @@ def _examined(file: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _spec_of(file: str) -> Any:
-    """Of the module that was loaded from a file; a new one with each load."""
+    """Return the spec of the module that was loaded from a file; each load has a new one."""
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
         if name and name.endswith(os.path.basename(file)) and os.path.realpath(name) == file:
@@ -86,31 +78,33 @@ def _spec_of(file: str) -> Any:
 
 
 def _of_file(file: str) -> tuple[str, tuple[str, ...]]:
-    """A file's digest and the own files that it imports."""
+    """Return a file's digest and the user's own files that it imports."""
     source = Path(file).read_bytes()
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # edited since it was loaded
         return hashlib.sha256(source).hexdigest(), ()
-    found = {own for name in _imports(tree) for own in _resolved(name, Path(file).parent)}
-    found |= set(_packages(Path(file).parent))  # they run first
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(found - {file}))
+    folder = Path(file).parent
+    files = {path for name in _imports(tree) for path in _resolve(name, folder)}
+    packages, _ = _packages(folder)  # their __init__.py run first
+    files |= set(filter(None, (file_of(str(package / "__init__.py")) for package in packages)))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(files - {file}))
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names that a file imports; relative ones start with their dots."""
+    """Yield dotted names that a file imports; relative ones start with their dots."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             yield base
-            joint = "" if base.endswith(".") or not base else "."
-            yield from (f"{base}{joint}{alias.name}" for alias in node.names if alias.name != "*")
+            dot = "" if base.endswith(".") or not base else "."
+            yield from (f"{base}{dot}{alias.name}" for alias in node.names if alias.name != "*")
 
 
-def _resolved(name: str, folder: Path) -> Iterator[str]:
-    """The own files that an import in a file of a folder may run."""
+def _resolve(name: str, folder: Path) -> Iterator[str]:
+    """Yield the user's own files that an import in a file of a folder may run."""
     plain = name.lstrip(".")
     parts = plain.split(".") if plain else []
     if name.startswith("."):
@@ -118,7 +112,8 @@ def _resolved(name: str, folder: Path) -> Iterator[str]:
     elif _is_of_library(parts[0]):
         return
     else:
-        starts = [str(folder), str(_top(folder)), *(entry or os.curdir for entry in sys.path)]
+        _, top = _packages(folder)
+        starts = [str(folder), str(top), *(entry or os.curdir for entry in sys.path)]
     for start in starts:
         for count in range(1, len(parts) + 1):
             path = os.path.join(start, *parts[:count])
@@ -126,34 +121,27 @@ def _resolved(name: str, folder: Path) -> Iterator[str]:
 
 
 def _is_of_library(name: str) -> bool:
-    """Whether a module of this name, once imported, belongs to Python, a library or this one."""
+    """Whether a module of this name belongs to Python, an installed library or this one."""
     loaded = getattr(sys.modules.get(name), "__file__", None)
     is_known = name in sys.stdlib_module_names or name == __name__.partition(".")[0]
     return is_known or bool(loaded and is_installed(loaded))
 
 
-def _packages(folder: Path) -> Iterator[str]:
-    """The `__init__.py` of the packages that a folder is in."""
+def _packages(folder: Path) -> tuple[list[Path], Path]:
+    """Return the packages that a folder is in, and the folder of the outermost one."""
+    packages = []
     while (folder / "__init__.py").is_file() and folder != folder.parent:
-        yield from filter(None, [file_of(str(folder / "__init__.py"))])
+        packages.append(folder)
         folder = folder.parent
-
-
-def _top(folder: Path) -> Path:
-    """The folder that holds the outermost package which a folder is in."""
-    while (folder / "__init__.py").is_file() and folder != folder.parent:
-        folder = folder.parent
-    return folder
+    return packages, folder
 
 
 @functools.lru_cache(maxsize=1)
 def _roots() -> tuple[Path, ...]:
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     import torch
 
-    ours = Path(__file__).parents[1]
-    named = [
-        *(sysconfig.get_paths()[kind] for kind in kinds), *site.getsitepackages(),
-        site.getusersitepackages(), *map(str, torch.__path__), str(ours),
-    ]  # fmt: skip
-    return tuple(Path(os.path.realpath(name)) for name in named)
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    python = [sysconfig.get_paths()[kind] for kind in kinds]
+    packages = [*site.getsitepackages(), site.getusersitepackages(), *torch.__path__]
+    this_library = str(Path(__file__).parents[1])
+    return tuple(Path(os.path.realpath(name)) for name in [*python, *packages, this_library])

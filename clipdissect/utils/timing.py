@@ -1,4 +1,4 @@
-"""Seconds spent per stage of a job."""
+"""Timers of a job's stages."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# A process that is paused from outside puts a clock here that stands still meanwhile.
+# A process that is paused from outside puts a clock here that stops during pauses.
 clock: Callable[[], float] = time.perf_counter
 
 
 class Timers:
-    """Adds up wall-clock seconds under names, in the order first met."""
+    """Adds up wall-clock seconds per stage, in the order of first use."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the block's duration under `name`, also when it fails."""
+        """Add the block's duration to a stage, also when it fails."""
         start = clock()
         try:
             yield

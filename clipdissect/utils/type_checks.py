@@ -1,4 +1,4 @@
-"""Types of what users pass, checked against annotations before anything is computed."""
+"""Checks of users' arguments against annotations, before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ import numpy as np
 
 from clipdissect.errors import DissectError
 
-WORDS = {str: "text", bool: "True or False", int: "a whole number", float: "a number",
-         NoneType: "None"}  # fmt: skip
-SHOWN = 80  # characters of a wrong value
+WORDS = {
+    str: "text",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    NoneType: "None",
+}
+MAX_SHOWN = 80  # characters of a wrong value in errors
 
 
 def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a function's parameters; paths given for text become text.
+    """Return the values of the parameters of `function`; paths given for text become text.
 
-    Args:
-        function: or a class; annotations other than classes, and unions, lists and mappings of
-            them, are not checked.
-        what: is called, for errors.
-        values: by parameter.
-
-    Raises:
-        DissectError: a value of another type than its parameter's.
+    Only annotations that are classes, or unions, lists and mappings of them, are checked.
     """
-    source: Any = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(source)
+    annotated: Any = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(annotated)
     return {
         name: _checked(f"{what}: {name}", hints.get(name, Any), value)
         for name, value in values.items()
@@ -40,12 +38,7 @@ def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) 
 
 
 def check_fields(settings: Any, what: str) -> None:
-    """Raise a DissectError where a dataclass's field has another type than its annotation.
-
-    Args:
-        settings: the dataclass.
-        what: precedes the field's name in the error.
-    """
+    """Check a dataclass's fields against their annotations."""
     for name, hint in get_type_hints(type(settings)).items():
         if name in settings.__dataclass_fields__:
             _checked(f"{what}{name}", hint, getattr(settings, name))
@@ -65,9 +58,9 @@ def check_range(name: str, value: float, minimum: float, maximum: float | None =
 
 
 def shortened(value: Any) -> str:
-    """Return a value as errors show it."""
+    """Return a value's repr for errors, truncated."""
     short = Repr()
-    short.maxstring = short.maxother = SHOWN
+    short.maxstring = short.maxother = MAX_SHOWN
     return short.repr(value)
 
 

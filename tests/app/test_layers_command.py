@@ -17,7 +17,7 @@ from clipdissect.app.commands import layers
 from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, usage
 from clipdissect.app.schema import register
 from clipdissect.capture.capture import check_layers
-from clipdissect.capture.model_summary import survey
+from clipdissect.capture.model_summary import summarise_model
 
 NET = """
 import torch
@@ -93,7 +93,7 @@ def test_every_option_is_built_from_its_config(here: Path, option: str) -> None:
         config = compose("config", overrides=[f"target={option}", *OPTIONS[option]])
     found: target.Target = of_group(target.build, config.target)
     check_layers(found.model, found.layers)
-    rows = {row.name: row for row in survey(found)}
+    rows = {row.name: row for row in summarise_model(found)}
     assert all(rows[layer].units for layer in found.layers)
     if OWN[0] in OPTIONS[option]:
         assert found.class_names == ("cat", "dog", "wheel")

@@ -21,8 +21,9 @@ from clipdissect.capture.output_layout import (
     read,
     summarise,
 )
-from clipdissect.capture.pooling import Summary, split_layer
+from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
+from clipdissect.models.layer_patterns import split_layer
 
 
 def test_value_is_taken_before_an_inplace_operation() -> None:

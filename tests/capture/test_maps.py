@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import ColourNet, preprocess, write_colours
+from tiny import ColourNet, preprocess, write_colours
 
 from clipdissect import probe as probes
 from clipdissect.capture.maps import activation_maps

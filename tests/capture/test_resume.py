@@ -48,8 +48,8 @@ class SlowReader:
 
 @pytest.fixture(autouse=True)
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests count what a pass reads; the trial before it has its own in test_randomness."""
-    monkeypatch.setattr(determinism, "fickle", lambda *_: {})
+    """The tests count what a pass reads; the trial before it has its own in test_determinism."""
+    monkeypatch.setattr(determinism, "nondeterministic", lambda *_: {})
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ sys.path.insert(0, {tests!r})
 from tiny import ColourEncoder, ColourNet, preprocess
 
 from clipdissect import probe, similarity
-from clipdissect.dissection import assist, dissect
+from clipdissect.dissection import run_worker, dissect
 from clipdissect.utils.distributed import from_environment
 from clipdissect.errors import DissectError
 from clipdissect.capture.settings import Settings
@@ -61,7 +61,7 @@ try:
     if team.leads:
         dissect(target, concepts=["red", "green", "blue"], **parts).save(Path(folder) / "run")
     else:
-        assist(target, **parts)
+        run_worker(target, **parts)
 except DissectError as error:
     print("error:", error, flush=True)
     sys.exit(2)
@@ -142,7 +142,7 @@ def test_what_draws_goes_to_a_temporary_store_that_all_see(tmp_path: Path) -> No
 
 def test_shares_are_runs_of_neighbours() -> None:
     jobs = list(range(10))
-    shares = [list(Team(rank, 3).part(jobs)) for rank in range(3)]
+    shares = [list(Team(rank, 3).partition(jobs)) for rank in range(3)]
     assert [job for share in shares for job in share] == jobs
     assert sorted(map(len, shares)) == [3, 3, 4]
-    assert list(ALONE.part(jobs)) == jobs
+    assert list(ALONE.partition(jobs)) == jobs

@@ -67,7 +67,11 @@ def test_plain_forms_of_settings() -> None:
         (Settings, {"compile": "yes"}, "compile must be True or False; got 'yes'"),
         (Settings, {"device": 3}, "device must be text; got 3"),
         (Settings, {"summary": 3}, "summary must be"),
-        (Settings, {"summary": "middle"}, "summary is 'middle'; it can be auto, mean, max, cls"),
+        (
+            Settings,
+            {"summary": "middle"},
+            "summary is 'middle'; it can be auto or mean or max or cls",
+        ),
         (ReportSettings, {"images": "5"}, "report.images must be a whole number; got '5'"),
     ],
 )

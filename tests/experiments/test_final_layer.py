@@ -215,7 +215,9 @@ def test_other_processes_only_assist(runner: Runner, monkeypatch: pytest.MonkeyP
 
     seen: list[Any] = []
     monkeypatch.setattr(build, "from_environment", lambda: Team(1, 2))
-    monkeypatch.setattr(clip_dissect, "assist", lambda target, **job: seen.append((target, job)))
+    monkeypatch.setattr(
+        clip_dissect, "run_worker", lambda target, **job: seen.append((target, job))
+    )
     folder = runner()
     target, job = seen[0]
     assert target.layers == ("head",)

@@ -17,6 +17,7 @@ from clipdissect import probe
 from clipdissect.app.commands import fetch as command
 from clipdissect.app.help import COMMANDS, RUNNERS, usage
 from clipdissect.errors import DissectError
+from clipdissect.utils.files import human_size
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -64,7 +65,7 @@ def test_list_tells_size_licence_and_what_is_there(
     [(None, "?"), (571, "571 B"), (6833, "6.8 kB"), (155_418, "155 kB"), (6_744_924_160, "6.7 GB")],
 )
 def test_sizes_for_people(size: int | None, text: str) -> None:
-    assert command.human(size) == text
+    assert human_size(size) == text
 
 
 def test_local_file_then_nothing_more_to_do(

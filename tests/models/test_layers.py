@@ -1,4 +1,4 @@
-"""Layer patterns, and what `survey` sees of real architectures with random weights."""
+"""Layer patterns, and what `summarise_model` sees of real architectures with random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import clipdissect
 from clipdissect import similarity
 from clipdissect import targets as target
 from clipdissect.capture.capture import Settings
-from clipdissect.capture.model_summary import survey
+from clipdissect.capture.model_summary import summarise_model
 from clipdissect.errors import DissectError
 from clipdissect.models.layer_patterns import expand
 from clipdissect.targets import Target
@@ -113,7 +113,7 @@ def test_targets_and_dissections_expand_patterns(tmp_path: Path) -> None:
 def test_survey_tells_what_can_be_dissected() -> None:
     model = Nest()
     model.layer2.act = model.layer1[0].act  # type: ignore[assignment]
-    rows = {row.name: row for row in survey(Target("n", model.train(), preprocess(8)))}
+    rows = {row.name: row for row in summarise_model(Target("n", model.train(), preprocess(8)))}
     assert (rows["conv"].kind, rows["conv"].output, rows["conv"].units) == (
         "Conv2d",
         "(images, 4, 8, 8)",
@@ -131,7 +131,7 @@ def test_survey_tells_what_can_be_dissected() -> None:
 
 def test_survey_of_a_network_that_wants_another_input() -> None:
     with pytest.raises(DissectError, match=r"failed on a batch \(2, 3, 8, 8\)"):
-        survey(Target("n", nn.Conv2d(1, 1, 1), preprocess(8)))
+        summarise_model(Target("n", nn.Conv2d(1, 1, 1), preprocess(8)))
 
 
 def test_network_that_fails_while_it_is_dissected(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_units_of_real_architectures(
     # Shapes alone take no time; timm's transforms need more.
     with torch.device("cpu" if option == "timm" else "meta"):
         found = target.build(option, weights="random", **({"model": model} if model else {}))
-    rows = {row.name: row for row in survey(found)}
+    rows = {row.name: row for row in summarise_model(found)}
     assert [(n, rows[n].output, rows[n].units) for n, *_ in expected] == expected
     assert found.layers and all(rows[layer].units for layer in found.layers)
     assert rows[str(found.class_layer)].units == len(found.class_names) == 1000

@@ -155,7 +155,7 @@ def test_inventory_and_prune(tmp_path: Path) -> None:
     os.utime(tmp_path / "ab" / "ab12" / "manifest.json", (old, old))
     items = {item.key: item for item in inventory(store)}
     assert set(items) == {"ab12", "cd34", "ef56"}
-    assert [items[k].whole for k in ("ab12", "cd34", "ef56")] == [True, True, False]
+    assert [items[k].complete for k in ("ab12", "cd34", "ef56")] == [True, True, False]
     assert items["ef56"].about == {"what": "head"}
     assert items["ab12"].size == sum(f.stat().st_size for f in (tmp_path / "ab/ab12").iterdir())
     assert [i.key for i in prune(store, older_days=30, dry_run=True)] == ["ab12"]

@@ -248,7 +248,7 @@ def test_code_of_hooks_is_part_of_the_key(project: Path) -> None:
 
 
 def test_installed_libraries_and_this_one_are_no_files_of_the_user() -> None:
-    import clipdissect.targets.script as ours
+    import clipdissect.targets.wrappers as ours
 
     for place in (torch, nn.functional, importlib, ours, "<string>", "/no/such/file.py"):
         assert source_files.file_of(place) is None

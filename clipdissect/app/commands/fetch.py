@@ -1,7 +1,7 @@
 """Get data and weights: Broden, CLIP, concept lists, the sentence encoder, ...
 
 Without a name it lists what there is. Each item goes to where the library looks for it. Downloads
-are resumed, checked against digests where they are known, and put in place when complete.
+are checked against digests where they are known, and put in place when complete.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.jobs import set_up_logging
 from clipdissect.errors import DissectError, unknown
+from clipdissect.utils.files import human_size
 
 if TYPE_CHECKING:
     from clipdissect.fetch import Fetched, Item
-
-UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @exit_on_user_errors
@@ -43,21 +42,11 @@ def listing() -> str:
     indent = " " * (width + 11)
     for item in ITEMS.values():
         path = item.find()
-        lines.append(f"{item.name:<{width}}  {human(item.size):>7}  {item.description}")
+        lines.append(f"{item.name:<{width}}  {human_size(item.size):>7}  {item.description}")
         lines.append(f"{indent}licence: {item.licence}")
         if path:
             lines.append(f"{indent}there already: {path}")
     return "\n".join(lines)
-
-
-def human(size: int | None) -> str:
-    """Return a number of bytes as text; `?` if it is unknown."""
-    if size is None:
-        return "?"
-    for unit, name in UNITS:
-        if size >= unit:
-            return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
-    return f"{size} B"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,12 +16,12 @@ def run(config: Any) -> None:
     """Build the target of the config, and print its modules."""
     from clipdissect.app.build import parameters, settings_of
     from clipdissect.capture.capture import check_layers
-    from clipdissect.capture.model_summary import survey
+    from clipdissect.capture.model_summary import summarise_model
 
     target = _build(parameters(config.target))
     if target.layers:  # without default layers, list all modules
         check_layers(target.model, target.layers)
-    modules = survey(target, settings_of(config).summary)
+    modules = summarise_model(target, settings_of(config).summary)
     starred = {layer.split("[")[0] for layer in target.layers}
     columns: dict[str, dict[str, Any]] = {
         "": {"width": 1},

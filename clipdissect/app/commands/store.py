@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdissect.app.commands import command_parser, exit_on_user_errors
-from clipdissect.app.commands.fetch import human
 from clipdissect.app.console import RIGHT, console, text_table
+from clipdissect.utils.files import human_size
 
 if TYPE_CHECKING:
     from clipdissect.store import Item, Store
@@ -96,7 +96,9 @@ def _list(store: Store, cache: Path | None) -> None:
     for noun, folder in (("entries", store.root), ("other items", cache)):
         group = [item for item in items if (item.path is None) == (noun == "entries")]
         if folder is not None:
-            print(f"{len(group)} {noun}, {human(sum(item.size for item in group))}, in {folder}")
+            print(
+                f"{len(group)} {noun}, {human_size(sum(item.size for item in group))}, in {folder}"
+            )
 
 
 def _verify(store: Store) -> int:
@@ -133,7 +135,7 @@ def _prune(store: Store, cache: Path | None, options: argparse.Namespace) -> Non
     )
     _print(pruned)
     verb = "would go" if options.dry_run else "deleted"
-    print(f"{len(pruned)} items {verb}, {human(sum(item.size for item in pruned))}")
+    print(f"{len(pruned)} items {verb}, {human_size(sum(item.size for item in pruned))}")
 
 
 def _print(items: Sequence[Item]) -> None:
@@ -149,10 +151,10 @@ def _print(items: Sequence[Item]) -> None:
             item.about.get("of", ""),
             item.about.get("probe", ""),
             item.about.get("images", item.about.get("texts", "")),
-            human(item.size),
-            ago(item.made),
+            human_size(item.size),
+            ago(item.written),
             f"{ago(item.used)} ago",
-            "" if item.whole else "unfinished",
+            "" if item.complete else "unfinished",
             item.key if item.is_fetched else item.key[:8],
         )
         for item in items

@@ -10,7 +10,7 @@ from clipdissect import encoder as encoders
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
@@ -56,7 +56,7 @@ class SharedFeatures:
 
     def _of_texts(self, concepts: Concepts) -> Any:
         if concepts.digest not in self._embeds:
-            self._embeds[concepts.digest] = text_embeds(
+            self._embeds[concepts.digest] = text_embeddings(
                 self.encoder.embed_texts,
                 self._text_digest,
                 concepts.texts,

@@ -12,7 +12,7 @@ import pandas as pd
 from clipdissect.app.print_evaluation import with_interval
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.capture.activations import dead_units, for_scoring
-from clipdissect.capture.text_embeddings import text_embeds
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.errors import DissectError
 from clipdissect.results.describe import scored_units
 from clipdissect.similarity.inputs import ConceptActivations
@@ -50,7 +50,7 @@ def search_layer(
     best = job.similarity.top(concepts, q, run.settings.words)
 
     def embed(texts: Any) -> Any:
-        return text_embeds(encoder.embed_texts, encoder.text_digest, texts, job.store, device)
+        return text_embeddings(encoder.embed_texts, encoder.text_digest, texts, job.store, device)
 
     texts = job.concepts.texts
     phrases = library.search(run.settings, job.similarity, concepts, q, best, texts, embed, job.top)

@@ -13,8 +13,8 @@ from tiny import preprocess, write_colours
 from torch import Tensor
 
 from clipdissect import probe
-from clipdissect.capture import dataloader as loader
-from clipdissect.capture.dataloader import Request, batches, default_workers, workers_for
+from clipdissect.capture import dataloader
+from clipdissect.capture.dataloader import BatchRequest, batches, default_workers, workers_for
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 
@@ -27,10 +27,10 @@ def test_no_workers_where_there_is_no_memory_to_share(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int | None
 ) -> None:
     if free is None:
-        monkeypatch.setattr(loader, "SHARED", "/no/such/folder")
+        monkeypatch.setattr(dataloader, "SHARED", "/no/such/folder")
     else:
         monkeypatch.setattr(
-            loader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free})
+            dataloader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free})
         )
     assert default_workers("cuda") == 0
     assert workers_for(Settings(device="cpu", workers=2)) == 0
@@ -52,4 +52,4 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
 
     images = probe.build("folder", root=str(tmp_path))
     with pytest.raises(DissectError, match=r"a decoding process died .*capture\.workers=0"):
-        list(batches(images, [die], [Request(range(4), (0,))], 1))
+        list(batches(images, [die], [BatchRequest(range(4), (0,))], 1))
