@@ -1,9 +1,9 @@
-"""Tell an image's class from the description of the unit behind its prediction (appendix A.6).
+"""Infer an image's class from the description of the unit behind its prediction (appendix A.6).
 
 For every labelled image of the probe: the unit of study.layer with the largest contribution (weight
 times activation) to the class that study.into predicts, and the class whose name is most similar to
-the unit's description. Reports how often that is the image's class, and the predicted one.
-method=published_clip_dissect method.path=FILE and its like take published labels. Writes
+the unit's description. Reports how often that class is the true one, and the predicted one.
+method=published_clip_dissect method.path=FILE, for example, takes published labels. Writes
 class_from_descriptions.csv (one row per image), metrics.json, class_from_descriptions.png and .pdf,
 panels.png and .pdf and, last, run.json to <paths.results>/class_from_descriptions/<date>_<time>/.
 """
@@ -20,7 +20,6 @@ PARTS = ("target", "probe", "encoder", "concepts")
 
 
 def run(config: Any) -> None:
-    """Run the study as configured."""
     from clipdissect import similarity
     from clipdissect.app.build import of_group
     from clipdissect.app.studies import class_from_descriptions as outputs
@@ -74,7 +73,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.class_from_descriptions`."""
     launch_study(run, "class_from_descriptions")
 
 

@@ -1,10 +1,10 @@
-"""Describe units by phrases of their best concepts (Sec. 4.6, Fig. 5), and ask if it helps.
+"""Describe units by phrases of their best concepts (Sec. 4.6, Fig. 5), and test the gain.
 
-For every unit, ordered pairs of its study.words best concepts, in study.templates, and from
-study.length=3 on longer ones by beam search. Words and phrases are scored against the same set, the
-concepts, unless study.normaliser=candidates. On the layer of classes the phrases are compared with
-the words by sentence cosine, with paired intervals over all units, and with two controls: the
-two best words put together, and two of the unit's words drawn at random. Writes
+Candidates per unit: ordered pairs of its study.words best concepts in study.templates and, with
+study.length=3 or more, longer phrases by beam search. Words and phrases are scored against the same
+set, the concepts, unless study.normaliser=candidates. On the layer of classes the phrases are
+compared with the words by sentence cosine, with paired intervals over all units, and with two
+controls: the two best words joined, and two of the unit's words drawn at random. Writes
 compositional_concepts.csv, metrics.json, compositional_concepts_<encoder>.png and .pdf of a layer
 of classes, panels_<layer>.png and .pdf and, last, run.json to
 <paths.results>/compositional_concepts/<date>_<time>/.
@@ -19,7 +19,6 @@ from clipdissect.app.study_job import launch_study
 
 
 def run(config: Any) -> None:
-    """Run the study as configured."""
     import pandas as pd
 
     from clipdissect.app.studies import compositional_concepts as outputs
@@ -48,7 +47,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.compositional_concepts`."""
     launch_study(run, "compositional_concepts")
 
 

@@ -4,7 +4,7 @@ method=network_dissection and method=compositional compare units with the masks 
 labelled probe (probe=broden, probe=synthetic_broden) and need neither concepts nor an encoder.
 
 Writes descriptions.csv, top_images.csv, metrics.json and, last, run.json to
-<paths.results>/dissect/<date>_<time>/, prints a table, and makes report/index.html there.
+<paths.results>/dissect/<date>_<time>/, prints a table, and writes report/index.html there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> float | None:
-    """Run one dissection as configured; return the objective on the tuning half, if one is set."""
+    """Run one dissection; return the objective on the tuning half, if set."""
     from clipdissect import evaluation
     from clipdissect.app.build import Parts, track
     from clipdissect.app.print_run import show
@@ -61,7 +61,6 @@ def run(config: Any) -> float | None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.dissect` and `clipdissect dissect`."""
     launch(run, "dissect", unused={})
 
 

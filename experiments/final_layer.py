@@ -1,11 +1,11 @@
 """Compare the labels of a last layer, whose units are classes, with the class names (Tables 1, 2).
 
-method=clip_dissect describes the layer itself; method=published_milan method.path=FILE, and its
-like, read labels from a file and need neither weights nor images. Writes descriptions.csv,
+method=clip_dissect describes the layer itself; method=published_milan method.path=FILE and
+others read labels from a file and need neither weights nor images. Writes descriptions.csv,
 units.csv (label, truth, rank and cosines of every unit), metrics.json (metrics with intervals and,
 where the labels' concept set is known, two controls: the best constant label and random labels),
 top_images.csv if there are images, and, last, run.json to
-<paths.results>/final_layer/<date>_<time>/, prints a table, and makes report/index.html there.
+<paths.results>/final_layer/<date>_<time>/, prints a table, and writes report/index.html there.
 
 evaluation.against=[FOLDER] adds paired intervals of the difference to an earlier run.
 """
@@ -18,7 +18,6 @@ from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> None:
-    """Run one evaluation as configured."""
     from clipdissect import method as methods
     from clipdissect.app.build import of_group, track
     from clipdissect.app.evaluation_job import job_and_truth
@@ -52,7 +51,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.final_layer` and `clipdissect final_layer`."""
     launch(run, "final_layer")
 
 

@@ -1,8 +1,8 @@
 """Label units whose concept no probe image shows: which get its exact name? (Sec. 4.5, Fig. 4)
 
 study.groups=[dog.n.01,bird.n.01] names any WordNet synsets; each is evaluated on its own. The
-probe's labels show whether it lacks them. study.exclude_from_probe=true takes a group's images out
-of a labelled probe and compares with the same probe with them in. Writes missing_concepts.csv (one
+probe's labels show whether it lacks them. study.exclude_from_probe=true removes a group's images
+from a labelled probe and compares with the full probe. Writes missing_concepts.csv (one
 row per unit and setting), metrics.json with intervals and controls, missing_concepts.png and .pdf,
 panels of the units with their top images (panels_<group>.png and .pdf) and, last, run.json to
 <paths.results>/missing_concepts/<date>_<time>/.
@@ -17,7 +17,6 @@ from clipdissect.app.study_job import launch_study
 
 
 def run(config: Any) -> None:
-    """Run the study as configured."""
     import pandas as pd
 
     from clipdissect.app.studies import missing_concepts as outputs
@@ -47,7 +46,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.missing_concepts`."""
     launch_study(run, "missing_concepts")
 
 

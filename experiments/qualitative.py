@@ -4,7 +4,7 @@ study.select: random units of each of target.layers (seeded), the most interpret
 score, or by that of study.rank_by), or those listed in study.units. study.labels adds published
 labels to our own. study.unit_table=150 compares every method's label of one unit of the layer of
 classes by its cosines to the class name (Fig. 3). Writes qualitative.csv, metrics.json,
-qualitative.png and .pdf, unit_table.csv where asked and, last, run.json to
+qualitative.png and .pdf, unit_table.csv if configured and, last, run.json to
 <paths.results>/qualitative/<date>_<time>/.
 """
 
@@ -18,7 +18,6 @@ from clipdissect.app.study_job import launch_study
 
 
 def run(config: Any) -> None:
-    """Draw the panels as configured."""
     from clipdissect import method
     from clipdissect.app.studies import qualitative as outputs
     from clipdissect.app.studies.base import StudyRun, facts_of
@@ -59,7 +58,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.qualitative`."""
     launch_study(run, "qualitative")
 
 

@@ -3,7 +3,7 @@
 Every method of `runtime.methods` describes all units of the target's layers, with an empty store
 (cold) and with a full one (warm), after a warm-up, `runtime.rounds` times each. CLIP-Dissect and a
 plain implementation of the published pipeline take turns of a second, because a machine's speed
-drifts; so do short pieces at several sizes, for how the time grows. Weights may be random
+drifts; so do microbenchmarks at several sizes, for the growth with size. Weights may be random
 (target.weights=random encoder=open_clip encoder.pretrained=random): speed doesn't depend on them.
 Writes runtime.csv, pieces.csv, runtime.md, runtime.png and .pdf, metrics.json and, last, run.json
 to <paths.results>/runtime/<date>_<time>/, and prints the tables.
@@ -19,7 +19,6 @@ from clipdissect.app.launch import launch, results_folder
 
 
 def run(config: Any) -> None:
-    """Run the measurement as configured."""
     import pandas as pd
 
     from clipdissect.app.build import track
@@ -49,7 +48,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.runtime` and `clipdissect runtime`."""
     launch(run, "runtime")
 
 

@@ -2,8 +2,8 @@
 
 Compares the labels of every function, probe and concept set of `comparison` with the class names,
 with intervals over units and the paired difference to the best function. Features are
-computed once. With comparison.top_k=[5,20] it also gives each function that has a top_k its best
-one, chosen on half of the units and evaluated on the other half, and the default on that half.
+computed once. With comparison.top_k=[5,20] it also tunes each function that has a top_k on half
+of the units, and evaluates the best and the default on the held-out half.
 Writes comparison.csv, comparison.md, comparison.png and .pdf, metrics.json and, last, run.json to
 <paths.results>/similarity_comparison/<date>_<time>/.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from clipdissect.app.launch import NO_OBJECTIVE, launch, results_folder
 
-# Groups that the runner doesn't read, and what to set instead.
+# Groups that the runner doesn't read, and their replacements.
 UNUSED = {
     **NO_OBJECTIVE,
     "probe": "add '+comparison.probes.NAME={name: folder, root: /path}', once for each probe",
@@ -26,7 +26,6 @@ UNUSED = {
 
 
 def run(config: Any) -> None:
-    """Run one comparison as configured."""
     from clipdissect.app.build import track
     from clipdissect.app.comparison import report
     from clipdissect.app.comparison.cells import Comparison
@@ -54,7 +53,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.similarity_comparison`."""
     launch(run, "similarity_comparison", UNUSED)
 
 

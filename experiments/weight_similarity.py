@@ -21,7 +21,6 @@ LARGEST = 1000  # rows of largest_weights.csv
 
 
 def run(config: Any) -> None:
-    """Run the study as configured."""
     from clipdissect.app.studies import weight_similarity as outputs
     from clipdissect.app.studies.base import StudyRun
     from clipdissect.studies import weight_similarity as library
@@ -68,7 +67,6 @@ def run(config: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m experiments.weight_similarity`."""
     launch_study(run, "weight_similarity")
 
 

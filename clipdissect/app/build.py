@@ -39,12 +39,7 @@ BUILDERS: dict[str, Build] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DissectionJob(methods.Job):
-    """A method and all that it needs, built.
-
-    Args:
-        sentences: the sentence encoder, why it is missing, or None if unneeded.
-        seconds: of building.
-    """
+    """A method with its parts; `sentences` may be the reason why they are missing."""
 
     method: methods.Method
     target: targets.Target
@@ -54,7 +49,7 @@ class DissectionJob(methods.Job):
 
     @classmethod
     def build(cls, config: Any) -> DissectionJob:
-        """Build what the config's method, which must need a network, needs."""
+        """Build the parts of the config's method, which must need a network."""
         start = time.perf_counter()
         method = build_group(methods.build, config.method)
         if "target" not in method.needs:
@@ -68,14 +63,14 @@ class DissectionJob(methods.Job):
         return cls(**parts, method=method, sentences=sentences, seconds=seconds)
 
     def dissect(self) -> Result:
-        """Describe the units; the loading time includes that of building."""
+        """Describe the units; the stage `load` includes the time of `build`."""
         result = self.method.describe(self)
         result.run["seconds"] = {"load": 0.0, **result.run["seconds"]}
         result.run["seconds"]["load"] += self.seconds
         return result
 
     def run_worker(self) -> None:
-        """Do the part of a process that doesn't lead the team."""
+        """Run the share of a process other than the leader of the team."""
         self.method.run_worker(self)
 
 
@@ -83,7 +78,7 @@ Parts = DissectionJob
 
 
 def build_job(config: Any, method: methods.Method, groups: Collection[str] = ()) -> methods.Job:
-    """Build what a method needs, and the additional `groups`; see `build_groups`."""
+    """Build the parts that a method needs and the additional `groups`."""
     job = methods.Job(
         settings=settings_of(config),
         store=store_of(config),
@@ -99,25 +94,19 @@ def build_job(config: Any, method: methods.Method, groups: Collection[str] = ())
 
 
 def settings_of(config: Any) -> Settings:
-    """Return how to run the networks, as set in the config's `capture`."""
     values = parameters(config.capture)
     summary = Summary(values.pop("summary"), values.pop("layout"))
     return Settings(**values | {"device": own_device(values["device"])}, summary=summary)
 
 
 def store_of(config: Any) -> Store:
-    """Return the feature store of the config's `paths`."""
     store = Store(Path(config.paths.store or store_dir()).expanduser())
     store.root.mkdir(parents=True, exist_ok=True)  # a wrong path fails before any work
     return store
 
 
 def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict[str, Any]:
-    """Build some of the groups in `BUILDERS`, cheap ones first.
-
-    Raises:
-        DissectError: a mistake in one, or one message on everything that is missing.
-    """
+    """Build these groups of `BUILDERS`, cheap ones first; one error names all missing data."""
     built, missing = {}, []
     for group in (name for name in BUILDERS if name in groups):
         try:
@@ -140,7 +129,6 @@ def _offline_hint(config: Any) -> list[str]:
 
 
 def build_group(build: Build, config: Any) -> Any:
-    """Build the object that a group's config names."""
     return build(**parameters(config))
 
 
@@ -148,13 +136,13 @@ of_group = build_group
 
 
 def parameters(config: Any) -> dict[str, Any]:
-    """Return a group's config as plain values, `name` included."""
+    """Return a group's config as plain values."""
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return dict(values)
 
 
 def _sentences(config: Any, target: targets.Target) -> Sentences:
-    """Build the sentence encoder only if it has something to compare: it may be a download."""
+    """Build the encoder only if it has texts to compare: it may be a download."""
     if target.class_layer not in target.layers:
         return None
     try:
@@ -166,12 +154,7 @@ def _sentences(config: Any, target: targets.Target) -> Sentences:
 def track(
     config: Any, folder: Path, metrics: Mapping[str, Any], images: probe.Probe | None = None
 ) -> None:
-    """Pass a complete run to the tracker; a failure there is a warning.
-
-    Args:
-        metrics: as in `metrics.json`.
-        images: the probe, for pictures of top images.
-    """
+    """Track a complete run; a failure is a warning. `images` gives the pictures of top images."""
     sweep, (number, overrides) = multirun(), identity()
     try:
         tracker: tracking.Tracker = build_group(tracking.build, config.tracking)

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 
 
 class Launched(Callback):
-    """Hold the folder of the run or multirun, which Hydra tells only to jobs, and the task."""
+    """The task and the folder of the run or multirun, which Hydra passes only to jobs."""
 
     folder: ClassVar[Path | None] = None
     job: ClassVar[Callable[[Any], Any] | None] = None

@@ -10,7 +10,7 @@ from clipdissect.app.output import forgiving
 
 
 def main() -> None:
-    """Run the runner or command that the first argument names with the other arguments."""
+    """Run the experiment or command of the first argument with the other arguments."""
     with forgiving():
         _run()
 

@@ -9,7 +9,7 @@ RIGHT = {"justify": "right"}
 
 
 def console(pipe_width: int = 140) -> Any:
-    """Return a rich console as wide as the terminal, or `pipe_width` into a file or pipe."""
+    """Return a rich console as wide as the terminal; `pipe_width` for a file or pipe."""
     from rich.console import Console
 
     terminal = Console(highlight=False)
@@ -23,12 +23,7 @@ def text_table(
     padding: int = 2,
     **options: Any,
 ) -> Any:
-    """Return a rich table without lines; texts in cells aren't read as markup.
-
-    Args:
-        columns: header to the options of `rich.table.Table.add_column`.
-        options: of `rich.table.Table`.
-    """
+    """Return a rich table without lines or markup; `columns`: header to `add_column` options."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -49,13 +44,13 @@ def text_table(
 
 
 def print_lines(out: Any, lines: Iterable[str]) -> None:
-    """Print lines as they are, without markup or line breaks."""
+    """Print lines without markup or wrapping."""
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
 
 
 def closing_lines(run: Mapping[str, Any]) -> list[str]:
-    """Return a line per note of a run, and one on the seconds per stage."""
+    """Return a run's notes, and a line with the seconds per stage."""
     seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in run["seconds"].items())
     return [*(f"note: {note}" for note in run["notes"]), f"time: {seconds}"]
 

@@ -1,4 +1,4 @@
-"""Build what an evaluation needs from the config: job, ground truth, sentence encoders."""
+"""Build the parts of an evaluation: job, ground truth, sentence encoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Sentences = dict[str, SentenceEncoder | MissingResource]
 
 
 def job_and_truth(config: Any, method: Method) -> tuple[Job, ClassLabels]:
-    """Build the job, whose only layer is that of the classes, and the classes."""
+    """Build the job, with the layer of classes as its only layer, and the class names."""
     job = build_job(config, method)
     truth = truth_of(config, job.target)
     if job.target is not None:
@@ -34,7 +34,7 @@ def job_and_truth(config: Any, method: Method) -> tuple[Job, ClassLabels]:
 
 
 def truth_of(config: Any, target: targets.Target | None) -> ClassLabels:
-    """Return the classes of `evaluation.truth`, else the target's, else those its name implies."""
+    """Return the classes of `evaluation.truth`, of the target, or implied by its name."""
     source, layer = config.evaluation.truth, config.evaluation.layer
     if source == "auto" and target is not None:
         return of_target(target, layer)
@@ -52,10 +52,7 @@ def truth_of(config: Any, target: targets.Target | None) -> ClassLabels:
 
 
 def sentences_of(config: Any) -> Sentences:
-    """Build the sentence encoders of the group and of `evaluation.sentences`, by name.
-
-    A missing one is replaced by the reason.
-    """
+    """Build sentence encoders by name; a missing encoder is replaced by the reason."""
     encoders: Sentences = {}
     for entry in (config.sentence, *config.evaluation.sentences):
         values = {"name": entry} if isinstance(entry, str) else parameters(entry)
@@ -70,7 +67,6 @@ def sentences_of(config: Any) -> Sentences:
 
 
 def _name(values: dict[str, Any]) -> str:
-    """Return the name that a missing encoder would have."""
     if values["name"] == "clip_text":
         return str(values.get("encoder", "clip_vit_b16"))
     path = values.get("path")
@@ -78,17 +74,12 @@ def _name(values: dict[str, Any]) -> str:
 
 
 def resampling_of(config: Any) -> Resampling:
-    """Return how to compute intervals."""
     options = config.evaluation
     return Resampling(options.resamples, options.confidence, options.seed)
 
 
 def scenes_of(config: Any) -> Sequence[str] | None:
-    """Return Broden's scene labels; None if Broden isn't installed.
-
-    Raises:
-        MissingResource: `evaluation.broden` is set, but isn't there.
-    """
+    """Return Broden's scene labels; None if Broden is neither configured nor installed."""
     if config.evaluation.broden:
         return places365.scene_labels(config.evaluation.broden)
     for folder in data_places():
@@ -100,11 +91,7 @@ def scenes_of(config: Any) -> Sequence[str] | None:
 
 
 def earlier(config: Any) -> dict[str, Units]:
-    """Read the units of the runs in `evaluation.against`, by folder.
-
-    Raises:
-        MissingResource: a folder has no complete run of final_layer.
-    """
+    """Read the units of the runs in `evaluation.against`, by folder."""
     units = {}
     for folder in parameters(config.evaluation)["against"]:
         path = Path(folder).expanduser()

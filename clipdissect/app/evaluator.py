@@ -1,4 +1,4 @@
-"""Evaluate labels of the layer of classes as configured, and write the results."""
+"""Evaluate labels of the layer of classes, and write the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipdissect.results.run_files import begin, write_json, write_table
 
 
 class Evaluator:
-    """What an evaluation needs besides the labels; built before any image is read."""
+    """The parts of an evaluation besides the labels, built before any image is read."""
 
     def __init__(self, config: Any, truth: ClassLabels) -> None:
         self.truth = truth
@@ -23,7 +23,7 @@ class Evaluator:
         self.sentences = evaluation_job.sentences_of(config)
 
     def evaluate(self, result: Result, job: Job) -> Evaluation:
-        """Return the metrics, with the differences to the earlier runs."""
+        """Return the metrics, with paired differences to the earlier runs."""
         texts = result.vocabulary.texts if result.vocabulary else None
         table, device = result.descriptions, job.settings.torch_device
         truth, resampling = self.truth, self.resampling
@@ -38,7 +38,6 @@ class Evaluator:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `run.json` records of the truth and the sentence encoders."""
         truth = self.truth
         digests = {name: getattr(e, "digest", None) for name, e in self.sentences.items()}
         about = {"name": truth.name, "layer": truth.layer, "classes": len(truth.names)}
@@ -46,7 +45,7 @@ class Evaluator:
 
 
 def write_evaluation(folder: Path, result: Result, evaluation: Evaluation) -> None:
-    """Write the tables and metrics, then `run.json`, which marks the folder as complete."""
+    """Write the tables and metrics, then `run.json`, which marks the run as complete."""
     begin(folder)
     write_table(folder / "descriptions.csv", result.descriptions)
     write_table(folder / "units.csv", evaluation.units.table)

@@ -56,23 +56,20 @@ and are set with group.parameter=value, such as similarity.top_k=50 or target.la
 
 
 def packaged(name: str) -> Path:
-    """Return the folder `conf` or `experiments`: installed in this package, or at the root."""
+    """Return `conf` or `experiments`: installed in this package, or in the source tree."""
     app = Path(__file__).parent
     return (app if (app / "conf").is_dir() else app.parents[1]) / name
 
 
 def conf_folder() -> Path:
-    """Return the folder of the configs."""
     return packaged("conf")
 
 
 def group_folders() -> list[Path]:
-    """Return the folders of the config groups."""
     return [p for p in sorted(conf_folder().iterdir()) if p.is_dir() and p.name not in NO_GROUPS]
 
 
 def usage() -> str:
-    """Return the help of the console script."""
     return USAGE.format(runners=_summaries(RUNNERS), commands=_summaries(COMMANDS))
 
 
@@ -82,7 +79,6 @@ def _summaries(names: Sequence[str]) -> str:
 
 
 def runner_help(name: str) -> str:
-    """Return the help of one runner."""
     groups = group_folders()
     width = max(len(group.name) for group in groups)
     lines = [
@@ -95,7 +91,7 @@ def runner_help(name: str) -> str:
 
 
 def docstring(name: str) -> str:
-    """Return the module docstring of a runner or command without importing it."""
+    """Return the docstring of an experiment or command without importing it."""
     folder = packaged("experiments") if name in RUNNERS else COMMAND_FOLDER
     source = (folder / f"{name}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or name

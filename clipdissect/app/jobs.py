@@ -1,8 +1,7 @@
-"""Guard jobs: a failure goes into a file, and the other jobs of a multirun go on.
+"""Guard jobs: record a failure in a file and continue the multirun.
 
-A job may run in another process or on another machine (hydra/launcher=joblib, submitit_local,
-submitit_slurm), so failures are passed through the results folder, which all of them must see.
-"""
+Failures pass through the results folder, which all jobs must see: launchers may run a
+job in another process or on another machine (joblib, submitit_local, submitit_slurm)."""
 
 from __future__ import annotations
 
@@ -29,14 +28,9 @@ Run = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no result.
+    """The reason why a job has no result; `code` is `FAULT` or `MISTAKE`.
 
-    Args:
-        code: `FAULT` of the program or `MISTAKE` in the request.
-        trace: the traceback of a fault.
-        number: of the job in its multirun, if any.
-        overrides: of the job, except those that stand on the command line.
-        launch: ID of the command.
+    `number` is the job's in its multirun; `overrides` lacks those on the command line.
     """
 
     message: str
@@ -48,7 +42,6 @@ class Failure:
 
     @property
     def job(self) -> str:
-        """The job's name; empty outside of multiruns."""
         if self.number is None:
             return ""
         return f"job {self.number}" + (f" ({', '.join(self.overrides)})" if self.overrides else "")
@@ -62,14 +55,9 @@ class Failure:
 def guard(
     run: Run, arguments: Sequence[str], unused: Mapping[str, str], launch: str, config: Any
 ) -> Any:
-    """Do one job; return its result or, as no sweeper takes a text for a number, its failure.
+    """Run a job; return its result or its failure, which sweepers don't take for a number.
 
-    `failure.json` exists until the job is done: that of a killed process stays, and says so.
-
-    Args:
-        arguments: of the command line.
-        unused: as in `launch`.
-        launch: ID of the command.
+    `failure.json` exists until the job is done, so a killed process leaves it behind.
     """
     set_up_logging(logging.INFO)  # the launcher may have started this process
     keep_memory()
@@ -92,7 +80,7 @@ def guard(
 
 
 def refuse(unused: Mapping[str, str], overrides: Iterable[str]) -> None:
-    """Raise a DissectError if an override sets a key in `unused`, or one below it."""
+    """Raise a DissectError if an override sets a key in `unused`, or a key below it."""
     from clipdissect.errors import DissectError
 
     for override in overrides:
@@ -103,26 +91,28 @@ def refuse(unused: Mapping[str, str], overrides: Iterable[str]) -> None:
 
 
 def of_error(error: Exception) -> Failure:
-    """Return the failure that an exception means: a user's mistake if it can be explained."""
+    """Return the failure for an exception: a user's mistake if it can be explained."""
     from clipdissect.app.user_errors import explain
 
     message = explain(error)
     if message is not None:
         return Failure(message, MISTAKE)
     trace = "".join(traceback.format_exception(error)).rstrip()
-    message = f"{type(error).__name__}: this is a fault in the program, not in what you asked for"
+    message = (
+        f"{type(error).__name__}: this is a fault in the program, not a mistake in your request"
+    )
     return Failure(message, FAULT, trace)
 
 
 def failures(launch: str) -> list[Failure]:
-    """Read the failures of one command's jobs, by number; its folder may hold those of others."""
+    """Read the failures of one command by number; the folder may hold other commands' too."""
     from clipdissect.app.callbacks import Launched
 
     if Launched.folder is None:  # it failed before there was a job
         return []
     read = [_read(path) for path in Launched.folder.rglob(FAILURE)]
-    own = [failure for failure in read if failure is not None and failure.launch == launch]
-    return sorted(own, key=lambda failure: failure.number or 0)
+    matching = [failure for failure in read if failure is not None and failure.launch == launch]
+    return sorted(matching, key=lambda failure: failure.number or 0)
 
 
 def _write(path: Path, failure: Failure) -> None:
@@ -147,12 +137,10 @@ def _hydra() -> Any:
 
 
 def results_folder() -> Path:
-    """Return the folder of the running job."""
     return Path(_hydra().runtime.output_dir)
 
 
 def multirun() -> Path | None:
-    """Return the folder of the running job's multirun, if any."""
     from hydra.types import RunMode
 
     hydra = _hydra()
@@ -166,15 +154,11 @@ def identity() -> tuple[int | None, tuple[str, ...]]:
 
 
 def job_name() -> str:
-    """Return the runner's name."""
     return str(_hydra().job.name)
 
 
 def set_up_logging(level: int) -> None:
-    """Log to stderr without prefixes: the library from `level`, others from WARNING.
-
-    Does nothing if the process has logging handlers.
-    """
+    """Log to stderr: the library from `level`, others from WARNING; keep existing handlers."""
     if logging.getLogger().handlers:
         return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

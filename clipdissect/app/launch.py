@@ -1,4 +1,4 @@
-"""Run Hydra for a runner's `main`, and report errors in plain words."""
+"""Run Hydra for an experiment's `main`, and explain errors."""
 
 from __future__ import annotations
 
@@ -24,16 +24,11 @@ NO_OBJECTIVE = {"objective": "only dissect has one"}
 
 
 def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> None:
-    """Compose the config from the command line and call `run` with it; exit on an error.
+    """Compose the config from the command line and call `run`; exit on an error.
 
-    In a multirun a failed job doesn't stop the others; all failures are printed at the end.
-    Exit codes: 0 done, 1 a fault in the program, 2 a mistake in the request, 130 interrupted.
-
-    Args:
-        run: does one job.
-        name: of the module in `experiments/`.
-        unused: config keys that the runner doesn't read, and what to do instead; setting one on
-            the command line is an error.
+    A failed job of a multirun doesn't stop the others. Exit codes: 0 done, 1 a fault in the
+    program, 2 a mistake in the request, 130 interrupted. `unused` maps config keys that the
+    experiment ignores to advice; setting them is an error.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(runner_help(name))
@@ -53,7 +48,7 @@ def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> Non
     try:
         _hydra_main(job)()
     except KeyboardInterrupt:
-        print("interrupted; features that were finished are in the store", file=sys.stderr)
+        print("interrupted; finished features are in the store", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         errors.append(of_error(error))
@@ -65,20 +60,20 @@ def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> Non
 
 
 def launch_study(run: Run, name: str) -> None:
-    """Launch a study's runner, with the config group `study` set to its name."""
+    """Launch a study with the config group `study` set to its name."""
     if not {"--help", "-h"} & set(sys.argv[1:]):
         sys.argv.append(f"study={name}")
     launch(run, name)
 
 
 def launch_without_folder(run: Run, name: str) -> None:
-    """Launch a command that writes nothing; Hydra's own files are thrown away."""
+    """Launch a command that writes nothing; Hydra's files are discarded."""
     sys.argv += _temporary_folder()
     launch(run, name)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """Move flags before the overrides: argparse, which Hydra uses, refuses them between."""
+    """Move flags before the overrides: argparse refuses them in between."""
     flags, overrides = [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -92,7 +87,7 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 
 def _temporary_folder() -> list[str]:
-    """Return overrides for a process that writes no results: Hydra makes a folder in any case."""
+    """Return overrides for a process without results: Hydra always creates a folder."""
     folder = tempfile.mkdtemp(prefix="clipdissect-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return ["hydra.output_subdir=null", f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]

@@ -10,13 +10,12 @@ from typing import Any, TextIO, cast
 
 
 class Forgiving:
-    """A stream that drops its text once the pipe is closed, so that the job goes on."""
+    """A stream that drops its text once the pipe is closed, so that the job continues."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -24,7 +23,6 @@ class Forgiving:
             return len(text)
 
     def flush(self) -> None:
-        """Flush the buffer, or drop it."""
         try:
             self._stream.flush()
         except BrokenPipeError:

@@ -17,12 +17,7 @@ from clipdissect.evaluation import Evaluation
 
 
 def show(evaluation: Evaluation, run: dict[str, Any], folder: Path, units: int) -> None:
-    """Print metrics and controls, some units, and the path of the files.
-
-    Args:
-        run: as in `run.json`.
-        units: rows of units; 0 prints none.
-    """
+    """Print metrics, controls, this many units, and the path of the files."""
     out = console()
     out.print(_metrics(evaluation.metrics))
     if units:

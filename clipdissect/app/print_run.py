@@ -20,12 +20,7 @@ from clipdissect.results.result import Result
 
 
 def show(result: Result, metrics: dict[str, Any], folder: Path, units: int) -> None:
-    """Print the best-matched units per layer, the metrics, the files and the seconds.
-
-    Args:
-        metrics: of `evaluation.metrics`.
-        units: rows per layer; 0 prints no table.
-    """
+    """Print this many best-matched units per layer, the metrics, the files and the seconds."""
     out = console()
     if units:
         for layer, rows in result.descriptions.groupby("layer", sort=False):
@@ -34,7 +29,6 @@ def show(result: Result, metrics: dict[str, Any], folder: Path, units: int) -> N
 
 
 def objective_line(objective: dict[str, Any]) -> str:
-    """Return a line with an objective's values on both halves of the units."""
     return (
         f"objective {objective['name']}: {objective['tuning']:.4f} on the "
         f"{objective['tuning_units']} units of the tuning half, which a search sees; "
@@ -78,7 +72,7 @@ def _table(
 
 
 def _closing(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]:
-    # Without a null there is nothing to compare with.
+    # No comparison without scores on shuffled images.
     lines = [
         f"{layer}: {100 * facts['above_null']:.1f} % of live units score above the 95th percentile "
         f"with shuffled images, {facts['null_95']:.3f} (by chance: 5 %)"

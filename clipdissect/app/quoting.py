@@ -17,16 +17,10 @@ BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
 def on_command_line(override: str, whole: bool = False, sweep: bool = False) -> str | None:
-    """Return an override for the shell, with quotes where a value isn't read as text.
+    """Return an override, quoted for the shell, whose values are read as text, or None.
 
-    Args:
-        override: as in `probe.root=~/photos`.
-        whole: quote the value as one text, despite brackets; default: quote elements of lists,
-            values of dicts and of sweeps one by one.
-        sweep: commas separate the values of a sweep.
-
-    Returns:
-        None if quotes don't make it readable.
+    `whole` quotes the value despite brackets, otherwise elements are quoted separately;
+    `sweep` splits at commas.
     """
     key, equals, value = override.partition("=")
     parts = _split(value) if sweep else [value]
@@ -36,15 +30,10 @@ def on_command_line(override: str, whole: bool = False, sweep: bool = False) -> 
 
 
 def in_yaml(file: Path, key: str | None, value: Any) -> tuple[int, str, str] | None:
-    """Locate an unquoted value in a YAML file that isn't read as text.
+    """Return line (from 1), text and quoted form of a value that isn't read as text, or None.
 
-    Args:
-        key: last part of the value's dotted key; the index of a list's element.
-        value: as omegaconf reads it.
-
-    Returns:
-        The line, from 1; the value as written; and its part of the line in quotes, of an element
-        the whole list. None if there is no such value.
+    `key` is the last part of the dotted key, or the index in a list, which is quoted
+    whole.
     """
     node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     for name, scalar, siblings in _scalars(node):
@@ -61,7 +50,7 @@ Scalars = Iterator[tuple[str, yaml.ScalarNode, "list[yaml.ScalarNode] | None"]]
 
 
 def _scalars(node: Any) -> Scalars:
-    """Yield every scalar by its last key, with the scalars of its list if it is in one."""
+    """Yield every scalar by its last key, with the scalars of its list, if any."""
     children: list[tuple[str, Any]] = []
     siblings = None
     if isinstance(node, yaml.MappingNode):
@@ -76,7 +65,7 @@ def _scalars(node: Any) -> Scalars:
 
 
 def _read(scalar: yaml.ScalarNode) -> Any:
-    """Read a scalar as omegaconf does, whose YAML has numbers that PyYAML doesn't know."""
+    """Read a scalar as omegaconf, whose YAML has numbers that PyYAML doesn't know."""
     if scalar.style is not None:  # quoted, or a block
         return scalar.value
     try:

@@ -1,4 +1,4 @@
-"""Write the report of a complete run; a failure there leaves the run's files intact."""
+"""Write the report of a complete run; a failure leaves the run's files intact."""
 
 from __future__ import annotations
 
@@ -25,23 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reporter:
-    """Write reports as configured; built before the work, so that mistakes show at once.
-
-    Args:
-        look: what a report shows; None for no report.
-        others: labels of other methods by name.
-    """
+    """The configured report (`look`, or None), built early so that mistakes show at once."""
 
     look: ReportSettings | None
     others: Mapping[str, Labels]
 
     @classmethod
     def of(cls, config: Any) -> Reporter:
-        """Return what the config's `report` asks for.
-
-        Raises:
-            DissectError: a value out of its range, or missing labels.
-        """
         values = parameters(config.report)
         enabled, against = values.pop("enabled"), values.pop("against")
         settings = ReportSettings(**values)
@@ -59,12 +49,7 @@ class Reporter:
         truth: Mapping[str, Sequence[str]],
         sentences: Sentences,
     ) -> None:
-        """Write the report into a complete run's folder; a failure is a warning.
-
-        Args:
-            truth: layer to its units' right names.
-            sentences: for the similarity of texts.
-        """
+        """Write the report, or warn. `truth`: layer to class names of its units."""
         if self.look is None:
             return
         try:
@@ -88,7 +73,7 @@ class Reporter:
             log.warning("the report failed (%s); the run's files are complete", reason)
 
     def sentences(self, config: Any, encoder: Sentences) -> Sentences:
-        """Return the run's sentence encoder; build it if only other methods' labels need one."""
+        """Return the run's encoder; build it if only other methods' labels need it."""
         if encoder is not None or not self.others:
             return encoder
         try:
@@ -99,6 +84,5 @@ class Reporter:
 
 
 def truth_of(target: Target) -> dict[str, Sequence[str]]:
-    """Return the target's class names by layer, if that layer is dissected."""
     layer = target.class_layer
     return {layer: target.class_names} if layer in target.layers and target.class_names else {}

@@ -1,7 +1,6 @@
-"""Typed schemas, so that a wrong key or type fails while the config is composed.
+"""Typed schemas: a wrong key or type fails while the config is composed.
 
-Each option's schema is made from the signature of the library function of that name.
-"""
+Each option's schema comes from the signature of the library function of that name."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ Text: Any = Union[str, bytes]  # noqa: UP007 - omegaconf reads it
 
 @dataclass
 class Paths:
-    """Where files go; see conf/paths/default.yaml."""
+    """Folders; see conf/paths/default.yaml."""
 
     results: str = "results"
     store: Optional[str] = None  # noqa: UP045 - omegaconf reads it
@@ -57,7 +56,7 @@ class Paths:
 
 @dataclass
 class Capture:
-    """How to run the networks; see `clipdissect.capture.settings.Settings`."""
+    """Settings of the networks; see `clipdissect.capture.settings.Settings`."""
 
     device: str = "auto"  # or cpu, cuda, cuda:1
     precision: str = "auto"  # or fp32, bf16
@@ -72,7 +71,7 @@ class Capture:
 
 @dataclass
 class Evaluation:
-    """How to evaluate labels of class units; see `clipdissect.evaluation`."""
+    """The evaluation of labels of class units; see `clipdissect.evaluation`."""
 
     truth: str = "auto"  # or imagenet, places365, or a file with one class name per line
     layer: Optional[str] = None  # noqa: UP045 - whose units are the classes; the target's
@@ -87,7 +86,7 @@ class Evaluation:
 
 @dataclass
 class Comparison:
-    """What `experiments.similarity_comparison` compares; the paper's Table 3."""
+    """The grid of `experiments.similarity_comparison` (Table 3)."""
 
     # Name in the tables to a probe's name or parameters; default: the paper's four.
     probes: dict[str, Any] = field(default_factory=dict)
@@ -99,7 +98,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """What a run's report shows; see `clipdissect.report.ReportSettings`."""
+    """The contents of a run's report; see `clipdissect.report.ReportSettings`."""
 
     enabled: bool = True
     images: int = 5  # top images per unit
@@ -114,11 +113,11 @@ class Report:
 
 @dataclass
 class Runtime:
-    """What `experiments.runtime` measures; the paper's Table 4."""
+    """The measurements of `experiments.runtime` (Table 4)."""
 
     methods: list[Any] = field(default_factory=lambda: ["clip_dissect"])  # names or {name: ...}
     baseline: bool = True  # also time the published pipeline
-    # None: capture.batch_size, or what suits a process like it.
+    # None: capture.batch_size, or the default for a process without memory reuse.
     baseline_batch: Optional[int] = None  # noqa: UP045
     baseline_keeps_memory: bool = False  # as the command line does; see docs/capture.md
     rounds: int = 3  # cold ones and as many warm ones, after a warm-up
@@ -136,8 +135,6 @@ class Runtime:
 
 @dataclass
 class Root:
-    """The config of a run."""
-
     target: Any = MISSING
     probe: Any = MISSING
     concepts: Any = MISSING
@@ -174,7 +171,7 @@ def schema_of(function: Callable[..., Any]) -> type:
 
 
 def strict(hint: Any) -> Any:
-    """Return the type for omegaconf to check: `Text` for `str`, also inside of others."""
+    """Return the type for omegaconf to check: `Text` for `str`, also within other types."""
     if hint is str:
         return Text
     if is_dataclass(hint):
@@ -204,7 +201,6 @@ def _strict_dataclass(kind: Any) -> type:
 
 @cache
 def register() -> None:
-    """Register all schemas and the resolver that `conf/` uses with Hydra."""
     OmegaConf.register_new_resolver("expand", os.path.expanduser, replace=True)  # of `~`
     store = ConfigStore.instance()
     store.store(name="schema", node=strict(Root))

@@ -20,14 +20,7 @@ __all__ = ["completed", "job_of", "launch_study", "manifest", "save", "settings"
 
 
 def settings(config: Any, method: Any = None) -> Any:
-    """Build the study's settings, after checks that need only the config.
-
-    Args:
-        method: of the labels, if the study takes no other than clip_dissect.
-
-    Raises:
-        DissectError: several processes, or a method that the study can't take.
-    """
+    """Build the study's settings; refuse several processes and other labels than our own."""
     if from_environment().size > 1:
         raise DissectError("the studies run in one process: leave out torchrun")
     if method is not None and method.name != "clip_dissect":
@@ -38,22 +31,13 @@ def settings(config: Any, method: Any = None) -> Any:
 
 
 def job_of(config: Any, method: Any, extra: Collection[str] = ("target",)) -> Any:
-    """Return a method's `Job` with the target's own layers, and the target's `ClassLabels`.
-
-    Args:
-        extra: groups that the study needs in addition to the method's.
-    """
+    """Return a method's `Job` with the target's layers and `extra` groups, and the classes."""
     job = build_job(config, method, extra)
     return job, truth_of(config, job.target)
 
 
 def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: Any) -> Any:
-    """Return `run.json` of a study of captured features (`clipdissect.studies.features`).
-
-    Args:
-        sentences: sentence encoders, or why they are missing, by name.
-        seconds: by stage.
-    """
+    """Return `run.json` of captured features; a missing sentence encoder is its reason."""
     job = features.job
     parts = (job.target, job.probe, job.concepts, job.encoder, job.similarity, job.settings)
     return completed(provenance(*parts, features.captured), config, sentences, seconds)
@@ -62,7 +46,7 @@ def manifest(features: Any, config: Any, sentences: Mapping[str, Any], seconds: 
 def completed(
     facts: dict[str, Any], config: Any, sentences: Mapping[str, Any], seconds: Any
 ) -> dict[str, Any]:
-    """Add the study's settings, class names, sentence encoders and bootstrap to a run's facts."""
+    """Add the study's settings, class names, sentence encoders and bootstrap to a manifest."""
     study = {
         "study": parameters(config.study),
         # As configured: `auto` is the target's own.
@@ -82,13 +66,7 @@ def save(
     run: Any,
     probe: Any = None,
 ) -> None:
-    """Write tables, metrics and, last, `run.json`, which marks the folder as complete; track it.
-
-    Args:
-        tables: by file name without ending.
-        run: from `manifest`.
-        probe: for trackers that show top images.
-    """
+    """Write tables by file stem, metrics and, last, `run.json`, and track the complete run."""
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
     write_json(folder / "metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""Explain errors of Hydra, OmegaConf and the system in plain words."""
+"""Explain errors of Hydra, OmegaConf and the system."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _composition_error(error: hydra.ConfigCompositionException) -> str | None:
 
 
 def _wants_text(error: ConfigError) -> bool:
-    """Whether the schema has text (`schema.Text`) where another type was given."""
+    """Return whether the schema needs text (`schema.Text`) but got another type."""
     return isinstance(error.child_node, UnionNode) or "Union[str, bytes]" in str(error.msg)
 
 
@@ -161,7 +161,7 @@ def _system_error(error: OSError) -> str:
         return f"{place}{error.strerror}"
     return (
         f"{place}{error.strerror}; free space, or set paths.results (or paths.store) to another "
-        "disk: features that were finished are kept and will be used"
+        "disk: finished features are stored and will be reused"
     )
 
 

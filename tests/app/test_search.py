@@ -203,7 +203,7 @@ def test_other_settings_are_another_study(run: Run) -> None:
     few = "hydra.sweeper.n_trials=1"
     search(run, few)
     said = search(run, "probe=photos", code=2)
-    assert "study tune_soft_wpmi is of another setting" in said
+    assert "study tune_soft_wpmi has other settings" in said
     assert "probe.name is photos, was broden" in said
     assert "hydra.sweeper.study_name=<name>" in said
     assert len(tables(run[0])) == 1

@@ -13,7 +13,7 @@ from clipdissect.app.markdown import markdown_table
 
 
 def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help shows a module's docstring as it is."""
+    """Return a parser whose help shows a module's docstring unwrapped."""
     return argparse.ArgumentParser(
         prog=f"clipdissect {name}",
         description=description,
@@ -22,7 +22,7 @@ def command_parser(name: str, description: str | None) -> argparse.ArgumentParse
 
 
 def exit_on_user_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a `main`: print a user's or the system's error in one line, and exit with 2."""
+    """Decorate a `main`: print a user or system error on one line and exit with 2."""
 
     @functools.wraps(main)
     def wrapped() -> None:
@@ -41,11 +41,7 @@ def exit_on_user_errors(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def write_comparison(path: Path, columns: Sequence[str], rows: Sequence[Any], title: str) -> None:
-    """Write a table as `<path>.csv` and, with a title, as `<path>.md`.
-
-    Args:
-        rows: of one value per column; numbers have four digits in Markdown.
-    """
+    """Write `<path>.csv` and, with a title, `<path>.md` with four digits per number."""
     import pandas as pd
 
     from clipdissect.results.run_files import write_table

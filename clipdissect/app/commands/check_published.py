@@ -2,7 +2,7 @@
 
 Tables 1 and 2 and Fig. 3, for Network Dissection's and MILAN's labels. Needs the label files and
 the paper's sentence encoder (clipdissect fetch mpnet). Writes published.md, published.csv and
-their manifest, published.json. Exits with 1 where a number differs, with 2 where it can't run.
+their manifest, published.json. Exits with 1 if a number differs, with 2 if it can't run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ COLUMNS = (
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect check_published`."""
     options = _parser().parse_args()
     set_up_logging(logging.WARNING)
     checks = run(Path(options.data).expanduser(), Path(options.out).expanduser())
@@ -56,14 +55,7 @@ def main() -> None:
 
 
 def run(data: Path, out: Path) -> list[Check]:
-    """Check all numbers; write the table and its manifest into `out`.
-
-    Args:
-        data: the folder with `published/` and `concepts/`.
-
-    Raises:
-        MissingResource: no label files, or no mpnet.
-    """
+    """Write the table of all checks and its manifest; `data` has `published/`, `concepts/`."""
     from clipdissect import sentence
     from clipdissect.app.paper.published_checks import FILES, checks
     from clipdissect.errors import MissingResource
@@ -85,7 +77,6 @@ def run(data: Path, out: Path) -> list[Check]:
 
 
 def write_tables(checks: Sequence[Check], out: Path) -> None:
-    """Write published.md and published.csv."""
     write_comparison(out / "published", COLUMNS, [_cells(check) for check in checks], HEAD)
 
 

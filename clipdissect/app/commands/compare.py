@@ -17,16 +17,15 @@ AUTO = ("mpnet", "minilm")
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect compare`."""
     parser = command_parser("compare", __doc__)
     parser.add_argument("first", help="the folder of a run, or a file of labels: A")
-    parser.add_argument("second", help="another: B")
-    parser.add_argument("--out", metavar="FOLDER", help="where the page goes")
+    parser.add_argument("second", help="the other run or file: B")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the page")
     parser.add_argument(
         "--sentence",
         default="auto",
         metavar="NAME",
-        help="sentence encoder for how near two texts are: mpnet, minilm, clip_text, none; "
+        help="sentence encoder for the similarity of labels: mpnet, minilm, clip_text, none; "
         "auto is mpnet, then minilm",
     )
     parser.add_argument("--single-file", action="store_true", help="everything in index.html")
@@ -49,7 +48,7 @@ def main() -> None:
 
 
 def _sentences(name: str) -> Any:
-    """Build the sentence encoder of a name; of `auto`, the first that is installed."""
+    """Build an encoder by name; `auto` is the first that is installed."""
     from clipdissect import sentence
     from clipdissect.errors import MissingResource
 
@@ -66,7 +65,6 @@ def _sentences(name: str) -> Any:
 
 
 def _default_folder(first: str, second: str) -> Path:
-    """Return a folder below the second run, or next to the second file."""
     other = Path(second).expanduser()
     folder = other if other.is_dir() else other.parent
     return folder / "compare" / Path(first).expanduser().resolve().name

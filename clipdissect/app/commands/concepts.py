@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect concepts`.
-
-    Exit codes: 0 done, 1 problems found and `--strict` given, 2 a mistake in the request.
-    """
+    """Exit with 0 when done, 1 on problems with `--strict`, 2 on a mistake in the request."""
     parser = _parser()
     options = parser.parse_args()
     if options.context < 1 or options.show < 0:
@@ -34,7 +31,7 @@ def main() -> None:
     set_up_logging(logging.WARNING)
     from clipdissect.concepts.lint import lint
 
-    concepts = _concepts(options.what)
+    concepts = _concepts(options.concepts)
     problems = lint(concepts, options.context)
     print("\n".join(_report(concepts, problems, options.show)))
     sys.exit(1 if problems and options.strict else 0)
@@ -42,12 +39,12 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("concepts", __doc__)
-    what = (
+    description = (
         f"a text file, the name of a set ({', '.join(_names())}), or "
         "concepts=<set> concepts.<parameter>=<value>"
     )
-    parser.add_argument("what", nargs="+", help=what)
-    parser.add_argument("--strict", action="store_true", help="exit code 1 if anything was found")
+    parser.add_argument("concepts", nargs="+", help=description)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 on problems")
     context = "tokens that the text encoder takes, marks included (CLIP: %(default)s)"
     parser.add_argument("--context", type=int, default=77, help=context)
     show = "texts to show of each kind (%(default)s)"
@@ -59,13 +56,12 @@ def _names() -> list[str]:
     return sorted(path.stem for path in (conf_folder() / "concepts").glob("*.yaml"))
 
 
-def _concepts(what: Sequence[str]) -> Concepts:
-    """Return the set that the arguments name."""
+def _concepts(arguments: Sequence[str]) -> Concepts:
     from clipdissect.concepts import file, is_wrong_name
     from clipdissect.errors import DissectError, unknown
 
-    overrides = [w for w in what if w.startswith(("concepts=", "concepts."))]
-    named = [w for w in what if w not in overrides]
+    overrides = [a for a in arguments if a.startswith(("concepts=", "concepts."))]
+    named = [a for a in arguments if a not in overrides]
     if len(named) > 1:
         raise DissectError(f"one list at a time; got {' and '.join(named)}")
     if named and named[0] not in _names():

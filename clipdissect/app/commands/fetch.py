@@ -1,7 +1,7 @@
 """Get data and weights: Broden, CLIP, concept lists, the sentence encoder, ...
 
-Without a name it lists what there is. Each item goes to where the library looks for it. Downloads
-are checked against digests where they are known, and put in place when complete.
+Without a name it lists all items. Each item goes to where the library looks for it. Downloads are
+checked against known digests, and moved into place when complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect fetch`."""
     options = _parser().parse_args()
     set_up_logging(logging.INFO)
     if not options.items:
@@ -34,7 +33,6 @@ def main() -> None:
 
 
 def listing() -> str:
-    """Return all items with size, licence, and their path if they are installed."""
     from clipdissect.fetch import ITEMS
 
     width = max(map(len, ITEMS))
@@ -59,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-file", metavar="FILE", help=file, **many)
     url = "take it from your own URL; one that ends in / is a folder of files"
     parser.add_argument("--from-url", metavar="URL", help=url, **many)
-    parser.add_argument("--force", action="store_true", help="download again what is there already")
+    parser.add_argument("--force", action="store_true", help="download installed items again")
     return parser
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
-    """Get each item; one that fails doesn't stop the others. Return the exit code."""
+    """Fetch each item, even if others fail; return the exit code."""
     from clipdissect.fetch import ITEMS, fetch
     from clipdissect.fetch.user_sources import file_url
 
@@ -92,14 +90,14 @@ def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
     from clipdissect.fetch import ITEMS
 
     if fetched.was_there:
-        print(f"{name} is there already: {fetched.path} (--force gets it anew)")
+        print(f"{name} is there already: {fetched.path} (--force downloads it again)")
         return
     for file in fetched.files:
         digest = "digest as expected" if file.known else "digest not known beforehand"
         print(f"  {file.source}\n    {digest}; got sha256 {file.sha256}")
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
-        print(f"  what was there was incomplete, and is now {fetched.aside}")
+        print(f"  the incomplete earlier copy is now {fetched.aside}")
     item = ITEMS[name]
     print(f"  licence: {item.licence}\n  to use it: {_use(item, fetched.path, folder)}")
 

@@ -1,7 +1,7 @@
-"""List a target's modules: what they return for one image, and how many units they have.
+"""List a target's modules: output shape for one image, and number of units.
 
-Prints a table and writes nothing. Its names are those that target.layers takes; a star marks the
-chosen ones. Modules that can't be dissected say why.
+Prints a table and writes nothing. target.layers takes its names; a star marks the selected ones.
+Modules that can't be dissected say why.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from clipdissect.app.launch import launch_without_folder
 
 
 def run(config: Any) -> None:
-    """Build the target of the config, and print its modules."""
     from clipdissect.app.build import parameters, settings_of
     from clipdissect.capture.capture import check_layers
     from clipdissect.capture.model_summary import summarise_model
@@ -73,7 +72,6 @@ def _closing(target: Any, modules: list[Any]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point of `clipdissect layers`."""
     launch_without_folder(run, "layers")
 
 

@@ -1,4 +1,4 @@
-"""Make a run's report again from its files, without networks or images.
+"""Write a run's report again from its files, without networks or images.
 
 clipdissect report results/dissect/<run>                    writes report/index.html there
 clipdissect report results/dissect/<run> --single-file      everything in that one file
@@ -14,7 +14,6 @@ from clipdissect.app.commands import command_parser, exit_on_user_errors
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect report`."""
     parser = command_parser("report", __doc__)
     parser.add_argument("run", help="the folder of a run")
     parser.add_argument("--single-file", action="store_true", help="everything in index.html")
@@ -25,7 +24,7 @@ def main() -> None:
         action="append",
         metavar="NAME=PATH",
         help="labels of another method to show with the run's: a file or a run's folder; replaces "
-        "those that the report had",
+        "those in the report",
     )
     options = parser.parse_args()
     from clipdissect import report
@@ -37,7 +36,6 @@ def main() -> None:
 
 
 def named(text: str) -> tuple[str, str]:
-    """Split `NAME=PATH`."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=PATH")

@@ -23,7 +23,6 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect show`."""
     parser = command_parser("show", __doc__)
     parser.add_argument("run", help="the folder of a run")
     parser.add_argument("unit", help="LAYER/NUMBER")
@@ -42,11 +41,7 @@ def main() -> None:
 
 
 def parts(unit: Unit, images: int) -> list[Any]:
-    """Return what to print except for pictures, as rich renderables.
-
-    Args:
-        images: top images at most.
-    """
+    """Return everything except thumbnails as rich renderables, with `images` rows at most."""
     from rich.text import Text
 
     name = unit.descriptions[0][0] if unit.descriptions else "no description"
@@ -109,7 +104,7 @@ def _verdict(unit: Unit) -> str:
 
 
 def _print_pictures(out: Any, unit: Unit, images: int) -> None:
-    """Print thumbnails in one row: by the terminal's graphics, or as coloured half blocks."""
+    """Print a row of thumbnails as terminal graphics or as coloured half blocks."""
     from PIL import Image
 
     files = [image.file for image in unit.images[:images] if image.file]
@@ -120,7 +115,7 @@ def _print_pictures(out: Any, unit: Unit, images: int) -> None:
     row = Image.new("RGB", ((side + GAP) * len(pictures) - GAP, side), "white")
     for index, picture in enumerate(pictures):
         row.paste(picture, (index * (side + GAP), 0))
-    # It warns of terminals that don't answer its queries.
+    # textual_image warns about terminals that don't answer its queries.
     logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     try:
         from textual_image.renderable import Image as Inline  # queries the terminal

@@ -1,11 +1,11 @@
 """List, verify and prune the feature store and the rest of the user cache.
 
-clipdissect store                          what there is: size, age, when it was used last
+clipdissect store                          list entries: size, age, last use
 clipdissect store verify                   read every file and compare checksums
-clipdissect store prune --older 30d        delete what wasn't used for 30 days (also h, w)
-clipdissect store prune --to 10GB          delete what was used longest ago until 10 GB are left
-clipdissect store prune --incomplete       delete what interrupted runs left
-clipdissect store prune --fetched NAME     delete a download, which nothing else deletes
+clipdissect store prune --older 30d        delete entries not used for 30 days (also h, w)
+clipdissect store prune --to 10GB          delete the least recently used down to 10 GB
+clipdissect store prune --incomplete       delete the files of interrupted runs
+clipdissect store prune --fetched NAME     delete a download (no other option does)
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect store`."""
     options = _parser().parse_args()
     from clipdissect.errors import DissectError
     from clipdissect.store import Store
@@ -52,7 +51,6 @@ def main() -> None:
 
 
 def days(text: str) -> float:
-    """Return a duration such as `30d`, `12h` or `2w` in days."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no duration; write 30d, 12h or 2w")
@@ -60,7 +58,6 @@ def days(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """Return a size such as `10GB` in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
     if match is None or match.group(2) not in BYTES:
         raise argparse.ArgumentTypeError(f"'{text}' is no size; write 500MB or 10GB")
@@ -68,7 +65,6 @@ def size(text: str) -> int:
 
 
 def ago(then: float) -> str:
-    """Return the time since a timestamp, such as `3 h`."""
     elapsed = max(time.time() - then, 0)
     for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
         if elapsed >= seconds:
@@ -79,12 +75,14 @@ def ago(then: float) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("store", __doc__)
     parser.add_argument("action", nargs="?", choices=("list", "verify", "prune"), default="list")
-    parser.add_argument("--store", metavar="FOLDER", help="this store alone, not the user cache's")
-    parser.add_argument("--older", type=days, metavar="30d", help="not used for so long")
-    parser.add_argument("--to", type=size, metavar="10GB", help="until no more is left")
-    parser.add_argument("--incomplete", action="store_true", help="never finished")
-    parser.add_argument("--fetched", metavar="NAME", help="what was downloaded under this name")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("--store", metavar="FOLDER", help="this store instead of the user cache")
+    parser.add_argument("--older", type=days, metavar="30d", help="entries not used for this long")
+    parser.add_argument(
+        "--to", type=size, metavar="10GB", help="least recently used entries beyond this size"
+    )
+    parser.add_argument("--incomplete", action="store_true", help="files of interrupted runs")
+    parser.add_argument("--fetched", metavar="NAME", help="a download, by name")
+    parser.add_argument("--dry-run", action="store_true", help="list deletions without deleting")
     return parser
 
 
@@ -122,7 +120,7 @@ def _prune(store: Store, cache: Path | None, options: argparse.Namespace) -> Non
     is_limited = options.older is not None or options.to is not None
     if not (is_limited or options.incomplete or options.fetched):
         raise DissectError(
-            "say what to prune: --older 30d, --to 10GB, --incomplete or --fetched NAME"
+            "nothing selected to prune: give --older 30d, --to 10GB, --incomplete or --fetched NAME"
         )
     pruned = prune(
         store,

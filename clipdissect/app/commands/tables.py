@@ -3,9 +3,9 @@
 Writes table1.md, table1.csv and so on. A run of final_layer, or a cell of a run of
 similarity_comparison with default hyperparameters, counts as a row if its run.json says so (the
 target and its weights, probe, concepts, encoder, similarity function, summary, class names; of
-published labels the file), never by its folder's name; of several the latest. Averages are of the
-numbers above them, the union of ImageNet and Broden included, as in the paper. A number without a
-run lists the command that would give it.
+published labels the file), never by its folder's name; the latest run counts. As in the paper,
+averages include the union of ImageNet and Broden. A number without a run lists the command that
+gives it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ Row = dict[str, Any]
 
 @exit_on_user_errors
 def main() -> None:
-    """Entry point of `clipdissect tables`."""
     parser = command_parser("tables", __doc__)
-    parser.add_argument("--results", default="results", help="where the runs are")
-    parser.add_argument("--out", default="results/tables", help="where the tables go")
+    parser.add_argument("--results", default="results", help="folder of the runs")
+    parser.add_argument("--out", default="results/tables", help="folder for the tables")
     options = parser.parse_args()
     for name, rows in gather(Path(options.results)).items():
         write(name, rows, Path(options.out))
@@ -54,7 +53,7 @@ def main() -> None:
 
 
 def gather(results: Path) -> dict[str, list[Row]]:
-    """Return the numbers by table: of the paper, of complete runs below `results`, verdicts."""
+    """Return rows by table: the paper's numbers, those of complete runs, and verdicts."""
     from clipdissect.app.paper import study_tables
 
     runs = list(runs_below(results))
@@ -63,7 +62,7 @@ def gather(results: Path) -> dict[str, list[Row]]:
 
 
 def runs_below(results: Path) -> Iterator[Run]:
-    """Yield `run` and `metrics` of complete final-layer runs and cells of comparisons, by date."""
+    """Yield `run` and `metrics` of complete runs and of comparisons' cells, by date."""
     runs: list[Run] = []
     for path in results.rglob("metrics.json"):
         if not (path.parent / "run.json").is_file():
@@ -82,13 +81,12 @@ def runs_below(results: Path) -> Iterator[Run]:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Write `<name>.csv` and `<name>.md`."""
     cells = [[row[column] for column in COLUMNS] for row in rows]
     write_comparison(out / name, COLUMNS, cells, f"{name.capitalize()} of the paper, and ours")
 
 
 def _cells(run: Run, rows: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
-    """Yield a comparison's numbers of default hyperparameters, each like a run."""
+    """Yield a comparison's cells with default hyperparameters as runs."""
     # The first entry of each function is the default.
     defaults = {s["name"]: s for s in reversed(run.get("similarities", []))}
     probes = {AVERAGE: {"name": AVERAGE}, **run.get("probes", {})}
@@ -117,7 +115,7 @@ def _rows(table: str, runs: Sequence[Run]) -> list[Row]:
 
 
 def _numbers(table: str) -> Iterator[Row]:
-    """Yield the paper's numbers of a table, with the facts of the run that would give each."""
+    """Yield a table's published numbers with the manifest entries that reproduce each."""
     values = paper.values()[table]
     if table == "table3":
         yield from _table3(values)
@@ -136,7 +134,6 @@ def _numbers(table: str) -> Iterator[Row]:
 
 
 def _table3(values: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield each function's cells, then their average."""
     for metric in ("mpnet_cos", "top1"):
         facts = {"target": "resnet50", "method": "clip_dissect"}
         facts["concepts"] = _our_name(values[metric]["concepts"])
@@ -162,10 +159,7 @@ def _compared(number: Row, runs: Sequence[Run]) -> Row:
 
 
 def _average(number: Row, cells: Sequence[Row], runs: Sequence[Run]) -> Row:
-    """Average the cells, as in Table 3, where one of four probes is a union of two others.
-
-    It has an interval if one comparison gave all cells.
-    """
+    """Average the cells as Table 3 does: one of its four probes is the union of two others."""
     values = [cell["ours"] for cell in cells]
     if None in values:
         return _empty_row(number) | {"verdict": "not run: needs the numbers that it is of"}
@@ -219,7 +213,6 @@ def _value(metrics: Mapping[str, Any], metric: str, target: str) -> Row | None:
 
 
 def _needs(facts: Mapping[str, Any], metric: str) -> str:
-    """Return the missing data and the command that would give the number."""
     command = f"clipdissect final_layer target={facts['target']}"
     if "labels" in facts:
         strip = facts.get("strip", ())

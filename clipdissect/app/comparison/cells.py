@@ -1,4 +1,4 @@
-"""The cells of a comparison: labels of every probe, concept set and similarity function."""
+"""The cells of a comparison: labels per probe, concept set and similarity function."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ SHARED_FACTS = ("date", "versions", "machine", "git", "target", "encoder", "summ
 
 
 class Comparison:
-    """The parts of a comparison, built once, and the cells that they give.
-
-    Raises:
-        DissectError: a mistake in the config, or one message on all that is missing.
-    """
+    """The parts of a comparison, built once, and its cells."""
 
     def __init__(self, config: Any) -> None:
         self.sentences = sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
@@ -59,7 +55,7 @@ class Comparison:
         self._cells: dict[tuple[Any, ...], Cell] = {}
 
     def cells(self) -> Iterator[Cell]:
-        """Score every combination, with default and, if asked for, with the best `top_k`."""
+        """Yield every combination with default and, if configured, with the best `top_k`."""
         tuning, report = halves(len(self.truth.names), self.seed)
         for probe_name in self.probes:
             for concepts_name in self.concepts:
@@ -73,7 +69,7 @@ class Comparison:
                         yield unsearched(default, report)
 
     def _best(self, default: Cell, tuning: np.ndarray, report: np.ndarray) -> Cell:
-        """Return the cell of the best `top_k`, the default's among them."""
+        """Return the cell of the best `top_k`; the default's is a candidate."""
         cells = [default]
         if has_top_k(default.similarity):
             names = default.probe, default.concepts, default.similarity
@@ -106,7 +102,6 @@ class Comparison:
         return Cell(probe_name, concepts_name, name, "default", text, images, units)
 
     def manifest(self, seconds: Mapping[str, float]) -> dict[str, Any]:
-        """Return what `run.json` records."""
         truth, runs = self.truth, self.runs
         similarities = [run["similarity"] for run in runs]
         return {
@@ -135,11 +130,10 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def concept_set(entry: Any) -> tuple[str, Concepts]:
-    """Build a concept set from a config's name or parameters; return its name in the table too."""
+    """Return the name in the table, and the concept set of a config's name or parameters."""
     built: Concepts = registry.named("a part of comparison.concepts", concepts.build, entry)
     return entry if isinstance(entry, str) else built.name, built
 
 
 def has_top_k(name: str) -> bool:
-    """Whether a similarity function has the parameter `top_k`."""
     return similarity.build(name).images_per_unit is not None

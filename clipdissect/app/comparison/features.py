@@ -25,7 +25,7 @@ from clipdissect.targets import Target
 
 @dataclass
 class SharedFeatures:
-    """Features of the target's only layer, to score with any probe, concepts and similarity."""
+    """Features of the target's only layer, for any probe, concepts and similarity."""
 
     target: Target
     encoder: Encoder
@@ -35,7 +35,7 @@ class SharedFeatures:
     _embeds: dict[str, Any] = field(default_factory=dict)
 
     def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
-        """Describe the units as `clipdissect.dissect` with `top=1` does, without top images."""
+        """Describe units as `clipdissect.dissect(top=1)` does, without top images."""
         captured, embeds = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, embeds)

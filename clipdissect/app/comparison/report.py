@@ -23,12 +23,7 @@ little. `top1` is of the exact class name, `top1_any_synonym` of any of its name
 
 
 def markdown(table: pd.DataFrame, chosen: str) -> str:
-    """Return Table-3-shaped tables (functions by probes) and, of one function, Table-1-shaped ones.
-
-    Args:
-        table: of `comparison.table.table`.
-        chosen: the similarity function of the tables of probes by concept sets.
-    """
+    """Return tables of functions by probes and, for `chosen`, of probes by concept sets."""
     parts = [HEAD]
     for setting in _distinct(table, "setting"):
         rows = table[table["setting"] == setting]
@@ -70,7 +65,7 @@ def metrics(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def tracked(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a nested mapping for trackers: concepts, setting, probe, similarity, metric."""
+    """Return nested metrics for trackers: concepts, setting, probe, similarity, metric."""
     nested: dict[str, Any] = {}
     for row in metrics(table)["comparison"]:
         inner = nested
@@ -81,12 +76,7 @@ def tracked(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def figure(table: pd.DataFrame, folder: Path) -> None:
-    """Draw the first setting's values with intervals: a row per concept set, a column per metric.
-
-    Args:
-        table: of `comparison.table.table`.
-        folder: gets comparison.png and comparison.pdf.
-    """
+    """Draw the first setting's values: a row per concept set, a column per metric."""
     from matplotlib.figure import Figure
 
     rows = table[table["setting"] == table["setting"].iloc[0]]

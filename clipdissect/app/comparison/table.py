@@ -1,4 +1,4 @@
-"""Scores of every probe, concept set and similarity function against a layer's class names."""
+"""Scores per probe, concept set and similarity function against a layer's class names."""
 
 from __future__ import annotations
 
@@ -26,15 +26,7 @@ NUMBERS = ("value", "low", "high", "minus_best", "minus_best_low", "minus_best_h
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Labels of the layer by one probe, concept set and similarity function.
-
-    Args:
-        probe, concepts, similarity: their names in the table.
-        setting: `default`, `best` or `UNSEARCHED` hyperparameters.
-        parameters: the chosen ones, as text.
-        images: of the probe.
-        units: that the labels are evaluated on.
-    """
+    """Labels of a layer; `setting` is `default`, `best` or `UNSEARCHED` hyperparameters."""
 
     probe: str
     concepts: str
@@ -46,7 +38,7 @@ class Cell:
 
 
 def compared_columns(units: Units) -> Units:
-    """Return the units with the metrics that are compared: exact names and cosines."""
+    """Return the units with the compared metrics: exact names and cosines."""
     columns = ("layer", "unit", "truth", "description", "right", f"right{ANY}")
     chosen = [str(c) for c in units.table if c in columns or str(c).endswith("_cos")]
     accuracies = ("top1", f"top1{ANY}")
@@ -60,13 +52,7 @@ def best_of(
     tuning: Int[np.ndarray, " tuning_units"],
     report: Int[np.ndarray, " report_units"],
 ) -> Cell:
-    """Return the candidate with the best metric on the tuning units, on the report units.
-
-    Args:
-        candidates: a cell per hyperparameter value, of all units.
-        metric: `top1` or a cosine's name.
-        tuning, report: indices of units.
-    """
+    """Return the candidate with the best metric on `tuning` units, on `report` units."""
 
     def score(cell: Cell) -> float:
         value = values(cell.units.take(tuning))[metric]
@@ -77,12 +63,12 @@ def best_of(
 
 
 def unsearched(default: Cell, report: Int[np.ndarray, " report_units"]) -> Cell:
-    """Return the default's cell on the units that `best_of` is evaluated on."""
+    """Return the default's cell on the report units of `best_of`."""
     return replace(default, setting=UNSEARCHED, units=default.units.take(report))
 
 
 def overlapping_unions(probes: Mapping[str, Probe]) -> list[str]:
-    """Return the names of the probes of which a part is among the probes too."""
+    """Return the names of unions of which a part is a probe too."""
     single = {(probe.name, probe.images) for probe in probes.values()}
     return [
         name
@@ -94,20 +80,12 @@ def overlapping_unions(probes: Mapping[str, Probe]) -> list[str]:
 def table(
     cells: Sequence[Cell], resampling: Resampling, unions: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Return one row per cell and metric, with intervals and the paired difference to the best.
+    """Return one row per cell and metric, with paired differences to the best function.
 
-    The best function of a probe, concept set and setting is that with the largest value. The
-    average over probes has the interval of the mean of the probes' values in the same resampled
-    units. The paper's average counts the images of a union twice, with the union and its parts.
-
-    Args:
-        cells: of the same units for each setting.
-        resampling: of the intervals.
-        unions: probes that a further row, `average without unions`, leaves out.
-
-    Returns:
-        `concepts, setting, similarity, probe, images, parameters, units, metric, value, low, high,
-        best, minus_best, minus_best_low, minus_best_high`.
+    The interval of an average over probes is of the mean on the same resampled units. The row
+    `average without unions` excludes `unions`, whose images the paper's average counts twice.
+    Columns: `concepts, setting, similarity, probe, images, parameters, units, metric, value,
+    low, high, best, minus_best, minus_best_low, minus_best_high`.
     """
     rows: list[dict[str, Any]] = []
     for group in dict.fromkeys((c.concepts, c.setting) for c in cells):
@@ -121,7 +99,7 @@ def table(
 
 
 def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows as a table; an undefined number is NaN, even in a column without numbers."""
+    """Return a table in which undefined numbers are NaN, even in an all-undefined column."""
     frame: pd.DataFrame = pd.DataFrame(rows)
     typed: pd.DataFrame = frame.astype({name: float for name in NUMBERS if name in frame})
     return typed
@@ -129,7 +107,7 @@ def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Score:
-    """Values of a cell or an average by metric; `units` are those of each averaged cell."""
+    """Metrics of a cell or an average; `units` are those of each averaged cell."""
 
     facts: dict[str, Any]
     values: Mapping[str, float]
@@ -146,7 +124,6 @@ def _score(cell: Cell, resampling: Resampling) -> _Score:
 
 
 def _averages(scores: Sequence[_Score], name: str) -> Iterator[_Score]:
-    """Average over probes, per similarity function."""
     for similarity in dict.fromkeys(score.facts["similarity"] for score in scores):
         group = [score for score in scores if score.facts["similarity"] == similarity]
         metrics = [m for m in group[0].values if all(m in score.values for score in group)]
@@ -175,10 +152,10 @@ def _with_differences(scores: Sequence[_Score], resampling: Resampling) -> Itera
 
 
 def _intervals(score: _Score, resampling: Resampling) -> dict[str, Any]:
-    """Return the intervals by metric.
+    """Return intervals by metric.
 
-    That of an averaged share has the means of the probes' ends: it is as wide as if the probes'
-    errors were all the same, and never of zero width.
+    An averaged share gets the mean of the probes' ends: the width for fully correlated
+    errors.
     """
     confidence = resampling.confidence
     spans = [intervals(units, score.distributions, confidence) for units in score.units]
@@ -193,7 +170,7 @@ def _intervals(score: _Score, resampling: Resampling) -> dict[str, Any]:
 
 
 def _difference(score: _Score, best: _Score, resampling: Resampling) -> dict[str, Any]:
-    """Return score minus best by metric, with paired intervals, over units that both have."""
+    """Return score minus best by metric, with paired intervals over their common units."""
     if score is best:
         return {metric: {"value": 0.0, "low": 0.0, "high": 0.0} for metric in score.values}
     drawn = score.distributions, best.distributions

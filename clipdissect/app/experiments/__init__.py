@@ -1,4 +1,4 @@
-"""The runners: the files of `experiments/` in the source tree, which the wheel holds here."""
+"""The files of the source tree's `experiments/`, which the wheel installs here."""
 
 from clipdissect.app.help import packaged
 

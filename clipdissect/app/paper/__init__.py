@@ -1,1 +1,1 @@
-"""The paper's numbers, and which of our runs and label files reproduce them."""
+"""The paper's numbers, and the runs and label files that reproduce them."""

@@ -1,7 +1,4 @@
-"""Whether a run is in the paper's setting, by its `run.json` alone.
-
-A fact that the manifest lacks, as older manifests do, doesn't match.
-"""
+"""Match runs with the paper's settings by `run.json`; a missing entry doesn't match."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ TRUTHS = {
     "resnet50": ("imagenet", "resnet50", "auto"),
     "resnet18_places365": ("places365", "resnet18_places365", "auto"),
 }
-CLASS_LAYER = "fc"  # of both
+CLASS_LAYER = "fc"  # of both targets
 SUMMARIES = ("auto", "mean")  # the same for networks without a class token
-# Columns of the published label files, by the folder that they are in.
+# Columns of the published label files, by folder.
 _LABELS: Mapping[str, Any] = {
     "layer_column": "layer",
     "unit_column": "unit",
@@ -39,12 +36,7 @@ Run = Mapping[str, Any]
 
 
 def is_own(run: Run, wanted: Mapping[str, str]) -> bool:
-    """Whether the labels are CLIP-Dissect's, made as in the paper.
-
-    Args:
-        run: the manifest.
-        wanted: names of `target`, `probe`, `concepts` and `similarity`.
-    """
+    """Return whether the labels are CLIP-Dissect's with the `wanted` parts and its defaults."""
     hyperparameters = paper.values()["hyperparameters"][wanted["similarity"]]
     return (
         _name(run, "method") == "clip_dissect"
@@ -59,14 +51,7 @@ def is_own(run: Run, wanted: Mapping[str, str]) -> bool:
 
 
 def is_published(run: Run, file: str, layer: str, strip: Collection[str] = ()) -> bool:
-    """Whether the labels are those of a published file, read as intended.
-
-    Args:
-        run: the manifest.
-        file: one of the paper's `label_files`.
-        layer: must be among the layers read.
-        strip: suffixes that must be stripped from the labels.
-    """
+    """Return whether the labels are a published file's, with its layer and stripped suffixes."""
     method = _part(run, "method")
     return (
         method.get("name") == "published"
@@ -78,7 +63,7 @@ def is_published(run: Run, file: str, layer: str, strip: Collection[str] = ()) -
 
 
 def published_options(file: str, layer: str, strip: Collection[str] = ()) -> str:
-    """Return the options of a runner whose labels `is_published` accepts."""
+    """Return the options that give labels which `is_published` accepts."""
     options = [f"method={PRESETS[file.partition('/')[0]]}", f"method.path=FOLDER/{file}"]
     if layer != CLASS_LAYER:
         options.append(f"'method.layers=[{layer}]'")
@@ -88,24 +73,22 @@ def published_options(file: str, layer: str, strip: Collection[str] = ()) -> str
 
 
 def is_judged(run: Run, target: str) -> bool:
-    """Whether the labels were compared with the target's own class names."""
+    """Return whether the labels were compared with the target's own class names."""
     truth = _part(run, "truth")
     return truth.get("name") in TRUTHS[target] and truth.get("layer") in (None, CLASS_LAYER)
 
 
 def has_target(run: Run, name: str) -> bool:
-    """Whether the target is the paper's, with the paper's weights."""
     return _name(run, "target") == name and _part(run, "target").get("weights") == WEIGHTS[name]
 
 
 def has_probe(run: Run, name: str) -> bool:
-    """Whether the probe has this name, and all images where their number is known."""
+    """Return whether the probe has this name and, if their number is known, all images."""
     images = _part(run, "probe").get("images")
     return _name(run, "probe") == name and images == IMAGES.get(name, images)
 
 
 def has_summary(run: Run) -> bool:
-    """Whether maps were pooled by their mean."""
     return _part(run, "summary").get("kind") in SUMMARIES
 
 

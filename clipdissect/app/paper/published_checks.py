@@ -1,4 +1,4 @@
-"""The paper's numbers that follow from published label files, computed by our evaluation."""
+"""The paper's numbers that follow from published label files, by our evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Check:
-    """A number of the paper (None where it isn't printed) and ours, with its interval."""
+    """A number of the paper (None if not printed) and ours, with its interval."""
 
     table: str
     row: str
@@ -47,18 +47,12 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Whether the two are equal to four digits; a number that isn't printed can't differ."""
+        """Return whether both agree to four digits; a number that isn't printed agrees."""
         return self.paper is None or round(self.ours, DIGITS) == round(self.paper, DIGITS)
 
 
 def checks(data: Path, mpnet: SentenceEncoder, store: Store | None) -> list[Check]:
-    """Check Table 1, Fig. 3, and Network Dissection's rows of Table 2.
-
-    Args:
-        data: the folder with `FILES`.
-        mpnet: the paper's sentence encoder.
-        store: caches sentence embeddings.
-    """
+    """Check Table 1, Fig. 3, and Network Dissection's rows of Table 2, from `data`'s `FILES`."""
     return [*_table1_and_fig3(data, mpnet, store), *_table2(data, mpnet, store)]
 
 

@@ -1,4 +1,4 @@
-"""The studies' numbers of the paper and those of our runs, for `clipdissect tables`."""
+"""The paper's numbers of the studies and ours, for `clipdissect tables`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ OWN = {"target": TARGET, "similarity": "soft_wpmi", "concepts": "google_20k"}
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the paper, and the runs of ours that give it.
+    """A number of the paper, and the conditions on runs that reproduce it.
 
-    Args:
-        study, name, metric: in the table.
-        keys: where the number is in the study's metrics.
-        paper: the paper's number; None where it has none.
-        own: parts of our own labels, as for `matching.is_own`; None if they don't give the number.
-        labels: the published label file that gives the number.
-        images: the probe that published labels are evaluated on.
-        settings: of the study that the number depends on.
-        layers: as in the study's metrics.
+    `own` are the parts of our labels (see `matching.is_own`), `labels` a published label
+    file and `images` its probe. `keys` lead to the number in the metrics.
     """
 
     study: str
@@ -44,7 +37,6 @@ class Number:
     layers: Mapping[str, str] = field(default_factory=dict)
 
     def row(self, runs: list[tuple[Facts, Facts]]) -> Facts:
-        """Return the table's row; the latest matching run counts."""
         row = {"row": f"{self.study}: {self.name}", "metric": self.metric, "paper": self.paper}
         row |= dict.fromkeys(("ours", "low", "high", "difference"))
         fitting = [metrics[self.study] for run, metrics in runs if self._fits(run, metrics)]
@@ -79,7 +71,6 @@ class Number:
 
     @property
     def _command(self) -> str:
-        """The command that gives the number; by the published labels if the paper's is theirs."""
         command = f"clipdissect {self.study} experiment={self.study}"
         if self.labels is None:
             return command
@@ -101,18 +92,13 @@ class Number:
 
 
 def rows(results: Path) -> list[dict[str, Any]]:
-    """Return the paper's numbers of its studies, and ours where a run has the paper's setting.
-
-    Args:
-        results: searched at any depth for complete runs of the studies.
-    """
+    """Return the studies' numbers: the paper's, and ours from any depth below `results`."""
     runs = sorted(_runs(results), key=lambda run: str(run[0].get("date")))
     numbers = (*_missing(), *_weights(), *_classes(), *_phrases())
     return [number.row(runs) for number in numbers]
 
 
 def _runs(results: Path) -> Iterator[tuple[Facts, Facts]]:
-    """Read `run.json` and `metrics.json` of every complete run of a study."""
     for path in results.rglob("run.json"):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
@@ -125,14 +111,14 @@ def _runs(results: Path) -> Iterator[tuple[Facts, Facts]]:
 
 def _missing() -> Iterator[Number]:
     values = paper.values()["missing_concepts"]
-    own = OWN | {key: values[key] for key in ("probe", "concepts")}
+    parts = OWN | {key: values[key] for key in ("probe", "concepts")}
     for group in ("dog.n.01", "bird.n.01"):
         name, share = f"{group}, {values['probe']}", values[group]["right"] / values[group]["units"]
-        yield Number("missing_concepts", name, "top1", (group, "missing"), share, own)
+        yield Number("missing_concepts", name, "top1", (group, "missing"), share, parts)
 
 
 def _weights() -> Iterator[Number]:
-    values, own = paper.values()["weight_similarity"], OWN | {"probe": "imagenet_broden"}
+    values, parts = paper.values()["weight_similarity"], OWN | {"probe": "imagenet_broden"}
     layers = {key: values[key] for key in ("layer", "into")}
     for pairs, r in values["pearson_r"].items():
         is_part = int(pairs) <= 50_000
@@ -142,7 +128,7 @@ def _weights() -> Iterator[Number]:
             "pearson_r",
             (matching.ENCODER, "top_pairs" if is_part else "all_pairs"),
             r,
-            own,
+            parts,
             values["labels"],
             settings={"top_pairs": int(pairs)} if is_part else {},
             layers=layers,
@@ -153,16 +139,16 @@ def _classes() -> Iterator[Number]:
     study, images = "class_from_descriptions", "imagenet_val"
     layers = {"layer": "layer4", "into": "fc"}
     for method, values in paper.values()[study].items():
-        own = OWN | {"probe": images} if method == "clip_dissect" else None
+        parts = OWN | {"probe": images} if method == "clip_dissect" else None
         for metric in ("truth", "prediction"):
             keys, labels = ("mpnet", metric), values["labels"]
             number = values[metric]
-            yield Number(study, method, metric, keys, number, own, labels, images, layers=layers)
+            yield Number(study, method, metric, keys, number, parts, labels, images, layers=layers)
 
 
 def _phrases() -> Iterator[Number]:
     keys = ("fc", "judged", "mpnet", "phrases_minus_words")
-    own = OWN | {"probe": "imagenet_broden"}
+    parts = OWN | {"probe": "imagenet_broden"}
     settings = {"templates": ["{} {}"], "words": 100, "length": 2}
     name = "phrases minus words, fc"
-    yield Number("compositional_concepts", name, "mpnet_cos", keys, own=own, settings=settings)
+    yield Number("compositional_concepts", name, "mpnet_cos", keys, own=parts, settings=settings)

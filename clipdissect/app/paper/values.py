@@ -12,17 +12,12 @@ FILE = Path(__file__).parent / "paper_values.json"
 
 @cache
 def values() -> dict[str, Any]:
-    """Return all numbers, by table."""
     numbers: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return numbers
 
 
 def row(table: str, **wanted: Any) -> dict[str, Any]:
-    """Return the one row of a table with these values: `row("table1", method="milan_base")`.
-
-    Raises:
-        LookupError: there is none, or more than one.
-    """
+    """Return the only row with these values, else raise: `row("table1", method="milan_base")`."""
     rows: list[dict[str, Any]] = values()[table]["rows"]
     fitting = [r for r in rows if wanted.items() <= r.items()]
     if len(fitting) != 1:

@@ -1,1 +1,1 @@
-"""The runtime benchmark: whole jobs of methods in turn, and short pieces at several sizes."""
+"""The runtime benchmark: whole jobs of methods by turns, and microbenchmarks."""

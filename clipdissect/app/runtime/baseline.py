@@ -1,11 +1,9 @@
-"""The published pipeline written plainly: the baseline of the runtime ratios (Table 4).
+"""The published pipeline in plain torch: the baseline of the runtime ratios (Table 4).
 
-What a reader of the paper would write with torch: one pass over the images for each of the two
-networks, so that every image is decoded twice; features saved in files under the networks' names;
-the whole matrix of concept activations; SoftWPMI one unit after another. Decoding
-processes and precision are those of our own pipeline, its batches too unless
-`runtime.baseline_batch` is set, and texts are embedded once.
-"""
+One pass over the images per network, so that each image is decoded twice; features in
+files under the networks' names; the full matrix P; SoftWPMI unit by unit. Decoding
+processes and precision are ours, and batches unless `runtime.baseline_batch` is set;
+texts are embedded once."""
 
 from __future__ import annotations
 
@@ -38,18 +36,7 @@ PARAMETERS = ("a", "lam", "top_k", "p_start", "p_end", "eps")
 
 @dataclass
 class PlainPipeline:
-    """The plain pipeline.
-
-    Args:
-        target, probe, concepts, encoder: as of a dissection.
-        similarity: SoftWPMI as released (membership by rank).
-        settings: device, batch size, decoding processes, bf16 autocast.
-        folder: of the files of features; a second run reads them.
-        timers: gets the seconds.
-
-    Raises:
-        DissectError: another similarity function.
-    """
+    """The plain pipeline of SoftWPMI (membership by rank), with features cached in `folder`."""
 
     target: Target
     probe: Probe
@@ -70,7 +57,7 @@ class PlainPipeline:
 
     @torch.no_grad()
     def describe(self) -> pd.DataFrame:
-        """Return the best concept of every unit: `layer, unit, description, similarity`."""
+        """Return `layer, unit, description, similarity` of each unit's best concept."""
         device = self.settings.torch_device
         with self.timers.stage("texts"):
             texts = self._saved("texts", self._embed_texts)["values"]
@@ -83,7 +70,7 @@ class PlainPipeline:
 
     @torch.no_grad()
     def features(self) -> tuple[Mapping[str, Tensor], Float[Tensor, "images dims"]]:
-        """Return activations `[images, units]` by layer and image embeddings, a pass for each."""
+        """Return activations by layer and image embeddings, with a pass for each."""
         activations = self._saved(self.target.name, self._activations)
         images = self._saved(self.encoder.name, self._embed_images)["values"]
         return {layer: activations[layer] for layer in self.target.layers}, images
@@ -100,7 +87,7 @@ class PlainPipeline:
         return {"values": self.encoder.embed_texts(texts, self.settings.torch_device)}
 
     def _activations(self) -> dict[str, Tensor]:
-        """Run the target on every image and pool its layers' outputs by hooks."""
+        """Run the target and pool its layers' outputs in forward hooks."""
         model, device = self.target.model.eval(), self.settings.torch_device
         model.to(device)
         outputs: dict[str, list[Tensor]] = {layer: [] for layer in self.target.layers}
@@ -118,7 +105,6 @@ class PlainPipeline:
             return {layer: torch.cat(batches).cpu() for layer, batches in outputs.items()}
 
     def _embed_images(self) -> dict[str, Tensor]:
-        """Run the encoder on every image, decoded again."""
         batches = []
         for images in self._images(self.encoder.preprocess):
             with self.timers.stage("forward"), self._autocast():
@@ -144,7 +130,6 @@ class PlainPipeline:
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
 
     def _saved(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Read features from the file of this name, computed and written first if missing."""
         path = self.folder / f"{name.replace('/', '_')}.safetensors"
         if not path.exists():
             tensors = {key: value.contiguous() for key, value in compute().items()}
@@ -174,7 +159,6 @@ def pooled(output: Tensor) -> Float[Tensor, "images units"]:
 
 
 def parameters_of(similarity: Similarity) -> dict[str, Any]:
-    """Return the parameters that `soft_wpmi` takes."""
     return {k: v for k, v in similarity.parameters.items() if k in PARAMETERS}
 
 
@@ -191,15 +175,10 @@ def soft_wpmi(
     rows: str = "gather",
     results: str = "list",
 ) -> Float[Tensor, "units concepts"]:
-    """Compute SoftWPMI one unit after another (Sec. 3.2).
+    """Compute SoftWPMI unit by unit (Sec. 3.2); parameters as in `clipdissect.similarity`.
 
-    Args:
-        P: concept activations.
-        q: activations.
-        a, lam, top_k, p_start, p_end, eps: see `clipdissect.similarity.soft_wpmi`.
-        rows: how a unit's images are taken out of P: `gather` with the index expanded over the
-            concepts, or `index`.
-        results: where scores go: a `list` that is stacked, or a preallocated `array`.
+    `rows` (`gather`, `index`) reads a unit's rows of P; `results` is a `list` that is
+    stacked or a preallocated `array`.
     """
     probabilities = torch.softmax(a * P, dim=1)
     best = torch.topk(q, top_k, dim=0).indices

@@ -1,4 +1,4 @@
-"""The runtime's figure: seconds by stage, and how they grow with size."""
+"""The runtime's figure: seconds by stage, and their growth with size."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ TITLES = {"images": SCORING, "units": SCORING, "concepts": SCORING, "pass": "pas
 
 
 def figure(metrics: Mapping[str, Any], pieces: pd.DataFrame, folder: Path) -> None:
-    """Draw seconds by stage as bars, and seconds over sizes where pieces were measured.
-
-    Args:
-        metrics: of `report.metrics`.
-        pieces: the pieces' table.
-        folder: gets runtime.png and runtime.pdf.
-    """
     from matplotlib.figure import Figure
 
     axes = [axis for axis in TITLES if len(pieces) and axis in set(pieces["axis"])]

@@ -1,4 +1,4 @@
-"""Short pieces of work at several sizes, ours and the plain pipeline's in turn."""
+"""Microbenchmarks at several sizes, ours and the plain pipeline's by turns."""
 
 from __future__ import annotations
 
@@ -40,19 +40,10 @@ def scoring(
     repeats: int,
     plain: bool,
 ) -> pd.DataFrame:
-    """Measure the scoring of one layer over each of `AXES`, the others at their base size.
+    """Measure the scoring of a layer along each of `AXES`, the others at their base size.
 
-    Args:
-        similarity: the function.
-        sizes: axis to the sizes to measure.
-        base: axis to its size elsewhere.
-        dims: of the embeddings.
-        repeats: measurements of each size, after a warm-up.
-        plain: measure the plain loop too.
-
-    Returns:
-        `axis, images, units, concepts, repeat, side, seconds`; axis `variants` has the ways to
-        write the plain loop.
+    Returns `axis, images, units, concepts, repeat, side, seconds`, without the warm-up. Axis
+    `variants` has other ways to write the plain loop.
     """
     sides: dict[str, dict[str, str]] = {OURS: {}, PLAIN: {}} if plain else {OURS: {}}
     jobs = [(axis, {**base, axis: n}, sides) for axis in AXES for n in sizes.get(axis, ())]
@@ -70,16 +61,10 @@ def scoring(
 
 
 def passes(job: Job, sizes: Sequence[int], repeats: int, plain: Job | None) -> pd.DataFrame:
-    """Measure the pass over the probe's first images: decoding and both networks.
+    """Measure decoding and both networks on the probe's first images; skip larger sizes.
 
-    Args:
-        job: with all parts of a dissection.
-        sizes: numbers of images; those beyond the probe's are left out.
-        repeats: measurements of each size, after a warm-up.
-        plain: the plain pipeline's job, which may have other batches; None leaves it out.
-
-    Returns:
-        `axis` (`pass`), `images`, `repeat`, `side`, `seconds`.
+    Returns `axis` (`pass`), `images`, `repeat`, `side`, `seconds`. `plain` is the plain
+    pipeline's job, whose batches may differ.
     """
     assert job.probe is not None
     rows = []
@@ -93,10 +78,9 @@ def passes(job: Job, sizes: Sequence[int], repeats: int, plain: Job | None) -> p
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
-    """Fit `seconds ~ size ** exponent` by axis and side, to the logarithms of the medians.
+    """Fit `seconds` to a power of size by axis and side; NaN for an axis with one size.
 
-    Returns:
-        `axis, side, from, to, exponent`: from the least to the largest size; NaN for a lone size.
+    A line through the logarithms of the medians; returns `axis, side, from, to, exponent`.
     """
     rows = []
     pieces = table[table["axis"] != "variants"]
@@ -113,7 +97,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
 def model(table: pd.DataFrame, side: str) -> tuple[float, float, float]:
     """Fit `seconds = a * images * concepts + b * units * concepts + c`, none negative.
 
-    Least squares of relative errors, over the rows of `scoring`.
+    Least squares of relative errors over the rows of `scoring`.
     """
     from scipy.optimize import nnls
 
@@ -164,7 +148,6 @@ def _plain_pass(job: Job) -> float:
 
 
 def plain_pipeline(job: Job, folder: Path, timers: Timers) -> PlainPipeline:
-    """Return the plain pipeline of a job with all parts."""
     assert job.target and job.probe and job.concepts and job.encoder and job.similarity
     parts = job.target, job.probe, job.concepts.texts, job.encoder, job.similarity
     return PlainPipeline(*parts, job.settings, folder, timers)

@@ -1,4 +1,4 @@
-"""The runtime's manifest, its metrics and its tables in text."""
+"""The runtime's manifest, metrics and text tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ RATES = {
 
 
 def manifest(config: Any) -> dict[str, Any]:
-    """Return what `run.json` records before the measurement."""
     settings = settings_of(config)
     options: Any = OmegaConf.to_container(config, resolve=True)
     return {
@@ -50,14 +49,7 @@ def manifest(config: Any) -> dict[str, Any]:
 def metrics(
     rounds: pd.DataFrame, pieces: pd.DataFrame, facts: Mapping[str, Any], agreement: float | None
 ) -> dict[str, Any]:
-    """Return everything that the tables and the figure show, JSON-able.
-
-    Args:
-        rounds: one row per method, store and round.
-        pieces: of `microbenchmarks.scoring` and `passes`.
-        facts: the manifest.
-        agreement: share of units that both pipelines describe alike, where both ran.
-    """
+    """Return the contents of the tables and the figure, JSON-able."""
     values: dict[str, Any] = {"methods": _methods(rounds), "same_descriptions": agreement}
     both = {OURS, PLAIN} <= set(rounds["method"]) if len(rounds) else False
     if agreement is None:
@@ -78,13 +70,11 @@ def metrics(
 def extrapolated(
     rounds: pd.DataFrame, pieces: pd.DataFrame, facts: Mapping[str, Any], side: str
 ) -> dict[str, float] | None:
-    """Extrapolate the seconds of the paper's job by stage, with these networks on this machine.
+    """Extrapolate a side's seconds by stage to the paper's job; None if it wasn't run.
 
-    Texts and passes grow in proportion, scoring by `microbenchmarks.model`. P is made once for all
-    layers, by ours for the images among any unit's top ones; ours also scores all layers at once.
-
-    Returns:
-        Seconds by stage; None if the side wasn't run.
+    Texts and passes grow in proportion, scoring by `microbenchmarks.model`. P is computed
+    once for all layers; ours only for images in any unit's top-k, and scores all layers at
+    once.
     """
     cold = rounds[(rounds["method"] == side) & (rounds["store"] == "cold")]
     if not len(cold) or not len(pieces[pieces["side"] == side]):
@@ -103,7 +93,7 @@ def extrapolated(
 
 
 def stages_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return all stages of entries of `metrics` in the order of a job, `other` last."""
+    """Return the stages of all runs in the order of a job, `other` last."""
     seconds = [item for run in runs for item in run["stages"].items()]
     names = dict.fromkeys(name for name, value in seconds if name != "other" and value)
     return [*(n for n in ORDER if n in names), *(n for n in names if n not in ORDER), "other"]
@@ -129,7 +119,6 @@ def _methods(rounds: pd.DataFrame) -> dict[str, Any]:
 
 
 def _ratios(rounds: pd.DataFrame) -> dict[str, Any]:
-    """Return plain over ours, round by round."""
     rows = rounds[rounds["method"].isin([OURS, PLAIN])].rename(columns={"method": "side"})
     stores = {store: rows[rows["store"] == store] for store in ("cold", "warm")}
     passes = stores["cold"][[f"stage_{stage}" for stage in PASS]].sum(axis=1)
@@ -152,7 +141,6 @@ def _piece_ratios(pieces: pd.DataFrame) -> dict[str, Any]:
 
 
 def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """Return the tables as text."""
     options = facts["runtime"]
     parts = [_head(facts), _methods_table(metrics)]
     if metrics["ratios"]:
@@ -179,8 +167,8 @@ def _head(facts: Mapping[str, Any]) -> str:
     cards = ", ".join(machine["gpus"]) or "no GPU"
     notes = "".join(f"\n- {note}" for note in side["notes"])
     batches = ", ".join(
-        f"{name}: batches of {one['batch_size']}{', freed memory kept' * one['memory_kept']}"
-        for name, one in facts["sides"].items()
+        f"{name}: batches of {entry['batch_size']}{', freed memory kept' * entry['memory_kept']}"
+        for name, entry in facts["sides"].items()
     )
     return (
         f"# Runtime\n\n{names}; layers {', '.join(side['layers'])}; {side.get('images')} images, "

@@ -1,4 +1,4 @@
-"""Rounds of whole jobs, each method with an empty and a full store; and the pieces."""
+"""Rounds of whole jobs per method with an empty and a full store; microbenchmarks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Rounds:
-    """Measurements of all methods.
+    """Measurements of all methods; `failed` says why methods can't run.
 
-    `rows` are a row per method, store and round, with a `stage_<name>` for each stage; `facts` are
-    those of each side; `failed` are methods that can't run here, with the reason; `agreement` is
-    the share of units that both pipelines describe alike.
+    `rows` are per method, store and round, with `stage_<name>`; `facts` are per side.
     """
 
     def __init__(self, config: Any, scratch: Path) -> None:
@@ -47,7 +45,6 @@ class Rounds:
                 self.failed.update(dict.fromkeys(group, str(error)))
 
     def _measure(self, group: Mapping[str, str]) -> None:
-        """Run the rounds of sides that take turns."""
         processes: list[PausedProcess] = []
         try:
             for name, side in group.items():
@@ -95,13 +92,7 @@ class Rounds:
 
 
 def groups_of(options: Any) -> list[dict[str, str]]:
-    """Return groups of sides that take turns: name to the worker's argument.
-
-    CLIP-Dissect and the baseline take turns; every other method is alone.
-
-    Raises:
-        DissectError: a method is listed twice, or none is.
-    """
+    """Return groups of sides that take turns: CLIP-Dissect and the baseline, others alone."""
     for entry in options.methods:
         if not isinstance(entry, str) and not hasattr(entry, "get"):
             raise DissectError(f"runtime.methods lists names and {{name: ...}}; got {entry!r}")
@@ -118,10 +109,7 @@ def groups_of(options: Any) -> list[dict[str, str]]:
 
 
 def environment_of(name: str, options: Any) -> dict[str, str]:
-    """Return the environment of a side's process.
-
-    The plain pipeline doesn't use the command line's huge pages unless it is to keep memory.
-    """
+    """Return a side's environment; huge pages for the plain pipeline only if it keeps memory."""
     environment = {key: value for key, value in os.environ.items() if key != LARGE_PAGES}
     if name != PLAIN or options.baseline_keeps_memory:
         environment[LARGE_PAGES] = "1"
@@ -129,7 +117,7 @@ def environment_of(name: str, options: Any) -> dict[str, str]:
 
 
 def agreement(folders: Sequence[Path]) -> float:
-    """Return the share of units with the same description, of those that the first describes."""
+    """Return the share of equal descriptions among the units that the first describes."""
     tables = [pd.read_csv(folder / "descriptions.csv", keep_default_na=False) for folder in folders]
     ours, other = (t.set_index(["layer", "unit"])["description"].astype(str) for t in tables)
     ours = ours[ours != ""]  # dead units have no description
@@ -137,21 +125,21 @@ def agreement(folders: Sequence[Path]) -> float:
 
 
 def measure_pieces(config: Any) -> pd.DataFrame:
-    """Measure short pieces at several sizes; an empty table where none are asked for."""
+    """Run the microbenchmarks; return an empty table if none are configured."""
     options = config.runtime
     if not options.repeats:
         empty: pd.DataFrame = pd.DataFrame()
         return empty
-    # It logs a line for each piece.
+    # The data loader logs a line per pass.
     logging.getLogger("clipdissect.capture.dataloader").setLevel(logging.WARNING)
     job = job_of(config, PLAIN_NEEDS)
     assert job.similarity and job.encoder
     dims = job.encoder.embed_texts(["a"], job.settings.torch_device).shape[1]
     sizes = {axis: list(options[axis]) for axis in microbenchmarks.AXES}
     base, repeats = dict(options.base), options.repeats
-    log.info("pieces: scoring")
+    log.info("microbenchmarks: scoring")
     scoring = microbenchmarks.scoring(job.similarity, sizes, base, dims, repeats, options.baseline)
-    log.info("pieces: passes over images")
+    log.info("microbenchmarks: passes over images")
     plain = with_baseline_batch(config, job) if options.baseline else None
     passes = microbenchmarks.passes(job, list(options.pass_images), repeats, plain)
     pieces: pd.DataFrame = pd.concat([scoring, passes], ignore_index=True)

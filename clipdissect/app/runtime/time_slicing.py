@@ -1,9 +1,8 @@
-"""Processes that take turns, each paused while another runs, so that they see the same machine.
+"""Processes that take turns, each paused while another runs, to share the machine's speed.
 
-A machine's speed drifts within minutes, by more than what is to be measured, and a library call
-can't be asked to wait. So every side of a comparison is a process that signals stop and
-continue, in slices of about a second; a clock that both processes read stands still meanwhile.
-"""
+That speed drifts within minutes, by more than the measured differences, and a library
+call can't be asked to wait. So signals stop and continue each side's process, in slices
+of about a second, and a clock that both processes read excludes the pauses."""
 
 from __future__ import annotations
 
@@ -26,11 +25,7 @@ from clipdissect.errors import DissectError
 
 
 class PausedClock:
-    """Seconds without the pauses; a `clock` for `clipdissect.utils.timing`.
-
-    Args:
-        path: the file that the pausing process writes; made where it doesn't exist.
-    """
+    """Seconds without pauses, for `clipdissect.utils.timing`; `path` is shared and created."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -39,32 +34,21 @@ class PausedClock:
             self._paused = mmap.mmap(file.fileno(), 8)
 
     def __call__(self) -> float:
-        """Return the seconds since some moment, without the pauses."""
         return time.perf_counter() - self.paused
 
     @property
     def paused(self) -> float:
-        """Seconds of all pauses so far."""
         seconds: float = struct.unpack("d", self._paused[:8])[0]
         return seconds
 
     def add(self, seconds: float) -> None:
-        """Count a pause."""
         self._paused[:8] = struct.pack("d", self.paused + seconds)
 
 
 class PausedProcess:
-    """A process, paused except in its turns, that answers each line of its input by one line.
+    """A process, paused except in its turns, that answers each input line by one line.
 
-    Args:
-        name: for errors.
-        module: run as `python -m module clock argument ...`; it prints nothing but its answers.
-        arguments: of the module.
-        clock: file of its clock.
-        environment: of the process; this one's by default.
-
-    Raises:
-        DissectError: the platform has no signals that pause.
+    It runs `python -m module clock argument ...`, which prints nothing but its answers.
     """
 
     def __init__(
@@ -96,12 +80,7 @@ class PausedProcess:
             self.process.stdin.flush()
 
     def turn(self, seconds: float | None) -> dict[str, Any] | None:
-        """Run for this long, or until it answers; return the answer, if there is one.
-
-        Raises:
-            DissectError: a mistake in the request, from the process.
-            RuntimeError: the process ended.
-        """
+        """Run for this long or until the answer; raise its error if it has one."""
         assert self.process.stdout is not None
         self._resume()
         if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -116,7 +95,6 @@ class PausedProcess:
         return answer
 
     def pause(self) -> None:
-        """Stop it and its children, unless it is stopped already."""
         if self._paused_at is not None:
             return
         with suppress(ProcessLookupError, ChildProcessError):
@@ -125,7 +103,6 @@ class PausedProcess:
         self._paused_at = time.perf_counter()
 
     def close(self) -> None:
-        """End it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         for pipe in (self.process.stdin, self.process.stdout):
@@ -143,7 +120,7 @@ class PausedProcess:
 
 
 def end_with_parent() -> None:
-    """Get this process killed when its parent ends, on Linux: a stopped one wouldn't notice."""
+    """Kill this process when its parent ends, on Linux: a stopped process wouldn't notice."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -151,18 +128,11 @@ def end_with_parent() -> None:
 def alternate(
     processes: Sequence[PausedProcess], messages: Sequence[Mapping[str, Any]], slice_s: float
 ) -> list[dict[str, Any]]:
-    """Send each process its message and let them take turns until all have answered.
+    """Send each process its message and give turns of `slice_s` seconds until all answer.
 
-    The turn goes to the process with the least progress, measured by its last answer's seconds, so
-    that all end at about the same time although one may need many times as long.
-
-    Args:
-        processes: idle ones.
-        messages: one for each.
-        slice_s: seconds of a turn.
-
-    Raises:
-        DissectError, RuntimeError: see `PausedProcess.turn`.
+    The turn goes to the process with the least progress, relative to its last answer's
+    seconds, so that all end at about the same time, even with very different needs. Raises
+    as `PausedProcess.turn`.
     """
     active = [0.0] * len(processes)
     answers: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What benchmarks share: works measured in turn, medians and ratios, peak memory, inputs."""
+"""Shared by benchmarks: interleaved measurements, ratios, peak memory, inputs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,9 @@ OURS, PLAIN = "clip_dissect", "plain"
 
 
 def in_turn(works: Mapping[str, Callable[[], float]], repeats: int) -> Iterator[dict[str, Any]]:
-    """Measure works in turn after a warm-up, each repeat starting with another one.
+    """Yield `repeat`, `side` and `seconds` of interleaved functions after a warm-up.
 
     A machine's speed drifts within minutes: compare values of the same repeat.
-
-    Args:
-        works: a side's name to a function that returns its seconds.
-        repeats: measurements of each.
-
-    Yields:
-        `repeat`, `side` and `seconds`.
     """
     names = list(works)
     for repeat in range(-1, repeats):
@@ -43,8 +36,9 @@ def in_turn(works: Mapping[str, Callable[[], float]], repeats: int) -> Iterator[
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Return the median, least and largest value, and `each`."""
-    each = list(map(float, values))
-    return {"median": float(np.median(each)), "least": min(each), "most": max(each), "each": each}
+    numbers = list(map(float, values))
+    extremes = {"least": min(numbers), "most": max(numbers)}
+    return {"median": float(np.median(numbers)), **extremes, "each": numbers}
 
 
 def ratios(rows: pd.DataFrame, side: str, by: str = "repeat", base: str = OURS) -> list[float]:
@@ -56,7 +50,7 @@ def ratios(rows: pd.DataFrame, side: str, by: str = "repeat", base: str = OURS) 
 
 
 def synchronize(device: str) -> None:
-    """Wait for the GPU; kernels run asynchronously there."""
+    """Wait for the GPU, where kernels run asynchronously."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
@@ -64,10 +58,7 @@ def synchronize(device: str) -> None:
 def synthetic_inputs(
     images: int, units: int, concepts: int, dims: int
 ) -> tuple[ConceptActivations, Tensor]:
-    """Return embeddings with CLIP's spread of cosines, about 0.2 +- 0.04, and normal activations.
-
-    Speed doesn't depend on the values.
-    """
+    """Return embeddings with CLIP's cosines, about 0.2 ± 0.04, and normal activations."""
     generator = torch.Generator().manual_seed(0)
     factors = []
     for count in (images, concepts):
@@ -103,7 +94,6 @@ def memory_of(field: str) -> int:
 
 
 def processor() -> str:
-    """Return the processor's name, as far as the platform knows it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -1,10 +1,9 @@
-"""One side of the runtime comparison, in a process of its own; `runtime.rounds` starts it.
+"""One side of the runtime comparison in its own process, started by `runtime.rounds`.
 
     python -m clipdissect.app.runtime.worker CLOCK CONFIG SIDE
 
-SIDE is `plain`, or the index of a method in `runtime.methods`. Each line of the input is a job,
-each line of the output its answer.
-"""
+SIDE is `plain` or an index in `runtime.methods`. Each input line is a job, each output
+line its answer."""
 
 from __future__ import annotations
 
@@ -38,7 +37,6 @@ Work = Callable[[Path], dict[str, Any]]
 
 
 def main() -> None:
-    """Entry point of `python -m clipdissect.app.runtime.worker`."""
     end_with_parent()
     clock, config_file, side = sys.argv[1:4]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -63,7 +61,7 @@ def main() -> None:
 
 
 def build_side(config: Any, side: str) -> tuple[Work, dict[str, Any]]:
-    """Return a side's work, given a folder for its features, and facts on its parts."""
+    """Return a side's function of a folder for its features, and facts on its parts."""
     if side == PLAIN:
         job = with_baseline_batch(config, job_of(config, PLAIN_NEEDS))
         return lambda folder: _describe_plainly(job, folder), facts_of(job)
@@ -73,7 +71,6 @@ def build_side(config: Any, side: str) -> tuple[Work, dict[str, Any]]:
 
 
 def _method_of(entry: Any) -> Method:
-    """Build a method by name, or by `{name: ..., parameter: ...}`."""
     if isinstance(entry, str):
         return methods.build(entry)
     method: Method = of_group(methods.build, entry)
@@ -81,7 +78,7 @@ def _method_of(entry: Any) -> Method:
 
 
 def job_of(config: Any, needs: tuple[str, ...]) -> Job:
-    """Build the parts in `needs`; without the shuffled scores, which the plain pipeline lacks."""
+    """Build the parts in `needs`, without shuffled scores, which the plain pipeline lacks."""
     parts = build_groups(config, needs)
     if "similarity" in needs:
         parts["similarity"] = of_group(similarity.build, config.similarity)
@@ -96,7 +93,6 @@ def with_baseline_batch(config: Any, job: Job) -> Job:
 
 
 def facts_of(job: Job) -> dict[str, Any]:
-    """Return names and sizes of the job's parts, JSON-able."""
     parts = {name: part for name in PLAIN_NEEDS if (part := getattr(job, name)) is not None}
     notes = [note for part in parts.values() for note in getattr(part, "notes", ())]
     return {
@@ -111,7 +107,7 @@ def facts_of(job: Job) -> dict[str, Any]:
 
 
 def timed(work: Work, folder: Path) -> dict[str, Any]:
-    """Return the seconds, in all and by stage, of one job, and its peak memory."""
+    """Return a job's peak memory, and its seconds in all and by stage."""
     reset_peak_memory()
     start = timing.clock()
     answer = work(folder)
@@ -121,7 +117,6 @@ def timed(work: Work, folder: Path) -> dict[str, Any]:
 
 
 def _describe(method: Method, job: Job, folder: Path) -> dict[str, Any]:
-    """Describe the units by a method, with a store in the folder."""
     result = method.describe(replace(job, store=Store(folder)))
     of_images = result.run.get("seconds_of_images", {})
     stages: dict[str, float] = {}
@@ -132,7 +127,6 @@ def _describe(method: Method, job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _describe_plainly(job: Job, folder: Path) -> dict[str, Any]:
-    """Describe the units by the plain pipeline, with its features in the folder."""
     timers = Timers()
     table = plain_pipeline(job, folder, timers).describe()
     return {"stages": timers.seconds, "units": len(table), "table": table}

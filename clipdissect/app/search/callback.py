@@ -1,7 +1,6 @@
-"""Check a hyperparameter search by Optuna before it starts, and report on it when it ends.
+"""Check a search by Optuna before it starts, and report on it when it ends.
 
-The sweeper's settings are in conf/experiment/tune_*.yaml.
-"""
+The sweeper's settings are in conf/experiment/tune_*.yaml."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ SQLITE = "sqlite:///"
 
 
 class Search(Callback):
-    """Check and report multiruns of the Optuna sweeper; do nothing in others."""
+    """Hydra's callback for multiruns of the Optuna sweeper; idle in others."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         if not _is_search(config):
@@ -61,11 +60,7 @@ def _is_search(config: Any) -> bool:
 
 
 def prepare(config: Any) -> None:
-    """Create or open the study, add this multirun's folder, and try the default configuration.
-
-    Raises:
-        DissectError: nothing to search for or by, or the study has another setting.
-    """
+    """Open the study, add this multirun's folder, and try the default configuration."""
     space, fixed = space_of(config)
     _check(config, space)
     storage = config.hydra.sweeper.storage
@@ -101,12 +96,11 @@ def _check(config: Any, space: Mapping[str, Any]) -> None:
         )
     if _direction(sweeper) != "maximize":
         raise DissectError(
-            "objectives are the better the larger: a search needs hydra.sweeper.direction=maximize"
+            "objectives are maximised: a search needs hydra.sweeper.direction=maximize"
         )
 
 
 def study_of(config: Any) -> Any:
-    """Create or load the Optuna study that the sweeper uses."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -126,8 +120,7 @@ def _direction(sweeper: Any) -> str:
 def space_of(config: Any) -> tuple[dict[str, Any], list[str]]:
     """Return Optuna's distributions by parameter, and the overrides that aren't searched.
 
-    The space is the sweeper's and the command line's sweeps, except for parameters that the
-    command line sets to one value.
+    The space is the sweeper's and the command line's; a single value there fixes a parameter.
     """
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
@@ -141,7 +134,7 @@ def space_of(config: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def setting_of(config: Any, searched: set[str]) -> dict[str, str]:
-    """Return all that a trial's value depends on, except for the searched parameters, as texts."""
+    """Return, as text, all that a trial's value depends on besides the searched parameters."""
     setting: dict[str, str] = {}
     for group in SETTING:
         node = OmegaConf.select(config, group)
@@ -163,7 +156,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _check_setting(study: Any, setting: dict[str, str]) -> None:
-    """Write the setting into a new study; compare that of an existing one."""
+    """Write the setting into a new study, or compare it with an existing study's."""
     prefix = "setting "
     attributes = study.user_attrs.items()
     old = {key.removeprefix(prefix): v for key, v in attributes if key.startswith(prefix)}
@@ -178,14 +171,14 @@ def _check_setting(study: Any, setting: dict[str, str]) -> None:
     ]
     if differing:
         raise DissectError(
-            f"study {study.study_name} is of another setting ({'; '.join(differing)}), and values "
-            f"of different settings can't be compared: set another study name with "
+            f"study {study.study_name} has other settings ({'; '.join(differing)}), and values "
+            f"under different settings can't be compared: set a new study name with "
             f"hydra.sweeper.study_name=<name>"
         )
 
 
 def _advance_seed(config: Any, trials: int) -> None:
-    """Change the sampler's seed, if it has one: the same seed would draw the same trials again."""
+    """Change the sampler's seed, if set: the same seed would repeat earlier trials."""
     sampler = config.hydra.sweeper.sampler
     if sampler is not None and sampler.get("seed") is not None:
         with flag_override(config, ["struct", "readonly"], [False, False]):

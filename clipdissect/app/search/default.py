@@ -1,8 +1,7 @@
-"""Try the default configuration of a search first, as the baseline for its trials.
+"""Try the default configuration first, as the baseline of a search.
 
-It is run for every sampler, also if it lies outside of the search space; inside, the sampler learns
-from it.
-"""
+It runs for every sampler, even outside of the search space; inside, the sampler learns
+from it."""
 
 from __future__ import annotations
 
@@ -19,12 +18,7 @@ ATTRIBUTE = "default"  # of the study: the parameters, the objective, and the jo
 
 
 def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[str]) -> None:
-    """Run the default configuration and store its value in the study, unless it is there.
-
-    Args:
-        space: Optuna's distributions by parameter.
-        fixed: overrides that aren't searched.
-    """
+    """Run the default configuration and add its value to the study, unless it is there."""
     params = default_of(config, space)
     if study.user_attrs.get(ATTRIBUTE, {}).get("params") == params:
         return
@@ -70,7 +64,7 @@ def _launch(config: Any, fixed: list[str]) -> None:
 
 
 def _add(study: Any, params: dict[str, Any], space: Mapping[str, Any], value: float) -> bool:
-    """Add the default to the study as a trial; return False if it is outside of the space."""
+    """Add the default as a trial; return False if it is outside of the search space."""
     from optuna.trial import create_trial
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Report on a hyperparameter search: trials, a figure, and the best trial against the default."""
+"""Report on a search: trials, a figure, and the best trial against the default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HALVES = {"tuning": "tuning half", "report": "other half"}
 
 @dataclass(frozen=True)
 class Job:
-    """A finished job of a search: its folder, overrides, and objective as in `metrics.json`."""
+    """A finished job: its folder, overrides, and objective as in `metrics.json`."""
 
     folder: Path
     overrides: frozenset[str]
@@ -31,12 +31,7 @@ class Job:
 
 
 def report(study: Any, folder: Path) -> None:
-    """Write `trials.csv`, `search.json` and `search.png`; print the best trial and the default.
-
-    Args:
-        study: an Optuna study.
-        folder: of the multirun.
-    """
+    """Write `trials.csv`, `search.json`, `search.png`; print the best trial and the default."""
     trials = table(study, list(_jobs(study.user_attrs.get("folders", []))))
     write_table(folder / "trials.csv", trials)
     results = summary(study, trials)
@@ -62,10 +57,10 @@ def _jobs(folders: Sequence[str]) -> Iterator[Job]:
 
 
 def table(study: Any, jobs: Sequence[Job]) -> pd.DataFrame:
-    """Return one row per trial: `trial, state, default, tuning, report`, the parameters, `folder`.
+    """Return `trial, state, default, tuning, report`, the parameters and `folder` per trial.
 
-    `report`, the value of the other half, and `folder` are missing if the job's files are gone. A
-    default configuration outside of the search space comes first, and has no number.
+    `report`, the held-out half's value, and `folder` are missing if the job's files are gone.
+    A default outside of the search space comes first, without a number.
     """
     rows: list[dict[str, Any]] = []
     default = study.user_attrs.get(ATTRIBUTE)
@@ -95,11 +90,7 @@ def _default_cells(default: Mapping[str, Any]) -> dict[str, Any]:
 def summary(study: Any, trials: pd.DataFrame) -> dict[str, Any]:
     """Return the contents of `search.json`: `best`, `default` and, per half, `beats_default`.
 
-    The best trial has the largest value on the tuning half, of equal ones the first; the default is
-    no candidate. Both values of a gain are of the same units.
-
-    Args:
-        trials: from `table`.
+    The first trial with the largest tuning value is best; the default is no candidate.
     """
     valued = trials.dropna(subset=["tuning"])
     candidates = valued[~valued["default"]]
@@ -133,7 +124,6 @@ def summary(study: Any, trials: pd.DataFrame) -> dict[str, Any]:
 
 
 def summary_lines(results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines to print of a summary."""
     best, default, gain = results["best"], results["default"], results["beats_default"]
     if default:
         yield f"default configuration: {objective_line(default)}"
@@ -172,13 +162,7 @@ def _assignments(params: Mapping[str, Any]) -> str:
 
 
 def plot(study: Any, trials: pd.DataFrame, objective: str, path: Path) -> None:
-    """Draw Optuna's slice plot, with the values on the other half and lines for the default.
-
-    Args:
-        trials: from `table`.
-        objective: its name.
-        path: of the PNG.
-    """
+    """Draw Optuna's slice plot with values on the held-out half and lines for the default."""
     from matplotlib import pyplot
     from optuna.visualization.matplotlib import plot_slice
 

@@ -1,1 +1,1 @@
-"""Tables, figures and printed summaries of the studies: a module per runner in `experiments/`."""
+"""Tables, figures and printed summaries of the studies: a module per experiment."""

@@ -1,4 +1,4 @@
-"""The parts that every study's runner builds, and how it saves its results."""
+"""The parts that every study builds, and the files that it saves."""
 
 from __future__ import annotations
 
@@ -27,18 +27,7 @@ BAR_STYLE = {"edgecolor": "black", "linewidth": 0.6, "capsize": 2}
 
 
 class StudyRun:
-    """A study's parts as configured, built in the stage `load`; the cheap ones first.
-
-    Args:
-        config: of the run.
-        folder: gets the results.
-        parts: config groups to build besides those that the method needs.
-        own_labels: accept `method=clip_dissect` alone.
-        embeds_texts: build the sentence encoders.
-
-    Raises:
-        DissectError: a mistake in the config, or one message on all that is missing.
-    """
+    """A study's parts, cheap ones first; `own_labels` accepts `method=clip_dissect` alone."""
 
     def __init__(
         self,
@@ -57,12 +46,11 @@ class StudyRun:
             self.resampling = evaluation_job.resampling_of(config)
 
     def job_of_layers(self, *layers: str) -> Job:
-        """Return the job with these layers to describe."""
         job: Job = replace(self.job, target=replace(self.job.target, layers=layers))
         return job
 
     def embed(self, *texts: Sequence[str]) -> tuple[dict[str, Vectors], dict[str, str]]:
-        """Embed texts by every sentence encoder; also return why the missing ones are missing."""
+        """Return embeddings by sentence encoder, and why encoders are missing."""
         cosines = embedded(self.sentences, texts, self.job.store, self.job.settings.torch_device)
         vectors = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
         return vectors, {name: v for name, v in cosines.items() if isinstance(v, str)}
@@ -72,20 +60,18 @@ class StudyRun:
         begin(self.folder)
 
     def save_panels(self, panels: Sequence[figures.Panel], title: str, name: str) -> None:
-        """Draw panels of units and write `<name>.png` and `<name>.pdf`."""
         save_figure(figures.panels(panels, self.job.probe, title=title), self.folder, name)
 
     def save(
         self, tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Any], facts: dict[str, Any]
     ) -> None:
-        """Write the tables (by file name without suffix), metrics and manifest; track the run."""
+        """Write tables by file stem, metrics and the manifest; track the run."""
         seconds = self.timers.seconds
         facts = study_job.completed(facts, self.config, self.sentences, seconds)
         study_job.save(self.config, self.folder, tables, metrics, facts, self.job.probe)
 
 
 def facts_of(features: Features) -> dict[str, Any]:
-    """Return the provenance of captured features."""
     job, captured = features.job, features.captured
     assert job.target and job.probe and job.concepts and job.encoder and job.similarity
     parts = job.target, job.probe, job.concepts, job.encoder, job.similarity
@@ -93,6 +79,5 @@ def facts_of(features: Features) -> dict[str, Any]:
 
 
 def top_images(layer: str, q: Any, images: Sequence[str], count: int) -> dict[Any, tuple[str, ...]]:
-    """Return the names of each unit's top images, by unit."""
     top = top_images_of_layer(layer, q, images, count)
     return {unit: tuple(names) for unit, names in top.groupby("unit")["image"]}

@@ -1,4 +1,4 @@
-"""The units behind predictions, and the classes that their descriptions name: figure and panels."""
+"""The units behind predictions, and the classes that their descriptions name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BARS = {
 
 
 def check(run: StudyRun, weights: Pairs, into: str) -> None:
-    """Raise a DissectError where no image can be evaluated, before any is read."""
+    """Raise a DissectError if no image can be evaluated, before any is read."""
     names, probe = run.truth.names, run.job.probe
     check_keep(run.job)
     if len(names) != len(weights):
@@ -39,8 +39,6 @@ def check(run: StudyRun, weights: Pairs, into: str) -> None:
 
 
 class LabelledImages(NamedTuple):
-    """The labelled images: names, true and predicted classes, and the unit behind each."""
-
     names: list[str]
     truth: Classes
     predicted: Classes
@@ -54,17 +52,10 @@ def labelled_images(
     labels: Sequence[str],
     names: Sequence[str],
 ) -> LabelledImages:
-    """Choose the described unit with the largest contribution to each labelled image's prediction.
+    """Choose the described unit that contributes most to each labelled image's prediction.
 
-    Args:
-        features: of both layers.
-        weights: from the units of the first layer into the classes of the second.
-        layers: the two.
-        labels: of the units; empty where there is none.
-        names: of the classes.
-
-    Raises:
-        DissectError: no unit is described, or no image's label is a class.
+    `weights` lead from units of the first of `layers` to classes of the second; empty
+    `labels` mark units without a description.
     """
     probe, images = features.job.probe, features.captured.images
     assert probe is not None
@@ -73,14 +64,14 @@ def labelled_images(
     q, outputs = (features.activations(layer).numpy()[labelled] for layer in layers)
     described = np.array([i for i, text in enumerate(labels) if text], dtype=int)
     if not len(described):
-        raise DissectError(f"no unit of layer {layers[0]} is described")
+        raise DissectError(f"no unit of layer {layers[0]} has a description")
     predicted = outputs.argmax(1)
     units = library.largest_contributions(weights, q, predicted, described)
     return LabelledImages([images[i] for i in labelled], truth[labelled], predicted, units)
 
 
 def facts(run: StudyRun, features: Features, described: Result) -> dict[str, Any]:
-    """Return the provenance of the features and labels, without parts that neither depends on."""
+    """Return the provenance of features and labels, without parts that affect neither."""
     captured, labels = facts_of(features), described.run
     unused = {"encoder", "concepts", "similarity"} - set(run.method.needs)
     digests = {k: v for k, v in captured["digests"].items() if k.split()[0] not in unused}
@@ -92,7 +83,6 @@ def facts(run: StudyRun, features: Features, described: Result) -> dict[str, Any
 
 
 def print_metrics(metrics: Mapping[str, Any], agreements: Mapping[str, Any]) -> None:
-    """Print both agreements by sentence encoder, with their controls."""
     print(
         f"{metrics['layer']} -> {metrics['into']}: {metrics['images']} labelled images, the "
         f"network is right on {number(metrics['accuracy'])}"
@@ -109,7 +99,6 @@ def print_metrics(metrics: Mapping[str, Any], agreements: Mapping[str, Any]) -> 
 
 
 def draw(run: StudyRun, agreements: Mapping[str, Any], chance: float) -> None:
-    """Draw both agreements with their controls."""
     if not agreements:
         return
     drawn, axes = figures.plot(3.2 + 3.6 * len(agreements), 3.4, len(agreements))

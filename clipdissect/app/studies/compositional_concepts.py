@@ -36,11 +36,7 @@ LABELLINGS = {
 def search_layer(
     run: StudyRun, features: Features, layer: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return a layer's best words and phrases, one row per living unit, and the search's cost.
-
-    Raises:
-        DissectError: no unit varies over the probe.
-    """
+    """Return the best words and phrases per living unit, and the cost of the search."""
     job, activations = run.job, features.captured.activations[layer]
     live = scored_units(dead_units(activations), job.similarity)
     if not live.any():
@@ -95,7 +91,7 @@ def _table(
 
 
 def evaluate(run: StudyRun, table: pd.DataFrame) -> dict[str, Any]:
-    """Add the class names and the cosines to them to the table; return means and differences."""
+    """Add class names and their cosines to the table; return means and differences."""
     names = [run.truth.names[unit] for unit in table["unit"]]
     table.insert(2, "truth", names)
     columns = {name: column for name, (column, _) in LABELLINGS.items() if column in table}
@@ -111,7 +107,6 @@ def evaluate(run: StudyRun, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def print_layer(layer: str, metrics: Mapping[str, Any]) -> None:
-    """Print a layer's metrics."""
     print(
         f"{layer}: {metrics['units']} units, {metrics['distinct_phrases']} distinct phrases, "
         f"{metrics['phrases_per_second']:.0f} a second"
@@ -147,7 +142,7 @@ def draw(judged: Mapping[str, Any], folder: Path) -> None:
 
 
 def save_panels(run: StudyRun, features: Features, table: pd.DataFrame, layer: str) -> None:
-    """Draw the units whose phrase is best by its score, or gains most over their word."""
+    """Draw the units whose phrase has the best score, or gains most over their word."""
     comparable = run.settings.normaliser == "concepts"
     captured, count = features.captured, run.settings.panel_images
     top = top_images(layer, captured.activations[layer], captured.images, count)
@@ -162,12 +157,7 @@ def save_panels(run: StudyRun, features: Features, table: pd.DataFrame, layer: s
 
 
 def ranked(table: pd.DataFrame, comparable: bool) -> pd.DataFrame:
-    """Sort a layer's units by what the phrase gains over the word, or by its score alone.
-
-    Args:
-        table: one row per unit.
-        comparable: whether words and phrases are scored against the same set.
-    """
+    """Sort by the gain over the word or, unless `comparable`, by the phrase's score."""
     gain = table["phrase_score"] - (table["word_score"] if comparable else 0.0)
     order = (-gain.to_numpy(dtype=float)).argsort(kind="stable")
     ordered: pd.DataFrame = table.iloc[order]

@@ -1,4 +1,4 @@
-"""Labels of a group of classes with and without the group's images: table, figure, panels."""
+"""Labels of a group of classes with and without the group's images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class GroupResult:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per setting and unit."""
         tables = []
         for setting, labels in self.labels.items():
             table = labels.units.table.assign(in_group=labels.in_group.astype(float))
@@ -55,7 +54,7 @@ class GroupResult:
 
 
 def check(run: StudyRun, hypernyms: WordNet) -> None:
-    """Raise a DissectError where a group can't be studied, before any image is read."""
+    """Raise a DissectError if a group can't be studied, before any image is read."""
     check_keep(run.job)
     for group in run.settings.groups:
         remaining = library.check_group(group, run.settings, run.job.probe, run.truth, hypernyms)
@@ -63,7 +62,7 @@ def check(run: StudyRun, hypernyms: WordNet) -> None:
 
 
 def evaluate(run: StudyRun, features: Features, hypernyms: WordNet) -> list[GroupResult]:
-    """Label every group's units without the group's images, and with them if there are any."""
+    """Label every group's units without the group's images and, if any, with them."""
     layer, truth = str(run.truth.layer), run.truth.names
     all_images = features.describe(layer, truth=truth)
     groups = run.settings.groups
@@ -77,7 +76,7 @@ def _evaluate_group(
     units = library.units_of_group(run.truth, group, hypernyms)
     absence = library.absence(probe, images, group, hypernyms)
     if not absence.is_verified:
-        log.warning("that the probe has no image of %s is %s", group, absence.verdict)
+        log.warning("the probe's lack of %s images is %s", group, absence.verdict)
     remaining = sorted(set(range(len(images))) - set(absence.images))
     tables = {"missing": all_images}
     if absence.images:
@@ -98,7 +97,6 @@ def _evaluate_group(
 
 
 def print_group(result: GroupResult) -> None:
-    """Print the metrics of each setting and of the controls."""
     metrics = result.metrics
     print(
         f"{result.group}: {metrics['units']} units, {metrics['images']} images "
@@ -145,8 +143,7 @@ def _draw_bars(axis: Any, results: Sequence[GroupResult], metric: str, title: st
 
 
 def _value(result: GroupResult, name: str, metric: str) -> dict[str, Any] | None:
-    """Return the bar's value and interval; None where there is no such bar."""
-    # A constant label of the group is in the group for every unit, which says nothing.
+    # A constant label from the group is always in the group: the bar would be 1 by construction.
     if metric == "in_group" and name == "best_constant":
         return None
     values = result.metrics.get(name) or result.metrics["controls"].get(name)
@@ -173,7 +170,7 @@ def save_panels(run: StudyRun, features: Features, result: GroupResult) -> None:
 
 
 def _half_right(units: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return `count` units, half of them right where there are as many."""
+    """Return `count` units, half of them right if there are enough."""
     is_right = units.get("right", pd.Series(0.0, units.index)) == 1
     right, wrong = units[is_right], units[~is_right]
     half = min(len(right), max(count // 2, count - len(wrong)))

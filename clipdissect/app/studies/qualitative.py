@@ -17,7 +17,6 @@ Results = Mapping[str, Result]  # by method; ours is "ours"
 
 
 def label_table(units: list[tuple[str, int]], results: Results) -> pd.DataFrame:
-    """Return one row per unit with every method's label and score."""
     table: pd.DataFrame = pd.DataFrame(units, columns=["layer", "unit"])
     for name, result in results.items():
         labels = result.descriptions[["layer", "unit", "description", "similarity"]]
@@ -28,7 +27,6 @@ def label_table(units: list[tuple[str, int]], results: Results) -> pd.DataFrame:
 
 
 def save_panels(run: StudyRun, features: Features, table: pd.DataFrame, results: Results) -> None:
-    """Draw the units' top images below their labels."""
     captured, count = features.captured, run.settings.panel_images
     top = {
         layer: top_images(layer, captured.activations[layer], captured.images, count)
@@ -57,7 +55,7 @@ def _lines(row: Any, results: Results, truth: ClassLabels) -> tuple[tuple[str, b
 
 
 def unit_table(run: StudyRun, results: Results) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return every method's label of `study.unit_table`, with cosines to the class name."""
+    """Return each method's label of `study.unit_table`, with cosines to the class name."""
     unit = run.settings.unit_table
     truth = run.truth.names[unit]
     labels = {}

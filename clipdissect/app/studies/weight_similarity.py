@@ -23,7 +23,7 @@ from clipdissect.utils.figures import save_figure
 
 
 def capture_layers(job: Job, layer: str, into: str) -> CapturedFeatures | None:
-    """Capture both layers in the one pass that the descriptions need too; None without images."""
+    """Capture both layers in the pass that the descriptions need too; None without images."""
     if None in (job.probe, job.encoder, job.concepts, job.similarity):
         return None
     return features(job, list(dict.fromkeys([layer, into]))).captured
@@ -32,11 +32,7 @@ def capture_layers(job: Job, layer: str, into: str) -> CapturedFeatures | None:
 def rows_of_layer(
     descriptions: pd.DataFrame, weights: Pairs, layer: str, into: str
 ) -> pd.DataFrame:
-    """Return the descriptions of the layer that feeds `into`, one row per input of its weights.
-
-    Raises:
-        DissectError: the layer has no descriptions, or more units than inputs.
-    """
+    """Return the descriptions of `layer`, one row per input of `into`."""
     rows = descriptions[descriptions["layer"] == layer]
     if not len(rows):
         raise unknown("layer of the labels", layer, dict.fromkeys(descriptions["layer"]))
@@ -57,7 +53,6 @@ def linearity_of(
 
 
 def curves(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the values of Fig. 6b for every sentence encoder."""
     rows = [
         {"sentence": encoder, **row}
         for encoder, values in metrics.items()
@@ -69,7 +64,6 @@ def curves(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def print_metrics(layers: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    """Print the correlations by sentence encoder."""
     print(
         f"{layers['layer']} -> {layers['into']}: {layers['inputs']} x {layers['outputs']} weights, "
         f"{layers['described']} described units, linearity {layers['linearity']}"
@@ -93,7 +87,7 @@ def print_metrics(layers: Mapping[str, Any], metrics: Mapping[str, Any]) -> None
 def draw(
     run: StudyRun, weights: Weights, vectors: Mapping[str, Vectors], metrics: Mapping[str, Any]
 ) -> None:
-    """Draw Fig. 6b, and each unit's best similarity against its largest weight, per encoder."""
+    """Draw Fig. 6b, and each unit's best similarity against its largest weight."""
     for place, (encoder, values) in enumerate(metrics.items()):
         drawn, (curve, cloud) = figures.plot(7.6, 3.4, 2)
         _draw_curve(curve, encoder, values)
