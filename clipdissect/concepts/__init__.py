@@ -1,4 +1,4 @@
-"""Concept sets: the texts that units may be described by. `OPTIONS` maps names to functions."""
+"""Concept sets: the texts that may describe units. `OPTIONS` maps names to functions."""
 
 from __future__ import annotations
 
@@ -50,13 +50,11 @@ log = logging.getLogger(__name__)
 
 
 def build(name: str, **parameters: Any) -> Concepts:
-    """Build the concept set of a name; log what cleaning left out."""
     return _log_dropped(registry.build("concepts", OPTIONS, name, parameters))
 
 
 def resolve(source: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -> Concepts:
-    """Return a concept set from a `Concepts`, a list of texts, an option's name, a mapping of a
-    name and its parameters, or a text file's path."""
+    """Return the concept set of an option's name or mapping, a list, or a file's path."""
     if isinstance(source, Concepts):
         return source
     if isinstance(source, str) and source in OPTIONS:
@@ -77,7 +75,7 @@ def resolve(source: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -
 
 
 def is_wrong_name(source: str) -> bool:
-    """Return whether a word looks like the name of a concept set rather than a file's path."""
+    """Return whether a word looks like a concept set's name rather than a file's path."""
     return source.replace("_", "").isalnum() and not Path(source).exists()
 
 

@@ -14,17 +14,11 @@ DUPLICATES = ("drop", "keep")
 
 @dataclass(frozen=True)
 class Concepts:
-    """`S`: the texts that units may be described by.
-
-    Args:
-        name: as shown in results.
-        texts: not blank, in order; distinct unless duplicates are kept.
-        dropped: reason to the texts that cleaning left out.
-    """
+    """The paper's concept set `S`: the texts that may describe units."""
 
     name: str
-    texts: tuple[str, ...]
-    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: tuple[str, ...]  # not blank, in order; repeated only with `duplicates=keep`
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by reason
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -35,7 +29,7 @@ class Concepts:
 
     @property
     def summary(self) -> str:
-        """The number of texts, and of those left out by reason."""
+        """Number of texts, and of those left out per reason."""
         left_out = ", ".join(f"{len(texts)} {why}" for why, texts in self.dropped.items())
         return f"{len(self)} texts" + (f"; left out: {left_out}" if left_out else "")
 
@@ -54,16 +48,10 @@ def clean(
     unwanted: dict[str, Rule] | None = None,
     duplicates: str = "drop",
 ) -> Concepts:
-    """Strip white space; drop blanks, duplicates and unwanted texts, keeping the order.
+    """Strip white space; drop blank, unwanted and duplicate texts, preserving the order.
 
-    A text listed twice counts twice in the softmax over concepts.
-
-    Args:
-        name: of the set.
-        texts: the raw texts.
-        unwanted: reason to test.
-        duplicates: `drop` all but the first of equal texts, or `keep` them, as the published code
-            does.
+    `duplicates="keep"` retains repeats, as the published code does: each counts again in
+    the softmax over concepts. `unwanted` maps a reason to a test.
     """
     check_choice("concepts.duplicates", duplicates, DUPLICATES)
     rules = {"blank": lambda text: not text, **(unwanted or {})}

@@ -1,4 +1,4 @@
-"""Concept sets made of the class names of known data sets."""
+"""Concept sets of the class names of known data sets."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ PLACE = re.compile(r"/[a-z]/(\S+)\s+\d+")
 
 
 def imagenet() -> Concepts:
-    """The 1000 ImageNet class names with all their synonyms, in class order."""
+    """Use the 1000 ImageNet class names with all their synonyms, in class order."""
     return clean("imagenet", imagenet_names())
 
 
 def broden(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """Broden's 1197 labels, of which 44 are duplicates; scenes without their `-s`.
+    """Use Broden's 1197 labels, of which 44 are duplicates; scenes without their `-s`.
 
     Args:
-        path: a list, one text per line, or the unpacked release, whose `label.csv` makes the list;
-            by default `concepts/broden.txt` or `broden1_224` below `$CLIPDISSECT_DATA` or the user
-            cache's `data` folder.
-        duplicates: `drop` or `keep` repeated texts, as the published code does; see `clean`.
+        path: a list or the unpacked release; default: searched in the data folders.
+        duplicates: `drop` or `keep` repeated texts; see `clean`.
     """
     source = find_data(
         "Broden's labels (a list, or label.csv of the release)",
@@ -43,13 +41,10 @@ def broden(path: str | None = None, duplicates: str = "drop") -> Concepts:
 
 
 def places365(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The 365 scene categories of Places365, written as the class names of its networks.
+    """Use the 365 scene categories of Places365, written as its networks' class names.
 
     Args:
-        path: `categories_places365.txt`, or a list, one text per line; by default
-            `concepts/places365.txt`, `concepts/places365_categories.txt` or
-            `places365/categories_places365.txt` below `$CLIPDISSECT_DATA` or the user cache's
-            `data` folder.
+        path: `categories_places365.txt` or a list; default: searched in the data folders.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
     """
     files = ("concepts/places365.txt", "concepts/places365_categories.txt")
@@ -62,22 +57,16 @@ def places365(path: str | None = None, duplicates: str = "drop") -> Concepts:
 
 
 def places365_names(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the category names in lines of `categories_places365.txt`.
-
-    `/a/apartment_building/outdoor 8` becomes `apartment_building/outdoor`, exactly the class name,
-    so that a correct description equals its class; other lines stay as they are.
-    """
+    """Return the class name `apartment_building/outdoor` of `/a/apartment_building/outdoor 8`."""
     matches = [(PLACE.fullmatch(line.strip()), line) for line in lines]
     return tuple(match[1] if match else line for match, line in matches)
 
 
 def cifar100(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The 100 class names of CIFAR-100.
+    """Use the 100 class names of CIFAR-100.
 
     Args:
-        path: a list, one text per line, or the folder with `cifar-100-python`; by default
-            `concepts/cifar100.txt` or `cifar-100-python` below `$CLIPDISSECT_DATA` or the user
-            cache's `data` folder.
+        path: a list or the folder with `cifar-100-python`; default: in the data folders.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
     """
     source = find_data(

@@ -14,7 +14,7 @@ ALIKE = "differ only in case, spaces or unicode form"
 
 
 def lint(concepts: Concepts, context: int = CONTEXT) -> dict[str, tuple[str, ...]]:
-    """Map kinds of findings to texts: those that cleaning dropped, and doubtful remaining ones."""
+    """Map kinds of findings to texts: those that cleaning dropped, and doubtful others."""
     findings = {LONG: too_long(concepts.texts, context), ALIKE: alike(concepts.texts)}
     return {**concepts.dropped, **{kind: texts for kind, texts in findings.items() if texts}}
 
@@ -32,7 +32,7 @@ def too_long(texts: Sequence[str], context: int = CONTEXT) -> tuple[str, ...]:
 
 
 def alike(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return texts that a reader would consider equal, each group as `Ice cream | icecream`."""
+    """Return texts that a reader would consider equal, as `Ice cream | icecream`."""
     groups: dict[str, dict[str, None]] = {}
     for text in texts:
         key = "".join(unicodedata.normalize("NFKC", text).casefold().split())

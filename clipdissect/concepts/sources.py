@@ -17,7 +17,7 @@ from clipdissect.utils.extras import install
 from clipdissect.utils.paths import data_candidates, find_data
 from clipdissect.utils.type_checks import check_range
 
-# What to drop from unedited word lists.
+# Reasons to drop words of unedited lists.
 NO_WORDS: dict[str, Rule] = {
     "digit": lambda word: any(c.isdigit() for c in word),
     "one letter": lambda word: sum(c.isalpha() for c in word) < 2,
@@ -25,12 +25,7 @@ NO_WORDS: dict[str, Rule] = {
 
 
 def file(path: str, duplicates: str = "drop") -> Concepts:
-    """A UTF-8 file with one text per line, with or without a byte-order mark, any line ends.
-
-    Args:
-        path: the file.
-        duplicates: `drop` or `keep` repeated texts; see `clean`.
-    """
+    """Use a UTF-8 file, one text per line; `duplicates` is `drop` or `keep`, see `clean`."""
     source = Path(path).expanduser()
     return clean(source.stem, read_lines(source), duplicates=duplicates)
 
@@ -59,12 +54,7 @@ def read_lines(source: Path) -> list[str]:
 
 
 def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
-    """The given texts, cleaned.
-
-    Args:
-        texts: the concepts.
-        duplicates: `drop` or `keep` repeated texts; see `clean`.
-    """
+    """Use the texts of a list; `duplicates` is `drop` or `keep`, see `clean`."""
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
         raise DissectError(f"a concept must be a text; got {wrong[0]!r}")
@@ -72,12 +62,11 @@ def of_list(texts: list[str], duplicates: str = "drop") -> Concepts:
 
 
 def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
-    """The texts of several sets, one set after the other.
+    """Concatenate several sets.
 
     Args:
-        parts: each a set's name, `{name: file, path: words.txt}` with its parameters, or a
-            `Concepts`.
-        duplicates: `drop` or `keep` texts of more than one part; see `clean`.
+        parts: each a set's name, `{name: file, path: words.txt}`, or a `Concepts`.
+        duplicates: `drop` or `keep` repeated texts; see `clean`.
     """
     from clipdissect.concepts import build  # which has `union` among its options
 
@@ -97,24 +86,22 @@ def union(parts: list[Any], duplicates: str = "drop") -> Concepts:
 
 
 def google_20k(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The paper's 20,000 most common English words of Google's web corpus.
+    """Use the paper's 20,000 most common English words of Google's web corpus.
 
     Args:
-        path: the file; by default `concepts/google_20k.txt` below `$CLIPDISSECT_DATA` or the
-            user cache's `data` folder.
+        path: the file; default: `concepts/google_20k.txt` in the data folders.
         duplicates: `drop` or `keep` repeated texts; see `clean`.
     """
     return _word_list("google_20k", path, duplicates, "wordfreq_20k")
 
 
 def google_10k(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The 10,000 most common English words, without swear words (9,894); otherwise as
-    `google_20k`."""
+    """Use the 10,000 most common words without swear words (9,894); see `google_20k`."""
     return _word_list("google_10k", path, duplicates, "wordfreq_10k")
 
 
 def ef_3k(path: str | None = None, duplicates: str = "drop") -> Concepts:
-    """The 3,000 most common English words as EF lists them; otherwise as `google_20k`."""
+    """Use EF's 3,000 most common English words; otherwise as `google_20k`."""
     return _word_list("ef_3k", path, duplicates, "wordfreq_3k")
 
 
@@ -123,19 +110,13 @@ def _word_list(name: str, path: str | None, duplicates: str, substitute: str) ->
         f"the concept list {name}.txt",
         data_candidates(path, f"concepts/{name}.txt"),
         f"clipdissect fetch {name}, or set concepts.path to the file, or use concepts={substitute} "
-        f"(a similar list that a package ships)",
+        f"(a similar list from a package)",
     )
     return clean(name, read_lines(source), duplicates=duplicates)
 
 
 def wordfreq(n: int = 20000) -> Concepts:
-    """The most frequent English words of the package `wordfreq`, cleaned.
-
-    Words with a digit and words of one letter are dropped (and recorded).
-
-    Args:
-        n: number of words before cleaning.
-    """
+    """Clean the `n` most frequent English words of the package `wordfreq`."""
     check_range("concepts.n", n, 1)
     try:
         from wordfreq import top_n_list
@@ -149,33 +130,23 @@ def wordfreq(n: int = 20000) -> Concepts:
 
 
 def wordfreq_3k() -> Concepts:
-    """`wordfreq` with 3,000 words."""
     return wordfreq(3000)
 
 
 def wordfreq_10k() -> Concepts:
-    """`wordfreq` with 10,000 words."""
     return wordfreq(10_000)
 
 
 def wordfreq_20k() -> Concepts:
-    """`wordfreq` with 20,000 words."""
     return wordfreq(20_000)
 
 
 def wordnet_nouns(path: str | None = None, phrases: bool = True) -> Concepts:
-    """Every noun of WordNet (117,798 in version 3.0), lower case, in alphabetical order.
-
-    Nouns with a digit or of one letter are dropped (and recorded).
+    """Use WordNet's nouns (117,798 in 3.0; Fellbaum, 1998), lower case, alphabetical.
 
     Args:
-        path: WordNet's folder, the one with `index.noun`, or nltk's `wordnet.zip`; by default where
-            `clipdissect fetch wordnet`, Debian's `wordnet-base` or nltk puts it, or `wordnet` below
-            `$CLIPDISSECT_DATA` or the user cache's `data` folder.
-        phrases: also nouns of several words (more than half of them).
-
-    Source:
-        Fellbaum (ed.), "WordNet: an electronic lexical database", 1998.
+        path: folder of `index.noun`, or nltk's `wordnet.zip`; default: the usual places.
+        phrases: include nouns of several words (more than half of them).
     """
     lines = _read_wordnet(path).splitlines()
     # The licence at the top is indented; an entry's first word is the noun.

@@ -10,7 +10,7 @@ from clipdissect.errors import DissectError
 
 
 def label_names(root: Path) -> dict[str, str]:
-    """Map the release's label numbers to names in words: see `words`."""
+    """Map the release's label numbers to names in words; see `words`."""
     table = pd.read_csv(root / "label.csv", dtype=str, keep_default_na=False)
     if not {"number", "name"} <= set(table):
         raise DissectError(f"{root / 'label.csv'} must have the columns number and name")
@@ -18,8 +18,5 @@ def label_names(root: Path) -> dict[str, str]:
 
 
 def words(name: str) -> str:
-    """Return a label as in the published concept list: spaces, without the `-s` of scenes.
-
-    `apartment_building-outdoor-s` is `apartment building-outdoor`; colours keep their `-c`.
-    """
+    """Return a label in words: `apartment_building-outdoor-s` is `apartment building-outdoor`."""
     return name.removesuffix("-s").replace("_", " ")

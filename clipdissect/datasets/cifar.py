@@ -1,9 +1,4 @@
-"""The files of CIFAR-10 and CIFAR-100 in torchvision's layout.
-
-They are pickles, and an ordinary load of a pickle may run any code. The unpickler here knows only
-lists, dictionaries, numbers, texts and a stand-in for byte arrays, so the files need not be trusted
-(torchvision's classes unpickle without such limits, and refuse files of other versions).
-"""
+"""The files of CIFAR-10 and CIFAR-100 in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -32,25 +27,19 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set's files.
-
-    Args:
-        dataset: torchvision's class, which lists the files and their source.
-        labels: key of the label numbers.
-    """
+    """A data set's files; `labels` is the key of the label numbers."""
 
     dataset: str
     labels: str
 
     @property
     def source(self) -> Any:
-        """torchvision's class."""
+        """The torchvision class, which lists the files and their source."""
         from torchvision import datasets
 
         return getattr(datasets, self.dataset)
 
     def files(self, train: bool) -> list[str]:
-        """Return the names of a split's files."""
         return [name for name, _ in (self.source.train_list if train else self.source.test_list)]
 
 
@@ -59,10 +48,10 @@ CIFAR100 = Layout("CIFAR100", "fine_labels")
 
 
 def find(layout: Layout, root: str | None = None) -> Path:
-    """Return the folder of the files: `root` or a subfolder of it, else in the data folders.
+    """Return the files' folder, in `root` or else in the data folders.
 
     Raises:
-        MissingResource: none has the list of classes.
+        MissingResource: no folder has the list of classes.
         DissectError: a folder can't be listed.
     """
     base, meta = layout.source.base_folder, layout.source.meta["filename"]
@@ -73,7 +62,7 @@ def find(layout: Layout, root: str | None = None) -> Path:
         if (folder / meta).is_file():
             return folder
     raise MissingResource(
-        f"{layout.dataset} ({base}, as torchvision keeps it)",
+        f"{layout.dataset} ({base}, in torchvision's layout)",
         [str((folder / meta).absolute()) for folder in folders],
         f"clipdissect fetch {layout.dataset.lower()}, or set root to the folder that holds {base}, "
         f"or probe.download=true",
@@ -81,11 +70,7 @@ def find(layout: Layout, root: str | None = None) -> Path:
 
 
 def download(layout: Layout, root: str | None = None) -> None:
-    """Download the files with torchvision, which checks the archive's MD5.
-
-    Raises:
-        MissingResource: the download failed.
-    """
+    """Download the files with torchvision, which checks the archive's MD5."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     source, top = layout.source, Path(root).expanduser() if root else data_places()[0]
@@ -98,7 +83,7 @@ def download(layout: Layout, root: str | None = None) -> None:
         raise MissingResource(
             f"{layout.dataset} ({error})",
             [source.url, str(top)],
-            f"where there is a network, try again; or unpack {source.filename} into {top}",
+            f"try again with a network connection, or unpack {source.filename} into {top}",
         ) from error
 
 
@@ -112,12 +97,7 @@ def class_names(layout: Layout, folder: Path) -> tuple[str, ...]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a file's dictionary; arrays are uint8.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: it is damaged, or holds something that such files don't.
-    """
+    """Return a file's dictionary with uint8 arrays, or raise a DissectError if damaged."""
     if not path.is_file():
         raise MissingResource(
             "a file of the CIFAR images", [str(path.absolute())], "unpack the whole archive"
@@ -144,7 +124,7 @@ class _Array:
     def to_numpy(self) -> Any:
         _, shape, dtype, is_fortran, raw = self.state
         if not isinstance(dtype, _DType) or dtype.name not in ("u1", "uint8", "|u1"):
-            raise ValueError("its arrays aren't of bytes")
+            raise ValueError("its arrays aren't uint8")
         data = np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, np.uint8)
         return data.reshape(shape, order="F" if is_fortran else "C")
 
@@ -162,7 +142,7 @@ def _encode(text: str, _: str = "latin1") -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows only what a CIFAR file needs."""
+    """Unpickler restricted to the types in CIFAR files, since pickles may run any code."""
 
     known: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
         ("numpy.core.multiarray", "_reconstruct"): _Array,
@@ -174,5 +154,5 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it references {module}.{name}")
         return self.known[module, name]

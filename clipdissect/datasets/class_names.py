@@ -8,14 +8,13 @@ from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
 
-# WordNet has two synsets named `crane`, and timm ships the bare word for both. The disambiguating
-# words are no names of either.
+# timm has the bare word for both synsets named `crane`; the words added here aren't their synonyms.
 _CRANES = {134: "crane, bird", 517: "crane, machine"}
 
 
 @cache
 def imagenet_names() -> tuple[str, ...]:
-    """Return the 1000 distinct ImageNet names with synonyms (`tench, Tinca tinca`), from timm."""
+    """Return timm's 1000 distinct ImageNet names with synonyms (`tench, Tinca tinca`)."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo("imagenet-1k")
@@ -38,20 +37,15 @@ def _imagenet_synonyms() -> dict[str, frozenset[str]]:
 
 
 def synonyms(name: str) -> frozenset[str]:
-    """Return all names of a class, case-folded.
-
-    A comma separates synonyms in ImageNet's own class names alone: `Washington, D.C.` has one name.
-    """
+    """Return all names of a class, case-folded; commas separate only ImageNet's synonyms."""
+    # Only ImageNet's commas separate synonyms: `Washington, D.C.` is one name.
     whole = frozenset({name.casefold()})
     return whole | _imagenet_synonyms().get(name, frozenset()) if ", " in name else whole
 
 
 def is_a_name(labels: Iterable[str], names: Sequence[str]) -> list[bool]:
-    """Return whether each label is any name of its class, ignoring case.
-
-    A label that is the whole name of another class isn't: `harp` is a class, so it is wrong for
-    `harmonica, mouth organ, harp, mouth harp`.
-    """
+    """Return whether each label is any name of its class, ignoring case."""
+    # Another class's whole name is wrong: `harp` for `harmonica, mouth organ, harp, mouth harp`.
     others = frozenset(names)
     if any(", " in name and name in _imagenet_synonyms() for name in others):
         others |= frozenset(imagenet_names())
@@ -68,12 +62,7 @@ def named_by(names: Iterable[str], texts: Iterable[str]) -> int:
 
 
 def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
-    """Return class names by their source.
-
-    Args:
-        source: `imagenet`, or a UTF-8 file, one name per line, in unit order.
-        units: required number of names.
-    """
+    """Return the names of `imagenet` or of a file; `units` is the required number."""
     if source == "imagenet":
         names = imagenet_names()
     else:
@@ -90,16 +79,11 @@ def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
 
 
 def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
-    """Read class names from a UTF-8 file, one per line; a class's number is its line's.
-
-    Args:
-        path: the file.
-        remedy: what to do if it is missing, for the error.
+    """Read class names from a UTF-8 file, one per line, in class order.
 
     Raises:
-        MissingResource: no such file.
-        DissectError: not UTF-8, or an empty line before the last name, which would shift the
-            numbers.
+        MissingResource: no such file; the error names the `remedy`.
+        DissectError: not UTF-8, or an empty line before the last name.
     """
     if not path.is_file():
         raise MissingResource("the class names", [str(path.absolute())], remedy)

@@ -22,11 +22,7 @@ _LINE = re.compile(r"(?:/\w/)?(?P<name>\S+)\s+(?P<number>\d+)")
 
 
 def find(below: Sequence[str], what: str, remedy: str) -> Path:
-    """Return the first existing file of some paths below the data folders.
-
-    Raises:
-        MissingResource: there is none; the error has `what` and `remedy`.
-    """
+    """Return the first existing path below the data folders, or raise a MissingResource."""
     paths = [folder / name for folder in data_places() for name in below]
     for path in paths:
         if path.is_file():
@@ -37,10 +33,9 @@ def find(below: Sequence[str], what: str, remedy: str) -> Path:
 def places365_names(path: str | None = None) -> tuple[str, ...]:
     """Return the 365 class names in class order, such as `apartment_building/outdoor`.
 
-    Args:
-        path: a file with lines like `/a/airfield 0`; by default searched in the data folders.
+    `path` has lines like `/a/airfield 0`; by default it is searched in the data folders.
     """
-    what, remedy = "the Places365 class names", "get categories_places365.txt and give its path"
+    what, remedy = "the Places365 class names", "download categories_places365.txt and set its path"
     file = Path(path).expanduser() if path else find(CATEGORIES, what, remedy)
     if not file.is_file():
         raise MissingResource(what, [str(file.absolute())], remedy)
@@ -56,10 +51,7 @@ def places365_names(path: str | None = None) -> tuple[str, ...]:
 
 
 def scene_labels(broden: str | Path) -> tuple[str, ...]:
-    """Return the scene labels (`abbey-s`) of an unpacked Broden release, in its order.
-
-    They are read from `c_scene.csv`, else from `label.csv`.
-    """
+    """Return the scene labels (`abbey-s`) of an unpacked Broden release, in its order."""
     root = Path(broden).expanduser()
     files = [root / "c_scene.csv", root / "label.csv"]
     file = next((f for f in files if f.is_file()), None)
@@ -80,13 +72,10 @@ def scene_labels(broden: str | Path) -> tuple[str, ...]:
 
 
 def match_key(name: str, matching: str = "normalised") -> str:
-    """Return a key that is equal for names of the same scene.
+    """Return a key that is equal for names of the same scene, in Places365 or Broden.
 
-    Args:
-        name: a class of Places365 or a label of Broden.
-        matching: `released` removes the `-s` of Broden's scenes and compares the rest exactly, so
-            `apartment_building-outdoor` isn't `apartment_building/outdoor`; `normalised` also
-            ignores case and the difference between `_`, `-`, `/` and blanks.
+    `released` only removes Broden's `-s`; `normalised` also ignores case and the difference
+    between `_`, `-`, `/` and blanks.
     """
     if matching not in MATCHINGS:
         raise DissectError(f"matching is '{matching}'; it can be {' or '.join(MATCHINGS)}")
@@ -97,16 +86,7 @@ def match_key(name: str, matching: str = "normalised") -> str:
 def places_to_broden(
     names: Sequence[str], labels: Iterable[str], matching: str = "normalised"
 ) -> dict[int, str]:
-    """Map the numbers of the classes that Broden labels to its labels.
-
-    With the 365 classes and Broden's scenes these are the classes of the paper's Table 2 (267
-    there).
-
-    Args:
-        names: from `places365_names`.
-        labels: from `scene_labels`; if names repeat, the first is used.
-        matching: see `match_key`.
-    """
+    """Map the class numbers that Broden labels to its labels (267 in the paper's Table 2)."""
     by_key: dict[str, str] = {}
     for label in labels:
         by_key.setdefault(match_key(label, matching), label)

@@ -1,4 +1,4 @@
-"""Dense labels: which pixels of an image show which concept."""
+"""Dense labels: the concept of each pixel."""
 
 from __future__ import annotations
 
@@ -25,22 +25,15 @@ class Concept:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One image's labels; it isn't annotated in the categories of neither mapping.
+    """One image's labels; it is annotated in the categories of either mapping."""
 
-    Args:
-        size: height and width of its masks.
-        whole: category to the numbers of the concepts of the image as a whole.
-        pixels: category to layers of concept numbers or `UNLABELLED`; a pixel may have one label
-            per layer.
-    """
-
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width of the masks
+    # Concept numbers by category: of the whole image, and layers per pixel or UNLABELLED.
     whole: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pixels: Mapping[str, Int[np.ndarray, "_ h w"]] = field(default_factory=dict)
 
     @property
     def categories(self) -> frozenset[str]:
-        """Categories that the image is annotated in."""
         return frozenset(self.whole) | frozenset(self.pixels)
 
     def concepts(self) -> dict[int, Bool[np.ndarray, "h w"]]:
@@ -48,7 +41,7 @@ class Annotation:
         masks: dict[int, Bool[np.ndarray, "h w"]] = {}
         for layers in self.pixels.values():
             for layer in layers:
-                # Labels are small numbers: counting finds those that occur faster than sorting.
+                # Labels are small numbers, so bincount is faster than the sort in np.unique.
                 for number in np.bincount((layer + 1).reshape(-1))[1:].nonzero()[0].tolist():
                     mask = layer == number
                     masks[number] = masks[number] | mask if number in masks else mask
@@ -59,20 +52,12 @@ class Annotation:
 
 @dataclass(frozen=True)
 class SegmentationLabels:
-    """Dense labels of a probe's images.
+    """Dense labels of a probe's images."""
 
-    Args:
-        concepts: all concepts, category by category.
-        sizes: height and width of each image's masks.
-        read: returns the labels of image `i`.
-        identify: returns a text that changes with the masks of image `i` and with the concepts
-            that their numbers stand for.
-    """
-
-    concepts: tuple[Concept, ...]
-    sizes: tuple[tuple[int, int], ...]
-    read: Callable[[int], Annotation]
-    identify: Callable[[int], str]
+    concepts: tuple[Concept, ...]  # category by category
+    sizes: tuple[tuple[int, int], ...]  # height and width of the masks, per image
+    read: Callable[[int], Annotation]  # labels of image `i`
+    identify: Callable[[int], str]  # a text that changes with image `i`'s masks or concepts
 
     def __post_init__(self) -> None:
         if not self.concepts:
@@ -83,7 +68,6 @@ class SegmentationLabels:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Categories, in the concepts' order."""
         return tuple(dict.fromkeys(concept.category for concept in self.concepts))
 
     @property
@@ -92,14 +76,13 @@ class SegmentationLabels:
         return tuple(dict.fromkeys(concept.text for concept in self.concepts))
 
     def digest(self) -> str:
-        """Return a digest of the concepts, the sizes and all images' labels; reads every file."""
+        """Return a hash of the concepts, sizes and all labels; reads every file."""
         concepts = [(c.category, c.label, c.text) for c in self.concepts]
         return hashing.hash_values(
             "masks 2", concepts, self.sizes, [*map(self.identify, range(len(self)))]
         )
 
     def subset(self, numbers: Sequence[int]) -> SegmentationLabels:
-        """Return the labels of some images, in the given order."""
         chosen = tuple(numbers)
         return replace(
             self,
@@ -109,18 +92,18 @@ class SegmentationLabels:
         )
 
     def of_categories(self, wanted: Sequence[str] | None) -> SegmentationLabels:
-        """Keep the concepts of some categories only; all if None."""
+        """Return only the concepts of some categories; all if None."""
         if wanted is None:
             return self
         for category in wanted:
             if category not in self.categories:
                 raise unknown("category (method.categories)", category, self.categories)
-        kept = [i for i, c in enumerate(self.concepts) if c.category in wanted]
-        number = np.full(len(self.concepts) + 1, UNLABELLED)  # the last for UNLABELLED
-        number[kept] = np.arange(len(kept))
+        indices = [i for i, c in enumerate(self.concepts) if c.category in wanted]
+        number = np.full(len(self.concepts) + 1, UNLABELLED)  # UNLABELLED maps to itself
+        number[indices] = np.arange(len(indices))
         return replace(
             self,
-            concepts=tuple(self.concepts[i] for i in kept),
+            concepts=tuple(self.concepts[i] for i in indices),
             read=lambda index: _renumbered(self.read(index), number, frozenset(wanted)),
         )
 

@@ -1,8 +1,4 @@
-"""WordNet's noun hypernyms: `basenji.n.01` is a dog, a canine, an animal.
-
-The package has a table of ImageNet's 1000 classes and their hypernyms, made from WordNet 3.0 by
-`scripts/imagenet_hypernyms`. All of WordNet is read if it is installed.
-"""
+"""WordNet's noun hypernyms: `basenji.n.01` is a dog, a canine, an animal."""
 
 from __future__ import annotations
 
@@ -22,6 +18,7 @@ INDEX = "index.noun"
 DATA = "data.noun"
 DEBIAN = Path("/usr/share/wordnet")  # Debian's wordnet-base
 FETCHED = "wordnet-base/usr/share/wordnet"  # `clipdissect fetch wordnet`, below the user cache
+# Written by scripts/imagenet_hypernyms.
 TABLE = Path(__file__).parent / "imagenet_hypernyms.tsv"
 _ID = re.compile(r"n\d{8}")
 _HYPERNYMS = ("@", "@i")  # WordNet's pointers: a kind of, an instance of
@@ -69,14 +66,14 @@ class WordNet:
         return frozenset(ancestors)
 
     def is_below(self, id: str, group: str) -> bool:
-        """Whether a synset is the group or a hyponym of it (both are ids)."""
+        """Return whether a synset is the group or a hyponym of it (both are ids)."""
         return group in self.ancestors(id)
 
     def place(self, label: str) -> frozenset[str]:
-        """Return the ids of all meanings of an image label; empty if it is unknown.
+        """Return the ids of all meanings of an image label; empty if unknown.
 
-        A label is an id (`n02084071`), an ImageNet class name, or English, of which a text that
-        isn't in WordNet counts as its last word (`aquarium fish` as `fish`).
+        A label is an id, an ImageNet class name, or English; an unknown phrase counts as its
+        last word (`aquarium fish` as `fish`).
         """
         if _ID.fullmatch(label):
             return frozenset({label} & set(self.synsets))
@@ -90,12 +87,11 @@ class WordNet:
 
 @cache
 def packaged() -> WordNet:
-    """Return the package's table: ImageNet's 1000 classes and their hypernyms."""
+    """Return the table of ImageNet's 1000 classes and their hypernyms (WordNet 3.0)."""
     return WordNet(map(_of_line, TABLE.read_text("utf-8").splitlines()), "imagenet_hypernyms.tsv")
 
 
 def installed() -> WordNet | None:
-    """Return all of WordNet if it is installed."""
     try:
         return of_folder(wordnet_folder())
     except MissingResource:
@@ -104,7 +100,7 @@ def installed() -> WordNet | None:
 
 @cache
 def of_folder(folder: Path) -> WordNet:
-    """Read WordNet's nouns from its folder with `data.noun` and `index.noun`."""
+    """Read WordNet's nouns from the folder of `data.noun` and `index.noun`."""
     number = _sense_numbers(folder / INDEX)
     lines = (folder / DATA).read_text("utf-8").splitlines()
     entries = (_of_entry(line, number) for line in lines if line and not line.startswith(" "))
@@ -112,13 +108,12 @@ def of_folder(folder: Path) -> WordNet:
 
 
 def classes_below(group: str, hypernyms: WordNet) -> tuple[int, ...]:
-    """Return the numbers of the ImageNet classes that are the group (id or name) or below it."""
+    """Return the numbers of the ImageNet classes that are the group or below it."""
     group_id = hypernyms.find(group)
     return tuple(i for i, id in enumerate(synsets()) if hypernyms.is_below(id, group_id))
 
 
 def to_line(synset: Synset) -> str:
-    """Return a synset's row of the table."""
     return "\t".join((synset.id, synset.name, " ".join(synset.parents), "|".join(synset.lemmas)))
 
 
@@ -128,7 +123,7 @@ def _of_line(line: str) -> Synset:
 
 
 def _of_entry(line: str, number: dict[tuple[str, str], int]) -> Synset:
-    """Parse a line of `data.noun`: offset, file, kind, words, pointers; see WordNet's wndb(5)."""
+    """Parse a line of `data.noun`; see WordNet's wndb(5)."""
     fields = line.split(" | ", 1)[0].split()
     offset, count = fields[0], int(fields[3], 16)
     words = [fields[4 + 2 * i].lower() for i in range(count)]
@@ -156,11 +151,7 @@ def _ids_of_names() -> dict[str, str]:
 
 
 def wordnet_folder() -> Path:
-    """Return the folder of WordNet's own files (`index.noun`, `data.noun`).
-
-    Raises:
-        MissingResource: they are in none of the usual places.
-    """
+    """Return WordNet's folder (`index.noun`, `data.noun`), or raise a MissingResource."""
     places = wordnet_places()
     for place in places:
         if (place / INDEX).is_file() and (place / DATA).is_file():

@@ -25,7 +25,7 @@ ORIENTATION = ("ignore", "apply")
 _FORMATS = "avif bmp gif jfif jp2 jpeg jpg pgm png ppm tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _JPEG = b"\xff\xd8\xff"
-# Keys of `Image.info` that may hold an orientation.
+# Keys of `Image.info` that may hold an orientation; TIFFs are turned by Pillow.
 _TAGGED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 # EXIF orientation to PIL's operation; and for tensors, whether to swap height and width, and the
 # axes to flip afterwards.
@@ -42,26 +42,17 @@ _TURNS: dict[int, tuple[Transpose, bool, tuple[int, ...]]] = {
 
 @functools.cache
 def decoder_version(decode: str = "pil") -> str:
-    """Return the versions of the libraries that pixels depend on, for cache keys.
-
-    Args:
-        decode: `pil`: Pillow and its libjpeg; `fast`: also torchvision, which has its own.
-    """
+    """Return the versions of the libraries that pixels depend on, for cache keys."""
     versions = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
     turbo = features.version_feature("libjpeg_turbo")
     versions += f" turbo {turbo}" if turbo else ""
-    if decode == "fast":  # builds for CPU and GPU contain the same decoder
+    if decode == "fast":  # CPU and GPU builds have the same decoder
         versions += f", torchvision {version('torchvision').partition('+')[0]}"
     return versions
 
 
 class UnreadableImage(Exception):
-    """An image that couldn't be decoded.
-
-    Args:
-        reason: the decoder's message.
-        transient: whether another try may succeed (permissions, a network disk).
-    """
+    """Decoding error; `transient` if a retry may succeed (permissions, network disk)."""
 
     def __init__(self, reason: str, transient: bool = False) -> None:
         super().__init__(reason, transient)
@@ -74,7 +65,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def unreadable(error: Exception, source: object = None) -> UnreadableImage:
-    """Return the error to raise for an image that `error` kept from being read."""
+    """Convert an error that occurred while reading `source` to an UnreadableImage."""
     reason = str(error) or type(error).__name__
     if isinstance(source, Path):
         reason = reason.replace(str(source), source.name)
@@ -84,11 +75,7 @@ def unreadable(error: Exception, source: object = None) -> UnreadableImage:
 
 
 def open_picture(path: Path, decode: str = "pil", orientation: str = "ignore") -> Picture:
-    """Decode a file to 8-bit RGB; see `decode_picture`.
-
-    Raises:
-        UnreadableImage: not an image, truncated, or inaccessible.
-    """
+    """Decode a file to 8-bit RGB, or raise an UnreadableImage; see `decode_picture`."""
     if decode == "pil":
         return open_rgb(path, orientation)
     try:
@@ -99,18 +86,12 @@ def open_picture(path: Path, decode: str = "pil", orientation: str = "ignore") -
 
 
 def decode_picture(data: bytes, decode: str = "pil", orientation: str = "ignore") -> Picture:
-    """Decode an image's bytes to 8-bit RGB: a PIL image, or a tensor `[3, h, w]` with `fast`.
+    """Decode bytes to 8-bit RGB, or raise an UnreadableImage.
 
     Args:
         data: the file's bytes.
-        decode: `pil`; or `fast`, which decodes RGB and grey JPEGs with torchvision, the rest with
-            PIL.
-        orientation: `apply` turns the image by its EXIF orientation, `ignore` doesn't; the result
-            carries no tag either way, so that a network's own transform sees the same pixels from
-            both decoders. Pillow always turns TIFFs.
-
-    Raises:
-        UnreadableImage: not an image, or truncated.
+        decode: `pil`, or `fast`: RGB and grey JPEGs to a tensor `[3, h, w]` by torchvision.
+        orientation: `apply` or `ignore` the EXIF orientation; the result has no tag.
     """
     picture = fast_jpeg(data) if decode == "fast" else None
     if picture is None:
@@ -123,10 +104,7 @@ def decode_picture(data: bytes, decode: str = "pil", orientation: str = "ignore"
 
 
 def orientation_of(source: Path | IO[bytes]) -> int:
-    """Return the EXIF orientation in an image's header, 1 to 8; 1 if there is none or no image.
-
-    Decodes no pixels. TIFFs count as upright, since Pillow turns them while decoding.
-    """
+    """Return the EXIF orientation in a header, 1 to 8; 1 if there is none or no image."""
     try:
         if isinstance(source, Path):
             with source.open("rb", buffering=0) as file:
@@ -141,12 +119,12 @@ def orientation_of(source: Path | IO[bytes]) -> int:
                 return tag_of(image)
     except MemoryError:
         raise
-    except Exception:  # decoding will report what is wrong with the file
+    except Exception:  # decoding will report the error
         return 1
 
 
 def _is_untagged_jpeg(start: bytes) -> bool:
-    """Whether a JPEG's first bytes have no EXIF or XMP segment before the image."""
+    """Return whether a JPEG has no EXIF or XMP segment before the image."""
     offset = 2 if start.startswith(_JPEG) else len(start)
     while offset + 4 <= len(start) and start[offset] == 0xFF:
         marker = start[offset + 1]
@@ -159,47 +137,40 @@ def _is_untagged_jpeg(start: bytes) -> bool:
 
 
 def tag_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an opened image, 1 to 8; 1 if none can be read."""
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 if unreadable."""
     if not any(key in image.info for key in _TAGGED):
         return 1
     try:
         tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF raises anything, and the pixels may be intact
+    except Exception:  # damaged EXIF raises any exception; the pixels may be intact
         return 1
     return int(tag) if tag in _TURNS else 1
 
 
 def fast_jpeg(data: bytes) -> Tensor | None:
-    """Decode a JPEG as uint8 `[3, h, w]`, grey repeated; None for other or damaged files.
-
-    CMYK is left to PIL, which knows that Adobe stores it inverted.
-    """
+    """Decode a JPEG as uint8 `[3, h, w]`, grey repeated; None for other or damaged files."""
     if not data.startswith(_JPEG):
         return None
     from torchvision.io import decode_jpeg
 
     try:
         pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError:  # PIL has a better message, or reads it all the same
+    except RuntimeError:  # PIL has a better message, or can read it
         return None
+    # CMYK goes to PIL, which knows that Adobe inverts it.
     if pixels.shape[0] == 1:
         return pixels.expand(3, -1, -1).contiguous()
     return pixels if pixels.shape[0] == 3 else None
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """Return a picture as a PIL image."""
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def open_rgb(source: Path | io.BytesIO, orientation: str = "ignore") -> Image.Image:
-    """Decode a file to 8-bit RGB with PIL; see `decode_picture` and `to_rgb`.
-
-    Raises:
-        UnreadableImage: not an image, truncated, or inaccessible.
-    """
+    """Decode a file to 8-bit RGB with PIL, or raise an UnreadableImage; see `to_rgb`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities of the format, which users can't change
@@ -209,18 +180,16 @@ def open_rgb(source: Path | io.BytesIO, orientation: str = "ignore") -> Image.Im
                 return upright_rgb(image, orientation)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise anything on damaged files
+    except Exception as error:  # decoders raise any exception on damaged files
         raise unreadable(error, source) from error
 
 
 def upright_rgb(image: Image.Image, orientation: str = "ignore") -> Image.Image:
-    """Return an image as 8-bit RGB without an EXIF tag, turned by the tag with `apply`.
-
-    The image itself isn't modified.
-    """
+    """Return an image as 8-bit RGB without EXIF tag, turned by the tag with `apply`."""
     rgb = to_rgb(image)
     if not any(key in image.info for key in _TAGGED):
         return rgb
+    # Without a tag, so that a network's transform sees the same pixels from both decoders.
     untagged = rgb.copy()
     for key in _TAGGED:
         untagged.info.pop(key, None)
@@ -229,12 +198,7 @@ def upright_rgb(image: Image.Image, orientation: str = "ignore") -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB: transparency on white, deep greys scaled, greyscale repeated.
-
-    The loaded frame of an animation is used. Greys of more than 8 bits are divided by their full
-    scale: 65,535 for 16-bit formats. 32-bit integers and floats don't specify one, so it is the
-    first of (1 for floats,) 255, 65,535 and the type's largest integer that no value exceeds.
-    """
+    """Convert to 8-bit RGB: transparency on white, deep greys scaled, greyscale repeated."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -247,7 +211,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    # PIL's own conversion clips 16-bit and float greys to 0..255, which turns most of them white.
+    # PIL's conversion clips 16-bit and float greys to 0..255, which turns most of them white.
     grey = np.asarray(image, dtype=np.float64)
     if _is_unsigned(image):
         grey = np.where(grey < 0, grey + 2.0**32, grey)  # Pillow reads them as signed
@@ -256,10 +220,11 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def _full_scale(image: Image.Image, grey: Float[np.ndarray, "h w"]) -> float:
-    """The value of white."""
+    """Return the value of white."""
     # Some versions of Pillow open 16-bit PNGs and PGMs as mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return 65535
+    # 32-bit integers and floats specify no white: use the first scale that no value exceeds.
     largest = float(grey.max(initial=0, where=np.isfinite(grey)))
     largest_integer = 2.0**32 - 1 if _is_unsigned(image) else 2.0**31 - 1
     scales = (*([1.0] if image.mode == "F" else []), 255.0, 65535.0, largest_integer)
@@ -267,6 +232,6 @@ def _full_scale(image: Image.Image, grey: Float[np.ndarray, "h w"]) -> float:
 
 
 def _is_unsigned(image: Image.Image) -> bool:
-    """Whether a 32-bit TIFF holds unsigned integers, its default (tag 339, SampleFormat)."""
+    """Return whether a 32-bit TIFF is unsigned, its default (tag 339, SampleFormat)."""
     tags = getattr(image, "tag_v2", None)
     return image.mode == "I" and tags is not None and tuple(tags.get(339, (1,))) == (1,)

@@ -1,8 +1,4 @@
-"""Apply image transforms made for PIL to tensors: the second half of `probe.decode=fast`.
-
-torchvision decodes a JPEG and resizes it as uint8 tensor in about half of PIL's time. `apply` gives
-such a tensor the result that a network's own transform gives the PIL image.
-"""
+"""Apply PIL transforms to tensors, which decode and resize in half the time."""
 
 from __future__ import annotations
 
@@ -32,20 +28,16 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 IDENTITIES = frozenset(["_convert_to_rgb", "Identity", "MaybeConvertMode", "RGB"])
 TO_BYTES = frozenset(["MaybePILToTensor", "PILToTensor", "ToImage"])
 TO_FLOAT = frozenset(["MaybeToTensor", "ToTensor"])
-# Deterministic steps that treat all tensors alike, whatever made them.
+# Deterministic steps that don't depend on the origin of a tensor.
 ON_TENSORS = frozenset(
     ["CenterCrop", "ConvertImageDtype", "Normalize", "Resize", "ToDtype", "ToPureTensor"]
 )
 
 
 def apply(transform: Transform, picture: Picture) -> Tensor:
-    """Apply a transform to a picture, which isn't modified; return `[channels, h, w]`.
+    """Apply a transform to a PIL image or uint8 `[3, h, w]`; return `[channels, h, w]`.
 
-    A tensor goes through `tensor_transform` if there is one, else through PIL (logged once).
-
-    Args:
-        transform: PIL image to tensor.
-        picture: PIL image, or uint8 `[3, h, w]`.
+    A tensor goes through `tensor_transform` if possible, else through PIL (logged once).
     """
     if isinstance(picture, Image.Image):
         return transform(picture.copy())
@@ -54,16 +46,15 @@ def apply(transform: Transform, picture: Picture) -> Tensor:
 
 
 def steps_of(transform: Transform) -> list[tuple[str, Any]]:
-    """Return a transform's steps with their names; the name is empty for unknown libraries."""
+    """Return a transform's steps and their names, empty for unknown libraries."""
     return [(_name(step), step) for step in _flatten(transform)]
 
 
 def tensor_transform(transform: Transform) -> TensorTransform | None:
     """Convert a transform of PIL images to one of uint8 tensors `[3, h, w]`; None if unknown.
 
-    Covers the evaluation transforms of torchvision (both versions, and the presets of its weights),
-    timm and open_clip: resize, centre crop, scale to 0..1, normalise. Results differ by rounding
-    only: at most 2 grey levels of 255 after resizing.
+    Covers evaluation transforms of torchvision, timm and open_clip: resize, centre crop,
+    scale, normalise. After resizing, at most 2 of 255 grey levels differ.
     """
     from torchvision.transforms import Compose
 
@@ -99,12 +90,11 @@ def _cached_transform(key: _ById) -> TensorTransform | None:
     worker = torch.utils.data.get_worker_info()
     if on_tensors is None and (worker is None or worker.id == 0):
         name = type(key.transform).__name__
-        log.info("the transform %s isn't known on tensors: its images go through PIL, slower", name)
+        log.info("the transform %s isn't supported on tensors: using PIL, which is slower", name)
     return on_tensors
 
 
 def _flatten(transform: Any) -> Iterator[Any]:
-    """The steps of a transform, including those of nested ones."""
     if _name(transform) in ("Compose", "Sequential"):
         for step in getattr(transform, "transforms", transform):
             yield from _flatten(step)
@@ -113,7 +103,7 @@ def _flatten(transform: Any) -> Iterator[Any]:
 
 
 def _name(step: Any) -> str:
-    """Class or function name of a step of the known libraries; empty for anything else."""
+    """Return a step's class or function name; empty for unknown libraries."""
     named = step if hasattr(step, "__qualname__") else type(step)
     library = str(getattr(named, "__module__", "")).partition(".")[0]
     is_container = isinstance(step, torch.nn.Sequential)
@@ -166,7 +156,7 @@ def _resize(size: Any, interpolation: Any, max_size: int | None = None) -> Conve
 
 
 def _shorter_side(height: int, width: int, size: int, max_size: int | None) -> list[int]:
-    """The shape whose shorter side is `size`, as torchvision rounds it."""
+    """Return the shape whose shorter side is `size`, rounded as torchvision does."""
     short, long = sorted((height, width))
     new_short, new_long = size, int(size * long / short)
     if max_size is not None and new_long > max_size:
@@ -175,14 +165,12 @@ def _shorter_side(height: int, width: int, size: int, max_size: int | None) -> l
 
 
 def _resized(picture: Tensor, shape: list[int], mode: Any) -> Tensor:
-    """Resize as PIL does.
-
-    Rows and columns are resampled one after the other, each to whole grey levels, and the order
-    shows at sharp edges (up to 8 levels, bicubic). Torch takes the width first; Pillow from version
-    13 on takes the height first where it loses more than twice as many pixels as the width.
-    """
+    """Resize as PIL does."""
     from torchvision.transforms.v2 import functional
 
+    # PIL rounds to grey levels between the two passes, so their order shows at sharp edges (up to 8
+    # levels, bicubic). Torch resizes the width first; Pillow from version 13 resizes the height
+    # first if it loses more than twice as many pixels.
     (height, width), (new_height, new_width) = picture.shape[-2:], shape
     if PILLOW >= 13 and height - new_height > max(0, 2 * (width - new_width)):
         picture = functional.resize(picture, [new_height, width], mode, antialias=True)
@@ -199,7 +187,7 @@ def _interpolation_mode(interpolation: Any) -> Any:
 
 
 def _keep_ratio(step: Any) -> Converted:
-    """Resize towards a box without distortion, as timm and open_clip round it."""
+    """Resize towards a box without distortion, rounded as timm and open_clip do."""
     mode = _interpolation_mode(step.interpolation)
     if mode is None or step.random_scale_prob or step.random_aspect_prob:
         return None

@@ -1,4 +1,4 @@
-"""Probes: the image sets a network is shown. `OPTIONS` maps names to functions."""
+"""Probes: the image sets that networks are shown. `OPTIONS` maps names to functions."""
 
 from __future__ import annotations
 
@@ -42,19 +42,15 @@ __all__ = ["OPTIONS", "Probe", "build", "dataset", "join", "resolve"]
 
 
 def build(name: str, **parameters: Any) -> Probe:
-    """Build the probe of a name."""
     probe: Probe = registry.build("probe", OPTIONS, name, parameters)
     return probe
 
 
 def resolve(source: Any) -> Probe:
-    """Return a probe from a `Probe`, an option's name, a mapping of a name and its parameters, a
-    folder's path, or a dataset.
-
-    A bare word that names an option means the option; write `./photos` for a folder of that name.
-    """
+    """Return the probe of an option's name or mapping, a folder's path, or a dataset."""
     if isinstance(source, Probe):
         return source
+    # A word that names an option means the option: `./photos` is a folder of that name.
     if isinstance(source, str) and source in OPTIONS:
         return build(source)
     if isinstance(source, (str, Path)):

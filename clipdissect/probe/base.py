@@ -1,4 +1,4 @@
-"""A probe: the images a network is shown."""
+"""A probe: the images that a network is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipdissect.utils.type_checks import check_choice
 
 ON_ERROR = ("skip", "raise")
 
-# Raise it when the code that decodes images to 8-bit RGB changes the pixels of any file format.
+# Increment when decoding to 8-bit RGB changes the pixels of any file format.
 DECODERS_VERSION = 2
 
 T = TypeVar("T")
@@ -28,39 +28,19 @@ Labels = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Probe:
-    """`D_probe`: an ordered image set.
-
-    Args:
-        name: as shown in results.
-        images: the images' unique names, such as paths below the probe's folder.
-        read: decodes image `i` to RGB: a PIL image or, with `decode=fast`, a uint8 tensor
-            `[3, h, w]`; raises `UnreadableImage`.
-        digest: cache key; changes with any image's identity.
-        on_error: `skip` leaves unreadable images out, counted and listed; `raise` stops.
-        notes: remarks on the images for readers of the results.
-        identities: per image, equal only for equal pixels; `of` hashes them into the digest.
-        labels: class name per image, None for an unlabelled one; None if no image is labelled.
-        file: path of image `i`, None if it isn't a file of its own.
-        origins: per image the name of the part it comes from; None: the probe itself.
-        parts: the probes that this one concatenates, in order; empty if it isn't a union.
-        masks: segmentation labels, if known; the digest doesn't cover them.
-
-    Raises:
-        DissectError: no images, a repeated name, an unknown `on_error`, or a field whose length
-            isn't that of `images`.
-    """
+    """A probe, the paper's `D_probe`: an ordered image set."""
 
     name: str
-    images: tuple[str, ...]
-    read: Callable[[int], Picture]
-    digest: str
-    on_error: str = "skip"
-    notes: tuple[str, ...] = ()
-    identities: tuple[str, ...] | None = None
-    labels: Labels | None = None
-    file: Callable[[int], Path | None] | None = None
-    origins: tuple[str, ...] | None = None
-    parts: tuple[Probe, ...] = ()
+    images: tuple[str, ...]  # unique names, such as paths below the probe's folder
+    read: Callable[[int], Picture]  # decodes image `i`; raises UnreadableImage
+    digest: str  # cache key; changes with any image's identity, not with the masks
+    on_error: str = "skip"  # unreadable images are skipped, counted and listed, or raise
+    notes: tuple[str, ...] = ()  # remarks for readers of the results
+    identities: tuple[str, ...] | None = None  # per image; equal only for equal pixels
+    labels: Labels | None = None  # class name per image, None for an unlabelled image
+    file: Callable[[int], Path | None] | None = None  # path of image `i`, if it is a file
+    origins: tuple[str, ...] | None = None  # name of the part per image; None: the probe
+    parts: tuple[Probe, ...] = ()  # of a union, in order
     masks: SegmentationLabels | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +49,7 @@ class Probe:
             raise DissectError(f"probe {self.name} has no images")
         name, count = Counter(self.images).most_common(1)[0]
         if count > 1:
-            raise DissectError(f"probe {self.name} has two images of the name {name}")
+            raise DissectError(f"probe {self.name} has two images named {name}")
         for field in ("identities", "labels", "origins", "masks"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.images):
@@ -94,25 +74,17 @@ class Probe:
         return len(self.images)
 
     def path(self, index: int) -> Path | None:
-        """Return an image's file, None if it isn't a file of its own."""
         return self.file(index) if self.file else None
 
     def origin(self, index: int) -> str:
-        """Return the name of the part that an image comes from, else the probe's name."""
+        """Return the name of the image's part in a union, else the probe's name."""
         return self.origins[index] if self.origins else self.name
 
     def subset(self, indices: Sequence[int]) -> Probe:
-        """Return the images at the indices, in that order.
-
-        The digest is that of any probe with the same images in the same order. A subset of a union
-        keeps `parts` if the order keeps each part's images together.
-
-        Raises:
-            DissectError: no indices, or repeated or invalid ones.
-        """
+        """Return the images at the indices, in that order; equal subsets have equal digests."""
         chosen = tuple(indices)
         if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(self))):
-            raise DissectError(f"a subset of {len(self)} images takes distinct numbers below that")
+            raise DissectError(f"subset indices must be distinct and below {len(self)}")
         if chosen == tuple(range(len(self))):
             return self
         identities = _take(self.identities, chosen)
@@ -146,9 +118,8 @@ def _take(values: tuple[T, ...] | None, indices: Sequence[int]) -> tuple[T, ...]
 
 
 def _subset_parts(parts: tuple[Probe, ...], chosen: Sequence[int]) -> tuple[Probe, ...]:
-    """Subsets of the parts whose concatenation is the subset; none if the order mixes parts."""
     starts = [0, *accumulate(map(len, parts))]
     runs = [(n, list(run)) for n, run in groupby(chosen, lambda i: bisect_right(starts, i) - 1)]
-    if not parts or len({n for n, _ in runs}) < len(runs):
+    if not parts or len({n for n, _ in runs}) < len(runs):  # the order mixes parts
         return ()
     return tuple(parts[n].subset([i - starts[n] for i in run]) for n, run in runs)

@@ -1,4 +1,4 @@
-"""Broden, the densely labelled image set of Network Dissection."""
+"""Broden, the densely labelled image set of Network Dissection (Bau et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -29,18 +29,11 @@ def broden(
     decode: str = "pil",
     on_error: str = "skip",
 ) -> Probe:
-    """Use the images that the release's `index.csv` lists, below its `images/`, with their masks.
-
-    Images are labelled with their scene, else their texture, if any. Masks are read when a method
-    needs them; an index without their sizes (`sh`, `sw`) has none.
+    """Use the images in the release's `index.csv`, labelled by scene, else texture, and masks.
 
     Args:
-        root: the unpacked release; by default `broden1_224` below `$CLIPDISSECT_DATA` or the user
-            cache's `data` folder.
+        root: the unpacked release; default: `broden1_224` in the data folders.
         limit, sample, seed, identity, decode, on_error: see `ProbeOptions`.
-
-    Source:
-        Bau et al., "Network Dissection", CVPR 2017.
     """
     not_empty(root=root)
     folder = find_data(
@@ -73,12 +66,11 @@ def read_broden(name: str, root: Path, options: ProbeOptions) -> Probe:
 
 
 def _is_below(file: Path, folder: Path) -> bool:
-    """Whether the path, without resolving the user's links, stays in the folder."""
     return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
 def _image_labels(table: pd.DataFrame, root: Path) -> dict[str, str]:
-    """Map images to the name of their first label number: of the scene, else of the texture."""
+    """Map each image to its first label: of the scene, else of the texture."""
     categories = [category for category in IMAGE_CATEGORIES if category in table]
     if not categories or not (root / "label.csv").is_file():
         return {}

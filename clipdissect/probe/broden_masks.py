@@ -19,13 +19,12 @@ from clipdissect.errors import DissectError
 from clipdissect.utils import hashing
 
 NOT_CATEGORIES = ("image", "split", "ih", "iw", "sh", "sw")
-MAX_LABELS = 1 << 16  # a mask's red is the low byte of a label's number, its green the high one
+MAX_LABELS = 1 << 16  # a mask's red is the low byte of a label number, its green the high byte
 
 
 @dataclass(frozen=True)
 class IndexRow:
-    """An image's row in the index: height and width of its masks, and by category the numbers of
-    whole-image labels and the mask files."""
+    """A row of the index: mask height and width, and per category label numbers and files."""
 
     size: tuple[int, int]
     cells: dict[str, tuple[str, ...]]
@@ -34,14 +33,7 @@ class IndexRow:
 def masks_of(
     root: Path, table: pd.DataFrame, images: Sequence[str], identity: str
 ) -> SegmentationLabels | None:
-    """Return the masks of a release's images; None if it has only images.
-
-    Args:
-        root: the release.
-        table: its `index.csv`, as text.
-        images: names, in order.
-        identity: of the mask files, `stat` or `content`.
-    """
+    """Return the masks of the images in an `index.csv` read as text; None without masks."""
     if not {"sh", "sw"} <= set(table) or not (root / "label.csv").is_file():
         return None
     categories = _categories(root, table)
@@ -54,10 +46,7 @@ def masks_of(
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Decode the labels of an image.
-
-    `concept_numbers` maps categories to the concept number by label number.
-    """
+    """Decoder of labels; `concept_numbers` is indexed by category and label number."""
 
     root: Path
     rows: tuple[IndexRow, ...]
@@ -65,7 +54,6 @@ class MaskReader:
     identity: str = "stat"
 
     def __call__(self, index: int) -> Annotation:
-        """Return the labels of an image."""
         row = self.rows[index]
         whole: dict[str, tuple[int, ...]] = {}
         pixels: dict[str, Int[np.ndarray, "layers h w"]] = {}
@@ -89,7 +77,7 @@ class MaskReader:
 
     @cached_property
     def _meaning(self) -> str:
-        """Digest of the label numbers' concepts: swapped names leave files and concepts alone."""
+        """Hash of the label numbers' concepts, since swapped names leave mask files unchanged."""
         pairs = {}
         for category, numbers in self.concept_numbers.items():
             labels = np.flatnonzero(numbers != UNLABELLED)
@@ -117,7 +105,7 @@ class MaskReader:
         try:
             with Image.open(path) as image:
                 mask = label_numbers(image)
-        except Exception as error:  # decoders raise anything on damaged files
+        except Exception as error:  # decoders raise any exception on damaged files
             raise DissectError(f"can't read the mask {path}: {error}") from error
         if mask.shape != size:
             raise DissectError(
@@ -128,7 +116,7 @@ class MaskReader:
 
 
 def label_numbers(image: Image.Image) -> Int[np.ndarray, "h w"]:
-    """Return a mask's label numbers: red + 256 * green; the values of a grey image."""
+    """Return a mask's label numbers: red + 256 * green, or the values of a grey image."""
     if image.mode in ("L", "I", "I;16"):
         return np.asarray(image).astype(np.int32)
     pixels = np.asarray(image.convert("RGB")).astype(np.int32)
@@ -137,7 +125,7 @@ def label_numbers(image: Image.Image) -> Int[np.ndarray, "h w"]:
 
 
 def _categories(root: Path, table: pd.DataFrame) -> list[str]:
-    """The index's categories, in `category.csv`'s order if there is one."""
+    """Return the index's categories, in the order of `category.csv` if it exists."""
     columns = [str(column) for column in table if column not in NOT_CATEGORIES]
     file = root / "category.csv"
     if not file.is_file():
@@ -148,7 +136,7 @@ def _categories(root: Path, table: pd.DataFrame) -> list[str]:
 def _concepts(
     root: Path, categories: Sequence[str]
 ) -> tuple[tuple[Concept, ...], dict[str, Int[np.ndarray, " labels"]]]:
-    """All concepts, and for each category the concept number of every label number."""
+    """Return all concepts and, per category, the concept number per label number."""
     concepts: list[Concept] = []
     concept_numbers = {}
     for category in categories:
@@ -161,7 +149,7 @@ def _concepts(
 
 
 def _labels(root: Path, category: str) -> list[tuple[int, str]]:
-    """Numbers and names of a category's labels, from `c_<category>.csv`, else `label.csv`."""
+    """Read a category's label numbers and names from `c_<category>.csv`, else `label.csv`."""
     file = root / f"c_{category}.csv"
     if file.is_file():
         table = _read(file, "number", "name")
@@ -177,12 +165,11 @@ def _labels(root: Path, category: str) -> list[tuple[int, str]]:
 
 
 def _category_names(cell: str) -> list[str]:
-    """The categories of a label: `object(120);part(7)` is object and part."""
+    """Return a label's categories: `object(120);part(7)` is object and part."""
     return [part.partition("(")[0].strip() for part in cell.split(";")]
 
 
 def _rows(file: Path, table: pd.DataFrame, categories: Sequence[str]) -> dict[str, IndexRow]:
-    """Map images to their rows, several rows of an image merged."""
     rows: dict[str, IndexRow] = {}
     columns = ["image", "sh", "sw", *categories]
     filled = table[table["image"].notna()][columns].fillna("")
@@ -190,7 +177,7 @@ def _rows(file: Path, table: pd.DataFrame, categories: Sequence[str]) -> dict[st
         size = _size(file, image, height, width)
         row = rows.setdefault(image, IndexRow(size, {}))
         if row.size != size:
-            raise DissectError(f"{file} gives the masks of {image} two sizes")
+            raise DissectError(f"{file} has two mask sizes (sh, sw) for {image}")
         for category, cell in zip(categories, cells, strict=True):
             parts = (*row.cells.get(category, ()), *filter(None, map(str.strip, cell.split(";"))))
             if parts:
@@ -205,7 +192,6 @@ def _size(file: Path, image: str, height: Any, width: Any) -> tuple[int, int]:
 
 
 def _read(file: Path, *columns: str) -> pd.DataFrame:
-    """A table's cells as text."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

@@ -25,8 +25,6 @@ Pixels = UInt8[np.ndarray, "images 3 h w"]
 
 @dataclass(frozen=True, eq=False)
 class ArrayReader:
-    """Read images from memory."""
-
     pixels: Pixels
     decode: str = "pil"
 
@@ -38,7 +36,6 @@ class ArrayReader:
 
 
 def _cifar(layout: Layout, split: str, description: str) -> Callable[..., Probe]:
-    """The probe function of a split."""
 
     def cifar(
         root: str | None = None,
@@ -53,15 +50,12 @@ def _cifar(layout: Layout, split: str, description: str) -> Callable[..., Probe]
         return _read(layout, split, _folder(layout, root, download), options)
 
     cifar.__name__ = cifar.__qualname__ = f"{layout.dataset.lower()}_{split}"
-    cifar.__doc__ = f"""Use {description}, 32 pixels square, labelled with their classes.
-
-    Identified by their files' digests and their index. Held in memory: up to 154 MB.
+    cifar.__doc__ = f"""Use {description}, labelled, 32 pixels square, in memory (154 MB).
 
     Args:
-        root: the folder that holds torchvision's `cifar-100-python` or `cifar-10-batches-py`; by
-            default one of the data folders, `$CLIPDISSECT_DATA` and the user cache's.
-        download: if the files are missing, download them (170 MB) into `root` or the first data
-            folder.
+        root: the folder of torchvision's `cifar-100-python` or `cifar-10-batches-py`; default:
+            searched in the data folders.
+        download: whether to download missing files (170 MB) into `root` or a data folder.
         limit, sample, seed, decode: see `ProbeOptions`.
 
     Source:
@@ -110,12 +104,11 @@ def _folder(layout: Layout, root: str | None, download: bool) -> Path:
 
 
 def _batch(path: Path, layout: Layout) -> tuple[Pixels, list[int]]:
-    """A file's images and their label numbers."""
     batch = files.load(path)
     pixels, labels = batch.get("data"), batch.get(layout.labels)
     size = int(np.prod(SHAPE))
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != size:
         raise DissectError(f"{path} has no images of {size} bytes each")
     if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise DissectError(f"{path} must have one of {layout.labels} for each image")
+        raise DissectError(f"{path} must have one entry of {layout.labels} per image")
     return pixels.reshape(-1, *SHAPE), [int(label) for label in labels]

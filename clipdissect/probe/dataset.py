@@ -20,7 +20,7 @@ from clipdissect.probe.options import ProbeOptions
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Take the image out of a dataset's item: the item, or its first part, as RGB."""
+    """Reader of a dataset's images: an item, or its first part, as RGB."""
 
     data: Any
     orientation: str = "ignore"
@@ -29,18 +29,12 @@ class DatasetReader:
         return self.rgb(self.image(index))
 
     def rgb(self, image: Image.Image | Tensor) -> Image.Image:
-        """Convert an item's image to what networks are shown."""
         if isinstance(image, Image.Image):
             return upright_rgb(image, self.orientation)
         return _from_tensor(image)
 
     def image(self, index: int) -> Image.Image | Tensor:
-        """Return the image as the dataset gives it.
-
-        Raises:
-            UnreadableImage: the dataset's own code fails.
-            DissectError: the item isn't an image.
-        """
+        """Return the image as the dataset gives it, or raise `UnreadableImage`."""
         try:
             item = self.data[index]
         except Exception as error:  # the dataset's own code
@@ -51,22 +45,19 @@ class DatasetReader:
             return image
         raise DissectError(
             f"item {index} of the dataset is a {type(image).__name__}; the probe needs PIL images "
-            f"or tensors [3, height, width] (leave the dataset's transform out)"
+            f"or tensors [3, height, width] (remove the dataset's transform)"
         )
 
 
 def dataset(
     data: Any, name: str = "dataset", on_error: str = "skip", orientation: str = "ignore"
 ) -> Probe:
-    """Use a map-style `Dataset` of PIL images or unnormalised tensors, or of (image, ...) tuples.
+    """Use a map-style dataset of PIL images, unnormalised tensors or (image, ...) tuples.
 
-    All images are read once to hash their pixels, since datasets have no identity of their own.
-    Labels are taken from `classes` and `targets`, as torchvision's datasets have them.
+    Reads all images once to hash their pixels; labels come from `classes` and `targets`.
 
     Args:
-        data: has `len()` and `[i]`.
-        name: as shown in results.
-        on_error: for items that raise, `skip` or `raise`.
+        on_error: `skip` or `raise` for items that raise.
         orientation: `apply` turns PIL images by their EXIF tag, `ignore` doesn't.
     """
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
@@ -93,7 +84,6 @@ def dataset(
 
 
 def _inspect(reader: DatasetReader, index: int) -> tuple[str, int]:
-    """Digest of an item's pixels, and its EXIF orientation."""
     try:
         image = reader.image(index)
         pixels = np.asarray(reader.rgb(image))
@@ -105,7 +95,6 @@ def _inspect(reader: DatasetReader, index: int) -> tuple[str, int]:
 
 
 def _labels(data: Any) -> Labels | None:
-    """Class names of the images, if the dataset has them as torchvision's do."""
     names, targets = getattr(data, "classes", None), getattr(data, "targets", None)
     if not isinstance(names, Sequence) or not isinstance(targets, (Sequence, np.ndarray, Tensor)):
         return None
@@ -124,8 +113,8 @@ def _from_tensor(image: Tensor) -> Image.Image:
     white = 1 if image.is_floating_point() else 255
     if not (low >= 0 and high <= white):  # false for NaNs too
         raise DissectError(
-            f"an image tensor must lie in 0..1, or in 0..255 where it is of integers; got "
-            f"{low:.5g}..{high:.5g}. Leave normalisation out of the dataset: the network's own "
+            f"an image tensor must lie in 0..1 (floats) or 0..255 (integers); got "
+            f"{low:.5g}..{high:.5g}. Leave normalisation out of the dataset: the network's "
             f"preprocess does it"
         )
     if image.is_floating_point():

@@ -21,7 +21,7 @@ LabelOf = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class FileReader:
-    """Decode files by index; a plain object, which can be sent to worker processes."""
+    """File decoder by index; unlike a closure, it can be sent to worker processes."""
 
     root: Path
     images: tuple[str, ...]
@@ -32,7 +32,6 @@ class FileReader:
         return open_picture(self.path(index), self.decode, self.orientation)
 
     def path(self, index: int) -> Path:
-        """Return an image's file."""
         return self.root / self.images[index]
 
 
@@ -49,13 +48,9 @@ def folder(
 ) -> Probe:
     """Use all image files below a folder, at any depth, ordered by path.
 
-    Linked folders are followed. Hidden files and folders, earlier runs and reports, and caches are
-    left out; the probe's notes count them.
-
     Args:
-        root: the folder; its own name doesn't matter.
-        labels: `folders` labels images by the subfolder of `root` (a set with one folder per
-            class), `none` doesn't.
+        root: the folder; hidden files, earlier runs and caches below it are skipped.
+        labels: `folders` labels images by the subfolder of `root`, `none` doesn't.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
@@ -77,16 +72,7 @@ def of_files(
     label_of: LabelOf | None = None,
     notes: tuple[str, ...] = (),
 ) -> Probe:
-    """Return a probe of the files, ordered by their path relative to `root`.
-
-    Args:
-        name: of the probe.
-        root: the folder.
-        files: below `root`, in any order.
-        options: which files to use, and how.
-        label_of: maps a relative path to a class name.
-        notes: on the files.
-    """
+    """Return a probe of files below `root`, ordered and labelled by their relative path."""
     options = options or ProbeOptions()
     relative = sorted(file.relative_to(root).as_posix() for file in files)
     images = tuple(relative[i] for i in options.pick(len(relative)))
@@ -106,13 +92,12 @@ def of_files(
 
 
 def top_folder(image: str) -> str | None:
-    """Return the first folder of a relative path; None of a bare file name."""
+    """Return the first folder of a relative path; None for a bare file name."""
     first, slash, _ = image.partition("/")
     return first if slash else None
 
 
 def existing_folder(root: str) -> Path:
-    """Return the folder of a path."""
     not_empty(root=root)
     path = Path(root).expanduser()
     check_listable(path)

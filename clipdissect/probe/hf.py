@@ -24,7 +24,7 @@ from clipdissect.utils.extras import install
 
 @dataclass(frozen=True)
 class TableReader:
-    """Decode the images in rows of a table, whose only column holds files' bytes or paths."""
+    """Decoder of the images in rows of a table, whose only column holds bytes or paths."""
 
     table: Any
     column: str
@@ -36,7 +36,7 @@ class TableReader:
         return decode_picture(self.data(index), self.decode, self.orientation)
 
     def data(self, index: int) -> bytes:
-        """Return a file's bytes, or raise `UnreadableImage`."""
+        """Return an image file's bytes, or raise `UnreadableImage`."""
         item = self._item(index)
         data = item.get("bytes") if isinstance(item, dict) else item
         if isinstance(data, bytes):
@@ -50,21 +50,20 @@ class TableReader:
             raise unreadable(error, path) from error
 
     def path(self, index: int) -> Path | None:
-        """Return the image's own file; None if its bytes lie in the table."""
+        """Return the image's file; None if its bytes are in the table."""
         item = self._item(index)
         if not isinstance(item, dict) or item.get("bytes") is not None or not item.get("path"):
             return None
         return Path(item["path"])
 
     def tags(self) -> Iterator[int]:
-        """Read the images' orientations from their headers."""
         table = self.table.with_format("arrow")
         for row in self.rows:
             source = _header_source(table[row].column(self.column)[0])
             yield 1 if source is None else orientation_of(source)
 
     def identities(self, identity: str, in_files: bool) -> list[str]:
-        """Return an identity per image, of its own file or its row in the table."""
+        """Return an identity per image, from its file or its row in the table."""
         indices = range(len(self.rows))
         if identity == "content":
             return [self._content(index) for index in indices]
@@ -100,18 +99,14 @@ def hf_datasets(
 ) -> Probe:
     """Use the images of a dataset of the package `datasets`, local or on the hub.
 
-    `identity=stat` identifies images by the fingerprint that `datasets` computes, the size and time
-    of its files, and the row; images in files of their own by those files. `identity=content`
-    reads all images, each time.
-
     Args:
-        path: a folder written by `save_to_disk`, a folder of images in class folders or of
-            parquet files, a parquet file (wildcards too), or a name on the hub.
+        path: `save_to_disk` folder, image or parquet folder, parquet files, or hub name.
         config: the dataset's configuration, if it has several.
-        split: one of its splits; needed if it has several.
-        image: the column of images; by default the first.
-        label: the column of labels; by default the first of classes, if any.
+        split: required if there are several.
+        image: column of images; default: the first.
+        label: column of labels; default: the first `ClassLabel`, if any.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
+        identity: `stat` uses fingerprint, row and file times; `content` reads all images.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(path=path)
@@ -143,7 +138,6 @@ def hf_datasets(
 
 
 def _load(path: str, config: str | None, split: str | None) -> Any:
-    """A dataset, or a dictionary of splits."""
     try:
         import datasets
     except ImportError as error:
@@ -184,7 +178,7 @@ def _split(loaded: Any, split: str | None) -> Any:
 
 
 def _other_columns(columns: list[str]) -> tuple[str, ...]:
-    """A note if the first column was chosen among several, such as masks next to the images."""
+    """Return a note if other columns, such as masks, could be the images too."""
     if len(columns) == 1:
         return ()
     others = ", ".join(columns[1:])
@@ -192,7 +186,7 @@ def _other_columns(columns: list[str]) -> tuple[str, ...]:
 
 
 def _undecoded(table: Any, column: str) -> Any:
-    """The column alone, as bytes or paths."""
+    """Return the column alone, as bytes or paths."""
     if column not in table.features:
         raise unknown("column of the dataset (probe.image)", column, table.features)
     feature = table.features[column]
@@ -203,7 +197,6 @@ def _undecoded(table: Any, column: str) -> Any:
 
 
 def _labels(table: Any, column: str | None) -> Labels | None:
-    """The labels in words; None if there are none."""
     features = table.features
     if column is None:
         classes = (n for n, feature in features.items() if type(feature).__name__ == "ClassLabel")
@@ -220,7 +213,7 @@ def _labels(table: Any, column: str | None) -> Labels | None:
 
 
 def _header_source(cell: Any) -> Path | IO[bytes] | None:
-    """An image's file or bytes, given its cell of an Arrow table."""
+    """Return an image's file or bytes from its cell of an Arrow table."""
     import pyarrow
 
     if pyarrow.types.is_struct(cell.type):
@@ -239,5 +232,5 @@ def _stat(file: Path | None) -> str:
         stat = file.stat()
     except OSError:
         return "unreadable"
-    # With the folder, since many data sets have files of one name in each class's folder.
+    # With the folder, since many data sets repeat file names across class folders.
     return f"{file.parent.name}/{file.name} {stat.st_size} {stat.st_mtime_ns}"

@@ -31,18 +31,16 @@ def file_identities(root: Path, names: Sequence[str], identity: str) -> list[str
 
 
 def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_result]) -> list[str]:
-    """SHA-256 of each file; only files that changed since the last call are read.
-
-    The change time (ctime) is compared too: every rewriting moves it, and it can't be set back.
-    """
+    """Return the SHA-256 per file, reading only files that changed since the last call."""
     cache = cache_dir() / "digests" / f"{hashing.hash_values(str(root.resolve()))}.json"
     known = _load(cache)
     note_use(cache)
+    # ctime too: every write updates it, and users can't set it back.
     keys = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in zip(names, stats, strict=True)}
     changed = [name for name, key in keys.items() if known.get(name, [])[:3] != key]
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         digests = pool.map(_hash_file, (root / name for name in changed))
-        # disable=None: shown where there is a terminal.
+        # disable=None: shown only in a terminal.
         progress = tqdm(digests, "digests", len(changed), disable=None if changed else True)
         updates = {
             name: [*keys[name], digest] for name, digest in zip(changed, progress, strict=True)
@@ -52,7 +50,7 @@ def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_re
         try:
             write_text(cache, json.dumps(known))
         except OSError as error:
-            log.warning("can't cache the files' digests in %s: %s", cache, error.strerror)
+            log.warning("can't cache the file hashes in %s: %s", cache, error.strerror)
     return [str(known[name][3]) for name in names]
 
 
@@ -60,14 +58,14 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise DissectError(f"can't look at {path}: {error.strerror}") from error
+        raise DissectError(f"can't access {path}: {error.strerror}") from error
 
 
 def _hash_file(path: Path) -> str:
     try:
         return hashing.hash_file(path)
     except OSError as error:
-        raise DissectError(f"can't read {path} to digest it: {error.strerror}") from error
+        raise DissectError(f"can't read {path} to hash it: {error.strerror}") from error
 
 
 def _load(cache: Path) -> dict[str, list[Any]]:

@@ -1,8 +1,4 @@
-"""Find the image files below a folder.
-
-Left out and counted: hidden files and folders, earlier runs and reports of this project, caches.
-Linked folders are followed, as torchvision's `ImageFolder` does.
-"""
+"""Find the image files below a folder."""
 
 from __future__ import annotations
 
@@ -21,51 +17,39 @@ from clipdissect.utils.paths import cache_dir
 log = logging.getLogger(__name__)
 
 UNREADABLE = "folders that can't be read, left out"
-BROKEN = "links to images that lead nowhere, left out"
-LOOPS = "linked folders that lead back to one above them, not followed"
-REPEATED = "folders that several links lead to, whose images count each time"
+BROKEN = "broken links to images, left out"
+LOOPS = "linked folders that lead back to a parent folder, not followed"
+REPEATED = "folders with several links, whose images count once per link"
 UNUSUAL = (BROKEN, LOOPS, REPEATED)
 HIDDEN, RUNS, CACHES = "hidden files and folders", "earlier runs and reports", "caches"
-# Folders of operating systems and archivers, in lower case. Names with a leading dot, and files
-# left from tar's extended headers, are hidden too.
+# Folders of operating systems and archivers, in lower case; see `is_hidden` for other names.
 _SYSTEM = "#recycle,#snapshot,$recycle.bin,@eadir,@recently-snapshot,@recycle,__macosx,__pycache__"
 SYSTEM = frozenset([*_SYSTEM.split(","), "lost+found", "system volume information"])
-# Picture formats that aren't decoded here.
+# Image formats that aren't supported.
 _OTHER_FORMATS = "arw cr2 cr3 dng exr hdr heic heif jxl nef psd raw svg tga"
 OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHER_FORMATS.split())
-HEAD = 1 << 16  # bytes of a file that say whether this project wrote it
+HEAD = 1 << 16  # bytes to read to see whether this project wrote a file
 GENERATOR = b'content="clipdissect '  # in the pages of reports
 LAUNCHED = b"callbacks.Launched"  # in the configs that Hydra writes for this project's runners
 
-_Inode = tuple[int, int]  # device and inode: the same by whatever path
+_Inode = tuple[int, int]  # device and inode: equal for all paths to a folder
 
 
 @dataclass
 class ImageFiles:
-    """The image files below a folder, and what was left out.
-
-    Args:
-        root: the folder.
-        files: paths, in no order.
-        left_out: reason to the number of images left out.
-        examples: reason to the first path left out.
-        unreadable: folders that can't be listed to the reason.
-        other_formats: suffix to the number of pictures that aren't decoded here.
-        unusual: description of what is unusual to the paths.
-    """
+    """The image files below a folder, and the files left out."""
 
     root: Path
-    files: list[Path] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, Path] = field(default_factory=dict)
-    unreadable: dict[Path, str] = field(default_factory=dict)
-    other_formats: Counter[str] = field(default_factory=Counter)
+    files: list[Path] = field(default_factory=list)  # unordered
+    left_out: Counter[str] = field(default_factory=Counter)  # images per reason
+    examples: dict[str, Path] = field(default_factory=dict)  # first path left out per reason
+    unreadable: dict[Path, str] = field(default_factory=dict)  # folders to the reason
+    other_formats: Counter[str] = field(default_factory=Counter)  # images per suffix
     unusual: dict[str, list[Path]] = field(default_factory=lambda: {key: [] for key in UNUSUAL})
     _first_paths: dict[_Inode, Path] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on what was left out or is unusual, with relative paths as examples."""
         notes = []
         if self.left_out:
             counts = [
@@ -75,7 +59,7 @@ class ImageFiles:
             notes.append(f"images left out of the probe: {', '.join(counts)}")
         if self.other_formats:
             counts = [f"{count} {suffix}" for suffix, count in sorted(self.other_formats.items())]
-            notes.append(f"pictures of kinds that aren't read: {', '.join(counts)}")
+            notes.append(f"images in unsupported formats: {', '.join(counts)}")
         unusual = {UNREADABLE: list(self.unreadable), **self.unusual}
         return *notes, *(
             f"{description}: {len(paths)} (such as {self._relative(paths[0])})"
@@ -103,7 +87,7 @@ class ImageFiles:
 
     def _scan_entry(self, entry: os.DirEntry[str], parents: tuple[_Inode, ...]) -> None:
         path = Path(entry.path)
-        is_folder = _leads_to(entry, "is_dir")
+        is_folder = _leads_to(entry, "is_dir")  # links too, as in torchvision's ImageFolder
         if is_hidden(entry.name):
             self._leave_out(path, is_folder, HIDDEN)
         elif is_folder:
@@ -119,7 +103,7 @@ class ImageFiles:
 
     def _leave_out(self, path: Path, is_folder: bool, reason: str) -> None:
         names = [path.name]
-        if is_folder:  # links aren't followed: this only counts
+        if is_folder:  # os.walk doesn't follow links, enough for a count
             names = [name for _, _, files in os.walk(path) for name in files]
         count = sum(map(is_image, names))
         if count:
@@ -149,7 +133,6 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's name ends in an image's suffix."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -171,7 +154,7 @@ def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bo
 
 
 def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
-    """Why a folder, with its entries' names, doesn't hold the user's images; None if it does."""
+    """Return why a folder doesn't hold the user's images; None if it does."""
     if _is_run(folder, names) or _is_wandb(folder, names):
         return RUNS
     cache = cache_dir()
@@ -180,7 +163,7 @@ def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:
-    """Whether a runner, `Result.save` or a report wrote the folder; complete or interrupted."""
+    """Return whether a run, `Result.save` or a report wrote the folder."""
     marks = {
         "run.json": b'"clipdissect"',
         "index.html": GENERATOR,
@@ -193,7 +176,6 @@ def _is_run(folder: Path, names: set[str]) -> bool:
 
 
 def _is_wandb(folder: Path, names: set[str]) -> bool:
-    """Whether the folder is W&B's, whose runs hold pictures."""
     return folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names)
 
 

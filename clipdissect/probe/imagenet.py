@@ -22,12 +22,12 @@ from clipdissect.utils.paths import IMAGENET, data_candidates
 
 log = logging.getLogger(__name__)
 
-# Folders of the images below one called ImageNet.
+# Usual folders of the images below an ImageNet folder.
 BELOW = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "")
 FLAT = re.compile(r"ILSVRC2012_val_(\d{8})")
 SYNSET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 NO_LABELS = (
-    "the ImageNet images have no labels: there is no ground truth file next to them (set "
+    "the ImageNet images have no labels: no ground truth file is next to them (set "
     "probe.ground_truth)"
 )
 
@@ -43,22 +43,14 @@ def imagenet_val(
     orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
-    """Use the user's ImageNet images, labelled with the 1000 class names and their synonyms.
+    """Use the ImageNet validation images (Russakovsky et al., 2015), labelled by class.
 
-    Either one folder per class, named by WordNet id (`n01440764`) or class name (`tench`), or all
-    files in one folder, labelled by a WordNet id in the file's name, else by the ground truth file.
+    Labels come from class folders (id or name), ids in file names, or the ground truth.
 
     Args:
-        root: the folder of images, or one that has them in `val`; by default `imagenet` below
-            `$CLIPDISSECT_DATA` or the user cache's `data` folder.
-        ground_truth: for flat files: the devkit's folder or its
-            `ILSVRC2012_validation_ground_truth.txt`, a file with one WordNet id per line,
-            `LOC_val_solution.csv`, or a file of lines `<image> <class number from 0>`; by default
-            the one in the images' folder or the two above.
+        root: folder of images, or of `val`; default: `imagenet` in the data folders.
+        ground_truth: for flat files, see `read_ground_truth`; default: next to the images.
         limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
-
-    Source:
-        Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     return _imagenet_val(root, ground_truth, options)
@@ -82,17 +74,17 @@ def imagenet_broden(
         imagenet: `root` of `imagenet_val`.
         broden: `root` of `broden`.
         ground_truth: of `imagenet_val`.
-        limit, sample, seed: of the whole union's images; see `ProbeOptions`.
+        limit, sample, seed: of the union's images; see `ProbeOptions`.
         identity, decode, on_error: see `ProbeOptions`.
         orientation: of ImageNet's images; Broden's have masks, which can't be turned.
     """
     not_empty(imagenet=imagenet, broden=broden)
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error)
-    every_image = ProbeOptions(
+    part_options = ProbeOptions(
         identity=identity, decode=decode, on_error=on_error, orientation=orientation
     )
     parts = [
-        _imagenet_val(imagenet, ground_truth, every_image),
+        _imagenet_val(imagenet, ground_truth, part_options),
         broden_probe(broden, identity=identity, decode=decode, on_error=on_error),
     ]
     whole = join("imagenet_broden", parts, on_error)
@@ -105,7 +97,7 @@ def _imagenet_val(root: str | None, ground_truth: str | None, options: ProbeOpti
     images = find_image_files(folder, options.on_error)
     nested = [file for file in images.files if file.parent != folder]
     if nested and len(nested) < len(images.files):
-        raise DissectError(f"{folder} has images both in it and in folders of it")
+        raise DissectError(f"{folder} has images both directly in it and in subfolders")
     notes = images.notes
     if nested:
         label_of: LabelOf | None = _labels_by_folder(images.files, folder)
@@ -146,7 +138,7 @@ def _labels_by_folder(files: Sequence[Path], root: Path) -> LabelOf:
 
 
 def _classes_by_name() -> dict[str, str]:
-    """Map WordNet ids, full names, and synonyms unique to a class, to full names."""
+    """Map WordNet ids, full names and unambiguous synonyms to full names."""
     names = imagenet_names()
     owners: dict[str, set[str]] = defaultdict(set)
     for name in names:
@@ -166,7 +158,7 @@ def _normalised(name: str) -> str:
 def _labels_by_file(
     files: Sequence[Path], folder: Path, ground_truth: str | None
 ) -> LabelOf | None:
-    """Labels of flat files; None if there is no ground truth."""
+    """Return the labels of flat files; None without ground truth."""
     name_of = dict(zip(synsets(), imagenet_names(), strict=True))
     if ground_truth is None and any(SYNSET.search(file.stem) for file in files):
         return lambda image: name_of.get(_match(SYNSET, image) or "")
@@ -183,8 +175,7 @@ def _labels_by_file(
 
 
 def _number(image: str) -> int:
-    """Number of a validation image, from 1; 0 of another file."""
-    return int(_match(FLAT, image, 1) or 0)
+    return int(_match(FLAT, image, 1) or 0)  # validation images count from 1
 
 
 def _match(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:

@@ -1,4 +1,4 @@
-"""The classes of ImageNet's validation images, in the file formats in common use."""
+"""Ground truth of ImageNet's validation images, in the common file formats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 def find_ground_truth(folder: Path, path: str | None) -> Path | None:
-    """Return the ground truth file: of `path`, else in the images' folder or the two above."""
+    """Return the file of `path`, else in the images' folder or the two above; None if absent."""
     if path is None:
         folders = (folder, folder.parent, folder.parent.parent)
         candidates = [place / name for place in folders for name in FILES]
@@ -44,7 +44,11 @@ def find_ground_truth(folder: Path, path: str | None) -> Path | None:
 
 
 def read_ground_truth(path: Path) -> dict[int, str]:
-    """Map the number of each validation image, from 1, to its WordNet id."""
+    """Map validation images' numbers, from 1, to WordNet ids.
+
+    Reads the devkit's file, `LOC_val_solution.csv`, one WordNet id per line, or lines
+    `<image> <class number from 0>`.
+    """
     stripped = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     lines = [line for line in stripped if line and not line.startswith("ImageId")]
     matches = [IMAGE.search(line) for line in lines]
@@ -57,30 +61,29 @@ def read_ground_truth(path: Path) -> dict[int, str]:
         classes = _devkit_ids(path)
         return {i: _wordnet_id(path, classes, line) for i, line in enumerate(lines, 1)}
     raise DissectError(
-        f"{path} is no ground truth of ImageNet: each line must be a WordNet id, the devkit's "
-        f"class number, or an image's name with either"
+        f"{path} is not an ImageNet ground truth file: each line must be a WordNet id, the "
+        f"devkit's class number, or an image's name with either"
     )
 
 
 def _wordnet_id(path: Path, classes: dict[int, str], text: str) -> str:
-    """The WordNet id of a WordNet id or class number."""
     if SYNSET.fullmatch(text):
         return text
     if not text.isdigit():
         raise DissectError(f"{path} has the class '{text}': it must be a WordNet id or a number")
     if int(text) not in classes:
-        raise DissectError(f"{path} has the class number {int(text)}, which no class has")
+        raise DissectError(f"{path} has the class number {int(text)}, which doesn't exist")
     return classes[int(text)]
 
 
 def _devkit_ids(path: Path) -> dict[int, str]:
-    """Map the devkit's class numbers, which follow no order, to WordNet ids."""
+    """Map the devkit's class numbers, which don't follow class order, to WordNet ids."""
     from scipy.io import loadmat
 
     meta = path.parent / "meta.mat"
     if not meta.is_file():
         raise MissingResource(
-            "what the numbers of ImageNet's ground truth mean (the devkit's meta.mat)",
+            "the classes of ImageNet's ground truth numbers (the devkit's meta.mat)",
             [str(meta.absolute())],
             "unpack the whole devkit (ILSVRC2012_devkit_t12.tar.gz), or set probe.ground_truth to "
             "a file with one WordNet id per line",

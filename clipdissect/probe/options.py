@@ -1,4 +1,4 @@
-"""The parameters that most probes share."""
+"""Parameters that most probes share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from clipdissect.utils.type_checks import check_choice, check_fields, check_rang
 
 IDENTITY = ("stat", "content")
 
-# Parts of the identity of images that are decoded fast, or turned by their EXIF orientation: raise
-# them when the code that does so changes pixels.
+# Part of the identities of images decoded fast, or turned by EXIF orientation: increment when that
+# code changes pixels.
 FAST_VERSION = 1
 TURNED_VERSION = 1
 
 
 def not_empty(**values: object) -> None:
-    """Raise a DissectError for an empty text or path, as an unset shell variable leaves.
-
-    Python takes an empty path for the working folder; that one must be written as ".".
-    """
-    for name, value in values.items():
+    """Raise a DissectError if a text or path is empty, as from an unset shell variable."""
+    for name, value in values.items():  # Path("") is the working folder
         if value == Path() or (isinstance(value, str) and not value.strip()):
             raise DissectError(
                 f"probe.{name} is empty (an unset variable?). Give it a value; the text '.' is the "
@@ -35,21 +32,17 @@ def not_empty(**values: object) -> None:
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """Which images of a set to use, what identifies them, and how to decode them.
+    """The images of a set to use, how to identify them, and how to decode them.
 
     Args:
         limit: use only the first `limit` images; None: all.
-        sample: of these, draw this many at random and keep their order; None: all.
-        seed: of the draw, which is the same on every machine.
-        identity: `stat` identifies a file by name, size and modification time: fast, but misses a
-            file rewritten with the same size and time. `content` hashes the bytes: detects every
-            change, and recognises files that were renamed, copied or touched; reads every file the
-            first time.
-        decode: `pil`, the reference; `fast` decodes and resizes JPEGs with torchvision, at most a
-            few grey levels apart, PIL for the rest.
+        sample: draw this many of them at random, in order; None: all.
+        seed: of the draw; the same on every machine.
+        identity: `stat` (name, size, mtime) is fast, but misses a file rewritten with the
+            same size and time; `content` (bytes) detects every change.
+        decode: `pil`, or `fast`: JPEGs with torchvision, a few grey levels apart.
         on_error: for unreadable images, `skip` (counted and listed) or `raise`.
-        orientation: `apply` turns images by their EXIF tag, with either decoder; `ignore` doesn't,
-            and a note counts the images with such a tag. None: the set has no tags.
+        orientation: `apply` or `ignore` (noted) EXIF tags; None: the set has none.
     """
 
     limit: int | None = None
@@ -82,28 +75,19 @@ class ProbeOptions:
 
     @property
     def reading(self) -> dict[str, str]:
-        """Keyword arguments of `open_picture` and `decode_picture`."""
         return {"decode": self.decode, "orientation": self.orientation or "ignore"}
 
     def identities(self, identities: Sequence[str], are_files: bool = True) -> tuple[str, ...]:
-        """Prefix the images' identities with the decoder and turning that pixels depend on.
-
-        Args:
-            identities: per image.
-            are_files: whether images are decoded; arrays of pixels depend on no decoder.
-        """
+        """Prefix identities with the decoder and turning that the pixels depend on."""
+        # Arrays of pixels (`are_files=False`) depend on no decoder.
         marks = [f"turned {TURNED_VERSION}"] if self.orientation == "apply" else []
         marks += [f"fast {FAST_VERSION}"] if self.decode == "fast" else []
-        if are_files or self.decode == "fast":  # torchvision resizes whatever is read fast
+        if are_files or self.decode == "fast":  # torchvision resizes all images read fast
             marks.append(decoder_version(self.decode))
         return tuple(" ".join([*marks, identity]) for identity in identities)
 
     def orientation_notes(self, tags: Iterable[int]) -> tuple[str, ...]:
-        """Return a note with the number of images whose EXIF tag, 1 to 8, isn't 1 (upright).
-
-        Args:
-            tags: per image; not consumed where the set has no tags.
-        """
+        """Note the number of images whose EXIF tag isn't 1 (upright)."""
         count = sum(tag != 1 for tag in tags) if self.orientation else 0
         if not count:
             return ()

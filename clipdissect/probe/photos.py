@@ -28,8 +28,6 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class CropReader:
-    """Decode a photograph and cut a box out of it."""
-
     crops: tuple[tuple[Path, Box], ...]
 
     def __call__(self, index: int) -> Image.Image:
@@ -40,10 +38,7 @@ class CropReader:
 def photos(
     limit: int | None = None, sample: int | None = None, seed: int = 0, on_error: str = "skip"
 ) -> Probe:
-    """Use square crops, at three scales, of a few dozen packaged photographs.
-
-    Small and narrow: a stand-in for users without images at hand, weaker than `stamps`.
-    Identified by the files' bytes and the crops' boxes.
+    """Use square crops of a few dozen packaged photographs: small, weaker than `stamps`.
 
     Args:
         limit, sample, seed, on_error: see `ProbeOptions`.
@@ -52,9 +47,8 @@ def photos(
 
 
 def crops_of_photos(options: ProbeOptions, notes: tuple[str, ...] = ()) -> Probe:
-    """Return the probe `photos`, with notes."""
-    every_crop = [(file, box) for file in files() for box in boxes(*_size(file))]
-    crops = tuple(every_crop[i] for i in options.pick(len(every_crop)))
+    all_crops = [(file, box) for file in files() for box in boxes(*_size(file))]
+    crops = tuple(all_crops[i] for i in options.pick(len(all_crops)))
     digests = {file: hashing.hash_file(file) for file, _ in crops}
     return Probe.of(
         "photos",
@@ -67,10 +61,7 @@ def crops_of_photos(options: ProbeOptions, notes: tuple[str, ...] = ()) -> Probe
 
 
 def boxes(width: int, height: int) -> list[Box]:
-    """Return squares of the full, half and third of the shorter side, overlapping by half.
-
-    Squares below `MIN_SIDE` pixels are left out.
-    """
+    """Return half-overlapping squares of 1, 1/2, 1/3 of the shorter side, from `MIN_SIDE`."""
     squares: list[Box] = []
     for divisor in (1, 2, 3):
         side = min(width, height) // divisor
@@ -83,7 +74,6 @@ def boxes(width: int, height: int) -> list[Box]:
 
 
 def files() -> list[Path]:
-    """Return the packaged photographs."""
     photographs: list[Path] = []
     for package, below in FOLDERS.items():
         spec = find_spec(package)
@@ -108,5 +98,5 @@ def _size(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _photo(file: Path) -> Image.Image:
-    # Neighbouring crops are of the same file: decode it once.
+    # Neighbouring crops share a file, which is then decoded once.
     return open_rgb(file)

@@ -1,8 +1,4 @@
-"""Select the images of a shard, and the labels that belong to them.
-
-The convention of WebDataset: files of a sample have their names up to the first dot in common, and
-the rest is the extension.
-"""
+"""Select a shard's images and labels: in WebDataset, a sample's files share a stem."""
 
 from __future__ import annotations
 
@@ -17,26 +13,23 @@ from clipdissect.images.decode import SUFFIXES
 from clipdissect.probe.image_files import is_image
 from clipdissect.probe.shards import LABELS, Member, ShardIndex
 
-COMMON = ("jpg", "jpeg", "png", "webp")  # of a sample with several images, the best first
+COMMON = ("jpg", "jpeg", "png", "webp")  # preferred first, in a sample with several images
 EXTENSIONS = (*COMMON, *sorted({s[1:] for s in SUFFIXES} - set(COMMON)))
 
 
 @dataclass(frozen=True)
 class SampleImages:
-    """The images of a shard, one per sample."""
-
     images: list[Member]
     labels: list[str | None]
-    extensions: Counter[str]  # number of images
+    extensions: Counter[str]  # images per extension
     others: Counter[str]  # extensions of other members that look like images
 
 
 def select_images(index: ShardIndex, extensions: Sequence[str] = EXTENSIONS) -> SampleImages:
-    """Select one image per sample: that with the first of the extensions.
+    """Select one image per sample: the one with the first of the extensions.
 
-    A name with more dots, such as `a.b.png`, is a sample of its own if a label (`a.b.cls`) shares
-    all up to the last dot and no image is named `a.png`. An extension with a wildcard (`*.png`)
-    selects all such names.
+    `a.b.png` is a separate sample if a label is named `a.b.cls` and no image `a.png`;
+    a wildcard (`*.png`) selects all such names.
     """
     ranking = _Ranking(extensions, index)
     best: dict[str, tuple[int, Member]] = {}
@@ -56,8 +49,6 @@ def select_images(index: ShardIndex, extensions: Sequence[str] = EXTENSIONS) -> 
 
 
 class _Ranking:
-    """Rank a member as the image of its sample."""
-
     def __init__(self, extensions: Sequence[str], index: ShardIndex) -> None:
         self.extensions = extensions
         keys = [_split(member.name) for member in index.members]
@@ -65,7 +56,7 @@ class _Ranking:
         self.labelled = {name.rpartition(".")[0] for name in index.labels}
 
     def rank(self, name: str) -> tuple[int, str] | None:
-        """Return the place of its extension and the sample's key; None if it isn't an image."""
+        """Return the extension's rank and the sample's key; None if it isn't an image."""
         key, extension = _split(name)
         stem = name.rpartition(".")[0]
         for rank, pattern in enumerate(self.extensions):
@@ -81,21 +72,21 @@ class _Ranking:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension of a member: its name before and after the file name's first dot."""
+    """Split a member's name at the file name's first dot, into key and extension."""
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return f"{folder}{slash}{stem}", extension.lower()
 
 
 def _label(labels: Mapping[str, str], key: str, name: str) -> str | None:
-    """The label of the image's name without its last extension, else of its sample."""
+    """Return the label of the name without its last extension, else of the sample."""
     stems = dict.fromkeys((name.rpartition(".")[0], key, _split(name)[0]))
     texts = (labels.get(f"{stem}.{extension}") for stem in stems for extension in LABELS)
     return next(filter(None, texts), None)
 
 
 def extensions_of(image: Any) -> tuple[str, ...]:
-    """Return the extensions of the parameter `image`, in lower case and without a leading dot."""
+    """Return the extensions of `probe.image`, in lower case, without the leading dot."""
     if image is None:
         return EXTENSIONS
     listed = [image] if isinstance(image, str) else image
@@ -103,29 +94,28 @@ def extensions_of(image: Any) -> tuple[str, ...]:
     extensions = tuple(str(text).lower().removeprefix(".") for text in listed) if is_list else ()
     if not extensions or not all(extensions):
         raise DissectError(
-            f"probe.image is {image!r}: give the ending of the members that are images, such as "
+            f"probe.image is {image!r}: give the extension of the members that are images, such as "
             f"jpg or [jpg, rgb.png]"
         )
     return extensions
 
 
 def shard_notes(shards: Sequence[SampleImages], hidden: int) -> tuple[str, ...]:
-    """Return notes on the images of the shards and on what was left out."""
     count = sum(len(shard.images) for shard in shards)
     labelled = sum(label is not None for shard in shards for label in shard.labels)
     extensions = sum((shard.extensions for shard in shards), Counter())
     others = sum((shard.others for shard in shards), Counter())
     if not count:
         raise DissectError(
-            f"no images in the shards. Endings there: "
-            f"{_counts(others) or 'none that images have'}. Set probe.image to those to take, such "
+            f"no images in the shards. Extensions in them: "
+            f"{_counts(others) or 'none of images'}. Set probe.image to those to take, such "
             f"as probe.image={next(iter(others), 'jpg')}, or '*.png' for names with several dots"
         )
     notes = [f"shards: {count} images ({_counts(extensions)}), {labelled} of them with a label"]
     if others:
         notes.append(
             f"members of the shards left out of the probe: {_counts(others)} (probe.image says "
-            f"which endings are used, one image per sample)"
+            f"which extensions are used, one image per sample)"
         )
     if hidden:
         notes.append(f"images left out of the probe: {hidden} hidden files in the shards")
@@ -135,4 +125,4 @@ def shard_notes(shards: Sequence[SampleImages], hidden: int) -> tuple[str, ...]:
 def _counts(extensions: Counter[str], limit: int = 5) -> str:
     listed = [f"{count} {extension}" for extension, count in extensions.most_common(limit)]
     rest = len(extensions) - len(listed)
-    return ", ".join(listed) + (f" and {rest} more endings" if rest else "")
+    return ", ".join(listed) + (f" and {rest} more extensions" if rest else "")

@@ -1,4 +1,4 @@
-"""Tar files: which members they have, and the bytes of one."""
+"""Tar files: their members, and the bytes of a member."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from clipdissect.utils.paths import cache_dir
 log = logging.getLogger(__name__)
 
 INDEX_VERSION = 3
-LABELS = ("cls", "txt")  # extensions of members with an image's label, the best first
+LABELS = ("cls", "txt")  # extensions of label members, preferred first
 LABEL_BYTES = 4096
 # Fields of fsspec's `info` that change with a remote file.
 _FIELDS = """ETag etag Content-MD5 Digest md5 md5Hash crc32c checksum version_id generation
     Last-Modified LastModified updated mtime created"""
 VERSION_FIELDS = tuple(_FIELDS.split())
-REMEDY = "set probe.shards to tar files that are there"
+REMEDY = "set probe.shards to existing tar files"
 
 
 class Member(NamedTuple):
-    """A file in a shard: its path, the offset of its first byte and its size in bytes."""
+    """A file in a shard: path, offset of the first byte, and size in bytes."""
 
     name: str
     offset: int
@@ -44,8 +44,8 @@ class Member(NamedTuple):
 class ShardIndex(NamedTuple):
     """A shard's members, without hidden files."""
 
-    members: list[Member]  # all but the labels, in the shard's order
-    labels: dict[str, str]  # name of each label member, its extension in lower case, to its text
+    members: list[Member]  # without labels, in the shard's order
+    labels: dict[str, str]  # text per label member, by name with lower-case extension
     hidden: int = 0  # images that are hidden files, or in hidden folders
 
 
@@ -57,16 +57,14 @@ class Shard:
 
     @property
     def file(self) -> Path | None:
-        """The local file; None for a URL."""
         return None if "://" in self.address else Path(self.address)
 
     @property
     def name(self) -> str:
-        """The file's name, without folders."""
         return PurePosixPath(self.address.partition("?")[0]).name
 
     def version(self) -> list[Any]:
-        """Return size and modification time; of a URL the size and the server's checksums."""
+        """Return size and modification time; for a URL size and the server's checksums."""
         with self._user_errors():
             if self.file:
                 stat = self.file.stat()
@@ -78,7 +76,6 @@ class Shard:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the shard for reading from its start."""
         with self._user_errors():
             if self.file:
                 source: Any = self.file.open("rb")
@@ -89,8 +86,7 @@ class Shard:
                 yield source
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes at an offset."""
-        # Opens the shard anew: threads and forked processes may read at the same time.
+        # Reopened per read, since threads and forked processes may read at the same time.
         if self.file:
             with self.file.open("rb") as source:
                 source.seek(offset)
@@ -160,7 +156,7 @@ def _load(cache: Path, version: Any) -> ShardIndex | None:
 
 
 def _scan(shard: Shard) -> ShardIndex:
-    members: dict[str, Member] = {}  # of a repeated name the last counts, as in any tar
+    members: dict[str, Member] = {}  # the last of repeated names counts, as in any tar
     labels: dict[str, str] = {}
     hidden: set[str] = set()
     try:
@@ -180,8 +176,8 @@ def _scan(shard: Shard) -> ShardIndex:
                     members[info.name] = Member(info.name, info.offset_data, info.size, tag)
     except tarfile.TarError as error:
         raise DissectError(
-            f"{shard.address} can't be read as a plain tar file ({error}). It may be cut short, or "
-            f"compressed: then decompress it first, since images are read from its middle"
+            f"{shard.address} can't be read as a plain tar file ({error}). It may be truncated, or "
+            f"compressed: then decompress it first, since images are read at offsets"
         ) from error
     return ShardIndex(list(members.values()), labels, len(hidden))
 
@@ -193,7 +189,7 @@ def _file(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _entries(source: BinaryIO, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """All entries; `tarfile` accepts a file that ends in the middle of a header."""
+    """Yield all entries; raise if the end mark is missing, which `tarfile` accepts."""
     yield from tar
     source.seek(tar.offset)
     if source.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -216,11 +212,11 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _filesystem(address: str) -> tuple[Any, str]:
-    """The file system of a URL, which each process opens for itself, and the path in it."""
+    """Return a URL's file system (each process opens one) and the path in it."""
     from fsspec.core import url_to_fs
 
     try:
         filesystem, path = url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise DissectError(f"{address} can't be opened here: {error}") from error
+        raise DissectError(f"{address} can't be opened: {error}") from error
     return filesystem, str(path)

@@ -30,11 +30,8 @@ def stamps(
 ) -> Probe:
     """Use about 550 cut-outs of animals, food, vehicles, tools and the like, on white.
 
-    Read from `/usr/share` if the package is installed, else from the user cache, else fetched once
-    with `apt-get download` (no root needed) and unpacked into the user cache.
-
     Args:
-        fallback: use the probe `photos` if the package isn't available, and note it.
+        fallback: use `photos`, with a note, if the package can't be found or fetched.
         limit, sample, seed, identity, on_error: see `ProbeOptions`.
     """
     options = ProbeOptions(limit, sample, seed, identity, on_error=on_error)
@@ -56,7 +53,6 @@ def stamps(
 
 
 def find() -> Path | None:
-    """Return the stamps' folder if it is installed or already fetched, else None."""
     for root in (Path("/") / INSIDE, cached()):
         if (root / "animals").is_dir():
             return root
@@ -64,11 +60,9 @@ def find() -> Path | None:
 
 
 def cached() -> Path:
-    """Return the folder that `fetch` writes."""
     return cache_dir() / PACKAGE / INSIDE
 
 
 def fetch() -> Path:
-    """Download Debian's package and unpack it into the user cache."""
     log.info("fetching %s (161 MB, once)", PACKAGE)
     return fetch_item("stamps", folder=cache_dir()).path / INSIDE

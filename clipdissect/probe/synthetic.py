@@ -1,4 +1,4 @@
-"""Synthetic, densely labelled scenes: a substitute for Broden where it isn't available."""
+"""Synthetic, densely labelled scenes: a substitute for Broden."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ def synthetic_broden(
     identity: str = "content",
     on_error: str = "skip",
 ) -> Probe:
-    """Draw scenes of coloured and textured shapes and stamps on photographs, with exact masks.
+    """Draw scenes of shapes, textures and stamps on photographs, with exact masks.
 
-    Written once, in Broden's own layout, and read as `broden` is. The categories are color (every
-    pixel, by its hue), shape, texture, object (the stamps, by a specific and a general name; absent
-    without stamps) and scene (the photograph, of the whole image).
+    Categories: color, shape, texture, object (stamps) and scene (the photograph).
 
     Args:
         images: number of images.
         seed: of the scenes.
         size: of images and masks, in pixels.
-        photographs: backgrounds are crops of packaged photographs; otherwise all are plain.
-        stamps: `auto` uses the stamps of Tux Paint if they are installed or cached, `fetch`
-            downloads them, `none` draws none; sets with and without stamps differ in all scenes.
-        root: the folder to write into; by default `synthetic_broden` in the user cache.
+        photographs: whether backgrounds are crops of photographs, not plain.
+        stamps: `auto` (if installed or cached), `fetch` or `none`; changes all scenes.
+        root: folder to write into; default: `synthetic_broden` in the user cache.
         limit, sample, identity, on_error: see `ProbeOptions`.
         sample_seed: of the draw of `sample`.
     """

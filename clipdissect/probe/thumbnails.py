@@ -20,13 +20,7 @@ GREY = (128, 128, 128)
 
 
 class Thumbnails:
-    """Square thumbnails of a probe's images.
-
-    Args:
-        probe: the images.
-        side: in pixels.
-        kind: what else they depend on, if a subclass makes other pictures.
-    """
+    """Square thumbnails of a probe's images, `side` pixels wide; `kind` extends the cache key."""
 
     suffix, format, quality = ".jpg", "JPEG", 85
 
@@ -36,7 +30,7 @@ class Thumbnails:
         note_use(self.folder)
 
     def strip(self, names: Sequence[str]) -> Image.Image:
-        """Return the images in a row; grey where one can't be read."""
+        """Return the images in a row; unreadable ones are grey."""
         row = Image.new("RGB", (self.side * max(1, len(names)), self.side), GREY)
         for position, name in enumerate(names):
             path = self.file(name)
@@ -45,7 +39,7 @@ class Thumbnails:
         return row
 
     def file(self, name: str) -> Path | None:
-        """Return an image's cached thumbnail, made if needed; None if it can't be read."""
+        """Return an image's thumbnail, written if absent; None if the image is unreadable."""
         path = self.folder / f"{hashing.hash_values(name)}{self.suffix}"
         if path.is_file():
             return path
@@ -59,7 +53,6 @@ class Thumbnails:
         return path
 
     def made(self, picture: Image.Image) -> Image.Image:
-        """Return a picture's largest centred square, resized."""
         return ImageOps.fit(picture, (self.side, self.side))
 
     @cached_property

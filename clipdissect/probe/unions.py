@@ -24,14 +24,11 @@ def union(
     seed: int = 0,
     on_error: str = "skip",
 ) -> Probe:
-    """Concatenate several probes.
-
-    Features of whole parts are shared with runs on the part alone, so a union of captured probes
-    needs no forward pass. Parts that `limit` or `sample` reduces are captured anew.
+    """Concatenate several probes; their cached features are shared with runs on each part.
 
     Args:
-        parts: each a probe's name, `{name: folder, root: /x}` with its parameters, or a `Probe`.
-        limit, sample, seed: of the whole union's images; see `ProbeOptions`.
+        parts: each a probe's name, `{name: folder, root: /x}`, or a `Probe`.
+        limit, sample, seed: of the union's images; reduced parts are captured again.
         on_error: for all parts.
     """
     from clipdissect.probe import build  # which has `union` among its options
@@ -77,12 +74,11 @@ def _call_part(functions: Sequence[Callable[[int], T]], starts: Sequence[int], i
 
 
 def _identities(part: Probe) -> Sequence[str]:
-    # A user's own probe may have a digest only.
+    # A custom probe may have only a digest.
     return part.identities or [f"{part.digest} {i}" for i in range(len(part))]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a unique number after each repeated one."""
     distinct: list[str] = []
     for name in names:
         number, candidate = 1, name

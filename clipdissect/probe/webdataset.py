@@ -1,4 +1,4 @@
-"""WebDataset tar shards as a probe: for image sets that don't fit a folder."""
+"""WebDataset tar shards as a probe, for image sets too large for a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipdissect.utils import hashing
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Decode images, given the shard, offset and size of their bytes."""
+    """Decoder of images, given the shard, offset and size of their bytes."""
 
     images: tuple[tuple[Shard, int, int], ...]
     decode: str = "pil"
@@ -34,7 +34,7 @@ class ShardReader:
         except Exception as error:  # each fsspec file system raises its own
             raise UnreadableImage(f"{type(error).__name__}: {error}", transient=True) from error
         if len(data) < size:
-            raise UnreadableImage(f"the shard {shard.name} is cut short")
+            raise UnreadableImage(f"the shard {shard.name} is truncated")
         return decode_picture(data, self.decode, self.orientation)
 
 
@@ -50,30 +50,16 @@ def webdataset(
     orientation: str = "ignore",
     on_error: str = "skip",
 ) -> Probe:
-    """Use the images in tar files, in the files' order; other members give their labels.
+    """Use the images in tar files (https://github.com/webdataset/webdataset), in file order.
 
-    Files of a sample share their names up to the first dot and give one image: of `z.jpg` and
-    `z.seg.png` the first. Names with more dots (`a.b.png`) are samples of their own if a label
-    (`a.b.cls`) shares all but the last extension. Hidden files are left out. The probe's notes
-    count the images, the labels and what was left out.
-
-    Tar files are indexed once, and images are read from their offsets, in any order, by any number
-    of processes. `identity=stat` identifies a shard by file name, size and modification time, at a
-    URL by the size and the server's ETag or checksum; changing a shard changes all its images.
+    A sample's files share the name up to the first dot; see `select_images`.
 
     Args:
-        shards: a path or URL (anything that fsspec opens), or a list of them, with braces
-            (`train-{000..009}.tar`) and wildcards.
-        image: extension of the members that are images, or a list with the best first, such as
-            `[rgb.png, jpg]`; `*.png` selects every name that ends so, each a sample. By default
-            the usual ones: `jpg`, `jpeg`, `png`, `webp`, and so on.
-        classes: if the labels (`.cls`) are numbers, their names: a file with one name per line, or
-            `imagenet`.
-        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`;
-            `identity=content` hashes whole shards, local ones only.
-
-    Source:
-        https://github.com/webdataset/webdataset (the layout of the shards).
+        shards: paths or fsspec URLs, with braces (`train-{000..009}.tar`) and wildcards.
+        image: extensions, the best first, or `*.png`; default: `jpg`, `png` and the like.
+        classes: names of numeric labels (`.cls`): a file, one per line, or `imagenet`.
+        limit, sample, seed, identity, decode, orientation, on_error: see `ProbeOptions`.
+        identity: of whole shards: `stat` (a URL's ETag) or `content`, for local ones.
     """
     options = ProbeOptions(limit, sample, seed, identity, decode, on_error, orientation)
     not_empty(classes=classes)
@@ -84,12 +70,12 @@ def webdataset(
     selected = [select_images(index, extensions) for index in indexes]
     notes = shard_notes(selected, sum(index.hidden for index in indexes))
     digests = [_digest(*pair, identity) for pair in zip(files, versions, strict=True)]
-    every_image = [
+    all_images = [
         (shard, member, label)
         for shard, images in enumerate(selected)
         for member, label in zip(images.images, images.labels, strict=True)
     ]
-    chosen = [every_image[i] for i in options.pick(len(every_image))]
+    chosen = [all_images[i] for i in options.pick(len(all_images))]
     names = _unique_names(files)
     places = tuple((files[shard], member.offset, member.size) for shard, member, _ in chosen)
     return Probe.of(
@@ -107,12 +93,11 @@ def _digest(shard: Shard, version: Any, identity: str) -> str:
     if identity == "stat":
         return hashing.hash_values(shard.name, version)
     if shard.file is None:
-        raise DissectError(f"identity=content can't digest {shard.address}: only local shards")
+        raise DissectError(f"identity=content can't hash {shard.address}: only local shards")
     return file_identities(shard.file.parent, [shard.file.name], "content")[0]
 
 
 def _unique_names(shards: Sequence[Shard]) -> list[str]:
-    """The shards' file names, or whole addresses where the names repeat."""
     counts = Counter(shard.name for shard in shards)
     return [s.name if counts[s.name] == 1 else s.address for s in shards]
 

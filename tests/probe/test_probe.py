@@ -94,7 +94,7 @@ def test_dataset_identity_is_its_pixels() -> None:
         (torch.randn(3, 5, 5) * 3, "normalisation"),
         (torch.zeros(5, 5), r"\[3, height, width\]"),
         (np.zeros((5, 5)), "PIL images"),
-        (torch.full((3, 5, 5), 300), r"0\.\.255 where it is of integers; got 300"),
+        (torch.full((3, 5, 5), 300), r"0\.\.255 \(integers\); got 300"),
         (torch.full((3, 5, 5), -1, dtype=torch.int8), "got -1"),
         (torch.full((3, 5, 5), torch.nan), "got nan"),
     ],

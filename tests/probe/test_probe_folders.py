@@ -79,7 +79,7 @@ def test_links_that_lead_back_or_nowhere(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "a")
     both = images(tmp_path)
     assert both.images == ("a/deep/1.png", "b/deep/1.png")
-    assert "count each time" in both.notes[-1]
+    assert "count once per link" in both.notes[-1]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_real_permissions(nobody: Path, mode: int) -> None:
     shut = nobody / "set" / "shut"
     shut.chmod(mode)
     if mode == 0o444:  # its files are named, but can't be looked at
-        with pytest.raises(DissectError, match=r"can't look at .*2\.png: Permission denied"):
+        with pytest.raises(DissectError, match=r"can't access .*2\.png: Permission denied"):
             images(nobody / "set")
         with pytest.raises(DissectError, match=r"can't read the folder .*deep: Permission denied"):
             images(shut / "deep")
@@ -155,7 +155,7 @@ def test_pictures_of_other_kinds_are_counted(tmp_path: Path) -> None:
     picture(tmp_path / "1.png")
     for name in ("2.HEIC", "3.heic", "4.svg", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
-    assert images(tmp_path).notes == ("pictures of kinds that aren't read: 2 .heic, 1 .svg",)
+    assert images(tmp_path).notes == ("images in unsupported formats: 2 .heic, 1 .svg",)
 
 
 def test_notes_of_a_union_say_whose_they_are(tmp_path: Path) -> None:
@@ -310,5 +310,5 @@ def test_runs_in_the_folder_of_their_images_see_the_same_images(
 
 
 def test_two_images_of_one_name() -> None:
-    with pytest.raises(DissectError, match="two images of the name a"):
+    with pytest.raises(DissectError, match="two images named a"):
         probe.Probe("x", ("a", "b", "a"), lambda i: Image.new("RGB", (1, 1)), "d")

@@ -53,7 +53,7 @@ def test_images_and_labels_in_the_shards_order(root: Path) -> None:
     assert found.path(0) is None
     assert found.notes == (
         "shards: 6 images (3 jpg, 3 jpeg), 2 of them with a label",
-        "members of the shards left out of the probe: 1 seg.png (probe.image says which endings "
+        "members of the shards left out of the probe: 1 seg.png (probe.image says which extensions "
         "are used, one image per sample)",
         "images left out of the probe: 2 hidden files in the shards",
     )
@@ -144,7 +144,7 @@ def test_addresses_that_fsspec_opens(root: Path) -> None:
         probe.build("webdataset", shards="memory://shards/s-00.tar", identity="content")
     with pytest.raises(MissingResource, match=r"s-07\.tar"):
         probe.build("webdataset", shards="memory://shards/s-07.tar")
-    with pytest.raises(DissectError, match="can't be opened here"):
+    with pytest.raises(DissectError, match="can't be opened"):
         probe.build("webdataset", shards="nosuch://shards/s-07.tar")
 
 
@@ -176,7 +176,7 @@ def test_compressed_shards(tmp_path: Path, mode: str, says: str) -> None:
 def test_shard_that_is_cut_short(root: Path) -> None:
     whole = (root / "s-01.tar").read_bytes()
     (root / "s-01.tar").write_bytes(whole[:1800])
-    with pytest.raises(DissectError, match="cut short"):
+    with pytest.raises(DissectError, match="truncated"):
         probe.build("webdataset", shards=str(root / "s-01.tar"))
 
 
@@ -184,7 +184,7 @@ def test_shard_that_changes_under_the_probe(root: Path) -> None:
     found = probe.build("webdataset", shards=str(root / "s-01.tar"))
     whole = (root / "s-01.tar").read_bytes()
     (root / "s-01.tar").write_bytes(whole[:1800])
-    with pytest.raises(UnreadableImage, match="cut short"):
+    with pytest.raises(UnreadableImage, match="truncated"):
         found.read(2)
     (root / "s-01.tar").unlink()
     with pytest.raises(UnreadableImage) as caught:

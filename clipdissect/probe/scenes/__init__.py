@@ -1,4 +1,4 @@
-"""Synthetic scenes with a label for every pixel, in Broden's layout."""
+"""Synthetic scenes with a label per pixel, in Broden's layout."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int, UInt8
 
-# Colours of painted things; `name_colours` gives each its own name, also a few shades off.
+# Colours of painted things; `name_colours` recognises them, a few shades off too.
 PALETTE: dict[str, tuple[int, int, int]] = {
     "black": (22, 22, 22),
     "white": (238, 238, 238),
@@ -20,7 +20,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "brown": (122, 72, 26),
 }
 NAMES = tuple(PALETTE)
-# Degrees of hue at which a colour ends and the next begins.
+# Upper limit of each colour's hue, in degrees.
 _HUES = {
     15: "red",
     45: "orange",
@@ -34,11 +34,7 @@ _HUES = {
 
 
 def name_colours(pixels: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
-    """Return the index in `NAMES` of each pixel's colour.
-
-    By brightness and saturation first (black, white, grey), then by hue; dark orange is brown and
-    pale red is pink.
-    """
+    """Return the index in `NAMES` of each pixel's colour."""
     rgb = pixels.astype(np.float64)
     brightest, darkest = rgb.max(-1), rgb.min(-1)
     saturation = (brightest - darkest) / np.maximum(brightest, 1)
@@ -46,6 +42,7 @@ def name_colours(pixels: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
     number = np.empty(hue.shape, dtype=np.int64)
     for end, name in reversed(_HUES.items()):
         number[hue < end] = NAMES.index(name)
+    # Hue alone can't separate brown (dark orange) and pink (pale red).
     is_red = number == NAMES.index("red")
     number[(hue >= 10) & (hue < 45) & (brightest < 158)] = NAMES.index("brown")
     number[is_red & (saturation < 0.55) & (brightest >= 178)] = NAMES.index("pink")
@@ -57,7 +54,7 @@ def name_colours(pixels: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
 
 
 def _hue(rgb: np.ndarray, brightest: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Hue in degrees, 0 to 360; 0 of greys."""
+    """Return the hue in degrees, 0 to 360; 0 for greys."""
     red, green, blue = np.moveaxis(rgb, -1, 0)
     divisor = np.maximum(spread, 1e-9)
     sextant = np.select(

@@ -44,13 +44,9 @@ TEXTURES: dict[str, Inside] = {
 
 
 def points(size: int, x: float, y: float, unit: float, turn: float = 0) -> tuple[Points, Points]:
-    """Return the coordinates of the pixels' centres of a square image.
+    """Return the coordinates of a square image's pixel centres around the origin `x`, `y`.
 
-    Args:
-        size: of the image, in pixels.
-        x, y: of the origin, in pixels from the left and the top.
-        unit: length of a unit, in pixels.
-        turn: rotation of the axes, in degrees.
+    `size`, `x`, `y` (from the left and top) and `unit` are in pixels, `turn` in degrees.
     """
     centres = np.arange(size) + 0.5
     right, down = np.meshgrid((centres - x) / unit, (centres - y) / unit)

@@ -1,4 +1,4 @@
-"""A scene: a background, several overlapping things, and the labels of every pixel."""
+"""A scene: a background, overlapping things, and labels per pixel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
 from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
 from clipdissect.probe.scenes.sources import PLAIN, Sources, cut_out, photograph
 
-VERSION = 1  # raise it when a seed draws other scenes
+VERSION = 1  # increment when a seed draws different scenes
 THINGS = (3, 7)  # in a scene: from, below
 RADII = (0.12, 0.17, 0.22)  # of shapes, in image sizes
 STAMP = (0.36, 0.6)  # longer sides of stamps, in image sizes
@@ -27,7 +27,7 @@ LABELS = ("texture", "shape", "special", "general")
 
 @dataclass
 class Scene:
-    """A picture and its labels, numbered from 1; 0 for pixels without one."""
+    """A picture and its labels, numbered from 1; 0 for unlabelled pixels."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     scene: str  # name of the background
@@ -40,28 +40,26 @@ class Scene:
 
 @dataclass
 class _Canvas:
-    """A scene that is being drawn, with its source of random numbers."""
-
     random: np.random.Generator
     pixels: Int[np.ndarray, "h w 3"]
     labels: dict[str, Int[np.ndarray, "h w"]]
 
     def paint(self, inside: Bool[np.ndarray, "h w"], colours: np.ndarray, **labels: int) -> None:
-        """Cover pixels with colours and labels; what is hidden there loses its labels."""
+        """Cover pixels with colours and labels; hidden things lose their labels there."""
         self.pixels[inside] = colours
         for kind, labelled in self.labels.items():
             labelled[inside] = labels.get(kind, NOTHING)
 
 
 class Painter:
-    """Draw square scenes of `size` pixels; a number always gives the same scene."""
+    """Painter of square scenes of `size` pixels; equal numbers give equal scenes."""
 
     def __init__(self, size: int, seed: int, sources: Sources) -> None:
         self.size, self.seed, self.sources = size, seed, sources
         self.shapes, self.textures = tuple(SHAPES), tuple(TEXTURES)
 
     def draw(self, number: int) -> Scene:
-        """Draw the scene of a number, which doesn't depend on the number of scenes."""
+        """Draw a scene by its number, independent of the number of scenes."""
         random = np.random.default_rng([VERSION, self.seed, number])
         background, name = self._background(random)
         labels = {kind: np.full((self.size, self.size), NOTHING) for kind in LABELS}
@@ -102,12 +100,11 @@ class Painter:
             canvas.labels["texture"][inside] = texture + 1
 
     def _add_texture(self, canvas: _Canvas, inside: np.ndarray, texture: str) -> None:
-        """Paint a second colour over a part of a shape."""
         random = canvas.random
         period = PERIODS[random.integers(len(PERIODS))] * self.size
         x, y = random.uniform(0, period, 2)
         grid = points(self.size, x, y, period, float(random.choice(TURNS)))
-        # A shape that lies outside of the picture has no pixel; any will do then.
+        # A shape outside the image has no pixel, so any pixel serves.
         pixel = canvas.pixels[tuple(np.argwhere(inside)[0]) if inside.any() else (0, 0)]
         first = NAMES[int(name_colours(pixel.astype(np.uint8)[None, None])[0, 0])]
         second = _colour(random, [name for name in NAMES if name != first])
@@ -138,6 +135,5 @@ class Painter:
 
 
 def _colour(random: np.random.Generator, names: Sequence[str]) -> np.ndarray:
-    """A random colour of the palette, in a random shade."""
     colour = PALETTE[names[int(random.integers(len(names)))]]
     return np.array(colour) + int(random.integers(-SHADE, SHADE + 1))

@@ -19,27 +19,24 @@ from clipdissect.utils.type_checks import check_choice
 
 STAMPS = ("auto", "fetch", "none")
 MIN_STAMPS, MAX_STAMPS = 4, 8  # of a folder: worth a label, and decoded in seconds
-STYLES = ("cartoon", "plastic")  # folders that say how a thing is drawn, not what it is
+STYLES = ("cartoon", "plastic")  # folders named by style, not by object
 PLAIN = "plain"  # the scene of a background without a photograph
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Files that scenes use."""
-
     photographs: dict[str, Path]  # by scene name
     stamps: dict[str, tuple[Path, ...]]  # by the most specific name of the object
     general: dict[str, str]  # specific to general name, which may be the same
 
     def digest(self) -> str:
-        """Return a digest of the photographs' bytes, and of the stamps' names and sizes."""
+        """Return a hash of the photographs' bytes and of the stamps' names and sizes."""
         pictures = {name: hashing.hash_file(path) for name, path in self.photographs.items()}
         stamps = {n: [(p.name, p.stat().st_size) for p in f] for n, f in self.stamps.items()}
         return hashing.hash_values("sources 1", pictures, stamps)
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Specific and general names of objects."""
         return tuple(sorted({*self.general, *self.general.values()}))
 
 
@@ -63,7 +60,6 @@ def _photographs() -> list[Path]:
 
 
 def _stamps(root: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, str]]:
-    """Specific name to files, and specific to general name."""
     files: dict[str, list[Path]] = defaultdict(list)
     general: dict[str, str] = {}
     for path in sorted(root.rglob("*.png")):
@@ -85,7 +81,7 @@ def photograph(path: Path) -> Image.Image:
 
 @lru_cache(maxsize=1024)
 def cut_out(path: Path, size: int) -> Image.Image:
-    """Return a stamp, its longer side of `size` pixels, with transparency; not to be modified."""
+    """Return an RGBA stamp whose longer side is `size` pixels; must not be modified."""
     with Image.open(path) as image:
         picture = image.convert("RGBA")
     factor = size / max(picture.size)

@@ -33,7 +33,7 @@ MIN_SIZE, MAX_SIZE = 16, 1024
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """Which scenes to draw; the first scenes of a larger set are those of a smaller one."""
+    """The scenes to draw; a larger set starts with the scenes of a smaller one."""
 
     images: int
     seed: int
@@ -47,11 +47,7 @@ class SceneSettings:
 
 
 def write_once(settings: SceneSettings, root: str | Path | None = None) -> Path:
-    """Return the folder of the scenes, written if it isn't there.
-
-    It is named by a digest of the settings and appears complete or not at all, so several
-    processes may request it at the same time.
-    """
+    """Return the folder of the scenes, written atomically if absent; safe across processes."""
     base = Path(root).expanduser() if root else cache_dir() / FOLDER
     images, seed, size = settings.images, settings.seed, settings.size
     key = ("synthetic broden", VERSION, images, seed, size, settings.sources.digest())
@@ -89,7 +85,7 @@ def _write_whole(folder: Path, settings: SceneSettings) -> None:
 
 @dataclass
 class LabelCounts:
-    """The labels by category, numbered consecutively from 1, and how often each occurs."""
+    """Labels by category, numbered from 1 over all, with image and pixel counts."""
 
     names: dict[str, tuple[str, ...]]
     images: Counter[int] = field(default_factory=Counter)
@@ -97,7 +93,7 @@ class LabelCounts:
 
     @classmethod
     def of(cls, sources: Sources) -> LabelCounts:
-        """Return all labels of scenes; as in Broden, colours end in `-c` and scenes in `-s`."""
+        """Return all labels of scenes; as in Broden, colours end in `-c`, scenes in `-s`."""
         names = {
             "color": tuple(f"{name}-c" for name in NAMES),
             "object": sources.objects,
@@ -108,18 +104,15 @@ class LabelCounts:
         return cls({category: labels for category, labels in names.items() if labels})
 
     def first(self, category: str) -> int:
-        """Return the number of a category's first label."""
         before = list(self.names).index(category)
         return 1 + sum(len(labels) for labels in list(self.names.values())[:before])
 
     def count(self, numbers: np.ndarray) -> None:
-        """Count the labels of an image."""
         labels, counts = np.unique(numbers[numbers > 0], return_counts=True)
         self.images.update(labels.tolist())
         self.pixels.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
 
     def write(self, folder: Path, images: int, image_pixels: int) -> None:
-        """Write `category.csv`, `label.csv` and `c_*.csv`."""
         categories: list[dict[str, object]] = []
         unlabelled = {"number": 0, "name": "-", "category": "", "frequency": 0, "coverage": 0}
         labels: list[dict[str, object]] = [{**unlabelled, "syns": ""}]
@@ -169,7 +162,7 @@ def _write_scene(folder: Path, number: int, scene: Scene, labels: LabelCounts) -
 
 
 def _without_repeats(layers: list[np.ndarray]) -> np.ndarray:
-    """The layers, with labels that an earlier layer has at the same pixel set to 0."""
+    """Set labels to 0 that an earlier layer has at the same pixel."""
     distinct = [layers[0]]
     for layer in layers[1:]:
         repeated = np.any([layer == other for other in distinct], axis=0)
