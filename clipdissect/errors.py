@@ -11,13 +11,7 @@ class DissectError(ValueError):
 
 
 class MissingResource(DissectError):
-    """A file that the job needs is neither on this machine nor downloadable.
-
-    Args:
-        what: the missing resource.
-        looked: the places searched.
-        remedy: what the user can do about it.
-    """
+    """A file that the job needs is neither on this machine nor downloadable."""
 
     def __init__(self, what: str, looked: Sequence[str], remedy: str) -> None:
         self.what, self.looked, self.remedy = what, tuple(looked), remedy
@@ -30,7 +24,7 @@ class MissingResource(DissectError):
 
 
 def unknown(kind: str, name: str, valid: Iterable[str], most: int = 40) -> DissectError:
-    """Return an error for a name that isn't one of `valid`, with the closest matches first."""
+    """Return an error for a name outside `valid`, with the closest matches first."""
     names = [str(v) for v in valid]
     close = get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""

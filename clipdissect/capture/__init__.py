@@ -1,1 +1,1 @@
-"""Run the target and the encoder over the probe, and keep what they return in the store."""
+"""Run the target and the encoder over the probe, and cache their outputs."""

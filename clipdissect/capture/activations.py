@@ -1,7 +1,4 @@
-"""A layer's activations: those on all images, or every unit's top-k images only.
-
-The functions below answer the same questions of both kinds.
-"""
+"""Activations of one layer: on all images, or the top-k images per unit."""
 
 from __future__ import annotations
 
@@ -17,35 +14,27 @@ from clipdissect.similarity.ranking import merge, top_images
 
 @dataclass(frozen=True)
 class TopKActivations:
-    """Running top-k images per unit; parts of a probe can be merged in any order.
+    """Running top-k images per unit; parts of a probe can be merged in any order."""
 
-    Args:
-        top: the images, best first.
-        distinct: up to `k` distinct activations per unit, `[k, units]`, padded with NaN; a column
-            of infinities once there were `k`.
-    """
-
-    top: TopActivations
+    top: TopActivations  # best first
+    # Up to k distinct activations per unit, NaN-padded; a column of infinities once there are k.
     distinct: Float[Tensor, "k units"]
 
     @classmethod
     def of(
         cls, values: Float[Tensor, "rows units"], images: Int[Tensor, " rows"], k: int
     ) -> TopKActivations:
-        """Take the top `k` of some images' activations; `images` are their numbers, increasing.
-
-        `k` must be at least 2, or dead units can't be recognised.
-        """
+        """Select the top `k` (at least 2, to detect dead units) of increasing `images`."""
         top = top_images(values, min(k, len(values)))
         indices = images.to(top.indices.device)[top.indices]
         return cls(TopActivations(top.values, indices, top.images), _distinct(values.float(), k))
 
     def merged(self, other: TopKActivations, k: int) -> TopKActivations:
         """Merge with another part of the same probe."""
-        open_ = (~(self.settled | other.settled)).nonzero()[:, 0]
+        unsettled = (~(self.settled | other.settled)).nonzero()[:, 0]
         distinct = torch.full_like(self.distinct, torch.inf)
-        both = torch.cat([self.distinct[:, open_], other.distinct[:, open_]])
-        distinct[:, open_] = _distinct(both, k)
+        both = torch.cat([self.distinct[:, unsettled], other.distinct[:, unsettled]])
+        distinct[:, unsettled] = _distinct(both, k)
         return TopKActivations(merge(self.top, other.top, k), distinct)
 
     @property
@@ -59,7 +48,6 @@ class TopKActivations:
         return (~self.distinct.isnan()).sum(0)
 
     def select(self, units: Tensor) -> TopKActivations:
-        """Select units by mask or number."""
         return TopKActivations(self.top.select(units), self.distinct[:, units])
 
     def renumbered(self, positions: Int[Tensor, " images"], images: int) -> TopKActivations:
@@ -72,7 +60,6 @@ Activations = Tensor | TopKActivations
 
 
 def units_of(activations: Activations) -> int:
-    """Return the number of units."""
     values = activations.top.values if isinstance(activations, TopKActivations) else activations
     return int(values.shape[1])
 
@@ -85,7 +72,7 @@ def for_scoring(activations: Activations, units: Bool[Tensor, " units"]) -> Tens
 
 
 def top_of(activations: Activations, k: int) -> TopActivations:
-    """Return the top `k` images per unit, fewer where fewer exist or were kept."""
+    """Return the top `k` images per unit, or fewer where fewer are available."""
     if not isinstance(activations, TopKActivations):
         return top_images(activations, min(k, len(activations)))
     top = activations.top
@@ -93,22 +80,19 @@ def top_of(activations: Activations, k: int) -> TopActivations:
 
 
 def dead_units(activations: Activations) -> Bool[Tensor, " units"]:
-    """Return which units never vary."""
+    """Return a mask of the units whose activation never varies."""
     if isinstance(activations, TopKActivations):
         return activations.count == 1
     return activations.amax(0) == activations.amin(0)
 
 
 def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[Tensor, " units"]:
-    """Return which units have fewer distinct activations than top images (from `top_of`).
-
-    Where the similarity function uses no top images (None), no unit has too few.
-    """
+    """Mask units with fewer distinct activations than top images (none without `top`)."""
     if top is None:
         return torch.zeros(units_of(activations), dtype=torch.bool)
     if isinstance(activations, TopKActivations):
         return activations.count < len(top.values)
-    # Distinct top activations, which most units have, settle it; only other units are sorted.
+    # Most units have distinct top activations and need no sort of all their activations.
     suspects = (top.values[1:] == top.values[:-1]).any(0).nonzero()[:, 0]
     ordered = activations[:, suspects].sort(0).values
     distinct = 1 + (ordered[1:] != ordered[:-1]).sum(0)
@@ -118,7 +102,7 @@ def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[T
 
 
 def _distinct(values: Float[Tensor, "rows units"], k: int) -> Float[Tensor, "k units"]:
-    """Return up to k distinct values per column, NaN-padded; infinities where there are k."""
+    """Return up to k distinct values per column, NaN-padded; infinities if there are k."""
     ordered = values.sort(0).values
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
     repeated[1:] = ordered[1:] == ordered[:-1]

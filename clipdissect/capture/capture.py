@@ -1,4 +1,4 @@
-"""One pass over the probe: activations of the target's layers and embeddings of the images."""
+"""One pass over the probe: layer activations and image embeddings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 ACTIVATIONS_VERSION = 2
 EMBEDS_VERSION = 1
 
-READINGS = "how outputs are read"  # names such an entry in listings
+READINGS = "how outputs are read"  # description of such an entry in listings
 MIN_TOP_K = 100  # enough for the default similarity, so that other runs can use the entry
 
 
@@ -55,28 +55,19 @@ def capture(
     top_k: int = 0,
     team: Team = ALONE,
 ) -> CapturedFeatures:
-    """Compute activations and, with an encoder, image embeddings, or read them from the store.
+    """Compute activations and, with an encoder, image embeddings, or read the cached ones.
 
-    Each image is decoded once for both networks, and only networks with something missing run. An
-    interrupted capture resumes after its last complete shard; processes that need the same arrays
-    compute them once. In a team the leader calls this, the others `run_worker`. A union is captured
-    part by part, so that parts captured before cost nothing. Outputs that aren't a function of the
-    image (see `determinism`) are computed anew in each run, with a warning and a note.
+    Only networks with missing arrays run; an interrupted capture resumes after its last complete
+    shard. Unions are captured per part, to reuse cached parts. In a team the leader calls this,
+    the others `run_worker`. Outputs that aren't a function of the image (see `determinism`) are
+    not cached, with a warning and a note.
 
     Args:
-        target: the network, with its preprocessing.
-        layers: of the target.
-        encoder: embeds the images; None where only activations are needed.
-        probe: the images.
-        store: where features are cached; None caches nothing.
-        settings: how to run, what to keep.
-        top_k: images per unit where `settings.keep` is `top_k`; at least 100 are kept.
-        team: the processes that share the work.
+        store: the cache, which a team must share; None caches nothing.
+        top_k: images per unit if `settings.keep` is `top_k`; at least `MIN_TOP_K` are stored.
 
     Raises:
-        DissectError: unknown layer, unusable output, non-finite activations (names layer, unit and
-            image), no readable image, with `keep=top_k` one that is no longer readable, a full
-            disk.
+        DissectError: unknown layer, unusable output or value, unreadable images, or a full disk.
     """
     folder = None
     if store is None:
@@ -119,7 +110,7 @@ def run_worker(
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
-    """Raise a DissectError unless there are layers, each exists, and none is listed twice."""
+    """Raise a DissectError unless layers are given, exist, and are listed once."""
     if not layers:
         children = ", ".join(name for name, _ in model.named_children())
         raise DissectError(
@@ -134,10 +125,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
 def check_still_readable(
     images: Sequence[str], lacking: Mapping[str, Collection[int]], unreadable: Mapping[int, str]
 ) -> None:
-    """Raise a DissectError where a layer's numbers come from an image that is now unreadable.
-
-    `lacking` maps layers to the images that they are without, `unreadable` images to the reason.
-    """
+    """Raise a DissectError if a layer isn't `lacking` an image that is now unreadable."""
     for layer, absent in lacking.items():
         for lost in sorted(unreadable.keys() - set(absent)):
             raise DissectError(
@@ -148,7 +136,7 @@ def check_still_readable(
 
 
 class _Capture:
-    """A capture, whichever part of the probe it is at; the arguments are those of `capture`."""
+    """The state of `capture`, shared by all parts of the probe."""
 
     def __init__(
         self,
@@ -177,7 +165,7 @@ class _Capture:
             self.readings = self._readings()
 
     def _readings(self) -> dict[str, Reading]:
-        """Return how the layers' outputs are read: from the store, or by a trial of the network."""
+        """Return how the layers' outputs are read: cached, or inferred by a trial run."""
         network = (self.digests["target"], self.digests["target preprocess"])
         summary = self.settings.summary
         key = hashing.hash_values(
@@ -199,7 +187,7 @@ class _Capture:
         return {layer: Reading.of_facts(layer, facts[layer]) for layer in self.layers}
 
     def ensure(self, probe: Probe) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
-        """Compute what the store lacks; the leader gets all shards and the names computed."""
+        """Compute missing arrays; return all shards (leader only) and the names computed."""
         keys = self._keys(probe)
         writers = {name: self._writer(probe, name, key) for name, key in keys.items()}
         shards = _complete(writers) if self.team.leads else {}
@@ -219,7 +207,6 @@ class _Capture:
         return shards, tuple(missing)
 
     def _compute(self, probe: Probe, writers: dict[str, ShardWriter]) -> dict[str, list[Shard]]:
-        """Compute the shards that are missing; the leader gets all shards of the writers."""
         count, step = len(probe), self.settings.shard
         grid = [(start, min(start + step, count)) for start in range(0, count, step)]
         missing: dict[str, set[Rows]] = {}
@@ -230,7 +217,7 @@ class _Capture:
         tasks = [ShardTask(rows, names[rows]) for rows in grid if names[rows]]
         done = len(grid) - len(tasks)
         if done and tasks and self.team.leads:
-            log.info("going on after %d of %d shards from an earlier run", done, len(grid))
+            log.info("resuming after %d of %d shards from an earlier run", done, len(grid))
         if own_tasks := self.team.partition(tasks):
             layers = {name: self.readings[name] for name in writers if name != EMBEDS}
             with networks(self.target, layers, self.encoder, self.settings) as run:
@@ -243,7 +230,6 @@ class _Capture:
         return shards
 
     def _keys(self, probe: Probe) -> dict[str, str]:
-        """Return the cache keys, which every process of the team must agree on."""
         common = (probe.digest, self.settings.numeric, torch.__version__)
         of_target = (self.digests["target"], self.digests["target preprocess"])
         kind = ("activations",) if self.top_k is None else ("top activations", self.top_k)
@@ -264,7 +250,7 @@ class _Capture:
         if not self.team.all_equal(hashing.hash_values(keys)):
             raise DissectError(
                 "the processes of this job don't agree on the network, its code, the images or the "
-                "settings: they must see the same files (weights drawn at random need a seed)"
+                "settings: they must see the same files (random weights need a seed)"
             )
         return keys
 
@@ -283,7 +269,7 @@ class _Capture:
         return TopKWriter(series, {**about, "top_k": self.top_k}, self.top_k, self.team.rank)
 
     def _nondeterministic(self, probe: Probe, names: Sequence[str]) -> dict[str, str]:
-        """Find the names that must not be cached; the leader's trial counts."""
+        """Return the names that must not be cached, by the leader's trial."""
         reasons: dict[str, str] = {}
         if self.team.leads and names:
             with self.timers.stage("forward"):
@@ -299,7 +285,7 @@ class _Capture:
     def features(
         self, probe: Probe, shards: dict[str, list[Shard]], computed: tuple[str, ...]
     ) -> CapturedFeatures:
-        """Return a part's features over the images that every array has."""
+        """Return the features of a probe part on the images that all arrays have."""
         skipped = {
             name: {i: reason for shard in parts for i, reason, _ in shard.about["skipped"]}
             for name, parts in shards.items()
@@ -345,7 +331,7 @@ def _complete(writers: Mapping[str, ShardWriter]) -> dict[str, list[Shard]]:
 
 
 def _read_rows(shards: Sequence[Shard], mask: Bool[Tensor, " rows"]) -> Float[Tensor, "images n"]:
-    """Return an entry's rows: mapped where they lie in one file and all are used, else copied."""
+    """Return an entry's rows: memory-mapped if one file holds exactly these, else copied."""
     parts = [part for shard in shards if len(part := shard.arrays()["values"])]
     if len(parts) == 1 and bool(mask.all()):
         return parts[0]

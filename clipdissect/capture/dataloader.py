@@ -33,7 +33,7 @@ SHARED_LEAST = 100_000_000
 
 
 class DecodeError(NamedTuple):
-    """An image (by probe number) that couldn't be decoded; whether a retry may succeed."""
+    """An image (by probe number) that can't be decoded; a transient one is retried."""
 
     image: int
     reason: str
@@ -42,7 +42,7 @@ class DecodeError(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A batch to decode: the images' probe numbers, and the numbers of the transforms to apply."""
+    """A batch to decode: probe numbers of its images, and numbers of the transforms."""
 
     images: range
     transforms: tuple[int, ...]
@@ -51,22 +51,18 @@ class BatchRequest:
 def batch_requests(
     images: range, batch_size: int, transforms: tuple[int, ...]
 ) -> list[BatchRequest]:
-    """Split a range of images into batches."""
     firsts = range(0, len(images), batch_size)
     return [BatchRequest(images[first : first + batch_size], transforms) for first in firsts]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images (their probe numbers), transform to inputs, and the unreadable images.
-
-    `inputs` is empty where no image was readable. `error` stops the pass; it is a value, since an
-    exception raised in a worker process arrives with another type and message.
-    """
+    """A decoded batch: probe numbers, inputs by transform, and unreadable images."""
 
     indices: Tensor
-    inputs: dict[int, Tensor]
+    inputs: dict[int, Tensor]  # empty if no image is readable
     skipped: list[DecodeError]
+    # A value: an exception raised in a worker process changes its type and message.
     error: DissectError | None = None
 
     def pin_memory(self) -> Batch:
@@ -79,8 +75,6 @@ _Key = tuple[int, tuple[int, ...]]
 
 
 class _Decoded(Dataset[_Item]):
-    """Decodes an image once and applies the transforms asked for."""
-
     def __init__(self, probe: Probe, transforms: Sequence[Transform]) -> None:
         self.probe, self.transforms = probe, tuple(transforms)
 
@@ -101,11 +95,11 @@ class _Decoded(Dataset[_Item]):
 def batches(
     probe: Probe, transforms: Sequence[Transform], requests: Sequence[BatchRequest], workers: int
 ) -> Generator[Batch, None, None]:
-    """Yield the requested batches in order, every image decoded once, with a progress bar.
+    """Yield the requested batches in order, with a progress bar.
 
     Raises:
-        DissectError: an image can't be read and the probe says `raise`; or a transform gives
-            tensors of different shapes; or a decoding process died.
+        DissectError: an image can't be read and the probe says `raise`, a transform gives tensors
+            of different shapes, or a decoding process died.
     """
     loader = DataLoader(
         _Decoded(probe, transforms),
@@ -132,36 +126,33 @@ def batches(
 
 
 def workers_for(settings: Settings) -> int:
-    """Return the number of decoding processes: as set, or by default `default_workers`."""
+    """Return the number of decoding processes: as set, or `default_workers`."""
     if settings.workers is None:
         return default_workers(settings.torch_device)
     return settings.workers if settings.workers == 0 or _can_share(SHARED_LEAST) else 0
 
 
 def default_workers(device: str) -> int:
-    """Return a number of decoding processes for networks on a device: at most 8.
-
-    0 outside Linux, where starting one would have to pickle the transforms, and where little memory
-    can be shared. Where the networks run on the CPU, a worker that preempts one of their threads
-    makes all of them wait: one per four cores (on two, two workers cost a quarter of the speed).
-    """
+    """Return the default number of decoding processes, at most 8."""
     if sys.platform != "linux" or not _can_share(SHARED_BYTES):
-        return 0
+        return 0  # outside Linux, starting a process would pickle the transforms
+    # On the CPU a worker that preempts one of a network's threads makes all of them wait: on two
+    # cores, two workers cost a quarter of the speed.
     cores = len(os.sched_getaffinity(0))
     return min(8, cores if torch.device(device).type != "cpu" else cores // 4)
 
 
 def _can_share(least: int) -> bool:
-    """Whether as many bytes of shared memory are free, through which workers pass images."""
+    """Return whether `least` bytes of shared memory, which workers need, are free."""
     if sys.platform != "linux":
         return True
     try:
         free = shutil.disk_usage(SHARED).free
-    except OSError:  # there is none
+    except OSError:  # no such folder
         free = 0
     if free < least:
         log.warning(
-            "too little shared memory for decoding processes (%s: %d MB): decoding in this one",
+            "too little shared memory for decoding processes (%s: %d MB): decoding in this process",
             SHARED,
             free // 1_000_000,
         )
@@ -182,8 +173,6 @@ def _explain_dead_workers(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _LogProgress:
-    """Logs progress where there is no terminal for a bar."""
-
     def __init__(self, total: int, quiet: bool) -> None:
         self.total, self.quiet, self.done = total, quiet, 0
         self.start = self.last = time.monotonic()

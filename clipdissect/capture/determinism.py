@@ -1,9 +1,4 @@
-"""Detect networks whose outputs aren't a function of the image: such features must not be cached.
-
-`eval()` does not switch off `F.dropout(x)`, Monte Carlo dropout, stochastic depth and augmentation
-inside `forward`, and a norm that uses batch statistics mixes the images of a batch. Under a cache
-key, the first draw would be served for ever.
-"""
+"""Detect networks whose outputs aren't a function of the image and must not be cached."""
 
 from __future__ import annotations
 
@@ -24,6 +19,8 @@ from clipdissect.images.transforms import apply
 from clipdissect.probe import Probe
 from clipdissect.targets import Target
 
+# Two passes over a batch differ; or an output depends on the rest of the batch. A cache would serve
+# the first draw forever.
 DRAWN, MIXED = "drawn", "mixed"
 EXPLANATIONS = {
     DRAWN: "differ between two passes over the same images: the network draws random numbers that "
@@ -56,21 +53,13 @@ def nondeterministic(
     readings: Mapping[str, Reading],
     settings: Settings,
 ) -> dict[str, str]:
-    """Find the layers and embeddings that aren't a function of the image, by a trial on few images.
-
-    It runs without `torch.compile`, which draws where the network does, and restores the states of
-    torch's generators.
-
-    Returns:
-        Name to `DRAWN` (two passes over the same batch differ) or `MIXED` (an image's output
-        depends on the others in its batch); deterministic names are missing.
-    """
+    """Return layers and embeddings that fail a trial on a few images, as `DRAWN` or `MIXED`."""
     inputs = _first_images(target, encoder if EMBEDS in names else None, probe, settings)
     if not names or inputs is None:
         return {}
     layers = {name: readings[name] for name in names if name != EMBEDS}
     device = torch.device(settings.torch_device)
-    eager = replace(settings, compile=False)
+    eager = replace(settings, compile=False)  # random draws occur in eager mode too
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         networks(target, layers, encoder, eager) as run,
@@ -80,7 +69,7 @@ def nondeterministic(
 
 
 def notes(reasons: Mapping[str, str], target: str, encoder: str = "") -> tuple[str, ...]:
-    """Describe what `nondeterministic` found in the networks of these names."""
+    """Describe the results of `nondeterministic` for networks of these names."""
     lines = []
     for kind, explanation in EXPLANATIONS.items():
         subjects = []
@@ -89,7 +78,7 @@ def notes(reasons: Mapping[str, str], target: str, encoder: str = "") -> tuple[s
             subjects.append(f"{target}: the activations of {', '.join(layers[:5])}{more}")
         if reasons.get(EMBEDS) == kind:
             subjects.append(f"{encoder}: the image embeddings")
-        lines += [f"{s} {explanation}, and were not kept in the store" for s in subjects]
+        lines += [f"{s} {explanation}, and were not cached" for s in subjects]
     return tuple(lines)
 
 
@@ -112,8 +101,7 @@ def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str)
 def _first_images(
     target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
 ) -> _Inputs | None:
-    """Return both networks' inputs; None where no image is readable, or where shapes differ, which
-    the pass over the probe reports."""
+    """Return both networks' inputs; None if none is readable or shapes differ."""
     transforms = [target.preprocess, *([encoder.preprocess] if encoder else [])]
     rows: list[list[Tensor]] = []
     for index in range(min(len(probe), MAX_READ)):
@@ -132,8 +120,7 @@ def _first_images(
 
 
 def _generator_states() -> list[Any]:
-    """Return the states of the global generators that networks draw from, but for Python's, which
-    run-time type checkers use."""
+    """Return the global generators' states except Python's, used by type checkers."""
     of_numpy = repr(np.random.get_state())  # noqa: NPY002 - the global one
     is_initialised: Any = torch.cuda.is_initialized
     has_cuda = torch.cuda.is_available() and is_initialised()
@@ -142,7 +129,6 @@ def _generator_states() -> list[Any]:
 
 
 def _differ(first: Tensor, again: Tensor, tolerance: float) -> bool:
-    """Whether any activation differs by more than rounding."""
     if first.shape != again.shape:
         return True
     first, again = first.float(), again.float()

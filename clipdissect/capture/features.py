@@ -1,4 +1,4 @@
-"""The result of a capture: activations and embeddings that are read from the store on demand."""
+"""The result of a capture: activations and embeddings, read from the store on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipdissect.probe import Probe
 
 
 class LazyActivations(Mapping[str, Activations]):
-    """Layer to activations, read when asked for and not held in memory."""
+    """A mapping of layers to activations, read on access and not held in memory."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Activations]]) -> None:
         self.readers = dict(readers)
@@ -35,35 +35,22 @@ class LazyActivations(Mapping[str, Activations]):
 
 @dataclass(frozen=True)
 class CapturedFeatures:
-    """The probe's features in the target and in the encoder.
+    """The probe's features in the target and in the encoder."""
 
-    Args:
-        images: names of the readable images, in order.
-        activations: layer to `q [images, units]`, float32, or to its top-k images per unit.
-        read_embeds: reads the image embeddings from the store.
-        skipped: names of unreadable images, with the reason.
-        computed: arrays that were computed now; the others came from the store.
-        digests: of the target, the encoder and the images.
-        holder: keeps a temporary store alive.
-        seconds: spent on `digests` of the networks, waiting for images (`decode`), `forward`.
-        readings: layer to how its output was read.
-        notes: warnings to record with the results, such as those of `determinism.notes`.
-    """
-
-    images: tuple[str, ...]
-    activations: Mapping[str, Activations]
+    images: tuple[str, ...]  # readable ones, in the probe's order
+    activations: Mapping[str, Activations]  # [images, units], float32, or top-k images per unit
     read_embeds: Callable[[], Float[Tensor, "images dims"]]
-    skipped: dict[str, str]
-    computed: tuple[str, ...]
-    digests: dict[str, str]
-    holder: Any = field(default=None, repr=False)
-    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str]  # unreadable images, with the reason
+    computed: tuple[str, ...]  # arrays computed in this run; the others were cached
+    digests: dict[str, str]  # of the target, the encoder and the images
+    holder: Any = field(default=None, repr=False)  # keeps a temporary store alive
+    seconds: dict[str, float] = field(default_factory=dict)  # digests, decode (waiting), forward
     readings: Mapping[str, Reading] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # warnings to record with the results
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:
-        """`I [images, dims]`, float32, unit rows; read from the store and not held."""
+        """`I [images, dims]`, float32, unit rows; read on each access."""
         return self.read_embeds()
 
 

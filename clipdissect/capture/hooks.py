@@ -1,4 +1,4 @@
-"""Recording what named layers return during a forward pass."""
+"""Record the outputs of named layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Recorder:
         return batch
 
     def forget(self) -> None:
-        """Drop what a failed forward pass left."""
+        """Discard the outputs of a failed forward pass."""
         self._batch = {}
 
     def record(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -50,12 +50,10 @@ class Recorder:
 
 
 def not_run(layer: str) -> DissectError:
-    """Return the error for a layer that a forward pass skips."""
-    return DissectError(f"layer {layer} exists but took no part in the forward pass")
+    return DissectError(f"layer {layer} exists but does not run in the forward pass")
 
 
 def run_repeatedly(layer: str, times: str = "more than once") -> DissectError:
-    """Return the error for a layer that a forward pass runs several times."""
     return DissectError(
         f"layer {layer} runs {times} in a forward pass (a shared module), so its units are "
         f"ambiguous: choose the block around it, or the layer before or after"
@@ -75,7 +73,7 @@ def recording(
 
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Register forward hooks; they are removed at the end of the block whatever happens in it."""
+    """Register forward hooks, which are removed when the block ends, even after an error."""
     with ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(module.register_forward_hook(hook).remove)
@@ -83,11 +81,7 @@ def hooked(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
 
 
 def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the modules behind layer names, in the order given.
-
-    Raises:
-        DissectError: a layer that doesn't exist; lists the closest names.
-    """
+    """Return the modules of the layers, in order; raise a DissectError if one is missing."""
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     layer_modules = {}
     for layer in layers:

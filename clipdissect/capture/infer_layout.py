@@ -1,7 +1,4 @@
-"""Infer how each layer's output is read, by a trial run with two batch sizes on blank images.
-
-Shapes alone show which axis holds the images, and where convolutions put their maps.
-"""
+"""Infer how layer outputs are read, by a trial run with two batch sizes on blank images."""
 
 from __future__ import annotations
 
@@ -39,21 +36,17 @@ _FIRST_NAMES = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm")
 
 @dataclass
 class Outputs:
-    """The shapes of one forward pass, by layer.
-
-    `words` describes an output, `problems` says why it can't be used. `grids` and `layouts` are
-    those of `output_layout.Evidence`.
-    """
+    """The shapes of one forward pass, by layer; `grids` and `layouts` as in `Evidence`."""
 
     shapes: dict[str, Shape] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)  # why an output is unusable
     runs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    words: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)  # descriptions of outputs
     grids: set[Size] = field(default_factory=set)
     layouts: dict[Shape, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, layers: Sequence[str], module: nn.Module, inputs: Any, output: Any) -> None:
-        """Record a module's output; a forward hook once the module's layer names are bound."""
+        """Record a module's output; a forward hook once the layer names are bound."""
         axis = units_axis(module)
         if axis is not None and isinstance(output, Tensor):
             self.layouts[tuple(output.shape)].add(axis)
@@ -72,7 +65,7 @@ class Outputs:
                 self.problems[layer] = f"layer {layer} returns attention weights, not activations"
 
     def run(self, model: nn.Module, layers: Sequence[str], images: Tensor) -> Outputs:
-        """Run a network and record its modules' outputs, also where it fails half-way."""
+        """Run a network and record its modules' outputs, even if it fails half-way."""
         of_name: dict[str, list[str]] = defaultdict(list)
         for layer in layers:
             of_name[split_layer(layer)[0]].append(layer)
@@ -86,19 +79,14 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Trial:
-    """The passes of a trial, with two batch sizes; one, of a program for one image at once.
-
-    `size` is that of the network's input; `grown` maps layers to their output's shape on an input
-    of twice the size, where that is known.
-    """
+    """The passes of a trial: two batch sizes, or one pass for single-image programs."""
 
     model: nn.Module
     passes: tuple[Outputs, ...]
-    size: Size
-    grown: Mapping[str, Shape] = field(default_factory=dict)
+    size: Size  # of the network's input
+    grown: Mapping[str, Shape] = field(default_factory=dict)  # on an input of twice the size
 
     def read(self, layer: str, summary: Summary) -> Reading:
-        """Infer how a layer's output is read; see `output_layout.read`."""
         shapes = [self._shape(outputs, layer) for outputs in self.passes]
         name, parts = split_layer(layer)
         axis = None if parts else units_axis(self.model.get_submodule(name))
@@ -119,7 +107,7 @@ class Trial:
         return outputs.shapes[layer]
 
     def is_ambiguous(self, layer: str) -> bool:
-        """Whether a layer returns maps whose axes this trial can't tell apart for sure."""
+        """Return whether a layer's maps have axes that this trial can't identify."""
         shape = self.passes[0].shapes.get(layer, ())
         if len(shape) != 4:
             return False
@@ -132,10 +120,7 @@ class Trial:
 
 @torch.no_grad()
 def try_out(target: Target, layers: Sequence[str]) -> Trial:
-    """Run a network, on its current device, on blank images in two batch sizes.
-
-    Evaluation mode is set for the trial alone. Layers may end in `[part]` to select a part.
-    """
+    """Run a network in evaluation mode on blank images, in two batch sizes."""
     model = target.model
     image = target.preprocess(Image.new("RGB", (BLANK, BLANK), (128, 128, 128)))[None]
     like = floating(model, image)
@@ -161,11 +146,7 @@ def read_layers(
 
 
 def units_axis(module: nn.Module) -> str | None:
-    """Return `first` or `last` where a module's type determines the axis of its units, else None.
-
-    Convolutions, their norms and pools put them first, also in derived classes; linear layers and
-    layer norms last, unless a derived class has a `forward` of its own.
-    """
+    """Return `first` or `last` if a module's type fixes the axis of its units, else None."""
     if next(module.children(), None) is not None:
         return None
     kind = kind_of(module)
@@ -176,6 +157,7 @@ def units_axis(module: nn.Module) -> str | None:
         is_exported or type(module).__module__.startswith("torch.nn.")
     ):
         return "first"
+    # A derived class that overrides `forward` may return another layout.
     is_torch_layer = any(type(module).forward is last.forward for last in _LAST)
     if is_torch_layer or (is_exported and kind in {last.__name__ for last in _LAST}):
         return "last" if _normalises_units(module) else None
@@ -183,15 +165,14 @@ def units_axis(module: nn.Module) -> str | None:
 
 
 def _normalises_units(module: nn.Module) -> bool:
-    """False of a layer norm over whole maps `(units, h, w)`, whose axes may have any order."""
+    """Return False for a layer norm over maps `(units, h, w)`, in any axis order."""
     weight = getattr(module, "weight", None)
     shape = () if isinstance(module, nn.Linear) or weight is None else weight.shape
     return len(getattr(module, "normalized_shape", shape)) <= 1
 
 
 def _is_attention(output: Tensor) -> bool:
-    """Whether rows of square matrices sum to one: the shape of attention between as many tokens as
-    a map has rows is also that of a map."""
+    """Return whether rows of square matrices sum to 1; maps may have the same shape."""
     if output.ndim != 4 or output.shape[2] != output.shape[3] or output.shape[3] == 1:
         return False
     if output.is_meta or not output.is_floating_point():
@@ -205,14 +186,14 @@ def _passes(model: nn.Module, layers: Sequence[str], image: Tensor) -> tuple[Out
         return tuple(Outputs().run(model, layers, images) for images in batches)
     except DissectError:
         with suppress(DissectError):
-            return (Outputs().run(model, layers, image),)  # a program for one image at once
+            return (Outputs().run(model, layers, image),)  # a single-image program
         raise
 
 
 def _grown(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[str, Shape]:
-    """Return shapes of the layers' outputs on images of twice the size, of all layers that ran."""
+    """Return the output shapes on images of twice the size, for all layers that ran."""
     outputs = Outputs()
-    with suppress(DissectError):  # a network for one size of input
+    with suppress(DissectError):  # networks may accept a single input size
         outputs.run(model, layers, image.repeat(BATCHES[0], 1, 2, 2))
     return outputs.shapes
 

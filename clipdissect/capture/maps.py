@@ -1,4 +1,4 @@
-"""Activation maps: a layer's output at every position, for methods that compare positions."""
+"""Activation maps: a layer's output at every position."""
 
 from __future__ import annotations
 
@@ -22,16 +22,10 @@ from clipdissect.targets import Target
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of a batch of images.
-
-    Args:
-        images: probe numbers of the readable images.
-        layers: layer to maps, float32, on the device; empty where no image was readable.
-        skipped: the unreadable images.
-    """
+    """The maps of a batch, with the probe numbers of its readable images."""
 
     images: Int[Tensor, " images"]
-    layers: dict[str, Float[Tensor, "images units h w"]]
+    layers: dict[str, Float[Tensor, "images units h w"]]  # float32; empty if none is readable
     skipped: list[DecodeError] = field(default_factory=list)
 
 
@@ -43,10 +37,7 @@ def activation_maps(
     settings: Settings,
     readings: Mapping[str, Reading] | None = None,
 ) -> Iterator[Maps]:
-    """Compute the layers' maps, batch by batch in the probe's order.
-
-    `readings` says how the layers' outputs are read, which is inferred where it isn't given.
-    """
+    """Yield the layers' maps per batch, in the probe's order."""
     requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
     readings = readings or map_readings(target, layers, settings)
     stream = batches(probe, (target.preprocess,), requests, workers_for(settings))
@@ -57,10 +48,9 @@ def activation_maps(
 
 
 def map_readings(target: Target, layers: Sequence[str], settings: Settings) -> dict[str, Reading]:
-    """Infer how the layers' outputs are read as maps."""
     return read_layers(target, layers, of_maps(settings), settings.torch_device)
 
 
 def of_maps(settings: Settings) -> Summary:
-    """Return the summary to read maps with: the kind doesn't matter, the layout does."""
+    """Return the summary to read maps with; only its layout matters."""
     return Summary("mean", settings.summary.layout)

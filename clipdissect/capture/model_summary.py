@@ -1,4 +1,4 @@
-"""Summary of a network's modules: what they return, seen on blank images."""
+"""Summary of a network's modules and their outputs on blank images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,19 @@ from clipdissect.targets import Target
 
 @dataclass
 class ModuleSummary:
-    """One module of a network: how often it ran, and shape or parts of its output for two images.
-
-    `units` and `rule` (how its output is summarised) are set where it can be dissected, `problem`
-    elsewhere.
-    """
+    """One module of a network: its runs, and its output for two images."""
 
     name: str
     kind: str
     runs: int = 0
-    output: str = ""
-    units: int | None = None
-    rule: str = ""
+    output: str = ""  # shape or parts, for two images
+    units: int | None = None  # None if it can't be dissected: see `problem`
+    rule: str = ""  # how its positions are pooled
     problem: str = ""
 
 
 def summarise_model(target: Target, summary: Summary | None = None) -> list[ModuleSummary]:
-    """Return a target's modules with their outputs and unit counts, in the network's order.
-
-    A module can be dissected if it runs once and returns a tensor whose axes can be identified.
-    """
+    """Return a target's modules, in order, with their outputs and numbers of units."""
     modules = dict(target.model.named_modules(remove_duplicate=False))
     modules.pop("")
     trial = try_out(target, list(modules))

@@ -41,12 +41,7 @@ class ModelRunner:
     def __call__(
         self, names: Collection[str], for_target: Tensor | None, for_encoder: Tensor | None
     ) -> Outputs:
-        """Compute arrays `[images, ...]` on the device.
-
-        Args:
-            names: layers and perhaps `EMBEDS`.
-            for_target, for_encoder: preprocessed images, where a name needs them.
-        """
+        """Compute arrays `[images, ...]` on the device for layers and perhaps `EMBEDS`."""
         layers = [name for name in names if name != EMBEDS]
         outputs: Outputs = {}
         if layers and for_target is not None:
@@ -56,7 +51,7 @@ class ModelRunner:
         return outputs
 
     def _run(self, network: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
-        """Run a network; after running out of memory, on half as many images at a time."""
+        """Run a network; if memory runs out, on half as many images at a time."""
         device = self.settings.torch_device
         while True:
             chunks = torch.split(images, self.max_images or len(images))
@@ -69,7 +64,7 @@ class ModelRunner:
                 self.recorder.forget()
                 self.max_images = len(chunks[0]) // 2
             torch.cuda.empty_cache()
-            log.info("out of memory: going on with %d images at a time", self.max_images)
+            log.info("out of memory: continuing with %d images at a time", self.max_images)
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         with self._autocast():
@@ -92,7 +87,7 @@ class ModelRunner:
 
 
 def run_network(model: Any, images: Tensor) -> None:
-    """Run a network on images `[images, channels, h, w]` for what its hooks see."""
+    """Run a network on images `[images, channels, h, w]`, for its hooks."""
     try:
         with _parts_run_eagerly(model):
             model(images)
@@ -102,16 +97,16 @@ def run_network(model: Any, images: Tensor) -> None:
         reason = " ".join(str(error).split())[:300]
         raise DissectError(
             f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
-            f"{reason}. Does the preprocessing give what the network wants (size, channels), does "
-            f"its forward take a batch of images alone (wrap one that takes a dict or more in a "
-            f"module of your own), and was capture.compile left out?"
+            f"{reason}. Does the preprocessing give the size and channels that the network expects,"
+            f" does its forward take only a batch of images (wrap one that takes a dict or more "
+            f"arguments in a module), and is capture.compile off?"
         ) from error
 
 
 @contextmanager
 def _parts_run_eagerly(model: Any) -> Iterator[None]:
-    """Run parts of a network that `torch.compile` has compiled eagerly, since compiled code skips
-    hooks. A network that is compiled as a whole stays so: its cache key says so."""
+    """Run compiled parts eagerly: compiled code skips hooks."""
+    # A network that is compiled as a whole stays compiled, as its cache key says.
     set_stance: Any = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
     if set_stance is None or is_compile_wrapper(model) or not _has_compiled_parts(model):
         yield
@@ -135,11 +130,7 @@ def networks(
     settings: Settings,
     reduce: Reduce = summarise,
 ) -> Iterator[ModelRunner]:
-    """Hold the networks on the device in evaluation mode; the target is restored afterwards.
-
-    `readings` are those of all layers that will be asked for; `reduce` turns a layer's output into
-    what is recorded.
-    """
+    """Hold the networks on the device in evaluation mode; afterwards restore the target."""
     with (
         on_device(target.model, settings.torch_device),
         recording(target.model, readings, reduce) as recorder,
@@ -149,7 +140,7 @@ def networks(
 
 @contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """Hold the network in evaluation mode on the device; both are restored afterwards."""
+    """Hold the network on the device in evaluation mode; afterwards restore both."""
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
     with evaluating(model):
         try:
@@ -161,7 +152,7 @@ def on_device(model: nn.Module, device: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold the network in evaluation mode; each module's mode is restored afterwards."""
+    """Hold the network in evaluation mode; afterwards restore each module's mode."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()  # not chained: a user's train() may return nothing

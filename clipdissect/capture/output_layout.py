@@ -1,7 +1,4 @@
-"""How a layer's output is read: which axis holds images, which units, and which tokens are patches.
-
-Decided per layer from the shapes of a trial run (see `infer_layout`), never from the batch at hand.
-"""
+"""The layout of a layer's output: axes of images and units, prefix tokens, patch grid."""
 
 from __future__ import annotations
 
@@ -28,29 +25,19 @@ _POOLED = ("avg", "avgmax", "max", "map")  # values of timm's `global_pool` that
 
 @dataclass(frozen=True)
 class Reading:
-    """The axes of a layer's output, and how its positions are summarised.
-
-    Args:
-        layer: its name.
-        kind: `mean`, `max` or `cls` over positions; `none` for vectors.
-        ndim: dimensions of the output.
-        images: axis of the images.
-        units: axis of the units once the images' axis is moved to the front.
-        prefix: tokens before the patches: class tokens, registers.
-        grid: rows and columns of the positions; None where they form no grid.
-    """
+    """The axes of a layer's output, and how its positions are pooled."""
 
     layer: str = "layer"
-    kind: str = "none"
+    kind: str = "none"  # `mean`, `max` or `cls` over positions; `none` for vectors
     ndim: int = 2
-    images: int = 0
-    units: int = 1
-    prefix: int = 0
-    grid: Size | None = None
+    images: int = 0  # axis
+    units: int = 1  # axis, once the images' axis is moved to the front
+    prefix: int = 0  # tokens before the patches: class tokens, registers
+    grid: Size | None = None  # rows and columns of the positions
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields without the name, JSON-able: what a cache key depends on."""
+        """The fields without the name, JSON-able, as part of cache keys."""
         facts = asdict(self) | {"grid": list(self.grid) if self.grid else None}
         del facts["layer"]
         return facts
@@ -62,11 +49,10 @@ class Reading:
         return cls(layer, **{**facts, "grid": tuple(grid) if grid else None})
 
     def units_of(self, shape: Shape) -> int:
-        """Return the number of units in an output of this shape."""
         return _without(shape, self.images)[self.units - 1]
 
     def describe(self) -> str:
-        """Describe the rule, such as `class token of 1 prefix token and 14 x 14 patches`."""
+        """Describe the rule, such as `mean over 7 x 7 positions`."""
         if self.kind == "none":
             return "vector"
         size = f"{self.grid[0]} x {self.grid[1]} " if self.grid else ""
@@ -82,7 +68,7 @@ class Reading:
 
 
 def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
-    """Summarise a layer's output to activations `[images, units]`, float32."""
+    """Pool a layer's output to activations `[images, units]`, float32."""
     values = _images_first(output, reading)
     if reading.kind == "none":
         return values
@@ -96,11 +82,7 @@ def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]
 
 
 def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:
-    """Return a layer's output as maps, float32; vectors are one position, prefix tokens left out.
-
-    Raises:
-        DissectError: positions that form no grid.
-    """
+    """Return an output as float32 maps (vectors: 1 x 1) without prefix tokens."""
     values = _images_first(output, reading).movedim(reading.units, 1)
     if values.ndim == 2:
         return values[:, :, None, None]
@@ -125,23 +107,16 @@ def _images_first(output: Tensor, reading: Reading) -> Tensor:
 
 @dataclass(frozen=True)
 class Declared:
-    """What the modules around a layer declare about their tokens.
+    """The tokens that the modules around a layer declare; None: not declared."""
 
-    Args:
-        registers: prefix tokens other than class tokens.
-        class_token: whether there is a class token; None: not declared.
-        pooled: whether the network's output is made from the patches, not from the class token.
-        prefix: prefix tokens in all; None: not declared.
-    """
-
-    registers: int = 0
+    registers: int = 0  # prefix tokens other than class tokens
     class_token: bool | None = None
-    pooled: bool = False
-    prefix: int | None = None
+    pooled: bool = False  # whether the network's output comes from the patches
+    prefix: int | None = None  # all prefix tokens
 
 
 def declared(model: nn.Module, layer: str) -> Declared:
-    """Read timm's attributes or a transformers `config` of the innermost module around a layer."""
+    """Read timm's attributes or a transformers `config` of the innermost enclosing module."""
     names = layer.split(".")
     around = [model.get_submodule(".".join(names[:n])) for n in range(len(names), -1, -1)]
     configs = [config for m in around if (config := getattr(m, "config", None)) is not None]
@@ -161,27 +136,17 @@ def declared(model: nn.Module, layer: str) -> Declared:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a trial shows about the axes of outputs.
+    """The shapes that a trial shows."""
 
-    Args:
-        size: of the network's input.
-        grids: sizes of the maps that convolutions and pools returned.
-        layouts: shape to the layouts (`first`, `last`) of the layers known to put units there.
-        grown: layer to its output's shape on an input of twice the size, where that could be run.
-    """
-
-    size: Size
-    grids: frozenset[Size]
-    layouts: Mapping[Shape, frozenset[str]]
-    grown: Mapping[str, Shape]
+    size: Size  # of the network's input
+    grids: frozenset[Size]  # of the maps of convolutions and pools
+    layouts: Mapping[Shape, frozenset[str]]  # `first`, `last`: units' axes in outputs of a shape
+    grown: Mapping[str, Shape]  # by layer, on an input of twice the size
 
 
 @dataclass(frozen=True)
 class Output:
-    """A layer's output in a trial: its shape, and the axis of the images.
-
-    `known_axis` is `first` or `last` where the layer's type determines the units' axis, else None.
-    """
+    """A layer's output in a trial; `known_axis` is that of the units (`first`, `last`)."""
 
     layer: str
     shape: Shape
@@ -199,7 +164,7 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def read(output: Output, summary: Summary, evidence: Evidence, says: Declared) -> Reading:
-    """Infer how a layer's output is read from a trial and from what the network declares.
+    """Infer how a layer's output is read from a trial and the network's declarations.
 
     Raises:
         DissectError: not 2 to 4 dimensions, `cls` without a class token, or ambiguous axes.
@@ -238,7 +203,7 @@ def _read_tokens(output: Output, kind: str, evidence: Evidence, says: Declared) 
 
 
 def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
-    """Whether the output is `[units, positions]`, as Conv1d's, rather than `[tokens, units]`."""
+    """Return whether the output is `[units, positions]`, as Conv1d's."""
     if output.known_axis is not None:
         return output.known_axis == "first"
     known = evidence.layouts.get(output.shape, frozenset())
@@ -251,10 +216,10 @@ def _units_first(output: Output, evidence: Evidence, says: Declared) -> bool:
 def patches_of(
     count: int, evidence: Evidence, says: Declared, guess: bool = True
 ) -> tuple[int, Size] | None:
-    """Return the number of prefix tokens and the patches' grid; None where no grid fits `count`.
+    """Return the number of prefix tokens and the patch grid; None if no grid fits.
 
-    Grids are those of the convolutions that ran and their halves, quarters, ... (merged patches);
-    with `guess`, where none ran, one of the input's proportions.
+    Grids are those of convolutions and their halves, quarters, ... (merged patches); without any,
+    `guess` allows a grid of the input's proportions.
     """
     if count == 1:
         return 0, (1, 1)
@@ -293,8 +258,7 @@ def _read_map(output: Output, summary: Summary, evidence: Evidence) -> Reading:
 
 
 def _layout(output: Output, asked: str, evidence: Evidence) -> str:
-    """Return the axis of a map's units, `first` or `last`: as asked, else by the layer's type, the
-    map's proportions, the axes that grow with the input, or other layers' outputs of this shape."""
+    """Return the axis of a map's units: as asked, by type, or from the trial's evidence."""
     if asked != "auto":
         return asked.removeprefix("channels_")
     if output.known_axis is not None:
@@ -320,17 +284,17 @@ def _layout(output: Output, asked: str, evidence: Evidence) -> str:
 
 
 def is_grid(size: Size, evidence: Evidence) -> bool:
-    """Whether positions of this size may be a map: of the input's proportions, and a power of two
-    from the size of a convolution's map (attention between tokens is square too)."""
+    """Return whether positions of this size may be a map, given the trial's evidence."""
     if not is_scaled(size, evidence.size):
         return False
+    # Maps differ by powers of two; attention between tokens is square too, but of other sizes.
     doubled = {(h << n, w << n) for h, w in evidence.grids for n in range(1, 6)}
     grids = evidence.grids | _halved(evidence.grids) | doubled
     return not grids or size == (1, 1) or size in grids
 
 
 def is_scaled(size: Size, of: Size) -> bool:
-    """Whether a map's size has the input's proportions, each side rounded by less than one."""
+    """Return whether a map has the input's proportions, each side rounded by under 1."""
     near = abs(size[0] * of[1] - size[1] * of[0]) < max(of)
     return near and (of[0] == of[1]) <= (size[0] == size[1])
 

@@ -1,4 +1,4 @@
-"""`g`: how a layer's positions are summarised, and which part of its output."""
+"""Pooling `g` of a layer's positions, and selection of one part of its output."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ LAYOUTS = ("auto", "channels_first", "channels_last")
 
 @dataclass(frozen=True)
 class Summary:
-    """How a layer's activations are summarised to one number per unit and image.
+    """How a layer's activations are pooled to one number per unit and image.
 
     Args:
-        kind: `mean` or `max` over positions (of tokens: over patches), `cls` (the class token), or
-            `auto`: the class token where a layer has one that its network's output is made from,
-            else mean.
-        layout: of 4-dimensional outputs, `channels_first` (CNNs), `channels_last` (Swin), or
-            `auto`: inferred; see `output_layout`.
+        kind: `mean` or `max` over positions (for tokens: patches), `cls` (class token), or `auto`:
+            the class token where the network's output comes from it, else mean.
+        layout: of 4-dimensional outputs: `channels_first`, `channels_last`, or `auto` (inferred).
     """
 
     kind: str = "auto"
@@ -39,7 +37,7 @@ class Summary:
 
 
 def select(output: Any, parts: tuple[str, ...], layer: str) -> Tensor:
-    """Return the tensor of real numbers that `parts` selects of a layer's output."""
+    """Return the real tensor that `parts` selects from a layer's output."""
     for part in parts:
         output = _pick(output, part, layer)
     if not isinstance(output, Tensor):
@@ -83,7 +81,6 @@ def _named_parts(output: Any) -> Mapping[str, Any]:
 
 
 def describe_output(output: Any) -> str:
-    """Describe a layer's output: its type, shapes and parts."""
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)}"
     if parts := _named_parts(output):

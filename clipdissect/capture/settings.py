@@ -1,4 +1,4 @@
-"""How the networks are run over the probe."""
+"""Settings for running the networks over the probe."""
 
 from __future__ import annotations
 
@@ -20,21 +20,17 @@ CUDA_BATCH = 256  # halved until it fits
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run the networks and what to keep.
+    """How to run the networks, and which activations to store.
 
     Args:
         device: `auto` (CUDA, then the CPU), or a torch device or its name.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
-        batch_size: images per batch; None chooses. Halved where CUDA's memory runs out.
+        batch_size: halved if CUDA runs out of memory; None chooses.
         workers: decoding processes; None chooses.
-        summary: how activations are summarised; a `Summary` or its kind.
-        keep: `full` activations, or `top_k`: only the top images per unit, which takes
-            `O(units x k)` memory and disk at any number of images.
-        shard: images per shard of the store, after which an interrupted capture resumes.
+        summary: a `Summary` or its kind.
+        keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk.
+        shard: images per shard of the store; an interrupted capture resumes after the last one.
         compile: run the target through `torch.compile`.
-
-    Raises:
-        DissectError: an unknown value or type, or a device that isn't available.
     """
 
     device: str = "auto"
@@ -70,7 +66,7 @@ class Settings:
 
     @property
     def torch_device(self) -> str:
-        """The device that `auto` stands for."""
+        """The device, with `auto` resolved."""
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +77,7 @@ class Settings:
 
     @property
     def images_a_batch(self) -> int:
-        """The batch size that None stands for."""
+        """The batch size, with None resolved."""
         if self.batch_size is not None:
             return self.batch_size
         if self._device_kind != "cpu":
@@ -94,7 +90,7 @@ class Settings:
 
     @property
     def mode(self) -> str:
-        """`fp32`, `tf32` or `bf16`: the precision that `auto` stands for on the device."""
+        """The precision with `auto` resolved: `fp32`, `tf32` or `bf16`."""
         is_cuda, precision = self._device_kind == "cuda", self.precision
         if precision == "auto":
             precision = "bf16" if is_cuda else "fp32"

@@ -28,32 +28,29 @@ from clipdissect.store.entries import Rows
 from clipdissect.utils.timing import Timers
 
 TARGET, ENCODER = 0, 1  # numbers of the transforms
-MAX_QUEUED = 2  # arrays that may wait to be written before the pass waits for them
+MAX_QUEUED = 2  # arrays waiting to be written before the pass waits too
 
 
 @dataclass
 class ShardTask:
-    """A shard to compute: its images `start, stop`, the layers and perhaps `EMBEDS` that it lacks.
-
-    The results so far are lists by batch: probe numbers of the readable images, and the networks'
-    outputs on the device.
-    """
+    """A shard to compute: its images `start, stop`, and its missing arrays."""
 
     rows: Rows
     names: tuple[str, ...]
+    # Per batch: probe numbers of the readable images, and the outputs on the device.
     images: list[Tensor] = field(default_factory=list)
     outputs: list[Outputs] = field(default_factory=list)
     skipped: list[DecodeError] = field(default_factory=list)
 
     def requests(self, batch_size: int) -> list[BatchRequest]:
-        """Return its batches. They start with the shard, so that a resumed pass makes the same
-        ones as an uninterrupted pass: sums may differ in their last bit between batch sizes."""
+        """Return its batches, which start with the shard."""
+        # Sums may differ in their last bit between batch sizes: a resumed pass must make the same
+        # batches as an uninterrupted one.
         needs_target = any(name != EMBEDS for name in self.names)
         transforms = (TARGET,) * needs_target + (ENCODER,) * (EMBEDS in self.names)
         return batch_requests(range(*self.rows), batch_size, transforms)
 
     def run(self, stream: Iterator[Batch], run: ModelRunner, timers: Timers) -> None:
-        """Run the networks on its batches, the next ones of the stream."""
         for _ in self.requests(run.settings.images_a_batch):
             with timers.stage("decode"):
                 batch = next(stream)
@@ -64,7 +61,7 @@ class ShardTask:
                 self.skipped += batch.skipped
 
     def pop(self, name: str, probe: Probe) -> Float[Tensor, "images n"]:
-        """Take an array out of the results, to the CPU; values must be finite."""
+        """Move an array out of the results to the CPU; values must be finite."""
         batches = [output.pop(name) for output in self.outputs if name in output]
         if not batches:  # no readable image: no network ran, and the width isn't known
             return torch.zeros(0, 0, dtype=torch.float32)
@@ -88,10 +85,7 @@ def run_shards(
     writers: Mapping[str, ShardWriter],
     timers: Timers,
 ) -> None:
-    """Compute the tasks' arrays and write them, shard by shard; each image is decoded once.
-
-    `timers` get the seconds of waiting for images (`decode`) and of all else (`forward`).
-    """
+    """Compute the tasks' arrays and write them per shard; each image is decoded once."""
     transforms = [network.preprocess for network in (run.target, run.encoder) if network]
     requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]
     stream = batches(probe, transforms, requests, workers_for(run.settings))
@@ -105,7 +99,7 @@ def run_shards(
 
 
 class _WriterThread:
-    """Writes in a separate thread, so that the networks don't wait for the disk."""
+    """A separate thread for writing, so that the networks don't wait for the disk."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="store")

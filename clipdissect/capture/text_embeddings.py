@@ -21,11 +21,7 @@ def text_embeddings(
     store: Store | None,
     device: str = "cpu",
 ) -> Float[Tensor, "texts dims"]:
-    """Return the texts' embeddings `[texts, dims]`, from the store where it has them.
-
-    `embed` computes them from the texts and the device; `encoder_digest` changes whenever `embed`
-    would return something else.
-    """
+    """Return embeddings by `embed`, cached under a key made from `encoder_digest`."""
     if store is None:
         return embed(texts, device)
     kind = torch.device(device).type

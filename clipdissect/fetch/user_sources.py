@@ -12,11 +12,7 @@ from clipdissect.fetch.sources import File, Item, Way
 
 
 def file_url(path: str) -> str:
-    """Return the `file://` URL of a local file, or of a folder of files (ends in `/`).
-
-    Raises:
-        DissectError: there is no such file.
-    """
+    """Return the `file://` URL of a local file, or of a folder (ends in `/`)."""
     place = Path(path).expanduser().absolute()
     if not place.exists():
         raise DissectError(f"there is no file {place}")
@@ -26,9 +22,9 @@ def file_url(path: str) -> str:
 def user_ways(item: Item, urls: Sequence[str]) -> tuple[Way, ...]:
     """Return the ways to get an item from the user's URLs.
 
-    A URL that ends in `/` is a mirror with files of the usual names. One whose last part is a usual
-    name replaces the URLs of that file, whose digest is checked. Any other is the whole item: a
-    file, or an archive of it.
+    A URL that ends in `/` is a mirror with the usual file names. If its last part is such a name,
+    it replaces that file's URLs, and the digest is checked. Any other is the whole item: a file, or
+    an archive of it.
 
     Raises:
         DissectError: several URLs, one of which is none of the item's files.

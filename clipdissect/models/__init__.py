@@ -1,1 +1,1 @@
-"""Pretrained models: checkpoints, the model hub, tokenizers, sentence encoders, layer names."""
+"""Pretrained models: checkpoints, model hub, tokenizers, sentence encoders."""

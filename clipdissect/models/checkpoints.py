@@ -26,18 +26,11 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys for it in training scripts
 PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of modules put before its names
 RANDOM = "random"
-RANDOM_NOTE = "the target's weights are random (seed 0): good for timing and trials alone"
+RANDOM_NOTE = "the target's weights are random (seed 0): for timing and trials only"
 
 
 def in_package(package: str, below: str, sha256: str, install: str) -> Path:
-    """Return a file that an installed package ships, after checking its digest.
-
-    Args:
-        package: import name.
-        below: path inside the package.
-        sha256: expected digest, hexadecimal.
-        install: name to give to pip.
-    """
+    """Return a file of an installed package (`install`: its pip name), with this SHA-256."""
     path = package_folder(package, install) / below
     if not path.is_file():
         raise MissingResource(f"the weights in {install}", [str(path)], f"reinstall {install}")
@@ -63,14 +56,7 @@ def package_folder(package: str, requirement: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors, also from the dict that a training script wraps them in.
-
-    Nothing in the file is executed. Pickles of Python 2 are read too.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: not a checkpoint that can be read safely.
-    """
+    """Read a checkpoint's tensors, wrapped or not, without executing anything in the file."""
     check_file(path)
     try:
         loaded: Any = _load(path)
@@ -90,20 +76,14 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         held = ", ".join(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
         raise DissectError(
-            f"{path} does not hold a state dict (names to tensors), also not under "
+            f"{path} does not hold a state dict (names to tensors), neither at the top nor under "
             f"{', '.join(WRAPPERS)}; it holds {held[:200] or 'nothing'}"
         )
     return loaded
 
 
 def check_file(path: Path, what: str = "the checkpoint", remedy: str = "check the path") -> None:
-    """Refuse a file that can't be opened or can't be weights.
-
-    Raises:
-        MissingResource: no such file; the error has `what` and `remedy`.
-        DissectError: a folder, a file without read permission, an empty or truncated one, a Git LFS
-            pointer, or a web page.
-    """
+    """Raise MissingResource or a DissectError for a file that can't be readable weights."""
     try:
         with path.open("rb") as source:
             start, size = source.read(1024), os.fstat(source.fileno()).st_size
@@ -125,7 +105,7 @@ def check_file(path: Path, what: str = "the checkpoint", remedy: str = "check th
         )
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise DissectError(
-            f"{path} is a web page, not weights: open it to see what the server said, and download "
+            f"{path} is a web page, not weights: open it to see the server's message, and download "
             f"the file itself"
         )
     is_cut_zip = start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
@@ -140,10 +120,7 @@ def _truncated(path: Path) -> DissectError:
 
 
 def safetensors_size(path: Path) -> int | None:
-    """Return the file size that a safetensors header announces; None for another kind of file.
-
-    If the header itself is truncated, return the size up to its end.
-    """
+    """Return the file size by a safetensors header; None for other files."""
     with path.open("rb") as source:
         start = source.read(9)
         length = int.from_bytes(start[:8], "little")
@@ -158,13 +135,7 @@ def safetensors_size(path: Path) -> int | None:
 
 
 def of_file(path: Path, known: str, name: str) -> str:
-    """Return `name` if the file has the digest `known`, else `sha256:...` of it.
-
-    Args:
-        path: the file.
-        known: `sha256:` or `md5:` and all or the first hexadecimal digits.
-        name: of the weights with that digest.
-    """
+    """Return `name` if the file has the (truncated) digest `known`, else its `sha256:...`."""
     kind, _, digits = known.partition(":")
     if file_hash(path, kind).startswith(digits):
         return name
@@ -172,11 +143,7 @@ def of_file(path: Path, known: str, name: str) -> str:
 
 
 def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load exactly the network's tensors, without the prefixes of wrappers like `DataParallel`.
-
-    Raises:
-        DissectError: names or shapes differ; lists them.
-    """
+    """Load the network's tensors exactly; raise a DissectError if names or shapes differ."""
     expected = model.state_dict()
     state = _without_prefix(state, expected)
     try:
@@ -195,7 +162,7 @@ def rows(state: dict[str, Tensor], layer: str | None) -> int | None:
 
 
 def random(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network with the random weights of seed 0; the global random state is unchanged."""
+    """Build a network with random weights (seed 0), preserving the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
@@ -207,7 +174,7 @@ def _load(path: Path) -> Any:
 
         return load_file(path)
     with warnings.catch_warnings():
-        # torch warns that it ignores the encoding, but uses it for the strings of Python 2.
+        # torch warns that it ignores the encoding, but uses it for strings of Python 2.
         warnings.simplefilter("ignore")
         # Pass an open file: given a name, torch chooses another reader by its suffix.
         with path.open("rb") as source:
@@ -245,7 +212,7 @@ def _differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
 
 
 def load_in_order(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load tensors whose names differ from the network's but whose order and shapes agree."""
+    """Load tensors by order, where names differ but shapes agree."""
     expected = model.state_dict()
     if [t.shape for t in expected.values()] != [t.shape for t in state.values()]:
         raise DissectError(f"the weights in {source} don't fit the network")

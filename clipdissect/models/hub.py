@@ -1,4 +1,4 @@
-"""The Hugging Face hub without a network."""
+"""Access to the Hugging Face hub that works offline."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ CONNECT_SECONDS = 3.0
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """Make the hub's library use only its cache if the hub can't be reached.
-
-    By itself the library retries for half a minute before it reports that there is no network.
-    """
+    """Limit the hub's library to its cache if the hub is unreachable, without retries."""
     from huggingface_hub import constants
 
+    # By itself the library retries for half a minute before it reports that there is no network.
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
     try:
@@ -28,7 +26,6 @@ def asked_once() -> Iterator[None]:
 
 
 def cache_folder(cache: str | None) -> str:
-    """Return the given cache folder, or the default one of the hub's library."""
     from huggingface_hub import constants
 
     return cache or str(constants.HF_HUB_CACHE)

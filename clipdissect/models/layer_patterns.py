@@ -1,4 +1,4 @@
-"""Layer name patterns such as `layer*` or `blocks.*.mlp.fc1`, and class names of modules."""
+"""Layer name patterns such as `blocks.*.mlp.fc1`, and class names of modules."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _WILD = {"**.": r"(?:[^.]+\.)*", "**": ".+", "*": "[^.]*", "?": "[^.]"}
 
 
 def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """Replace the patterns among layer names by the modules that they match.
+    """Replace patterns among layer names by the matching modules, in the network's order.
 
-    `*` and `?` stand for characters other than a dot, `**` for any; `**.conv1` matches `conv1` at
-    any depth including the top; `all_convs` means every convolution. Matches come in the network's
-    order, each once, with the pattern's `[part]`. Plain names are returned unchecked.
+    `*` and `?` match characters other than a dot, `**` any; `**.conv1` also matches at the top;
+    `all_convs` means every convolution. `[part]` is preserved; plain names are not checked.
 
     Raises:
         DissectError: a pattern matches no module; lists the closest names.
@@ -44,7 +43,7 @@ def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """Return a module's class name, the original one in TorchScript and exported programs."""
+    """Return a module's class name, the original in TorchScript and exported programs."""
     original = getattr(module, "original_name", None) or _exported_name(module)
     return str(original or type(module).__name__).rsplit(".", 1)[-1]
 

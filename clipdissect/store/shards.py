@@ -20,23 +20,19 @@ _CHUNK = 1 << 20
 
 
 class Damaged(Exception):
-    """A file of the store that isn't as written; the message names it."""
+    """A file of the store that differs from what was written; the message names it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A verified file of the store: its JSON-able facts, and the SHA-256 of facts and arrays."""
+    """A verified file: its JSON-able facts, and the SHA-256 of facts and arrays."""
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
 
     def arrays(self) -> dict[str, Tensor]:
-        """Memory-map the arrays: nothing is read before it is used.
-
-        Raises:
-            Damaged: the file was changed or deleted.
-        """
+        """Memory-map the arrays; raise `Damaged` if the file was changed or deleted."""
         try:
             with safe_open(self.path, framework="pt") as source:
                 return {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
@@ -45,11 +41,7 @@ class Shard:
 
 
 def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Write a file atomically and return its checksum. Equal contents give equal bytes.
-
-    Raises:
-        OSError: the disk is full or can't be written; `path` is then as it was.
-    """
+    """Write a file atomically; return its checksum. Equal contents give equal bytes."""
     plain = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
     facts = json.dumps(about, sort_keys=True)
     checksum = _examine(io.BytesIO(_raw(plain, "", facts)))[2]
@@ -59,12 +51,7 @@ def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def read(path: Path) -> Shard:
-    """Read a file once and verify its checksum.
-
-    Raises:
-        Damaged: it isn't as written.
-        FileNotFoundError: there is none.
-    """
+    """Read a file and verify its checksum; raise `Damaged` or FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
@@ -73,7 +60,7 @@ def read(path: Path) -> Shard:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Damaged(f"{path} can't be read ({error})") from error
     if expected != actual:
-        raise Damaged(f"{path} isn't what was written (its checksum differs)")
+        raise Damaged(f"{path} was changed after writing (its checksum differs)")
     return Shard(path, about, expected)
 
 

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of networks, probes or concepts."""
+"""Helpers that are independent of networks, probes and concepts."""

@@ -1,4 +1,4 @@
-"""Run Numba kernels in threads where Numba works; elsewhere their callers use plain loops."""
+"""Run Numba kernels in threads; where Numba fails, callers use plain loops."""
 
 from __future__ import annotations
 
@@ -17,26 +17,18 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _COMPILER = "clipdissect.utils.jit"  # imports Numba, so it is imported on first use
-# Set to `torch` to run without Numba.
-_VARIABLE = "CLIPDISSECT_KERNELS"
+_VARIABLE = "CLIPDISSECT_KERNELS"  # set to `torch` to run without Numba
 
 
 class CompiledKernels:
-    """The compiled functions of one module, imported on first use.
-
-    Each function takes arrays, then the `start` and `stop` of the part it works on.
-
-    Args:
-        module: its dotted name.
-        fallback: the library of the plain loops, for the log.
-    """
+    """The compiled functions of one module: each takes arrays, then `start` and `stop`."""
 
     def __init__(self, module: str, fallback: str) -> None:
         self._name, self._fallback = module, fallback
         self.failed = False
 
     def module(self) -> ModuleType | None:
-        """The module, or None where Numba is switched off or doesn't work, which is logged once."""
+        """The module; None if Numba is disabled or fails, which is logged once."""
         if self.failed or os.environ.get(_VARIABLE) == "torch":
             return None
         try:
@@ -47,12 +39,7 @@ class CompiledKernels:
             return None
 
     def run(self, name: str, length: int, arguments: Sequence[Any], step: int = 1) -> bool:
-        """Run a function over `length` items, split among threads in multiples of `step`.
-
-        Returns:
-            False where it can't run: no items, a tensor that isn't on the CPU, no Numba, or a
-            failed compilation. Errors of the function itself are raised.
-        """
+        """Run a function on `length` items, in parts of `step`; return False if it can't."""
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         if not length or any(t.device.type != "cpu" for t in tensors):
             return False
@@ -61,6 +48,7 @@ class CompiledKernels:
         arrays = [a.numpy() if isinstance(a, Tensor) else a for a in arguments]
         function = getattr(module, name)
         try:
+            # Compiled first, so that errors of the call itself, due to the data, are raised.
             importlib.import_module(_COMPILER).prepare(function, [*arrays, 0, length])
         except Exception as error:  # whatever a compiler can raise, the plain loops still work
             self.failed = True

@@ -26,7 +26,7 @@ TIMEOUT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that work on a job: `size` of them, of which this is number `rank`; 0 leads."""
+    """The processes of a job: `size` of them; this is number `rank`, and 0 leads."""
 
     rank: int = 0
     size: int = 1
@@ -37,11 +37,7 @@ class Team:
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """Return the leader's value in every process.
-
-        Raises:
-            DissectError: another process of the team has stopped.
-        """
+        """Return the leader's value; raise a DissectError if another process has stopped."""
         if self.size == 1:
             return value
         from torch import distributed
@@ -53,15 +49,13 @@ class Team:
         return shared
 
     def all_equal(self, value: str) -> bool:
-        """Whether every process has the same text."""
         return len(set(self._gather(value))) == 1
 
     def barrier(self) -> None:
-        """Wait until every process has called this."""
         self._gather("")
 
     def partition(self, jobs: Sequence[T]) -> Sequence[T]:
-        """Return this process's share: consecutive jobs, at most one more than any other's."""
+        """Return this process's share: consecutive jobs, in sizes that differ by at most 1."""
         first, stop = (len(jobs) * n // self.size for n in (self.rank, self.rank + 1))
         return jobs[first:stop]
 
@@ -82,9 +76,9 @@ class Team:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise DissectError(
-                f"process {self.rank} of {self.size} stopped because another one did (its message "
-                f"is above or in its own log): {reason}. What was finished is kept; run again to "
-                f"go on"
+                f"process {self.rank} of {self.size} stopped because another one failed (its "
+                f"message is above or in its own log): {reason}. Finished shards are stored; run "
+                f"again to resume"
             ) from error
 
 
@@ -92,17 +86,14 @@ ALONE = Team()
 
 
 def from_environment() -> Team:
-    """Return the team that `torchrun` set up, or this process alone.
-
-    Messages use gloo; images, activations and results go through the store's folder, which all
-    processes must see. On CUDA, nccl is available to the networks.
-    """
+    """Return the team that `torchrun` set up, or this process alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return ALONE
     from torch import distributed
 
     if not distributed.is_initialized():
+        # gloo is for messages (arrays go through the store's folder), nccl for the networks.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             distributed.init_process_group(backend, timeout=TIMEOUT)
@@ -116,10 +107,8 @@ def from_environment() -> Team:
 
 @contextmanager
 def all_cores(team: Team) -> Iterator[None]:
-    """Give the leader, while the others wait, the threads of a single process.
-
-    `torchrun` leaves each process one, and sums are split by threads: last digits would differ.
-    """
+    """Give the leader, while the others wait, the threads of a single process."""
+    # `torchrun` gives each process one thread, and sums are split by threads: last digits differ.
     before = torch.get_num_threads()
     if team.size > 1 and team.leads and before == 1:
         torch.set_num_threads(_cores())
@@ -130,7 +119,7 @@ def all_cores(team: Team) -> Iterator[None]:
 
 
 def mention_threads(team: Team, device: str) -> None:
-    """Log where a single process would use more threads, and so get other last digits."""
+    """Log if a single process would use more threads, so that last digits may differ."""
     threads, cores = torch.get_num_threads(), _cores()
     if team.size > 1 and team.leads and torch.device(device).type == "cpu" and threads < cores:
         log.info(
@@ -143,7 +132,7 @@ def mention_threads(team: Team, device: str) -> None:
 
 
 def _cores() -> int:
-    """Return the physical cores that this process may use: torch's default number of threads."""
+    """Return the usable physical cores: torch's default number of threads."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
@@ -155,7 +144,7 @@ def _cores() -> int:
 
 
 def own_device(device: str) -> str:
-    """Return the process's own GPU for `auto`, where there are several GPUs and processes."""
+    """Return the GPU of this process for `auto`, if there are several GPUs and processes."""
     if device == "auto" and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return device

@@ -1,4 +1,4 @@
-"""Saving figures."""
+"""Save figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atomic writes, checksums, folders that can't be listed, and sizes for people."""
+"""Atomic writes, checks of folders, and readable sizes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from clipdissect.errors import DissectError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; if the block succeeds, sync and move it into place.
-
-    Raises:
-        OSError: the disk is full or the folder can't be written; `path` is then as it was.
-    """
+    """Yield a temporary path; if the block succeeds, sync and move it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -37,14 +33,14 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with `\\n` line ends, atomically; escape undecodable file names."""
+    """Write UTF-8 text atomically with `\\n` line ends; escape undecodable file names."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def note_use(path: Path) -> None:
-    """Set the modification time of a cached file, if it exists, to now, for pruning by age."""
-    with suppress(OSError):  # absent, or somebody else's
+    """Set a cached file's modification time to now, for pruning by age."""
+    with suppress(OSError):  # absent, or owned by another user
         os.utime(path)
 
 
@@ -56,7 +52,7 @@ def _umask() -> int:
 
 
 def check_listable(folder: Path) -> None:
-    """Raise a DissectError where a folder exists but can't be listed."""
+    """Raise a DissectError if a folder exists but can't be listed."""
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):

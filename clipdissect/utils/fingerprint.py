@@ -1,8 +1,4 @@
-"""Fingerprint of a network apart from its tensors: attributes, hooks and code, as plain values.
-
-Code counts twice: as loaded bytecode, with the functions and constants that it names (a class
-defined in a notebook has nothing else), and as the user's own source files behind it.
-"""
+"""Fingerprint of a network without its tensors: attributes, hooks and code."""
 
 from __future__ import annotations
 
@@ -67,15 +63,15 @@ _HEAP, _IMMUTABLE = 1 << 9, 1 << 8
 
 
 def is_compile_wrapper(module: nn.Module) -> bool:
-    """Whether a module is what `torch.compile` returns."""
     # By name: importing the class imports the whole compiler.
     return type(module).__name__ == "OptimizedModule"
 
 
 class Fingerprint:
-    """Visitor of a network's attributes and code; equal values have equal texts in every process.
+    """A visitor of a network's attributes and code; texts are equal in every process.
 
-    References to the model's modules are texts of their names.
+    Code counts as loaded bytecode, with the functions and constants that it names, and as the
+    user's source files behind it.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -88,18 +84,16 @@ class Fingerprint:
         self.opaque: list[str] = []  # types of values that can't be hashed
 
     def sources(self) -> list[str]:
-        """Return digests of the user's own files behind all that was visited."""
+        """Return digests of the user's source files behind everything visited."""
         return source_files.digests(self._files)
 
     def of_module(self, module: nn.Module) -> list[Any]:
-        """Return a module's class, attributes and forward hooks, JSON-able, without its children.
-
-        An exported or traced (torch.fx) module keeps a graph, which replaces its attributes.
-        """
-        # These don't change what a network computes, but for the last digit.
+        """Return a module's class, attributes and forward hooks, without children."""
+        # These wrappers change a network's output in the last digit only.
         is_parallel = type(module) in (nn.DataParallel, nn.parallel.DistributedDataParallel)
         if is_parallel or is_compile_wrapper(module):
             return [type(module).__qualname__]
+        # The graph of an exported or traced (torch.fx) module replaces its attributes.
         graph = vars(module).get("graph", vars(module).get("_graph"))
         attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
         is_compiled = attributes.pop("_compiled_call_impl", None) is not None
@@ -111,17 +105,13 @@ class Fingerprint:
         return [*parts, "compiled"] if is_compiled else parts
 
     def of_value(self, value: Any) -> str:
-        """Return any value as text that is the same in every process.
-
-        A value that can't be hashed gets a text that never occurs again and is listed in `opaque`:
-        better to compute anew than to serve stale numbers.
-        """
+        """Return a value as text that is the same in every process, or list it in `opaque`."""
         if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
             return repr(value)
         return self._once(value, self._visit)
 
     def _once(self, value: Any, visit: Callable[[Any], Any]) -> str:
-        """Digest what `visit` returns of a value; a cycle becomes a reference upwards."""
+        """Hash the result of `visit`; a cycle becomes a reference upwards."""
         key = id(value), visit.__name__, self._lenient
         if key in self._texts:
             return self._texts[key][1]
@@ -188,7 +178,7 @@ class Fingerprint:
         return None
 
     def _of_loose_module(self, module: nn.Module) -> Any:
-        """Visit a module that isn't a registered child, such as one in a plain list."""
+        """Visit a module that isn't a registered child, as in a plain list."""
         if id(module) in self._names:
             return ["module", self._names[id(module)]]
         tensors = [self.of_value(t) for t in module.state_dict().values()]
@@ -200,7 +190,6 @@ class Fingerprint:
         return self._of_class(kind) if _is_own_type(kind) else _name(kind)
 
     def _of_class(self, kind: type) -> list[Any]:
-        """Return a class's name, and its own and inherited methods and plain attributes."""
         # transformers' common base of all networks only loads and saves them.
         members = [
             [_name(ancestor), self._once(ancestor, self._of_members)]
@@ -263,7 +252,6 @@ class Fingerprint:
         return parts
 
     def _of_globals(self, function: FunctionType) -> Any:
-        """Return the functions, classes and constants that a function's code names."""
         names, attributes = _named(function.__code__)
         imported = {name: sys.modules[name] for name in names if name in sys.modules}
         namespace = {**imported, **function.__globals__}
@@ -318,6 +306,7 @@ class Fingerprint:
         if self._lenient:  # globals that can't be hashed don't make a network opaque
             return name
         self.opaque.append(name)
+        # A unique text: better to compute again than to serve stale numbers.
         return f"opaque {uuid4()}"
 
     def _add_file(self, file: str | None) -> None:
@@ -330,7 +319,7 @@ def _text(values: Any) -> str:
 
 
 def _is_relevant(name: str, value: Any, is_own: bool) -> bool:
-    """Whether a member of a class may affect what the network computes."""
+    """Return whether a member of a class may affect the network's computation."""
     if name == "_abc_impl":  # abstract classes' cache of type checks
         return False
     if not name.startswith("__") or name == "__call__":
@@ -343,7 +332,7 @@ def _is_own_file(name: str | None) -> bool:
 
 
 def _is_own_module(name: str | None) -> bool:
-    # Code of a module that is no longer loaded, as of torch.hub, is in no installed library.
+    # Code of a module that is no longer loaded, such as torch.hub's, is in no installed library.
     module = sys.modules.get(name or "")
     return module is None or name == "__main__" or _is_own_file(getattr(module, "__file__", None))
 
@@ -358,7 +347,7 @@ def _is_own_function(function: FunctionType) -> bool:
 
 
 def _named(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return global names and modules that code reads, and the attributes that it accesses."""
+    """Return globals and modules that code reads, and attributes that it accesses."""
     names, attributes = set[str](), set[str]()
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
@@ -373,7 +362,7 @@ def _named(code: CodeType) -> tuple[set[str], set[str]]:
 
 
 def _is_plain_python(kind: type) -> bool:
-    """Whether an object's whole state is in its `__dict__` and `__slots__`."""
+    """Return whether an object's state is all in its `__dict__` and `__slots__`."""
     bases = [base for base in kind.__mro__ if base is not object]
     has_state = bool(kind.__dictoffset__) or "__slots__" in vars(kind) or kind is object
     slots = sum(inspect.ismemberdescriptor(m) for base in bases for m in vars(base).values())
@@ -404,7 +393,7 @@ def _of_configuration(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """Return the full name of a class, of a function without bytecode, or of an object's class."""
+    """Return the full name of a class, a function without bytecode, or an object's class."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
 
@@ -420,7 +409,7 @@ def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """Return a tensor's elements in order, as they lie in memory, whatever its type."""
+    """Return a tensor's elements as bytes, in order, for any type and layout."""
     plain = tensor.detach().cpu()
     if plain.is_quantized:
         plain = plain.dequantize()

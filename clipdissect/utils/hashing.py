@@ -1,7 +1,4 @@
-"""Digests of what results depend on: tensors, code, transforms, files and lists.
-
-Cache keys are made of these, so that changed weights, images or settings never get old results.
-"""
+"""Digests of tensors, code, transforms, files and lists, for cache keys."""
 
 from __future__ import annotations
 
@@ -38,17 +35,13 @@ _PROBE_SIZES = ((96, 64), (300, 451), (260, 260), (640, 333), (1500, 2100))
 
 
 def hash_values(*parts: Any) -> str:
-    """Return a hexadecimal digest of JSON-able values, in order.
-
-    It is transient (see `is_transient`) if it is made from a transient one.
-    """
+    """Return a hex digest of JSON-able values; transient if one of them is."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     mark = _TRANSIENT if _TRANSIENT in text else ""
     return mark + hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
     hasher = hashlib.sha256()
     with path.open("rb") as source:
         while chunk := source.read(1 << 20):
@@ -57,14 +50,11 @@ def hash_file(path: Path) -> str:
 
 
 def hash_model(model: nn.Module) -> str:
-    """Return a digest of a network: its tensors' bytes, module tree, attributes, hooks and code.
+    """Return a digest of a network: tensors, module tree, attributes, hooks and code.
 
-    Names given to a model outside of it (in a config, on disk) don't count, nor does the training
-    mode. The code of the modules' classes does, with the functions and constants that it names and
-    the user's own source files behind it, so that an edit invalidates the cache.
-
-    Where an attribute of the network can't be hashed, the digest is transient (see `is_transient`),
-    and a warning names its type.
+    An edit of the classes' code, of the functions and constants that it names, or of the user's
+    source files invalidates the cache; names given in configs and the training mode don't count.
+    With attributes that can't be hashed the digest is transient, and a warning names their types.
     """
     hasher = hashlib.blake2b(digest_size=20)
     visitor = fingerprint.Fingerprint(model)
@@ -77,7 +67,7 @@ def hash_model(model: nn.Module) -> str:
     for name, tensor in tensors.items():
         hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         hasher.update(fingerprint.bytes_of(tensor))
-    # Packed weights of quantised layers, and what modules add with get_extra_state.
+    # Packed weights of quantised layers, and additions by get_extra_state.
     extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
     hasher.update(hash_values(visitor.of_value(extra), visitor.sources()).encode())
     if visitor.opaque:
@@ -87,22 +77,18 @@ def hash_model(model: nn.Module) -> str:
 
 
 def transient_key() -> str:
-    """Return a new transient digest; see `is_transient`."""
     return f"{_TRANSIENT}{uuid4().hex}"
 
 
 def is_transient(digest: str) -> bool:
-    """Whether a digest, or one that it was made from, never occurs again.
-
-    What is stored under it is of use to this run alone.
-    """
+    """Return whether a digest, or a part of it, is unique to this run, as are its arrays."""
     return digest.startswith(_TRANSIENT)
 
 
 def transient_notes(digests: Mapping[str, str]) -> tuple[str, ...]:
     """Return notes on the networks, by name, whose features couldn't be cached."""
     return tuple(
-        f"the features of {name} are of this run alone and not in the store: the network has "
+        f"the features of {name} are valid for this run only and not cached: the network has "
         f"attributes that can't be hashed (the log names them)"
         for name, digest in digests.items()
         if is_transient(digest)
@@ -120,11 +106,9 @@ def _warn_of_opaque(model: str, kinds: tuple[str, ...]) -> None:
 
 
 def hash_transform(transform: Transform) -> str:
-    """Return a digest of an image transform, taken from its output on five synthetic images.
+    """Return a digest of an image transform's output on five synthetic images.
 
-    A transform has no dependable name: a lambda prints as an address and two `Compose` objects
-    may print alike. Its output on images of several sizes, up to 1500 x 2100, changes with every
-    resize, crop, interpolation and normalisation.
+    Names aren't dependable: lambdas print as addresses, and different `Compose` objects alike.
 
     Raises:
         DissectError: the transform is random, or doesn't return a tensor `[channels, h, w]`.
@@ -142,7 +126,7 @@ def hash_transform(transform: Transform) -> str:
             )
         if not torch.equal(first, second) or (size == _PROBE_SIZES[0] and _is_random(transform)):
             raise DissectError(
-                "preprocess gives another result each time for the same image (a random crop or "
+                "preprocess gives different results for the same image (a random crop or "
                 "flip?). Use the network's evaluation transform"
             )
         hasher.update(repr((str(first.dtype), tuple(first.shape))).encode())
@@ -151,8 +135,6 @@ def hash_transform(transform: Transform) -> str:
 
 
 class _RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Detects whether this thread draws random numbers from torch."""
-
     drawn: bool = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -161,12 +143,9 @@ class _RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_random(transform: Transform) -> bool:
-    """Whether a transform draws random numbers: a flip may come out the same twice, but it always
-    draws.
-
-    Other threads may draw, too: torch's draws are attributed by thread, others only if they occur
-    at every try, on a small image.
-    """
+    """Return whether a transform draws random numbers, even if its output repeats."""
+    # A flip may repeat by chance, but it always draws. Other threads may draw too:
+    # torch's draws are attributed by thread, others only if they occur at every try.
     for _ in range(TRIES):
         before = _random_states()
         detector = _RandomnessDetector()  # type: ignore[no-untyped-call]

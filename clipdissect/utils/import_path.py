@@ -13,12 +13,7 @@ from clipdissect.errors import DissectError, unknown
 
 
 def load(path: str, what: str) -> Any:
-    """Import the object at `package.module:name`, first from the current folder.
-
-    Args:
-        path: such as `mypackage.mymodule:build`, or `mymodule:Class.method`.
-        what: names it in errors (`target.factory`).
-    """
+    """Import `package.module:name`, first from the current folder; `what` is for errors."""
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute):
         raise DissectError(f"{what} is '{path}'; it must look like package.module:name")
@@ -34,7 +29,6 @@ def load(path: str, what: str) -> Any:
 
 
 def call(path: str, arguments: Any, what: str) -> Any:
-    """Call the function or class at an import path with keyword arguments."""
     function: Callable[..., Any] = load(path, what)
     if not callable(function):
         raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
@@ -48,7 +42,6 @@ def call(path: str, arguments: Any, what: str) -> Any:
 
 
 def keywords(arguments: Any) -> dict[str, Any]:
-    """Return keyword arguments as a dict, an empty one for None."""
     named = {} if arguments is None else arguments
     if not isinstance(named, Mapping) or not all(isinstance(key, str) for key in named):
         raise DissectError(
@@ -58,7 +51,7 @@ def keywords(arguments: Any) -> dict[str, Any]:
 
 
 def where(error: BaseException) -> str:
-    """Describe an exception of a user's code in one line: its type, message, file and line."""
+    """Describe an exception in user code in one line: type, message, file and line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a function to be compiled on first use, cached on disk where that can be written."""
+    """Return a decorator that compiles on first use and caches on disk if possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         # Run-time type checkers wrap every function of a module, and Numba can't compile wrappers.
@@ -29,10 +29,7 @@ def compiled(fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
 
 
 def prepare(function: Any, arguments: Sequence[Any]) -> None:
-    """Compile a function for arguments of these types, unless that was done, without running it.
-
-    Errors raised here are the compiler's, errors raised by a call are due to the data.
-    """
+    """Compile a function for arguments of these types without running it."""
     function.compile(tuple(map(numba.typeof, arguments)))
 
 

@@ -15,20 +15,13 @@ _kept = False
 
 
 def keep_memory() -> bool:
-    """Keep freed memory in the process and use huge pages for tensors.
+    """Keep freed memory in the process and use huge pages for tensors; False without glibc.
 
-    glibc requests every array above 32 MB from the system and returns it when it is freed, so that
-    each batch touches fresh pages; page faults then take a third of the time and more on CPUs
-    (docs/capture.md). With this, the process holds its peak memory to its end.
-
-    The command line calls this; a library must not decide it for other programs. Call it before
-    torch allocates its first tensor, or huge pages aren't used.
-
-    Returns:
-        Whether it took effect; False where the C library isn't glibc.
-
-    Source: mallopt(3); huge pages are torch's own, by THP_MEM_ALLOC_ENABLE.
+    Call it before torch allocates its first tensor. The process then holds its peak memory to its
+    end, so only the command line calls this, not the library.
     """
+    # glibc returns arrays above 32 MB to the system, and touching fresh pages then takes a third of
+    # the time or more on CPUs (docs/capture.md). Source: mallopt(3).
     os.environ.setdefault(LARGE_PAGES, "1")
     global _kept
     try:
@@ -40,5 +33,5 @@ def keep_memory() -> bool:
 
 
 def memory_is_kept() -> bool:
-    """Whether `keep_memory` took effect in this process."""
+    """Return whether `keep_memory` took effect in this process."""
     return _kept

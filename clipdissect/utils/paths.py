@@ -20,7 +20,7 @@ CIFAR100 = "cifar-100-python"
 
 
 def cache_dir() -> Path:
-    """Return the user cache: `$CLIPDISSECT_CACHE`, else the system's cache folder for the user."""
+    """Return the user cache: `$CLIPDISSECT_CACHE`, else the system's user cache folder."""
     chosen = os.environ.get("CLIPDISSECT_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -30,7 +30,6 @@ def cache_dir() -> Path:
 
 
 def store_dir() -> Path:
-    """Return the folder of the feature store, below the user cache."""
     return cache_dir() / "store"
 
 
@@ -41,12 +40,7 @@ def data_places() -> list[Path]:
 
 
 def data_candidates(path: str | None, *names: str) -> list[Path]:
-    """Return the user's `path` alone where given, else each name below each data folder.
-
-    Args:
-        path: what the user set.
-        names: paths below a data folder, the best first.
-    """
+    """Return the user's `path` if set, else each name, best first, per data folder."""
     if path:
         return [Path(path).expanduser()]
     return [place / name for name in names for place in data_places()]
@@ -55,17 +49,10 @@ def data_candidates(path: str | None, *names: str) -> list[Path]:
 def find_data(
     description: str, candidates: Iterable[Path], remedy: str, marker: str | None = None
 ) -> Path:
-    """Return the first candidate that exists, or that holds the file `marker`.
-
-    Args:
-        description: what is searched for, for the error.
-        candidates: see `data_candidates`.
-        remedy: what the user can do where there is none.
-        marker: a file's path below the candidates.
+    """Return the first candidate that exists or, with `marker`, holds that file.
 
     Raises:
-        MissingResource: there is none.
-        DissectError: a candidate is a folder that can't be listed.
+        MissingResource: there is none; the error has `description` and `remedy`.
     """
     tried = []
     for candidate in candidates:

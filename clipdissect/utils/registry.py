@@ -1,8 +1,4 @@
-"""Named options: each package of the library maps names to functions that build one thing.
-
-A package's `OPTIONS` dictionary lists its names. `conf/<group>/<name>.yaml` holds their parameters
-for the command line.
-"""
+"""Named options: a package's `OPTIONS` maps names to functions that build them."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ T = TypeVar("T")
 
 
 def build(kind: str, options: Options, name: str, parameters: Mapping[str, Any]) -> Any:
-    """Call the function behind a name, after checking the parameters' names.
+    """Call the function behind a name.
 
     Raises:
         DissectError: unknown name or parameter, listing the valid ones; a value of a wrong type.
@@ -48,11 +44,7 @@ def named(kind: str, build: Callable[..., T], given: Any) -> T:
 
 
 def part(kind: str, word: str, part_type: type[T], build: Callable[..., T], given: Any) -> T:
-    """Return a part of a union: the object given, or one built from a name or a mapping.
-
-    `kind` (such as `concept set`) and `word` (placeholder of a name) are for errors; `build` is the
-    package's function.
-    """
+    """Return a part of a union: the given object, or a new one from a name or mapping."""
     if isinstance(given, part_type):
         return given
     expected = (

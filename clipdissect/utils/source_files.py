@@ -1,8 +1,4 @@
-"""The user's own source files with a network's code, and those that they import.
-
-Code is compared as it parses, so that comments and layout don't matter. Installed libraries (and
-this one) are left out: their versions are part of the cache keys.
-"""
+"""The user's source files with a network's code, and the files that they import."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ _loaded: dict[int, tuple[Any, tuple[str, tuple[str, ...]]]] = {}
 
 
 def file_of(source: Any) -> str | None:
-    """Return the user's own file behind a module or a code object's file name; None otherwise."""
+    """Return the user's file behind a module or code file name; None otherwise."""
     is_module = isinstance(source, ModuleType)
     name: str | None = getattr(source, "__file__", None) if is_module else source
     if not name or name.startswith("<") or is_installed(name) or not os.path.isfile(name):
@@ -35,7 +31,7 @@ def file_of(source: Any) -> str | None:
 
 @functools.cache
 def is_installed(name: str) -> bool:
-    """Whether a file belongs to Python, an installed library or this one."""
+    """Return whether a file belongs to Python, an installed library or this library."""
     path = Path(os.path.realpath(name))
     return any(part in _INSTALLED for part in path.parts) or any(
         path.is_relative_to(root) for root in _roots()
@@ -43,11 +39,8 @@ def is_installed(name: str) -> bool:
 
 
 def digests(files: Iterable[str]) -> list[str]:
-    """Return sorted digests of the user's own files and of those that they import.
-
-    A file's folder doesn't count. Of a loaded module, the file counts as it was when the load was
-    first seen here. The running script is left out: what a network uses of it is hashed by name.
-    """
+    """Return sorted digests of the user's files and their imports, independent of folders."""
+    # Fingerprints hash by name the parts of the running script that a network uses.
     script = file_of(sys.modules.get("__main__"))
     digest_of: dict[str, str] = {}
     queue = [file for file in files if file != script]
@@ -69,7 +62,6 @@ def _of_loaded(file: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _spec_of(file: str) -> Any:
-    """Return the spec of the module that was loaded from a file; each load has a new one."""
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
         if name and name.endswith(os.path.basename(file)) and os.path.realpath(name) == file:
@@ -78,7 +70,6 @@ def _spec_of(file: str) -> Any:
 
 
 def _of_file(file: str) -> tuple[str, tuple[str, ...]]:
-    """Return a file's digest and the user's own files that it imports."""
     source = Path(file).read_bytes()
     try:
         tree = ast.parse(source)
@@ -104,7 +95,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _resolve(name: str, folder: Path) -> Iterator[str]:
-    """Yield the user's own files that an import in a file of a folder may run."""
+    """Yield the user's files that an import in a file of a folder may run."""
     plain = name.lstrip(".")
     parts = plain.split(".") if plain else []
     if name.startswith("."):
@@ -121,14 +112,14 @@ def _resolve(name: str, folder: Path) -> Iterator[str]:
 
 
 def _is_of_library(name: str) -> bool:
-    """Whether a module of this name belongs to Python, an installed library or this one."""
+    """Return whether a module name belongs to Python, a library or this library."""
     loaded = getattr(sys.modules.get(name), "__file__", None)
     is_known = name in sys.stdlib_module_names or name == __name__.partition(".")[0]
     return is_known or bool(loaded and is_installed(loaded))
 
 
 def _packages(folder: Path) -> tuple[list[Path], Path]:
-    """Return the packages that a folder is in, and the folder of the outermost one."""
+    """Return the packages that contain a folder, and the folder of the outermost."""
     packages = []
     while (folder / "__init__.py").is_file() and folder != folder.parent:
         packages.append(folder)

@@ -11,14 +11,14 @@ clock: Callable[[], float] = time.perf_counter
 
 
 class Timers:
-    """Adds up wall-clock seconds per stage, in the order of first use."""
+    """Wall-clock seconds per stage, in the order of first use."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the block's duration to a stage, also when it fails."""
+        """Add the block's duration to a stage, even if it fails."""
         start = clock()
         try:
             yield

@@ -25,10 +25,7 @@ MAX_SHOWN = 80  # characters of a wrong value in errors
 
 
 def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the parameters of `function`; paths given for text become text.
-
-    Only annotations that are classes, or unions, lists and mappings of them, are checked.
-    """
+    """Return the checked parameter values; paths given for text become text."""
     annotated: Any = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(annotated)
     return {
@@ -38,27 +35,24 @@ def checked(function: Callable[..., Any], what: str, values: Mapping[str, Any]) 
 
 
 def check_fields(settings: Any, what: str) -> None:
-    """Check a dataclass's fields against their annotations."""
+    """Raise a DissectError unless a dataclass's fields match their annotations."""
     for name, hint in get_type_hints(type(settings)).items():
         if name in settings.__dataclass_fields__:
             _checked(f"{what}{name}", hint, getattr(settings, name))
 
 
 def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
-    """Raise a DissectError unless a parameter's value is one of the valid ones."""
     if value not in valid:
         raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
 
 
 def check_range(name: str, value: float, minimum: float, maximum: float | None = None) -> None:
-    """Raise a DissectError unless `minimum <= value <= maximum`."""
     if value < minimum or (maximum is not None and value > maximum):
         limits = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
         raise DissectError(f"{name} is {value}; it must be {limits}")
 
 
 def shortened(value: Any) -> str:
-    """Return a value's repr for errors, truncated."""
     short = Repr()
     short.maxstring = short.maxother = MAX_SHOWN
     return short.repr(value)

@@ -157,5 +157,5 @@ def test_shared_module_is_ambiguous() -> None:
 def test_layer_out_of_the_pass() -> None:
     model = ColourNet()
     model.spare = nn.Linear(2, 2)
-    with pytest.raises(DissectError, match="spare exists but took no part"):
+    with pytest.raises(DissectError, match="spare exists but does not run"):
         record(model, ["spare"], torch.zeros(1, 3, 5, 5))

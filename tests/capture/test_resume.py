@@ -242,7 +242,7 @@ def test_out_of_memory_halves_the_batch(
     settings = Settings(device="cpu", workers=0, batch_size=8)
     caplog.set_level("INFO")
     halved = capture(target, LAYERS, ColourEncoder(), found, None, settings)
-    assert "going on with 2 images at a time" in caplog.text
+    assert "continuing with 2 images at a time" in caplog.text
     expected = run(images, None)
     assert torch.allclose(halved.activations["head"], expected.activations["head"], atol=1e-6)
     Small.most = 0

@@ -252,7 +252,7 @@ def test_a_file_that_is_not_the_item_is_refused(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(own_cache / "torch"))
     item = replace(ITEMS[name], also=())
-    with pytest.raises(MissingResource, match=r"what came has|its digest isn't") as caught:
+    with pytest.raises(MissingResource, match=r"the download has|its digest isn't") as caught:
         run.get(item, urls=[file_url(str(small(name, tmp_path)))])
     assert item.manual in str(caught.value)
     assert [p for p in own_cache.rglob("*") if p.is_file() and p.suffix != ".lock"] == []

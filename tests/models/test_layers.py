@@ -136,7 +136,7 @@ def test_survey_of_a_network_that_wants_another_input() -> None:
 
 def test_network_that_fails_while_it_is_dissected(tmp_path: Path) -> None:
     write_colours(tmp_path / "images")
-    with pytest.raises(DissectError, match="Does the preprocessing give what the network wants"):
+    with pytest.raises(DissectError, match="Does the preprocessing give the size and channels"):
         clipdissect.dissect(
             nn.Sequential(nn.Conv2d(1, 1, 1)),
             layers=["0"],
