@@ -66,7 +66,7 @@ def overview(run: Run) -> list[LayerOverview]:
 
 
 def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
-    """Return which units have at most a tenth of the layer's median margin."""
+    """Return which units have at most a tenth of the median margin of the layer's live units."""
     margins = rows["margin"].to_numpy(float)
     if np.isnan(margins).all():
         return np.zeros(len(rows), dtype=bool)

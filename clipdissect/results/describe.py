@@ -155,9 +155,10 @@ def describe_layer(
     """Describe one layer: a row per unit with its best concepts, margin, flags and null.
 
     `truth_rank`, with ground truth, counts from 1 among the distinct texts (ties averaged; NaN
-    if it isn't among them). Constant units are `dead` and not scored, because their top images
-    are arbitrary. `few_distinct`: fewer than `top_k` distinct activations. `tied`: the best two
-    scores differ by less than float32 resolves, as for a layer's only live unit.
+    if it isn't among them or the unit is dead). Constant units are `dead` and not scored, unless
+    `similarity.dead` is `include`: their top images are arbitrary. `few_distinct`:
+    fewer than `top_k` distinct activations. `tied`: the best two scores differ by less than
+    float32 resolves, as for a layer's only live unit where the marginal cancels its score.
     `null_similarity` is the best score with shuffled images: the chance level.
     """
     describer = Describer(concept_activations, texts, similarity, top, null)

@@ -135,7 +135,7 @@ def machine() -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Return commit and dirty state (without results/); None if `root` is no repository."""
+    """Return commit and dirty state (without results/); None if `root` isn't its top."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
         return None  # installed, perhaps inside another repository

@@ -61,7 +61,8 @@ def write_json(path: Path, values: Any) -> None:
 def jsonable(values: Any, reasons: bool = True) -> Any:
     """Return a JSON-able copy: NumPy values as Python's, undefined numbers as None.
 
-    With `reasons`, a key whose value is or contains NaN or an infinity gets `<key>_reason`.
+    With `reasons`, a key whose value is or contains NaN or an infinity gets `<key>_reason`,
+    unless it exists.
     """
     if isinstance(values, Mapping):
         result = {key: jsonable(value, reasons) for key, value in values.items()}
