@@ -1,7 +1,4 @@
-"""CLIP-Dissect: describe the units of a network's layers.
-
-`dissect` resolves names and checks arguments; `describe_units` is the method itself.
-"""
+"""CLIP-Dissect: describe the units of a network's layers."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ NEEDS = ("target", "probe", "concepts", "encoder", "similarity")
 
 @dataclass(frozen=True)
 class Job:
-    """The inputs of a method, as for `dissect`; those that it doesn't need may be None."""
+    """The inputs of a method, as for `dissect`; inputs that the method doesn't need may be None."""
 
     target: Target | None = None
     probe: Probe | None = None
@@ -69,7 +66,7 @@ class Job:
     null: bool = True
 
     def require(self, method: str, names: Sequence[str]) -> list[Any]:
-        """Return the named inputs; raise DissectError if one is None."""
+        """Return the named inputs; raise a DissectError if any is None."""
         inputs = [getattr(self, name) for name in names]
         missing = [name for name, value in zip(names, inputs, strict=True) if value is None]
         if missing:
@@ -106,38 +103,33 @@ def dissect(
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
-    Instead of a name, a mapping of the name and its parameters can be given, such as
-    `similarity={"name": "soft_wpmi", "top_k": 20}`.
+    Names may be mappings with parameters: `similarity={"name": "soft_wpmi", "top_k": 20}`.
 
     Args:
         model: a network, a `Target`, or a target's name.
-        layers: dotted module names, followed by `[part]` if the module returns a tuple or dict; by
-            default the target's own.
-        probe: a folder of images, a probe's name, a `Probe`, or a map-style dataset of images.
+        layers: dotted module names, with `[part]` for a module that returns a tuple or dict;
+            the target's own by default.
+        probe: an image folder, a probe's name, a `Probe`, or a map-style dataset of images.
         concepts: a list of texts, a concept set's name, a text file, or a `Concepts`.
         preprocess: PIL image to the network's input; required for a plain network.
         encoder: an encoder's name or an `Encoder`.
         similarity: a similarity function's name, or one from `similarity.build`.
         settings: device, precision, batches and the summary of activations.
-        device: overrides the device of the settings: `cpu`, `cuda`, `cuda:1`.
-        store: the feature store: a folder, `auto` for the user cache, None for no store.
+        device: `cpu`, `cuda` or `cuda:1`; overrides the settings' device.
+        store: the feature store: a folder, `auto` for the user cache, None to disable it.
         top: descriptions per unit.
         images: top images per unit.
-        team: processes that share the images, from `distributed.from_environment`; the leader calls
-            this, the others `run_worker`.
-        truth: layer to the right concept of each unit, for `truth_rank`; takes two more passes
-            over the concepts and doesn't change the descriptions.
-        null_similarity: whether to score every unit again with shuffled images, for the column
-            `null_similarity`; doubles the scoring time and doesn't change the descriptions.
-
-    Returns:
-        Descriptions, top images and run manifest.
+        team: processes that share the images, from `distributed.from_environment`; the leader
+            calls this, the others `run_worker`.
+        truth: layer to each unit's right concept, for `truth_rank`; costs two more passes over
+            the concepts and doesn't change the descriptions.
+        null_similarity: whether to score again with shuffled images, for `null_similarity`;
+            doubles the scoring time and doesn't change the descriptions.
 
     Raises:
         DissectError: an invalid argument; the message says what to change.
 
-    Source:
-        Oikarinen & Weng, ICLR 2023, Sec. 3.
+    Source: Oikarinen & Weng, ICLR 2023, Sec. 3.
     """
     timers = Timers()
     with timers.stage("load"):
@@ -160,7 +152,7 @@ def dissect(
 
 
 def describe_units(job: Job, timers: Timers | None = None) -> Result:
-    """Run CLIP-Dissect on a job; raise DissectError for a missing or unsuitable input."""
+    """Run CLIP-Dissect on a job; raise a DissectError for a missing or unsuitable input."""
     target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
     timers = timers or Timers()
     with timers.stage("load"):
@@ -240,7 +232,7 @@ def manifest(job: Job, captured: CapturedFeatures, texts: ConceptEmbeddings) -> 
 
 
 def log_skipped(skipped: Mapping[str, str], images: int) -> None:
-    """Log how many of a probe's images were unreadable, with the reason of the first."""
+    """Log the number of unreadable images of a probe, with the first one's reason."""
     if skipped:
         first, reason = next(iter(skipped.items()))
         log.warning(
@@ -309,7 +301,7 @@ def _resolve_store(store: Store | str | Path | None) -> Store | None:
 
 
 def _check_job(job: Job) -> None:
-    """Check the inputs of CLIP-Dissect, before any network runs."""
+    """Check the inputs of CLIP-Dissect before any network runs."""
     target, probe, _, _, similarity = job.require("clip_dissect", NEEDS)
     check_layers(target.model, target.layers)
     for name, count in (("top", job.top), ("images", job.images)):
@@ -346,5 +338,5 @@ def _check_top_k(similarity: Similarity, images: int) -> None:
 
 
 def _stored_top_k(similarity: Similarity, images: int) -> int:
-    """Top images per unit that the scores and the table of top images need."""
+    """Return the k that both the scores and the table of top images need."""
     return max(similarity.images_per_unit or 0, images)

@@ -1,19 +1,13 @@
-"""Images per second of a capture, against its bare forward passes and a plain two-pass loop.
+"""Images per second of a capture, against bare forward passes and a plain two-pass loop.
 
     python scripts/benchmark_capture.py --images ~/photos            # the offline networks
     python scripts/benchmark_capture.py --images ~/photos --variants # the effect of settings
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
 
-Three measurements in one run, after a warm-up, on the same images:
-
-- bare: both networks on batches in memory. No decoding, no store. On a CPU each batch of a capture
-  runs twice in turn, as part of it and bare; on a GPU whole passes do.
-- ours: `clipdissect.capture.capture` into an empty store, everything included.
-- plain: a DataLoader and a loop for each network, every image decoded twice, in batches of
-  `--plain-batch-size`, 32 by default.
-
-`--networks paper` is ResNet-50 (five layers) and CLIP ViT-B/16 with random weights, since speed
-doesn't depend on them.
+After a warm-up, on the same images: "bare" runs both networks on batches in memory, in turn with
+the capture (per batch on a CPU, per pass on a GPU); "ours" is `capture` into an empty store;
+"plain" is a DataLoader and a loop per network, every image decoded twice. `--networks paper` is
+ResNet-50 (five layers) and CLIP ViT-B/16 with random weights.
 """
 
 from __future__ import annotations
@@ -78,16 +72,13 @@ class Benchmark:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what the networks compute."""
         return (*self.target.layers, EMBEDS)
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the networks run on a GPU."""
         return torch.device(self.settings.torch_device).type == "cuda"
 
     def networks(self) -> AbstractContextManager[ModelRunner]:
-        """Return the networks, ready to run."""
         summary, device = self.settings.summary, self.settings.torch_device
         layouts = read_layers(self.target, self.target.layers, summary, device)
         return networks(self.target, layouts, self.encoder, self.settings)
@@ -116,14 +107,13 @@ class Benchmark:
             return (time.perf_counter() - start) * count / done
 
     def capture(self, probe: Probe) -> float:
-        """Capture into an empty store."""
         with TemporaryDirectory() as folder:
             start, store, layers = time.perf_counter(), Store(Path(folder)), self.target.layers
             capture(self.target, layers, self.encoder, probe, store, self.settings)
             return time.perf_counter() - start
 
     def plain(self, probe: Probe, batch_size: int) -> float:
-        """Run the plain loop: one pass over the images for each network."""
+        """Run the plain loop: one pass over the images per network."""
         settings, function = (
             replace(self.settings, batch_size=batch_size),
             similarity.build("soft_wpmi"),
@@ -135,7 +125,7 @@ class Benchmark:
             return time.perf_counter() - start
 
     def capture_and_forward(self, probe: Probe) -> tuple[float, float]:
-        """Measure a capture, and the bare forward passes of the same images in turn with it."""
+        """Time a capture, and the bare forward passes of the same images in turn."""
         if not self.on_gpu:
             return self._paired(probe)
         batches = self.batches(probe, 4 * self.settings.images_a_batch)
@@ -144,10 +134,9 @@ class Benchmark:
         return seconds, (before + self.forward_only(batches, len(probe))) / 2
 
     def _paired(self, probe: Probe) -> tuple[float, float]:
-        """Run every batch twice: as part of the capture, and once more with a clock around it.
+        """Run every batch twice, in the capture and bare, on CPUs (a GPU would wait per batch).
 
-        Which of them runs first alternates, so both see the machine at the same speed, however
-        that drifts. For CPUs only: a GPU would have to wait after every batch.
+        The order alternates, so that a drifting machine speed affects both equally.
         """
         bare, turns, call = 0.0, cycle((True, False)), ModelRunner.__call__
 
@@ -171,7 +160,7 @@ class Benchmark:
 
 
 def repeated(probe: Probe, count: int) -> Probe:
-    """Return a probe of `count` images: those of the given one over and over."""
+    """Return a probe of `count` images that cycles through the given probe."""
     names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
     return Probe(probe.name, names, partial(_read_repeated, probe), f"{probe.digest} x{count}")
 
@@ -181,7 +170,7 @@ def _read_repeated(probe: Probe, index: int) -> Image.Image:
 
 
 def variants(name: str, probe: Probe) -> Iterator[tuple[str, float, float, float]]:
-    """Yield name, images/s, times as fast as the defaults, and largest deviation from them."""
+    """Yield name, images/s, speed-up over the defaults, and largest deviation."""
     base = Settings(device="cpu")
     keep_order = partial(patch.object, networks_module, "_to_device", _without_channels_last)
     yield "as it is: channels-last, float32", *_against(name, probe, base)
@@ -202,13 +191,13 @@ def _against(
     settings: Settings,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[float, float, float]:
-    """Measure a variant in turn with the defaults on the same images."""
+    """Time a variant in turn with the defaults on the same images."""
     outputs: dict[str, dict[str, Tensor]] = {}
     works = {}
     with ExitStack() as stack:
         sides = {"defaults": (Settings(device="cpu"), nullcontext), "variant": (settings, around)}
-        for side, (own_settings, context) in sides.items():
-            benchmark = Benchmark.of(name, own_settings)  # its own networks, because of the hooks
+        for side, (side_settings, context) in sides.items():
+            benchmark = Benchmark.of(name, side_settings)  # separate networks, because of the hooks
             batches = benchmark.batches(probe, VARIANT_IMAGES)
             run = stack.enter_context(benchmark.networks())
             works[side] = partial(_run_all, run, benchmark.outputs, batches, context, side, outputs)
@@ -253,7 +242,6 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measure and print."""
     options = _parser().parse_args()
     if not options.give_memory_back:
         keep_memory()
@@ -282,7 +270,7 @@ def main() -> None:
 def report(
     benchmark: Benchmark, folder: Probe, count: int, rounds: int, plain_batch_size: int | None
 ) -> None:
-    """Print the three measurements and their ratios, round by round: a machine's speed drifts."""
+    """Print measurements and ratios per round, because a machine's speed drifts."""
     probe = repeated(folder, count)
     benchmark.capture(repeated(folder, min(count, 64)))  # warm-up
     shares, gains = [], []
@@ -307,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--images", required=True, help="a folder of images")
-    add("--limit", type=int, help="images to use, the first ones")
+    add("--limit", type=int, help="number of images to use, from the first")
     add("--repeat", type=int, default=1, help="passes over them")
     add("--networks", choices=("offline", "paper"), default="offline")
     add("--device", default="auto")

@@ -4,10 +4,8 @@
     python scripts/benchmark_similarity.py --million       # one million units as well
     python scripts/benchmark_similarity.py --functions soft_wpmi --images 10000 --no-flat
 
-Every measurement is a process of its own: inputs are made, a small run warms up threads and
-compiled kernels, and then time and the rise of resident memory above that of the inputs are
-measured. The plain side works one unit at a time, on `--plain-units` units where all would take too
-long; its time per unit is then scaled to `--units`, and the table says so.
+Each measurement is a separate, warmed-up process; memory is the rise above the inputs. The plain
+side runs on `--plain-units` units if all would take too long, and its time is scaled.
 """
 
 from __future__ import annotations
@@ -53,11 +51,7 @@ SIZES = ("images", "concepts", "units", "dims", "repeat", "plain_units", "memory
 
 
 class Plain:
-    """The formulas as a straightforward port has them: P first, then one unit after another.
-
-    P and its softmax over all images come first. Per unit: a gather with the index expanded over
-    concepts, float32, the logarithm, the sum; the marginal over all units at the end.
-    """
+    """The formulas as in a straightforward port: P and its softmax, then a loop over units."""
 
     def __init__(self, name: str, parameters: dict[str, Any], factors: ConceptActivations) -> None:
         self.name = name
@@ -73,12 +67,12 @@ class Plain:
             self.lengths = self.P.norm(dim=0).clamp_min(self.p.get("min_norm", 0.0))
 
     def unit(self, q: Tensor) -> Tensor:
-        """Return the scores `[concepts]` of one unit, before the marginal where there is one."""
+        """Return the scores `[concepts]` of a unit, before the marginal."""
         scores: Tensor = getattr(self, f"_{self.name}")(q)
         return scores
 
     def finish(self, scores: Tensor) -> Tensor:
-        """Subtract the marginal over units, where there is one."""
+        """Subtract the marginal over units, if the function has any."""
         if self.name not in ("soft_wpmi", "wpmi"):
             return scores
         marginal = torch.logsumexp(scores, 0) - torch.tensor(float(len(scores))).log()
@@ -118,7 +112,7 @@ class Plain:
 
 
 def top_inputs(images: int, units: int, k: int) -> TopActivations:
-    """Return top images of many units, made in parts that never hold all activations."""
+    """Return top images of many units, without holding all activations."""
     torch.manual_seed(0)
     values, indices = torch.empty(k, units), torch.empty(k, units, dtype=torch.int64)
     for start in range(0, units, 10_000):
@@ -129,7 +123,7 @@ def top_inputs(images: int, units: int, k: int) -> TopActivations:
 
 
 def measure(work: Callable[[], Any], repeat: int) -> tuple[Any, float, int]:
-    """Return the result, best time, and largest rise of resident memory of some work."""
+    """Return the result, best time, and largest rise of resident memory of a function."""
     reset_peak_memory()
     before, best, result = memory_of("VmRSS"), float("inf"), None
     for _ in range(repeat):
@@ -163,13 +157,12 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
     best = similarity.build(name, **parameters).top(factors, q[:, :count].contiguous(), BEST)
     difference = float((scores.gather(1, best.concepts) - best.scores).abs().max())
     same = int((scores.argmax(1) == best.concepts[:, 0]).sum())
-    each = seconds[1] / count
-    total = {"seconds": seconds[0] + each * a.units, "each": each, "peak": peak}
+    per_unit = seconds[1] / count
+    total = {"seconds": seconds[0] + per_unit * a.units, "per_unit": per_unit, "peak": peak}
     return {**total, "count": count, "difference": difference, "same": same}
 
 
 def run_fast(a: argparse.Namespace, factors: ConceptActivations, q: Any) -> dict[str, Any]:
-    """Measure the streaming side."""
     name, parameters = CASES[a.case]
     function = similarity.build(name, **parameters, memory_gb=a.memory_gb)
     _, seconds, peak = measure(lambda: function.top(factors, q, BEST), a.repeat)
@@ -178,7 +171,6 @@ def run_fast(a: argparse.Namespace, factors: ConceptActivations, q: Any) -> dict
 
 
 def worker(a: argparse.Namespace) -> dict[str, Any]:
-    """Measure once, in this process."""
     name, parameters = CASES[a.case]
     small, few = synthetic_inputs(2000, 8, 600, a.dims)
     similarity.build(name, **parameters).top(small, few, BEST)
@@ -191,7 +183,7 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(side: str, case: str, a: argparse.Namespace, **changed: Any) -> dict[str, Any]:
-    """Measure once, in a process of its own."""
+    """Measure once, in a new process."""
     flags = {**vars(a), "million": False, **changed}
     command = [sys.executable, __file__, "--worker", side, "--case", case]
     for key in SIZES:
@@ -203,7 +195,6 @@ def start(side: str, case: str, a: argparse.Namespace, **changed: Any) -> dict[s
 
 
 def machine() -> str:
-    """Describe what the numbers are measured on."""
     try:
         import numba
 
@@ -227,12 +218,11 @@ def print_table(header: list[str], rows: Any) -> None:
 
 
 def table(a: argparse.Namespace) -> None:
-    """Print one row for each function."""
     print(
         f"{a.images} images, {a.concepts} concepts, {a.units} units, {a.dims} dims, best of "
         f"{a.repeat}; memory in MB above the inputs; difference over the {BEST} best concepts\n"
     )
-    header = ["function", "plain s", "ms a unit", "streaming s", "ratio", "plain MB"]
+    header = ["function", "plain s", "ms per unit", "streaming s", "ratio", "plain MB"]
     header += ["streaming MB", "part", "largest difference", "same best", "plain units"]
     print_table(header, (_row(a, case) for case in a.functions))
 
@@ -240,7 +230,7 @@ def table(a: argparse.Namespace) -> None:
 def _row(a: argparse.Namespace, case: str) -> list[str]:
     plain, fast = start("plain", case, a), start("fast", case, a)
     count = plain["count"]
-    speeds = [f"{plain['seconds']:.2f}", f"{1e3 * plain['each']:.2f}", f"{fast['seconds']:.3f}"]
+    speeds = [f"{plain['seconds']:.2f}", f"{1e3 * plain['per_unit']:.2f}", f"{fast['seconds']:.3f}"]
     speeds.append(f"{plain['seconds'] / fast['seconds']:.1f}")
     memory = [f"{plain['peak'] / 1e6:.0f}", f"{fast['peak'] / 1e6:.0f}"]
     memory.append(f"1/{plain['peak'] / max(fast['peak'], 1):.1f}")
@@ -261,8 +251,7 @@ def flatness(a: argparse.Namespace) -> None:
 
 
 def million(a: argparse.Namespace) -> None:
-    """Print time and memory for one million units, given their top images."""
-    print("\n1,000,000 units, 1000 concepts, 2000 images, the top 100 images of each unit given:\n")
+    print("\n1,000,000 units, 1000 concepts, 2000 images, given the top 100 images per unit:\n")
     cases = [c for c in a.functions if CASES[c][0] in ("soft_wpmi", "wpmi", "rank_reorder")]
     rows = (_million_row(a, case) for case in cases)
     print_table(["function", "s", "GB above the inputs", "GB of the whole process"], rows)
@@ -296,7 +285,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Read the flags and print the requested tables."""
     parser = _parser()
     a = parser.parse_args()
     if a.worker:

@@ -1,11 +1,9 @@
 #!/usr/bin/env python
-"""Do the methods name planted concepts? Writes the table of docs/dissection_methods.md.
+"""Test whether the methods name planted concepts (table of docs/dissection_methods.md).
 
     .venv/bin/python scripts/planted_concepts.py --out results/offline/planted
 
-Networks whose units detect known concepts by construction (`clipdissect.testing`) are described on
-`synthetic_broden` by Network Dissection, Compositional Explanations and CLIP-Dissect. Writes
-units.csv (every unit's truth and descriptions), table.md and run.json.
+Writes units.csv (each unit's truth and descriptions), table.md and run.json.
 """
 
 from __future__ import annotations
@@ -37,7 +35,6 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Run everything and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000, help="scenes to describe units on")
     parser.add_argument("--fit", type=int, default=1000, help="other scenes, to fit probes to")
@@ -102,9 +99,9 @@ def described(
     ]
     truth = {layer: [plain(text) for text in texts] for layer, texts in planted.truth.items()}
     job = Job(target=target, probe=images, settings=settings, store=store, truth=truth)
-    for name, chosen, own_job in methods(images, job, top_k):
+    for name, chosen, method_job in methods(images, job, top_k):
         start = time.perf_counter()
-        table = chosen.describe(own_job).descriptions
+        table = chosen.describe(method_job).descriptions
         seconds[f"{target.name}, {name}"] = round(time.perf_counter() - start, 1)
         for row, (_, unit) in zip(rows, table.iterrows(), strict=True):
             row[name] = unit["description"]
@@ -118,7 +115,6 @@ def described(
 
 
 def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method.Method, Job]]:
-    """Return the methods by name, each with its job."""
     assert images.masks is not None  # it always has them
     without_truth = replace(job, truth={})  # formulas have no rank
     scorer, clip = similarity.build("soft_wpmi", top_k=top_k), method.build("clip_dissect")
@@ -139,15 +135,11 @@ def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method
 
 
 def plain(text: str) -> str:
-    """Remove the suffix of colours."""
     return text.replace("-c", "")
 
 
 def names_truth(truth: str, unit: pd.Series[Any]) -> bool:
-    """Whether a description names the planted concept, or every part of a planted formula.
-
-    Of a formula as description, the parts that are not negated count.
-    """
+    """Return whether the (not negated) labels include every part of the planted concept."""
     wanted = {plain(part) for part in truth.replace(" AND ", " OR ").split(" OR ")}
     if "formula" not in unit.index:
         return {plain(str(unit["description"]))} == wanted
@@ -166,7 +158,6 @@ def positive_labels(tree: dict[str, Any]) -> list[str]:
 
 
 def summary(units: pd.DataFrame) -> str:
-    """Return a Markdown table of right units, by network and kind of concept."""
     columns = [str(c).removesuffix(" right") for c in units if str(c).endswith(" right")]
     header = ["planted", "units", *columns]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -179,7 +170,7 @@ def summary(units: pd.DataFrame) -> str:
 
 
 def kind_of(text: str) -> str:
-    """Return what is planted: a colour, a shape, a texture, an object or a formula."""
+    """Return the kind of a planted concept: colour, shape, texture, object or formula."""
     for word in ("OR", "AND"):
         if f" {word} " in text:
             return f"a {word} b"

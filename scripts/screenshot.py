@@ -1,4 +1,4 @@
-"""A picture of a report: scripts/screenshot.py REPORT.html PICTURE.webp."""
+"""Photograph a report: scripts/screenshot.py REPORT.html PICTURE.webp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ LAYER = "bn2"  # the last hidden layer
 
 
 def main(page_file: Path, picture: Path) -> None:
-    """Photograph the units of the last hidden layer, best scores first."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,4 +1,4 @@
-"""Methods of describing units; `OPTIONS` lists them."""
+"""Methods that describe units; `OPTIONS` maps names to classes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ __all__ = ["OPTIONS", "ImageCaptioner", "Job", "Method", "build"]
 
 
 def build(name: str, **parameters: Any) -> Method:
-    """Build a method by name; raise DissectError for an unknown name or parameter."""
+    """Build a method by name; raise a DissectError for an unknown name or parameter."""
     method: Method = registry.build("method", OPTIONS, name, parameters)
     return method

@@ -12,7 +12,7 @@ __all__ = ["Job", "Method"]
 
 
 class Method(ABC):
-    """A way to describe units; `needs` names the inputs of a `Job` that it uses."""
+    """A method that describes units; `needs` names the inputs of a `Job` that it uses."""
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
@@ -21,12 +21,8 @@ class Method(ABC):
     def describe(self, job: Job) -> Result:
         """Return descriptions `layer, unit, description, similarity, ...`, one row per unit.
 
-        The similarity is the method's own score, larger is better, or NaN. Further columns may be
-        `description_2, similarity_2, ...`, `truth_rank`, and the method's own; the table of top
-        images may be empty.
-
-        Raises:
-            DissectError: an input is missing or unsuitable.
+        The similarity is the method's score (larger is better) or NaN; the top-image table may be
+        empty. Raise a DissectError for a missing or unsuitable input.
         """
 
     def run_worker(self, job: Job) -> None:  # noqa: B027 - most methods have nothing to share

@@ -1,4 +1,4 @@
-"""Captions of a unit's top images, reranked as in MILAN."""
+"""Captions of top images, reranked as in MILAN."""
 
 from __future__ import annotations
 
@@ -33,34 +33,24 @@ DECODED_IMAGES = 512  # size of the cache
 
 @dataclass(frozen=True, kw_only=True)
 class Captioner(Method):
-    """Describe a unit by a caption of its top images (`job.images` of them, 10 by default).
+    """The best caption of each unit's top images (`job.images`, 10 by default), as in MILAN.
 
-    The candidates are the captions of each image and, where the model supports it, those of the
-    mean of the images' features. Where the model gives log-probabilities, the best candidate is
-    that with the largest
-
-        mean_i log p(text | x_i) - lam * log p(text)
-
-    with `i` over the unit's top images, `log p(text | x)` the sum over the text's tokens including
-    the end token, and `p(text) = mean_j p(text | x_j)` over `prior_images` images spread evenly
-    over the probe (MILAN trains a language model for it). Otherwise the score is the share of the
-    top images that have the text among their captions.
+    Candidates are captions of each image and of the mean of the images' features. Their score is
+    `mean_i log p(text | x_i) - lam * log p(text)` over the top images i, with
+    `p(text) = mean_j p(text | x_j)` over `prior_images` (MILAN trains a language model for it).
+    For a model without log-probabilities it is the share of top images with this caption.
 
     Args:
-        model: a folder with a captioning model of transformers (safetensors, image processor and
-            tokenizer), or an object with `captions`; see `captioning.ImageCaptioner`.
+        model: a folder as `save_pretrained` writes it, or a `captioning.ImageCaptioner`.
         lam: weight of the text's prior; 0 leaves it out.
         candidates: captions per image.
-        beams: of the beam search; at least `candidates`.
+        beams: width of the beam search; at least `candidates`.
         max_tokens: longest caption.
         mean: whether to caption the mean of the images' features too.
-        rerank: candidates per unit that are scored: the most frequent, earlier ones first.
-        prior_images: images that the text's prior is estimated from.
+        rerank: candidates scored per unit, the most frequent first.
+        prior_images: images for the text's prior, evenly spread over the probe.
 
-    Raises:
-        DissectError: a value out of range.
-
-    Source: Hernandez et al., ICLR 2022, "Natural Language Descriptions of Deep Visual Features".
+    Source: Hernandez et al., "Natural Language Descriptions of Deep Visual Features", ICLR 2022.
     """
 
     model: Any
@@ -75,7 +65,6 @@ class Captioner(Method):
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
     def __post_init__(self) -> None:
-        """Check the values' ranges."""
         for field in ("candidates", "beams", "max_tokens", "rerank", "prior_images"):
             if getattr(self, field) < 1:
                 raise DissectError(f"method.{field} must be at least 1; got {getattr(self, field)}")
@@ -88,7 +77,6 @@ class Captioner(Method):
             raise DissectError(f"method.lam must be at least 0; got {self.lam}")
 
     def describe(self, job: Job) -> Result:
-        """Caption every unit of the target's layers."""
         target, probe = job.require(self.name, self.needs)
         timers = Timers()
         with timers.stage("load"):
@@ -166,7 +154,7 @@ class _Captions:
         self.prior_images = [len(self.numbers) * j // count for j in range(count)]
 
     def rank(self, images: Sequence[int]) -> tuple[list[str], list[float]]:
-        """Return a unit's candidates and their scores, best first, given its top images."""
+        """Return a unit's candidate captions and their scores, best first."""
         pictures = [self._picture(i) for i in images]
         captions = [self._captions_of(i) for i in images]
         votes = Counter(text for texts in captions for text in dict.fromkeys(texts))
@@ -186,7 +174,7 @@ class _Captions:
         return [texts[n] for n in order], [scores[n] for n in order]
 
     def _log_prior(self, texts: Sequence[str]) -> Float[Tensor, " texts"]:
-        """Compute `log p(text)`: the logarithm of the mean probability over the prior images."""
+        """Compute `log p(text)`: the log of the mean probability over the prior images."""
         new = [text for text in texts if text not in self.priors]
         if new:
             pictures = [self._picture(i) for i in self.prior_images]
@@ -216,7 +204,7 @@ def _table(
     dead: Bool[np.ndarray, " units"],
     top: int,
 ) -> pd.DataFrame:
-    """Return descriptions of a layer's units, with as many runners-up as any unit has."""
+    """Return descriptions of a layer's units, with at most `top` captions per unit."""
     texts, scores = zip(*ranked, strict=True)
     columns: dict[str, Any] = {"layer": layer, "unit": range(len(ranked))}
     most = max(map(len, texts), default=0)

@@ -23,12 +23,10 @@ INSTALL = "method.model takes a folder as `save_pretrained` writes it"
 
 
 class ImageCaptioner(Protocol):
-    """The model of a `Captioner`.
+    """The model of a `Captioner`; `name` and `digest`, if any, are recorded in run.json.
 
-    Two more methods are optional: `captions_of_mean(images, count) -> list[str]`, captions of the
-    mean of the images' features, and `log_probs(texts, images)`, the natural logarithms of the
-    texts' probabilities given each image, `[images, texts]`. `name` and `digest` are recorded in
-    run.json.
+    Optional: `captions_of_mean(images, count) -> list[str]`, captions of the mean of the images'
+    features, and `log_probs(texts, images)`, natural log-probabilities `[images, texts]`.
     """
 
     def captions(self, images: Sequence[Image.Image], count: int) -> list[list[str]]:
@@ -51,7 +49,6 @@ class HFCaptions:
 
     @torch.no_grad()
     def captions(self, images: Sequence[Image.Image], count: int) -> list[list[str]]:
-        """Caption each image by beam search; best first, without duplicates."""
         return [self._generate(count, pixel_values=self._pixels(image)) for image in images]
 
     def _generate(self, count: int, **inputs: Any) -> list[str]:
@@ -73,18 +70,17 @@ class HFCaptions:
 
 @dataclass
 class EncoderDecoder(HFCaptions):
-    """A `VisionEncoderDecoderModel`: also gives probabilities, and captions of mean features."""
+    """A `VisionEncoderDecoderModel`, with log-probabilities and captions of mean features."""
 
     _features: OrderedDict[int, tuple[Image.Image, Tensor]] = field(default_factory=OrderedDict)
 
     @torch.no_grad()
     def captions(self, images: Sequence[Image.Image], count: int) -> list[list[str]]:
-        """Caption each image by beam search; best first, without duplicates."""
         return [self._of_features(self.features(image), count) for image in images]
 
     @torch.no_grad()
     def captions_of_mean(self, images: Sequence[Image.Image], count: int) -> list[str]:
-        """Caption the mean over images of the encoder's last hidden states, patch by patch."""
+        """Caption the mean over images of the encoder's last hidden states, per patch."""
         features = torch.cat([self.features(image) for image in images])
         return self._of_features(features.mean(0, keepdim=True), count)
 
@@ -92,7 +88,7 @@ class EncoderDecoder(HFCaptions):
     def log_probs(
         self, texts: Sequence[str], images: Sequence[Image.Image]
     ) -> Float[Tensor, "images texts"]:
-        """Compute `log p(text | image)`: the sum over the text's tokens and the end token."""
+        """Compute `log p(text | image)`, summed over the text's tokens and the end token."""
         rows = []
         for image in images:
             features = self.features(image)
@@ -140,11 +136,7 @@ class EncoderDecoder(HFCaptions):
 
 
 def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
-    """Load the captioning model in a folder, without running any code in it.
-
-    `save_pretrained` writes such a folder: config.json, safetensors weights, image processor and
-    tokenizer.
-    """
+    """Load a captioning model from a folder (`save_pretrained`), without running its code."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise MissingResource("the captioning model", [str(folder.absolute())], INSTALL)
@@ -188,7 +180,6 @@ def _load_parts(folder: Path) -> tuple[Any, Any, Any]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Silence transformers' warnings and progress bars; problems are raised as errors."""
     from transformers.utils import logging as hf_logging
 
     level = hf_logging.get_verbosity()
@@ -202,7 +193,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _start_and_end(model: Any, tokenizer: Any) -> tuple[int, int]:
-    """Return the tokens before and after a text; raise DissectError if they are unknown."""
+    """Return the tokens before and after a text; raise a DissectError if unknown."""
     config = model.generation_config
     start = config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start

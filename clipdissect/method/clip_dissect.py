@@ -1,4 +1,4 @@
-"""CLIP-Dissect: the concepts whose activations are most similar to the unit's."""
+"""CLIP-Dissect: concepts whose activations are most similar to the unit's."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ from clipdissect.results.result import Result
 
 @dataclass(frozen=True)
 class ClipDissect(Method):
-    """`clipdissect.dissect` as a method.
-
-    Source: Oikarinen & Weng, ICLR 2023, Sec. 3.
-    """
+    """`clipdissect.dissect` as a method (Oikarinen & Weng, ICLR 2023, Sec. 3)."""
 
     name: ClassVar[str] = "clip_dissect"
     needs: ClassVar[tuple[str, ...]] = NEEDS
 
     def describe(self, job: Job) -> Result:
-        """Describe every unit of the target's layers by its best concepts."""
         result = describe_units(job)
         result.run["method"] = {"name": self.name}
         return result
 
     def run_worker(self, job: Job) -> None:
-        """Capture this process's share of the images."""
         target, probe, _, encoder, similarity = job.require(self.name, self.needs)
         if job.store is None:
-            raise DissectError("processes share images through the store: give one")
+            raise DissectError("processes share images through the store: set a store")
         run_worker(
             target,
             probe=probe,

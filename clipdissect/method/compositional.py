@@ -20,26 +20,19 @@ LONGEST, WIDEST = 10, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Compositional(MaskMatchingMethod):
-    """The formula with the largest intersection over union, by beam search.
+    """The formula of concepts with the largest intersection over union, by beam search.
 
-    Formulas are `((c1 op c2) op c3) ...` with `op` one of AND, OR, AND NOT and every concept at
-    most once: see `masks.search`. Thresholds, masks and their comparison are Network Dissection's,
-    and with `length=1` so are description and IoU.
-
-    Besides our columns there are `formula` (a tree in JSON), `length`, and of the best single
-    concept `label_1` and `iou_1`; then the published tables' `category, label, score` of the
-    formula.
+    Formulas are `((c1 op c2) op c3) ...`, with `op` AND, OR or AND NOT and distinct concepts.
+    Thresholds, masks and IoU are Network Dissection's; with `length=1` the results are equal.
+    Extra columns: `formula` (a JSON tree), `length`, `label_1` and `iou_1` of the best single
+    concept, and the published `category, label, score`.
 
     Args:
         length: largest number of concepts in a formula.
-        beam: formulas kept after each step.
+        beam: beam width, in formulas.
         quantile, detector, least_images, categories, view, memory: see `MaskMatchingMethod`.
 
-    Raises:
-        DissectError: a value out of range.
-
-    Source: Mu & Andreas, "Compositional Explanations of Neurons", NeurIPS 2020; length 3 and beam 5
-    are their code's settings.
+    Source: Mu & Andreas, NeurIPS 2020; length 3 and beam 5 are their code's settings.
     """
 
     length: int = 3
@@ -47,7 +40,6 @@ class Compositional(MaskMatchingMethod):
     name: ClassVar[str] = "compositional"
 
     def __post_init__(self) -> None:
-        """Check the values' ranges."""
         super().__post_init__()
         for name, largest in (("length", LONGEST), ("beam", WIDEST)):
             value = getattr(self, name)
@@ -57,7 +49,6 @@ class Compositional(MaskMatchingMethod):
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
-        """Return the best formulas of each unit, at most as many as the beam holds."""
         named = concepts.concepts
         sizes = FormulaCounts(concepts)
         beams = search(units, counts, sizes, self.length, self.beam)

@@ -1,4 +1,4 @@
-"""Base of the methods that compare where units are active with where concepts are."""
+"""Base of the methods that compare activation maps with concept masks."""
 
 from __future__ import annotations
 
@@ -41,17 +41,14 @@ class MaskMatchingMethod(Method):
     """A method that thresholds activation maps and compares them with concept masks.
 
     Args:
-        quantile: share of all positions of the probe at which a unit is active.
+        quantile: share of the probe's positions at which a unit is active.
         detector: IoU above which a unit counts as a detector of its description.
-        least_images: images in which a detector must be active: a unit that is active in a single
-            image has an IoU of 1 with whatever only that image shows.
+        least_images: images in which a detector must be active; a unit active in one image has
+            an IoU of 1 with any concept that only this image shows.
         categories: of the concepts; None for all.
-        view: `whole` shows the network whole images, squeezed to its input size, as the published
-            codes do; `target` keeps the target's own crop, which shifts maps against masks.
+        view: `whole` resizes whole images to the input size, as the published codes do;
+            `target` uses the target's crop, which shifts maps against masks.
         memory: gigabytes for thresholds and masks; see `masks.layers.layer_masks`.
-
-    Raises:
-        DissectError: a value out of range.
     """
 
     quantile: float = 0.005
@@ -63,7 +60,6 @@ class MaskMatchingMethod(Method):
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
     def __post_init__(self) -> None:
-        """Check the values' ranges."""
         if self.view not in VIEWS:
             raise DissectError(f"method.view is '{self.view}'; it can be {' or '.join(VIEWS)}")
         if not 0 < self.quantile < 1:
@@ -80,7 +76,6 @@ class MaskMatchingMethod(Method):
         """Return a row per unit: `description, similarity, ..., margin`, and further columns."""
 
     def describe(self, job: Job) -> Result:
-        """Describe every unit of the target's layers by its best concepts or formulas."""
         original, probe = job.require(self.name, self.needs)
         timers = Timers()
         target, notes = self._with_view(original)
@@ -117,7 +112,6 @@ class MaskMatchingMethod(Method):
         )
 
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
-        """Return the target with the preprocessing of `view`, and notes on it."""
         whole, notes = without_crop(target.preprocess)
         if self.view == "whole":
             return replace(target, preprocess=whole), notes
@@ -153,7 +147,7 @@ class MaskMatchingMethod(Method):
         return self._with_flags(pd.concat(parts, ignore_index=True), active, layer)
 
     def _with_flags(self, table: pd.DataFrame, active: LayerMasks, layer: str) -> pd.DataFrame:
-        """Add `flags`, the units' thresholds, and whether they are detectors."""
+        """Add the units' flags, detectors and thresholds; clear the scores of dead units."""
         thresholds = active.thresholds[layer]
         dead = thresholds.dead.numpy()
         texts = [c for c in table if str(c).startswith("description")]
@@ -203,13 +197,15 @@ class MaskMatchingMethod(Method):
                 "categories": list(concepts.categories),
             },
             method={"name": self.name, **asdict(self)},
-            threshold_error={layer: levels.error for layer, levels in active.thresholds.items()},
+            threshold_error={
+                layer: thresholds.error for layer, thresholds in active.thresholds.items()
+            },
             null={"shuffled_by": SHUFFLED_BY} if job.null else None,
         )
 
 
 def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[UnitMasks]:
-    """Count the time that the iterator takes: a group is computed or read when it is requested."""
+    """Time each `next`, because the groups are computed lazily."""
     while True:
         with timers.stage(stage):
             units = next(groups, None)
@@ -219,7 +215,6 @@ def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[
 
 
 def _vocabulary(active: LayerMasks, concepts: ConceptMasks) -> Concepts:
-    """Return the texts of the masks, of which formulas are composed."""
     texts = tuple(dict.fromkeys(concept.text for concept in concepts.concepts))
     return Concepts(f"masks of {active.probe.name}", texts)
 

@@ -1,4 +1,4 @@
-"""Network Dissection: the concept whose pixels overlap most with a unit's active positions."""
+"""Network Dissection: the concept that overlaps most with a unit's active positions."""
 
 from __future__ import annotations
 
@@ -20,22 +20,16 @@ from clipdissect.results.describe import description_columns
 class NetworkDissection(MaskMatchingMethod):
     """The concept with the largest intersection over union, over all images of the probe.
 
-    A unit is active at the positions above its `quantile`; its map is interpolated bilinearly to
-    the mask's size (half-pixel centres) and compared with the threshold there. Intersection and
-    union are counted over the images that are annotated in the concept's category. An image-level
-    label is a mask of the whole image. A layer of vectors has one position per image, so that a
-    unit is active on whole images, as in the published label files of last layers. A label of two
-    categories counts in each separately.
+    Maps are interpolated bilinearly to the mask's size (half-pixel centres) and thresholded
+    there. IoU counts the images annotated in the concept's category; an image-level label masks
+    the whole image, and a label of two categories counts in each. Layers of vectors have one
+    position per image.
 
-    Besides our columns there are those of the published files: `category, label, score` and, for
-    the best concept of each category, `*-label, *-truth, *-activation, *-intersect, *-iou` (pixels;
-    `*-activation` in the images annotated in the category). Units count from 0, not 1.
+    Extra columns, as in the published files: `category, label, score` and, for the best concept
+    of each category, `*-label, *-truth, *-activation, *-intersect, *-iou` (in pixels of the
+    category's images). Units count from 0, not 1. Parameters: see `MaskMatchingMethod`.
 
-    Args:
-        quantile, detector, least_images, categories, view, memory: see `MaskMatchingMethod`.
-
-    Source: Bau et al., "Network Dissection: Quantifying Interpretability of Deep Visual
-    Representations", CVPR 2017, Sec. 2.
+    Source: Bau et al., "Network Dissection", CVPR 2017, Sec. 2.
     """
 
     name: ClassVar[str] = "network_dissection"
@@ -43,7 +37,6 @@ class NetworkDissection(MaskMatchingMethod):
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int
     ) -> pd.DataFrame:
-        """Return the best concepts of each unit."""
         scores = concept_iou(counts, concepts)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : max(top, 2)]
         best = [[n for n in row.tolist() if scores[u, n] > 0] for u, row in enumerate(order)]
@@ -62,7 +55,7 @@ class NetworkDissection(MaskMatchingMethod):
 def _by_category(
     scores: Float[np.ndarray, "units concepts"], counts: OverlapCounts, concepts: ConceptMasks
 ) -> dict[str, Any]:
-    """Return the published columns of each category's best concept; no label if its IoU is 0."""
+    """Return the published columns of each category's best concept; no label if IoU is 0."""
     active = active_by_concept(counts, concepts)
     units = np.arange(len(scores))
     columns: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Labels read from a file: published ones, or those of an earlier run."""
+"""Labels read from a file, published or of an earlier run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,18 @@ _SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
 
 @dataclass(frozen=True, kw_only=True)
 class Published(Method):
-    """Descriptions from a CSV file with one row per unit; needs no network and no images.
-
-    Other columns are copied as they are.
+    """Descriptions from a CSV file with one row per unit; other columns are copied unchanged.
 
     Args:
-        path: the file.
+        path: the CSV file.
         layers: layers to take, in this order; None for all.
-        layer_column: the column of layers; None if the file has none: then `layers` names its only
-            layer.
-        unit_column: the column of unit numbers.
-        description_column: the column of labels.
-        similarity_column: the column of the method's own score; None if there is none.
-        first_unit: the number of the first unit in the file, 0 or 1; ours count from 0.
-        strip: suffixes to remove from the labels, such as Network Dissection's `-s` and `-c`; the
-            first that matches is removed.
-        sort: rows by layer and unit; otherwise in the file's order.
-
-    Raises:
-        DissectError: a value out of range.
+        layer_column: column of layers; None if absent: then `layers` names the only layer.
+        unit_column: column of unit numbers.
+        description_column: column of labels.
+        similarity_column: column of the method's score; None if absent.
+        first_unit: number of the file's first unit, 0 or 1; the result counts from 0.
+        strip: label suffixes to remove (the first match), such as Network Dissection's `-s`.
+        sort: by layer and unit, instead of the file's order.
     """
 
     path: str
@@ -56,7 +49,6 @@ class Published(Method):
     name: ClassVar[str] = "published"
 
     def __post_init__(self) -> None:
-        """Check the values' ranges."""
         if self.first_unit not in (0, 1):
             raise DissectError(f"method.first_unit is {self.first_unit}; it can be 0 or 1")
         if self.layer_column is None and len(self.layers or ()) != 1:
@@ -65,7 +57,6 @@ class Published(Method):
             )
 
     def describe(self, job: Job) -> Result:
-        """Return the file's rows in our columns."""
         file = Path(self.path).expanduser()
         table = self._select_layers(self._convert(_read(file), file), file)
         _check_units(table, file, self.first_unit)
@@ -81,7 +72,6 @@ class Published(Method):
         return Result(table, no_images, run)
 
     def _convert(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
-        """Return the four columns under our names and types, then the others."""
         names = {
             "layer": self.layer_column,
             "unit": self.unit_column,
@@ -106,7 +96,6 @@ class Published(Method):
         return joined
 
     def _select_layers(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
-        """Return the rows of the wanted layers, sorted if asked."""
         present = list(dict.fromkeys(table["layer"]))
         parts = []
         for layer in self.layers or present:
@@ -119,7 +108,7 @@ class Published(Method):
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """Read a CSV file's cells as texts: "nan" and "null" are labels."""
+    """Read a CSV file's cells as strings: "nan" and "null" are labels."""
     if not file.is_file():
         raise MissingResource(
             "the file of labels", [str(file.absolute())], "set method.path to a CSV file"
@@ -140,7 +129,7 @@ def _whole(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
 
 
 def _numbers(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
-    """Convert cells to floats; empty ones to NaN."""
+    """Convert cells to floats, empty ones to NaN."""
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
     _refuse(numbers.isna() & ~column.str.lower().isin(["", "nan"]), column, file, "a number")
     return numbers
@@ -155,7 +144,6 @@ def _refuse(wrong: pd.Series[bool], column: pd.Series[Any], file: Path, expected
 
 
 def _without_suffix(label: str, suffixes: Sequence[str]) -> str:
-    """Return the label without the first of the suffixes that it has."""
     return label.removesuffix(next((s for s in suffixes if s and label.endswith(s)), ""))
 
 

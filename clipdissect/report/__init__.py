@@ -1,8 +1,4 @@
-"""HTML reports of a run: its units, their top images and their descriptions.
-
-`collect` computes what needs the network and the images, `build` writes the page from files alone,
-`compare` writes a page that shows two runs side by side.
-"""
+"""HTML reports: `build` and `compare` use files alone, `collect` also network and images."""
 
 from __future__ import annotations
 

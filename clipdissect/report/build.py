@@ -22,16 +22,9 @@ from clipdissect.report.run_header import header, picture_notes, warnings
 
 
 def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 30.0) -> Path:
-    """Write `<folder>/report/index.html` from the run's files, and return its path.
+    """Write `<folder>/report/index.html` from a run's files, and return its path.
 
-    Args:
-        folder: a run, complete or not, that has at least `descriptions.csv`.
-        single_file: embed everything in `index.html`.
-        megabytes: limit for the pictures in a single file.
-
-    Raises:
-        MissingResource: the folder has no descriptions.
-        DissectError: a table is unreadable, or the folder is a file.
+    A single file embeds everything, with at most `megabytes` of pictures.
     """
     run = load(run_folder(folder))
     return _page(run).write(run.folder / REPORT, single_file, megabytes)
@@ -44,7 +37,6 @@ def picture_slots(run: Run) -> int:
 
 
 def has_regions(run: Run) -> bool:
-    """Return whether any picture has a region."""
     return any("outlines" in layer for layer in run.report_data.layers.values())
 
 

@@ -1,4 +1,4 @@
-"""Collect the data of a report while the network and the images are available."""
+"""Collect a report's data while the network and the images are available."""
 
 from __future__ import annotations
 
@@ -46,21 +46,9 @@ def collect(
 ) -> None:
     """Write thumbnails and report data below a run's folder, for `build`.
 
-    Args:
-        folder: the run's folder.
-        result: a method's result.
-        target: the network, for regions and thumbnails; may be missing. If the method used another
-            preprocessing (`result.target`), that one is used here too.
-        probe: the images, for thumbnails; may be missing.
-        settings: how to run the network.
-        store: caches regions and embeddings.
-        truth: layer to the units' class names.
-        others: method name to labels, see `read_labels`.
-        sentences: encoder for the agreement of texts; without it, agreement means equality.
-        look: what the report shows.
-
-    Raises:
-        DissectError: the network fails.
+    Without target and probe there are no pictures; `result.target` takes precedence over
+    `target`. `truth` maps layers to class names, `others` method names to labels. Without
+    `sentences`, agreement of texts means equality.
     """
     look = look or ReportSettings()
     top_images = result.top_images[result.top_images["rank"] <= look.images]
@@ -95,7 +83,7 @@ def collect(
 def _write_thumbnails(
     folder: Path, inputs: NetworkInputs, names: pd.Series, look: ReportSettings
 ) -> Pictures:
-    """Write each image's thumbnail once; images that can't be read are left out."""
+    """Write each image's thumbnail once; skip unreadable images."""
     probe = inputs.probe
     numbers = {name: i for i, name in enumerate(probe.images)}
     pictures: Pictures = {}

@@ -32,12 +32,9 @@ Runs = tuple[Run, Run]
 
 @dataclass(frozen=True)
 class LayerPair:
-    """One layer of both runs, restricted to units that both have and at least one describes.
+    """A layer of both runs, restricted to common units that at least one run describes.
 
-    Args:
-        name: the layer.
-        rows: descriptions of A and of B, of the same units.
-        cosines: of the two descriptions; NaN if one is missing or there is no encoder.
+    `cosines` are of the two descriptions; NaN if one is missing or there is no encoder.
     """
 
     name: str
@@ -67,18 +64,8 @@ def compare(
 ) -> Path:
     """Write a page that shows two runs side by side, changed labels first; return its path.
 
-    Args:
-        first, second: folders of runs, or files of labels.
-        out: the page's folder.
-        sentences: encoder for the similarity of two descriptions; if None, only equality is shown.
-        store: caches the embeddings.
-        single_file: embed everything in `index.html`.
-        megabytes: limit for the pictures in a single file.
-
-    Raises:
-        MissingResource: a run has no descriptions.
-        DissectError: the runs have no unit in common, or `out` has an `index.html` that isn't a
-            report.
+    Without `sentences`, only equality of descriptions is shown. Raise a DissectError if the runs
+    have no unit in common or `out` has a foreign `index.html`.
     """
     folder = Path(out).expanduser()
     check_folder(folder)  # before the slow part
@@ -101,7 +88,7 @@ def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[
     if not tables:
         names = [", ".join(run.layers) for run in runs]
         raise DissectError(
-            f"the two have no described unit in common: {runs[0].name} has layers {names[0]}; "
+            f"the two runs have no described unit in common: {runs[0].name} has layers {names[0]}; "
             f"{runs[1].name} has {names[1]}"
         )
     texts = [tuple(rows["description"].tolist() for rows in pair) for pair in tables.values()]
@@ -123,7 +110,6 @@ def _common_rows(runs: Runs, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _cosines(
     texts: Sequence[Sequence[list[str]]], sentences: Sentences, store: Store | None
 ) -> list[Float[np.ndarray, " units"]]:
-    """Return each layer's cosines of the two texts."""
     cosines = [np.full(len(first), np.nan) for first, _ in texts]
     if sentences is None or isinstance(sentences, MissingResource):
         return cosines
@@ -163,8 +149,8 @@ def _short_names(runs: Runs) -> list[str]:
     """Return names of the parts in which the runs differ, else the folders' names."""
     parts = [[_part_name(run.run.get(part)) for part in PARTS] for run in runs]
     names = []
-    for run, own, other in zip(runs, parts, reversed(parts), strict=True):
-        differing = [a for a, b in zip(own, other, strict=True) if a and a != b]
+    for run, run_parts, other_parts in zip(runs, parts, reversed(parts), strict=True):
+        differing = [a for a, b in zip(run_parts, other_parts, strict=True) if a and a != b]
         names.append(shorten_paths(", ".join(differing), known_folders(run)) or run.name)
     return names if names[0] != names[1] else [run.name for run in runs]
 
@@ -238,7 +224,7 @@ def _mean(cosines: Float[np.ndarray, " units"]) -> float | None:
 
 
 def _correct_counts(run: Run, pair: LayerPair) -> tuple[int, int] | None:
-    """Return how many labels are the class name, and how many are any of its names."""
+    """Return how many labels are the class name, and how many are any of its synonyms."""
     truth = run.ground_truth(pair.name)
     if truth is None:
         return None
@@ -248,7 +234,6 @@ def _correct_counts(run: Run, pair: LayerPair) -> tuple[int, int] | None:
 
 
 def _pairing_notes(runs: Runs, pairs: list[LayerPair]) -> list[str]:
-    """Return which layers and units aren't compared."""
     names = {pair.name for pair in pairs}
     notes = []
     for tag, run in zip(TAGS, runs, strict=True):
@@ -262,13 +247,13 @@ def _pairing_notes(runs: Runs, pairs: list[LayerPair]) -> list[str]:
         left_out += len(set.union(*units)) - len(pair.units)
     if left_out:
         notes.append(
-            f"{left_out:,} units that only one has, or that neither describes, are left out."
+            f"{left_out:,} units that only one run has, or that neither describes, are left out."
         )
     return notes
 
 
 def _same_images(runs: Runs, pairs: list[LayerPair]) -> bool:
-    """Return whether both have the same top images, so that showing them once is enough."""
+    """Return whether both have the same top images, so that one set is enough."""
     tables = []
     for run in runs:
         rows = run.top_images[run.top_images["layer"].isin([pair.name for pair in pairs])]

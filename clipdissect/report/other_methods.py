@@ -1,4 +1,4 @@
-"""Labels of other methods, shown next to a run's own."""
+"""Labels of other methods, shown next to a run's."""
 
 from __future__ import annotations
 
@@ -17,16 +17,10 @@ Labels = dict[str, dict[str, str]]  # layer to unit number to label
 
 
 def read_labels(name: str, source: str | Mapping[str, Any]) -> Labels:
-    """Read the labels of a run's folder, a CSV file, or a method that reads a file.
+    """Read a method's labels from a run's folder, a CSV file, or a method's name and parameters.
 
-    Args:
-        name: the method's name in messages.
-        source: a folder with `descriptions.csv`; a file with columns `layer, unit, description`; or
-            a method's `name` and parameters, such as `{name: published_milan, path: FILE}`.
-
-    Raises:
-        MissingResource: no such file.
-        DissectError: a required column is missing, or the method does not read a file.
+    The file has columns `layer, unit, description`; the method must read labels from a file,
+    such as `{name: published_milan, path: FILE}`. `name` is the method's name in messages.
     """
     if isinstance(source, str):
         path = Path(source).expanduser()
@@ -50,10 +44,7 @@ def read_labels(name: str, source: str | Mapping[str, Any]) -> Labels:
 
 
 def set_others(run: str | Path, others: Mapping[str, Labels]) -> None:
-    """Replace the labels of other methods in a run's report data.
-
-    The agreement with the previous labels is dropped: computing it needs a sentence encoder.
-    """
+    """Replace other methods' labels in a run's report data; drop the outdated agreement."""
     folder = run_folder(run)
     data = read_report_data(folder)
     facts = {key: v for key, v in data.facts.items() if not key.startswith("agreement")}

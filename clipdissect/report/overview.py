@@ -32,16 +32,8 @@ class Histogram:
 class LayerOverview:
     """Statistics of a layer; counts are of units unless stated otherwise.
 
-    Args:
-        different: distinct descriptions.
-        among_runners_up: distinct texts among all descriptions and runners-up.
-        concepts: size of the concept set.
-        frequent: the most frequent descriptions, with their counts.
-        scores: of the best descriptions.
-        right, near: the description is the class name, or any of the class's names.
-        top5: the class name is among the best five descriptions.
-        classes_in_concepts: number of class names in the concept set.
-        null_95, above_null: see `evaluation.layers.null_metrics`.
+    `different` and `among_runners_up` count distinct texts, without and with runners-up;
+    `near` counts any synonym of the class name. `null_95`: see `evaluation.layers.null_metrics`.
     """
 
     name: str
@@ -70,12 +62,11 @@ class LayerOverview:
 
 
 def overview(run: Run) -> list[LayerOverview]:
-    """Return the statistics of every layer."""
     return [_layer(run, layer) for layer in run.layers]
 
 
 def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
-    """Return which units have at most a tenth of the layer's median margin (of its live units)."""
+    """Return which units have at most a tenth of the median margin of the layer's live units."""
     margins = rows["margin"].to_numpy(float)
     if np.isnan(margins).all():
         return np.zeros(len(rows), dtype=bool)

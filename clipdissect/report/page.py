@@ -31,13 +31,9 @@ DATA_PREFIX = b"dissect."  # every data file begins with a call
 
 @dataclass(frozen=True)
 class Page:
-    """The contents of a page.
+    """The contents of a page: a template with its values, and the data for its scripts.
 
-    Args:
-        template: file name of the template.
-        values: variables of the template.
-        start: data of all units.
-        details: (side, layer number, chunk number) to the chunk's data.
+    `start` has the data of all units; `details` maps (side, layer, chunk) to a chunk's data.
     """
 
     template: str
@@ -46,11 +42,7 @@ class Page:
     details: Mapping[tuple[int, int, int], Mapping[str, Any]]
 
     def write(self, folder: Path, single_file: bool, megabytes: float) -> Path:
-        """Write `index.html` last, and return its path; `folder` has the thumbnails.
-
-        Raises:
-            DissectError: the folder has an `index.html` that isn't a report.
-        """
+        """Write `index.html`, last, to a folder with thumbnails, and return its path."""
         clear(folder)
         if single_file:
             html = self._single_file(folder / THUMBNAILS, megabytes)
@@ -88,7 +80,6 @@ class Page:
         return template.render(**self.values, version=__version__, scripts=scripts, inline=inline)
 
     def _thumbnails_by_rank(self) -> list[str]:
-        """Return thumbnail file names, the units' best images first."""
         ranked: list[tuple[int, str]] = []
         for chunk in self.details.values():
             for unit in chunk["units"]:
@@ -100,11 +91,7 @@ class Page:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a page may be written into a folder.
-
-    Raises:
-        DissectError: it is a file, or has an `index.html` that isn't a report.
-    """
+    """Raise a DissectError if the folder is a file or has a foreign `index.html`."""
     if folder.is_file():
         raise DissectError(f"{folder} is a file; a page needs a folder")
     index = folder / "index.html"
@@ -116,7 +103,7 @@ def check_folder(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier page and its data; report data, thumbnails and foreign files stay."""
+    """Remove an earlier page; report data, thumbnails and foreign files stay."""
     check_folder(folder)
     (folder / "index.html").unlink(missing_ok=True)
     for path in (folder / "data").glob("*.js"):
@@ -133,7 +120,6 @@ def _first_bytes(path: Path, size: int) -> bytes:
 
 
 def _data_urls(thumbnails: Path, names: Sequence[str], limit: float) -> dict[str, str]:
-    """Return files as data URLs, up to a limit in bytes."""
     urls: dict[str, str] = {}
     size = 0
     for name in names:

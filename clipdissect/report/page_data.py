@@ -1,9 +1,4 @@
-"""The data of a page, as its scripts read them.
-
-One file has the texts, scores and flags of all units, because search needs them all. Images,
-regions and histograms are in one file per hundred units, loaded when their cards become visible.
-Pages opened from disk can't fetch JSON, so the files are scripts that pass one value each.
-"""
+"""The data of a page, as its scripts read them."""
 
 from __future__ import annotations
 
@@ -19,6 +14,8 @@ from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 
+# Pages opened from disk can't fetch JSON, so data files are scripts that pass a value. `units.js`
+# has the texts and scores that search needs; details are loaded when their cards become visible.
 CHUNK = 100  # units per file of details
 FLAG_BITS = {DEAD: 1, TIED: 2, FEW: 4, SATURATED: 16}
 LOW_MARGIN_BIT = 8
@@ -31,15 +28,12 @@ class TextTable:
         self.numbers: dict[str, int] = {}
 
     def number(self, text: Any) -> int:
-        """Return a text's number; -1 for an empty one."""
+        """Return a text's number; -1 for an empty text."""
         return self.numbers.setdefault(str(text), len(self.numbers)) if text else -1
 
 
 def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
-    """Return `d` descriptions, `s` scores, `m` margins, `f` flags of a layer's rows.
-
-    Also `n`, scores with shuffled images, if the run has them.
-    """
+    """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows."""
     names = [list(rows[text]) for text, _ in run.columns]
     scores = [list(rows[score]) for _, score in run.columns if score in rows]
     finite = [score for column in scores for score in column if not math.isnan(score)]
@@ -76,7 +70,7 @@ def ground_truth(
 
 
 def other_labels(run: Run, layer: str, units: Sequence[int], texts: TextTable) -> dict[str, Any]:
-    """Return `o`, each other method's labels, and `a`, their agreement with the descriptions."""
+    """Return `o`, other methods' labels, and `a`, their agreement with the descriptions."""
     facts = run.report_data.facts
     values: dict[str, Any] = {}
     if facts.get("others"):

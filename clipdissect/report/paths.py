@@ -1,4 +1,4 @@
-"""Shorten absolute paths in texts, which would reveal folders of the user's machine."""
+"""Shorten absolute paths, which would reveal folders of the user's machine."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ROOT = re.compile(r"(?:~|[A-Za-z]:)?")
 
 
 def shorten_paths(text: str, folders: Sequence[str] = ()) -> str:
-    """Return a text in which absolute paths are reduced to their last part.
+    """Reduce absolute paths in a text to their last part.
 
-    Where a path with spaces ends is ambiguous, so known folders are replaced first, literally.
+    Paths with spaces end ambiguously, so known folders are replaced first, literally.
     """
     for folder in sorted(folders, key=len, reverse=True):
         parts = re.split(_SLASH, folder.rstrip("/\\"))
@@ -38,11 +38,7 @@ def shorten_paths(text: str, folders: Sequence[str] = ()) -> str:
 
 
 def known_folders(run: Run) -> list[str]:
-    """Return folders that may occur in a run's texts.
-
-    These are the user's home, the working folder, the run's parent, and the parent of every path
-    that is a value in `run.json`.
-    """
+    """Return home, the working folder, the run's parent, and parents of paths in run.json."""
     metadata = {name: value for name, value in run.run.items() if name != "notes"}
     texts = [text for text in _texts(metadata) if _STARTS_AS_PATH.match(text)]
     parents = [

@@ -1,9 +1,4 @@
-"""Regions of the top images in which units are active: activation maps and thresholds.
-
-The threshold is a unit's 99.5 % quantile over positions, as in Network Dissection (Bau et al.,
-CVPR 2017). The exact one would need a second pass over all images: it is estimated from a random
-sample of the whole probe, never from the top images, where activations are higher.
-"""
+"""Active regions of the top images: activation maps and thresholds."""
 
 from __future__ import annotations
 
@@ -43,12 +38,9 @@ TENSORS = ("maps", "thresholds", "lowest", "highest")  # fields of `Regions` in 
 class Regions:
     """A layer's activation maps on its units' top images.
 
-    Args:
-        maps: at most 28 x 28 positions, max-pooled if finer; NaN for an image on which the network
-            was not run again.
-        thresholds: of the active regions.
-        lowest, highest: range of the activations on the images that were run.
-        images: size of the random sample for the thresholds; 0 if they are the method's own.
+    `maps` have at most 28 x 28 positions, max-pooled if finer; NaN for images not run again.
+    `lowest` and `highest` bound the activations on the images run. `images` is the sample size
+    for `thresholds`; 0 if they are the method's own.
     """
 
     maps: Float[Tensor, "units slots h w"]
@@ -64,13 +56,7 @@ class Regions:
 
 
 class RegionAccumulator:
-    """Accumulates one layer's maps and largest values, batch by batch.
-
-    Args:
-        top_images: each unit's top images by number, -1 for none.
-        sample_size: number of images for the threshold.
-        seed: for the positions sampled from maps finer than 28 x 28.
-    """
+    """Accumulates a layer's maps and largest values, batch by batch; image -1 means none."""
 
     def __init__(
         self, top_images: Int[Tensor, "units slots"], sample_size: int, seed: int = 0
@@ -89,7 +75,6 @@ class RegionAccumulator:
         maps: Float[Tensor, "batch units h w"],
         is_sampled: Bool[Tensor, " batch"],
     ) -> None:
-        """Add a batch's maps."""
         self._update_largest(maps[is_sampled])
         self.lowest = torch.minimum(self.lowest, maps.amin((0, 2, 3)))
         self.highest = torch.maximum(self.highest, maps.amax((0, 2, 3)))
@@ -102,7 +87,11 @@ class RegionAccumulator:
             self.maps[units, slots] = pooled[row, units]
 
     def threshold(self) -> Float[Tensor, " units"]:
-        """Return the value that at most 0.5 % of the sampled positions exceed."""
+        """Return the 99.5 % quantile over the sampled positions, as in Network Dissection.
+
+        It is estimated from a random sample of the probe, because the exact quantile would need
+        a second pass and top images would bias it upwards.
+        """
         return self.largest[:, int(ABOVE * self.positions)]
 
     def _update_largest(self, maps: Float[Tensor, "batch units h w"]) -> None:
@@ -124,20 +113,7 @@ def find_regions(
     limit: int,
     store: Store | None,
 ) -> dict[str, Regions]:
-    """Compute the regions of the layers that have maps, or read them from the store.
-
-    Args:
-        target: the network.
-        probe: the images.
-        settings: how to run the network.
-        top_images: `layer, unit, rank, image`, with the ranks to show.
-        limit: most images on which the network is run again, see `choose_images`; 0 disables
-            regions.
-        store: caches the result; None disables caching.
-
-    Raises:
-        DissectError: the network fails.
-    """
+    """Compute the regions of layers with maps on at most `limit` images, or read the store."""
     if limit < 1 or top_images.empty:
         return {}
     key = _key(target, probe, settings, top_images, limit)
@@ -156,17 +132,10 @@ def find_regions(
 def choose_images(
     top_images: pd.DataFrame, images: Sequence[str], limit: int, seed: int = 0
 ) -> tuple[list[int], list[int]]:
-    """Choose the images to run: a random sample of the whole probe, and top images.
+    """Return the sorted numbers of the images to run, and of the random sample among them.
 
-    Args:
-        top_images: `rank, image` of the units.
-        images: the probe's image names.
-        limit: most images; up to 200, and at most half, are random. Top images are taken by rank,
-            within a rank those that most units share first.
-        seed: for the sample.
-
-    Returns:
-        Sorted numbers of all images, and of the random ones.
+    At most 200 of the `limit` images, and at most half, are random; the others are top images
+    by rank, those shared by most units first.
     """
     numbers = {name: i for i, name in enumerate(images)}
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -200,9 +169,11 @@ def _compute(
         for layer, maps in batch.layers.items():
             accumulators[layer].add(images, maps.cpu(), is_sampled)
     return {
-        layer: Regions(each.maps, each.threshold(), each.lowest, each.highest, used)
-        for layer, each in accumulators.items()
-        if each.maps is not None and each.positions
+        layer: Regions(
+            layer_maps.maps, layer_maps.threshold(), layer_maps.lowest, layer_maps.highest, used
+        )
+        for layer, layer_maps in accumulators.items()
+        if layer_maps.maps is not None and layer_maps.positions
     }
 
 
@@ -229,7 +200,6 @@ def _layers_with_maps(
 
 
 def _image_numbers(rows: pd.DataFrame, probe: Probe) -> Int[Tensor, "units slots"]:
-    """Return the numbers of each unit's top images, -1 for none."""
     position = {name: i for i, name in enumerate(probe.images)}
     table = torch.full((int(rows["unit"].max()) + 1, int(rows["rank"].max())), -1)
     numbers = torch.tensor([position[name] for name in rows["image"]])

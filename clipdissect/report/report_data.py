@@ -1,8 +1,4 @@
-"""Data for a report that only the run itself can compute: histograms, regions, thumbnails.
-
-Stored in `<run>/report/material/`: `facts.json`, `pictures.json`, and `layer-<number>.json` for
-each layer.
-"""
+"""Data for a report that only the run itself can compute, in `<run>/report/material/`."""
 
 from __future__ import annotations
 
@@ -28,12 +24,10 @@ class ReportData:
 
     Args:
         facts: `images`, `probe_images`, `paths`, `truth` (layer to class names), `others` (method
-            to layer to unit to label), `agreement` (layer to one number per unit), `agreement_by`,
-            and `notes`.
-        pictures: image to its thumbnail's file name and, with `paths=absolute`, its own path.
-        layers: layer to `low`, `high`, `counts`, `images`, `whole` of its histograms, `thresholds`,
-            `threshold_images` and `outlines` (per unit and slot: an SVG path, or None where the
-            network was not run on the image again); any of them may be missing.
+            to layer to unit to label), `agreement` (layer to one number per unit), `agreement_by`.
+        pictures: image to thumbnail file and, with `paths=absolute`, the image's path.
+        layers: layer to its histograms, thresholds and `outlines` (SVG path per unit and slot, None
+            where the network was not run again); all optional.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +35,6 @@ class ReportData:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, run: Path) -> None:
-        """Write the files below a run's folder."""
         folder = run / REPORT / DATA
         (folder / "facts.json").unlink(missing_ok=True)
         for old in folder.glob("layer-*.json"):
@@ -54,7 +47,7 @@ class ReportData:
 
 
 def read_report_data(run: Path) -> ReportData:
-    """Read the files below a run's folder; empty if missing, incomplete or of another version."""
+    """Read a run's report data; empty if missing, incomplete or of another version."""
     folder = run / REPORT / DATA
     facts = read_json(folder / "facts.json")
     if facts.get("version") != VERSION:
@@ -84,7 +77,7 @@ def rounded(value: float | None, digits: int = 4) -> float | int | None:
 
 
 def compact_json(values: Any) -> str:
-    """Return JSON without spaces that is safe in a script element; undefined numbers are null."""
+    """Return compact JSON that is safe in a script element; undefined numbers are null."""
     plain = jsonable(values, reasons=False)
     text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

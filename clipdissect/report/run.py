@@ -31,16 +31,10 @@ def _empty() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's tables and metadata.
+    """A run's tables and metadata; missing files are empty.
 
-    Args:
-        folder: the run's folder, or a file of labels.
-        descriptions: one row per unit.
-        top_images: may be empty.
-        units: `units.csv` with ground truth and ranks; empty if the runner evaluated no labels.
-        run, metrics: contents of `run.json` and `metrics.json`; empty if missing.
-        report_data: data collected for the report.
-        problem: why the run is incomplete; empty if it is complete.
+    `folder` may be a file of labels. `units` is `units.csv`, with ground truth and ranks.
+    `problem` says why the run is incomplete; empty if it is complete.
     """
 
     folder: Path
@@ -70,7 +64,6 @@ class Run:
         return columns
 
     def rows(self, layer: str) -> pd.DataFrame:
-        """Return a layer's descriptions."""
         is_layer = self.descriptions["layer"] == layer
         rows: pd.DataFrame = self.descriptions[is_layer].reset_index(drop=True)
         return rows
@@ -78,8 +71,8 @@ class Run:
     def ground_truth(self, layer: str) -> pd.DataFrame | None:
         """Return `truth`, `right`, `right_any_synonym` (0 or 1) and `rank` per unit, if known.
 
-        Taken from `units.csv`, else from the target's class names. `right` means that the
-        description is exactly the class name, `right_any_synonym` that it is any of its names.
+        Read from `units.csv`, else from the target's class names. `right` is an exact match with
+        the class name, `right_any_synonym` a match with any of its names.
         """
         rows = self.rows(layer)
         units = self.units[self.units["layer"] == layer] if "truth" in self.units else _empty()
@@ -103,7 +96,7 @@ class Run:
         return table
 
     def top_images_of(self, layer: str) -> dict[int, list[tuple[str, float]]]:
-        """Return each unit's images with activations, as many as the report shows."""
+        """Return each unit's images with activations, up to the report's limit."""
         limit = self.report_data.facts.get("images", 5)
         rows = self.top_images[self.top_images["layer"] == layer]
         rows = rows[rows["rank"].astype(float) <= limit]
@@ -115,12 +108,7 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Read a run's folder, or a file of labels.
-
-    Raises:
-        MissingResource: no descriptions.
-        DissectError: a table is unreadable.
-    """
+    """Read a run's folder or a file of labels; raise a DissectError if it is unreadable."""
     folder = Path(path).expanduser()
     if folder.is_file():
         table = Published(path=str(folder)).describe(Job()).descriptions
@@ -139,12 +127,7 @@ def load(path: str | Path) -> Run:
 
 
 def run_folder(path: str | Path) -> Path:
-    """Return the folder of a run in which a report can be written.
-
-    Raises:
-        MissingResource: no descriptions.
-        DissectError: it is a file.
-    """
+    """Return a run's folder; raise a DissectError if it is a file or has no descriptions."""
     folder = Path(path).expanduser()
     if folder.is_file():
         raise DissectError(
@@ -174,7 +157,7 @@ def _with_required_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file; text stays as it is, because "nan" may be a label."""
+    """Read a CSV file as strings, except number columns: "nan" may be a label."""
     if not path.is_file():
         return _empty()
     try:

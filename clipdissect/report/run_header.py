@@ -1,4 +1,4 @@
-"""The head of a report: the run's settings, warnings and notes."""
+"""The head of a report: settings, warnings and notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HIDDEN = ("name", "memory_gb")  # `memory_gb` changes no result
 
 
 def header(run: Run, units: int) -> list[tuple[str, str]]:
-    """Return names and values of the run's settings; unknown ones are left out."""
+    """Return names and values of the run's settings, without unknown values."""
     metadata, layers = run.run, run.layers
     rows = [
         ("Target", _dict(metadata, "target").get("name")),
@@ -84,7 +84,7 @@ def picture_notes(run: Run) -> list[str]:
 def _threshold(images: int, total: int | None) -> str:
     if not images:
         return "the threshold that the method used (column threshold)"
-    sample = f"all {total}" if images == total else f"{images} random ones of the {total}"
+    sample = f"all {total}" if images == total else f"a random {images} of the {total}"
     return f"its 99.5 % quantile over positions, estimated from {sample} images of the probe"
 
 

@@ -18,20 +18,17 @@ RANGES = {
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report shows and how it is stored.
+    """Content and storage of a report.
 
     Args:
         images: top images per unit, at most as many as the run has.
-        regions: most images on which the network is run again to outline active regions: a random
-            sample, then top images, best ranks first; 0 disables regions.
+        regions: most images to run again for regions: a random sample, then top images by rank;
+            0 disables regions.
         thumbnail: width and height of a picture, in pixels.
         single_file: embed everything in `index.html`, up to `megabytes`.
-        megabytes: limit for the pictures in a single file; the page says how many are left out.
+        megabytes: limit for the pictures in a single file.
         paths: `relative` to the probe's folder, or `absolute`, which links to the image files and
             reveals folders of this machine.
-
-    Raises:
-        DissectError: a value out of its range.
     """
 
     images: int = 5

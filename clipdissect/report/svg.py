@@ -11,14 +11,9 @@ BOX = 100  # coordinates are integers from 0 to this
 
 
 def outline(values: Float[np.ndarray, "h w"], threshold: float) -> str:
-    """Return the outline of the region in which an activation map exceeds a threshold.
+    """Return the outline of where a map exceeds a threshold, as an SVG path in a 100 x 100 box.
 
-    The map is interpolated linearly between the centres of its positions, and extended unchanged
-    from the outermost centres to the edge.
-
-    Returns:
-        Closed subpaths in a 100 x 100 box, holes among them (fill rule `evenodd`); empty if no
-        position exceeds the threshold.
+    The map is interpolated linearly and extended to the edges; holes are subpaths (`evenodd`).
     """
     from contourpy import FillType, contour_generator
 
@@ -40,13 +35,13 @@ def outline(values: Float[np.ndarray, "h w"], threshold: float) -> str:
 
 
 def _coordinates(count: int) -> Float[np.ndarray, " points"]:
-    """Return the centres of the positions, and both edges."""
+    """Return the positions' centres, and both edges."""
     centres = (np.arange(count) + 0.5) / count
     return np.concatenate([[0.0], centres, [1.0]]) * BOX
 
 
 def _closed_path(points: Float[np.ndarray, "points 2"]) -> str:
-    """Return a closed subpath in integers, without collinear points; empty if it degenerates."""
+    """Return a closed subpath in integers, without collinear points; empty if degenerate."""
     points = np.rint(points[:-1]).astype(int)
     points = points[(points != np.roll(points, 1, axis=0)).any(1)]
     before = points - np.roll(points, 1, axis=0)

@@ -15,10 +15,9 @@ from clipdissect.utils.hashing import Transform
 
 
 class NetworkInputs(Thumbnails):
-    """Images after a network's preprocessing, with the normalisation inverted.
+    """A network's inputs with the normalisation inverted, so that activation maps align.
 
-    Activation maps align with these, whatever was cropped. If the colours can't be restored (not
-    three channels), the thumbnail is the central square of the image.
+    If the colours can't be restored (not three channels): the image's central square.
     """
 
     suffix, format = (".webp", "WEBP") if features.check("webp") else (".jpg", "JPEG")
@@ -29,7 +28,6 @@ class NetworkInputs(Thumbnails):
         self.preprocess, self.colours = preprocess, _inverse_colours(preprocess)
 
     def made(self, picture: Image.Image) -> Image.Image:
-        """Return the network's input as a square picture."""
         if self.colours is None:
             return super().made(picture)
         black, inverse = self.colours
@@ -42,11 +40,7 @@ class NetworkInputs(Thumbnails):
 def _inverse_colours(
     preprocess: Transform,
 ) -> tuple[Float[Tensor, " 3"], Float[Tensor, "3 3"]] | None:
-    """Return the value of black and the matrix from channels to RGB; None if there is none.
-
-    Determined by preprocessing one-coloured pictures, so means, deviations and the order of
-    channels needn't be known.
-    """
+    """Measure black and the matrix from channels to RGB; None if not invertible."""
     colours = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
     black, *primaries = (_centre_value(preprocess, colour) for colour in colours)
     if len(black) != 3:

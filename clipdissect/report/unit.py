@@ -24,19 +24,10 @@ class TopImage:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit's results.
+    """A unit's results; lists are best first, missing numbers NaN.
 
-    Args:
-        layer, number: identify the unit.
-        descriptions: with their scores, best first; empty for a dead unit.
-        margin: best score minus second; NaN if undefined.
-        flags: such as `dead`.
-        null: best score with shuffled images; NaN if not computed.
-        images: best first.
-        truth: class name; empty without ground truth.
-        others: method name to label.
-        counts: activation histogram; empty if there is none.
-        low, high: range of the histogram.
+    `null` is the best score with shuffled images; `counts` is the activation histogram from
+    `low` to `high`; `others` maps method names to labels.
     """
 
     layer: str
@@ -54,14 +45,12 @@ class Unit:
 
 
 def unit_of(run: Run, address: str) -> Unit:
-    """Return the unit of an address such as `layer4/720`.
-
-    Raises:
-        DissectError: no such layer or unit.
-    """
+    """Return the unit at an address such as `layer4/720`; raise a DissectError if absent."""
     layer, slash, digits = address.rpartition("/")
     if not slash or not digits.isdecimal():
-        raise DissectError(f"'{address}' is no unit: write LAYER/NUMBER, such as {run.layers[0]}/0")
+        raise DissectError(
+            f"'{address}' isn't a unit: write LAYER/NUMBER, such as {run.layers[0]}/0"
+        )
     if layer not in run.layers:
         raise unknown("layer", layer, run.layers)
     rows, number = run.rows(layer), int(digits)

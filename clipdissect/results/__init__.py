@@ -1,1 +1,1 @@
-"""Tables of descriptions, and the files and the manifest of a run."""
+"""Tables, files and the manifest of a run."""

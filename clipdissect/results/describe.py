@@ -32,8 +32,6 @@ SHUFFLED_BY = 0  # seed of the permutation of images for the null
 
 @dataclass(frozen=True)
 class _Layer:
-    """Facts on a layer's units; `truth_ranks` is None without ground truth."""
-
     name: str
     dead: Bool[np.ndarray, " units"]
     scored: Bool[np.ndarray, " units"]
@@ -42,14 +40,11 @@ class _Layer:
 
 
 class Describer:
-    """Describe layers that are added one by one, so that one at a time is in memory.
+    """Describes layers added one by one, so that only one layer is in memory.
 
-    Similarity functions of the top images only are computed for all layers at once, in `tables`:
-    concept activations and their softmax cost as much as scoring a layer, and are then computed
-    once. A layer with ground truth is scored when it is added, since `truth_rank` must use the same
-    scores as the description.
-
-    `top` is the number of concepts per unit; `null` scores every unit again with shuffled images.
+    Similarities that need only top images score all layers at once in `tables`, which computes
+    the concept activations and their softmax once. Layers with ground truth are scored when
+    added, so that `truth_rank` and the description use the same scores.
     """
 
     def __init__(
@@ -69,7 +64,6 @@ class Describer:
         self._waiting: dict[str, TopActivations] = {}
 
     def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
-        """Add a layer with the right concept of each unit, if known; don't keep activations."""
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
@@ -88,7 +82,7 @@ class Describer:
             self._waiting[layer] = top.select(scored)
 
     def tables(self) -> list[pd.DataFrame]:
-        """Return a table like `describe_layer`'s for each layer, in the order they were added."""
+        """Return a table like `describe_layer`'s per layer, in the order of `add`."""
         if self._waiting:
             together = concat_layers(list(self._waiting.values()))
             self._score(dict(zip(self._waiting, together.layers, strict=True)), together)
@@ -96,7 +90,6 @@ class Describer:
         return [self._table(layer, self._best[layer.name]) for layer in self._layers]
 
     def _score(self, units: dict[str, int], q: Tensor | TopActivations) -> None:
-        """Score the units of one or several layers, and again with shuffled images."""
         best = self._similarity.top(self._concept_activations, q, self._top)
         sizes = list(units.values())
         tensors = (best.concepts, best.scores, best.margin, best.resolution)
@@ -128,10 +121,8 @@ class Describer:
     def _truth_ranks(
         self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
-        """Ranks of the right concepts; NaN if it isn't among the texts or the unit isn't scored.
-
-        Ranks are among distinct texts: copies share one embedding, so the first stands for all.
-        """
+        """Return ranks among distinct texts; NaN for unknown texts and unscored units."""
+        # Copies of a text share its embedding, so the first stands for all.
         first = {text: i for i, text in reversed([*enumerate(self._texts)])}
         wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[scored]
         result = np.full(len(scored), np.nan)
@@ -147,7 +138,7 @@ class Describer:
 
 
 def scored_units(dead: Bool[Tensor, " units"], similarity: Similarity) -> Bool[Tensor, " units"]:
-    """Return which units are scored: those that vary, or all if `similarity.dead` is `include`."""
+    """Return which units are scored: live ones, or all if `similarity.dead` is `include`."""
     return torch.ones_like(dead) if similarity.dead == "include" else ~dead
 
 
@@ -163,17 +154,12 @@ def describe_layer(
 ) -> pd.DataFrame:
     """Describe one layer: a row per unit with its best concepts, margin, flags and null.
 
-    With ground truth also `truth_rank`: the rank of the right concept among the distinct texts,
-    from 1, ties get their mean rank; NaN if it isn't among them or the unit is dead.
-
-    Units that never vary are flagged `dead`, get no description and aren't scored (unless
-    `similarity.dead` is `include`): their top images are arbitrary, and a marginal over units would
-    count them. Units with fewer than `top_k` distinct activations are flagged `few_distinct`, those
-    whose best two scores differ by less than float32 resolves `tied` (a layer's only live unit is,
-    where the marginal cancels its score).
-
-    `null_similarity` is the unit's best score when the images of the concept activations are
-    shuffled: what chance gives with these activations, concepts and images.
+    `truth_rank`, with ground truth, counts from 1 among the distinct texts (ties averaged; NaN
+    if it isn't among them or the unit is dead). Constant units are `dead` and not scored, unless
+    `similarity.dead` is `include`: their top images are arbitrary. `few_distinct`:
+    fewer than `top_k` distinct activations. `tied`: the best two scores differ by less than
+    float32 resolves, as for a layer's only live unit where the marginal cancels its score.
+    `null_similarity` is the best score with shuffled images: the chance level.
     """
     describer = Describer(concept_activations, texts, similarity, top, null)
     describer.add(layer, activations, truth)
@@ -211,10 +197,7 @@ def description_columns(
     top: int,
     missing_score: float = np.nan,
 ) -> dict[str, list[Any]]:
-    """Return the columns `description, similarity, ..., margin` of each unit's ranked texts.
-
-    `missing_score` replaces a missing runner-up's score in `margin`.
-    """
+    """Return `description, similarity, ..., margin` of each unit's ranked texts."""
     columns: dict[str, list[Any]] = {}
     for rank in range(top):
         suffix = column_suffix(rank)
@@ -227,7 +210,6 @@ def description_columns(
 
 
 def column_suffix(rank: int) -> str:
-    """Return the suffix of the columns of a rank, counted from 0."""
     return "" if rank == 0 else f"_{rank + 1}"
 
 
@@ -241,7 +223,6 @@ def _scatter(
     scored: Bool[np.ndarray, " units"],
     fill_value: Any,
 ) -> Shaped[np.ndarray, " units"]:
-    """Put the values of the scored units at their positions among all units."""
     array = values.cpu().numpy() if isinstance(values, Tensor) else values
     result = np.full(len(scored), fill_value, dtype=array.dtype)
     result[scored] = array

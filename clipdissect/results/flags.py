@@ -1,4 +1,4 @@
-"""Flags: names of special conditions of a unit, such as `dead`."""
+"""Flags: special conditions of units, such as `dead`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Flags = tuple[str, ...]
 
 
 def flags_of(masks: Mapping[str, Bool[np.ndarray, " units"]]) -> list[Flags]:
-    """Return each unit's flags, given the units that have each flag; a dead unit has no other."""
+    """Return each unit's flags from masks per flag; a dead unit has no other flag."""
     rows = np.stack([np.asarray(mask, dtype=bool) for mask in masks.values()], 1)
     flags = [tuple(name for name, is_set in zip(masks, row, strict=True) if is_set) for row in rows]
     return [(DEAD,) if DEAD in names else names for names in flags]
@@ -36,12 +36,11 @@ def has_flag(rows: pd.DataFrame, flag: str) -> Bool[np.ndarray, " units"]:
 
 
 def read(cell: Any) -> Flags:
-    """Parse the flags in a cell: a sequence, or the text of a CSV file."""
+    """Parse a cell of flags: a sequence, or a CSV string."""
     if isinstance(cell, str):
         return tuple(filter(None, cell.split(SEPARATOR)))
     return tuple(cell) if isinstance(cell, (tuple, list)) else ()
 
 
 def written(cell: Any) -> str:
-    """Format a cell of flags as in CSV files and reports."""
     return SEPARATOR.join(read(cell))

@@ -16,10 +16,7 @@ _BLOCK = 256  # units at a time: bin indices (int64) take twice the memory of th
 
 @dataclass(frozen=True)
 class Histograms:
-    """Counts of each unit's activations in equal bins from its lowest to its highest.
-
-    `images` were counted: all if `whole`, else only the stored top-k.
-    """
+    """Counts per unit in equal bins from `low` to `high`, of all images or the top-k only."""
 
     low: Float[Tensor, " units"]
     high: Float[Tensor, " units"]

@@ -1,4 +1,4 @@
-"""The run manifest: what a result depends on."""
+"""The run manifest: everything that a result depends on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def environment() -> dict[str, Any]:
-    """Return date, package versions, machine and Git state: the head of every manifest."""
+    """Return date, versions, machine and Git state: the head of every manifest."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
@@ -59,10 +59,7 @@ def run_manifest(
     computed: Iterable[str],
     **facts: Any,
 ) -> dict[str, Any]:
-    """Return the JSON-able manifest of a method that ran a target over a probe.
-
-    `facts` are further entries.
-    """
+    """Return the JSON-able manifest of a run of a target on a probe, with further `facts`."""
     return {
         **environment(),
         "target": target.facts,
@@ -89,7 +86,6 @@ def provenance(
     settings: Settings,
     captured: CapturedFeatures,
 ) -> dict[str, Any]:
-    """Return the manifest of CLIP-Dissect on captured features."""
     return run_manifest(
         target,
         probe,
@@ -115,7 +111,6 @@ def provenance(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, the platform, this project and its main dependencies."""
     result = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -130,7 +125,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the cores this process may use, torch's threads, and the GPUs' names."""
+    """Return the usable cores, torch's threads, and the GPUs' names."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return {
         "cores": len(usable) if usable else os.cpu_count(),
@@ -140,16 +135,14 @@ def machine() -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Return commit and dirty state of the repository whose top is `root`; None if it is not one.
-
-    Tracked results may differ: writing them again does not change the code.
-    """
+    """Return commit and dirty state (without results/); None if `root` isn't its top."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
         return None  # installed, perhaps inside another repository
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
+    # Results are excluded: writing them again does not change the code.
     status = _git(root, "status", "--porcelain", "-uno", "--", ".", ":(exclude)results")
     return {"commit": commit, "changed": None if status is None else bool(status)}
 

@@ -22,16 +22,15 @@ class Result:
 
     Args:
         descriptions: one row per unit: `layer, unit, description, similarity`, the runners-up
-            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple of
-            names, see `clipdissect.results.flags`), `null_similarity` (the best score with shuffled
-            images); with ground truth, `truth_rank`: the rank of the right concept among all
-            texts, from 1 (ties get their mean rank; NaN for dead units).
+            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple,
+            see `results.flags`), `null_similarity` (best score with shuffled images) and, with
+            ground truth, `truth_rank` (from 1, ties averaged; NaN for dead units).
         top_images: `layer, unit, rank, image, activation`.
-        run: the run manifest, with seconds per stage.
-        histograms: histograms of activations per layer; empty for methods that compute none.
-        target: the network with the preprocessing that the method used; None: as given.
-        thresholds: activation thresholds per layer; empty for methods without thresholds.
-        vocabulary: the texts that descriptions were chosen from; None if free text or unknown.
+        run: the manifest, with seconds per stage.
+        histograms: per layer; empty if not computed.
+        target: the target with the method's preprocessing; None if unchanged.
+        thresholds: activation thresholds per layer, if the method has any.
+        vocabulary: the candidate texts; None if free text or unknown.
     """
 
     descriptions: pd.DataFrame

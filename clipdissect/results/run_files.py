@@ -14,7 +14,7 @@ import pandas as pd
 from clipdissect.results import flags
 from clipdissect.utils.files import write_text
 
-# The fewest digits that tell any two float32 numbers apart.
+# The fewest digits that distinguish any two float32 numbers.
 FLOAT = "%.9g"
 _INFINITE = "not finite: a division by 0, or an overflow"
 UNDEFINED = {
@@ -27,7 +27,7 @@ UNDEFINED = {
 def write_result(
     folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame, run: dict[str, Any]
 ) -> Path:
-    """Write the tables, then `run.json`, which marks the folder as complete; return the folder."""
+    """Write the tables, then `run.json`, which marks the folder as complete."""
     begin(folder)
     write_tables(folder, descriptions, top_images)
     write_json(folder / "run.json", run)
@@ -35,13 +35,12 @@ def write_result(
 
 
 def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
-    """Write `descriptions.csv` and `top_images.csv`, which suffice for a report."""
     write_table(folder / "descriptions.csv", descriptions)
     write_table(folder / "top_images.csv", top_images)
 
 
 def begin(folder: Path) -> None:
-    """Delete `run.json`, which marks a folder as complete, before the folder is rewritten."""
+    """Delete `run.json`, to mark a folder as incomplete before it is rewritten."""
     (folder / "run.json").unlink(missing_ok=True)
 
 
@@ -60,12 +59,10 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def jsonable(values: Any, reasons: bool = True) -> Any:
-    """Return a JSON-able copy: NumPy's numbers and arrays as Python's, undefined numbers as None.
+    """Return a JSON-able copy: NumPy values as Python's, undefined numbers as None.
 
-    Args:
-        values: nested mappings, sequences, texts and numbers.
-        reasons: for a key whose value is, or is a list that contains, NaN or an infinity, add
-            `<key>_reason` unless it exists.
+    With `reasons`, a key whose value is or contains NaN or an infinity gets `<key>_reason`,
+    unless it exists.
     """
     if isinstance(values, Mapping):
         result = {key: jsonable(value, reasons) for key, value in values.items()}
@@ -81,7 +78,7 @@ def jsonable(values: Any, reasons: bool = True) -> Any:
 
 
 def _undefined(value: Any) -> str | None:
-    """Return why a number, or one in a list of numbers, is undefined; None if all are finite."""
+    """Return why a number, or any in a list, is undefined; None if all are finite."""
     return next((UNDEFINED[repr(n)] for n in _numbers(value) if not math.isfinite(n)), None)
 
 

@@ -1,4 +1,4 @@
-"""The paper's studies of descriptions, one module each; the runners are in `experiments/`."""
+"""The paper's studies of descriptions, run by `experiments/`; `OPTIONS` lists them."""
 
 from __future__ import annotations
 
@@ -24,5 +24,4 @@ __all__ = ["OPTIONS", "build"]
 
 
 def build(name: str, **parameters: Any) -> Any:
-    """Return the settings of a study."""
     return registry.build("study", OPTIONS, name, parameters)

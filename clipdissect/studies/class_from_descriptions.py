@@ -1,4 +1,4 @@
-"""Does the description of the unit behind a prediction give the class? (released appendix A.6)"""
+"""Predict the class from the description of the most contributing unit (appendix A.6)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,10 @@ class ClassFromDescriptions:
 
     Args:
         layer: whose units are described; by default the target's last layer before `into`.
-        into: the linear layer fed by `layer`, whose units are classes; by default the target's
-            class layer.
+        into: linear layer fed by `layer`, units are classes; by default the class layer.
         shuffles: random permutations of the descriptions over the units, for the control.
         panels: images in the figure; 0 disables it.
         panel_images: top images of each image's unit.
-
-    Raises:
-        DissectError: a number out of its range.
     """
 
     layer: str | None = None
@@ -50,11 +46,7 @@ class ClassFromDescriptions:
 
 
 def label_numbers(probe: Probe, images: Sequence[str], names: Sequence[str]) -> Classes:
-    """Return each image's class by the probe's labels; -1 if its label is none of the classes.
-
-    Raises:
-        DissectError: no image has a label that is a class.
-    """
+    """Return each image's class by the probe's labels; -1 if its label is no class."""
     number = {name: i for i, name in enumerate(names)}
     # Labels may also be WordNet ids of ImageNet classes.
     for name, wordnet_id in zip(imagenet_names(), synsets(), strict=True):
@@ -76,7 +68,7 @@ def largest_contributions(
     predicted: Classes,
     described: Int[np.ndarray, " units"],
 ) -> Units:
-    """Return each image's unit with the largest weight (into the predicted class) x activation."""
+    """Return each image's unit with the largest weight (into its prediction) x activation."""
     largest = np.empty(len(q), dtype=int)
     for start in range(0, len(q), 1024):
         part = slice(start, start + 1024)
@@ -88,7 +80,7 @@ def largest_contributions(
 def nearest_classes(
     vectors: Vectors, labels: Sequence[str], names: Sequence[str]
 ) -> Int[np.ndarray, " units"]:
-    """Return the class whose name is most similar to each description; -1 for an empty one."""
+    """Return the class most similar to each description; -1 for an empty description."""
     distinct = [text for text in dict.fromkeys(labels) if text]
     nearest = (vectors.of(distinct) @ vectors.of(names).T).argmax(1)
     number = dict(zip(distinct, nearest.tolist(), strict=True))
@@ -103,13 +95,7 @@ def measured(
     study: ClassFromDescriptions,
     resampling: Resampling,
 ) -> dict[str, Any]:
-    """Return the shares of images whose unit's description gives the class, JSON-able.
-
-    Returns:
-        `truth` and `prediction` (agreement and interval), and `controls` for both: `shuffled` (mean
-        and maximum of the agreement with permuted descriptions) and `best_constant` (one class for
-        all images).
-    """
+    """Return how often the unit's description gives the class, with controls, JSON-able."""
     targets = {"truth": truth, "prediction": predicted}
     results: dict[str, Any] = {
         name: share(nearest[units] == classes, resampling) for name, classes in targets.items()

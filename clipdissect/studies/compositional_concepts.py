@@ -1,8 +1,4 @@
-"""Phrases of a unit's best concepts: do they describe it better than one word? (Sec. 4.6, Fig. 5)
-
-A phrase is embedded once, however many units try it, and scored for all units at once, because the
-marginal of WPMI and SoftWPMI is over all units in any case.
-"""
+"""Phrases of a unit's best concepts, compared with single words (Sec. 4.6, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -38,19 +34,15 @@ class CompositionalConcepts:
     """Settings of the study.
 
     Args:
-        templates: each combines two texts, written as `{}`, into a phrase; both orders are tried.
-        words: best concepts of a unit to combine.
+        templates: each combines two texts, written as `{}`, into a phrase, in both orders.
+        words: best concepts per unit to combine.
         length: words in the longest phrase.
-        beam: a unit's best phrases that are extended by each of its words.
-        normaliser: the set over which probabilities are normalised: `concepts`, the concept set,
-            the same for words and phrases of all units; or `candidates`, each unit's own phrases,
-            as released (slow, and phrase scores aren't comparable with word scores).
-        units: only the first living units of a layer; None for all.
+        beam: best phrases per unit that are extended by each of its words.
+        normaliser: set for the probabilities: `concepts`, which makes phrase and word scores
+            comparable, or `candidates`, each unit's phrases, as released (slow).
+        units: only the first live units of a layer; None for all.
         panels: units in the figure of images; 0 disables it.
-        panel_images: top images of each.
-
-    Raises:
-        DissectError: an invalid value.
+        panel_images: top images per unit.
     """
 
     templates: list[str]
@@ -80,29 +72,20 @@ class CompositionalConcepts:
 
 @dataclass(eq=False)
 class Phrases:
-    """Every unit's best phrases, best first.
-
-    Args:
-        texts: per unit.
-        scores: float32; -inf beyond a unit's last phrase.
-        tried: distinct phrases that were embedded.
-        pairs: phrases that were scored, counted for each unit that tries them.
-        seconds: embedding and scoring.
-    """
+    """Every unit's best phrases, best first, padded with scores of -inf."""
 
     texts: list[list[str]]
     scores: Float[np.ndarray, "units n"]
-    tried: int = 0
-    pairs: int = 0
+    tried: int = 0  # distinct phrases embedded
+    pairs: int = 0  # of a unit and a phrase, scored
     seconds: dict[str, float] = field(default_factory=lambda: {"embed": 0.0, "score": 0.0})
 
     @property
     def rate(self) -> float:
-        """Distinct phrases embedded and scored for all units, per second."""
         return self.tried / max(sum(self.seconds.values()), 1e-9)
 
     def score(self, texts: Sequence[str], embed: Embed, scorer: Scorer, pairs: Any) -> np.ndarray:
-        """Return scores of pairs of a unit and a text; count texts, pairs and seconds."""
+        """Score pairs of unit and text; count texts, pairs and seconds."""
         start = time.perf_counter()
         embeds = embed(texts)
         embedded = time.perf_counter()
@@ -124,9 +107,10 @@ def search(
     embed: Embed,
     top: int,
 ) -> Phrases:
-    """Return the best phrases of every unit.
+    """Return the best phrases of every unit, by beam search (Sec. 4.6: pairs of 100 concepts).
 
-    Source: Sec. 4.6 (pairs of the 100 best concepts of a unit).
+    Each phrase is embedded once and scored for all units at once, because the marginal of WPMI
+    and SoftWPMI is over all units.
     """
     words = best.concepts[: study.units, : study.words].cpu().numpy()
     if words.shape[1] < 2:
@@ -154,9 +138,9 @@ def search(
 
 @dataclass(eq=False)
 class _Candidates:
-    """Distinct phrases, each with the units that try it; texts are built only when needed.
+    """Distinct phrases, each with the units that try it; texts are built lazily.
 
-    A phrase's number is `(template * first texts + first) * second texts + second`.
+    Number of a phrase: `(template * first texts + first) * second texts + second`.
     """
 
     first: Sequence[str]
@@ -168,7 +152,6 @@ class _Candidates:
 
     @classmethod
     def pairs(cls, words: Words, concepts: Sequence[str], templates: Sequence[str]) -> _Candidates:
-        """Return all ordered pairs of different words of each unit."""
         left, right = np.nonzero(~np.eye(words.shape[1], dtype=bool))
         return cls._of(words[:, left], words[:, right], concepts, concepts, templates)
 
@@ -180,7 +163,6 @@ class _Candidates:
         concepts: Sequence[str],
         study: CompositionalConcepts,
     ) -> _Candidates:
-        """Return each unit's best phrases, followed by each of its words."""
         beams = [texts[: study.beam] for texts in phrases.texts]
         first = list(dict.fromkeys(text for beam in beams for text in beam))
         number = {text: i for i, text in enumerate(first)}
@@ -218,7 +200,7 @@ class _Candidates:
         return self.templates[template].format(self.first[first], self.second[second])
 
     def chunks(self, size: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-        """Yield texts, and the pairs of a unit and a text that it tries, as two index arrays."""
+        """Yield texts, and the unit and text indices of the pairs to score."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             texts = [self.text(number) for number in self.numbers[start:stop]]
@@ -235,11 +217,7 @@ def _merge(
     scores: np.ndarray,
     keep: int,
 ) -> None:
-    """Merge scored phrases into each unit's best; equal scores stay in their order.
-
-    A phrase is listed once, though different pairs can give it: "new york" and "city", "new" and
-    "york city".
-    """
+    """Merge scored phrases into each unit's best, stably and without duplicates."""
     order = np.lexsort((-scores, units))
     units, places, scores = units[order], places[order], scores[order]
     bounds = np.searchsorted(units, np.arange(len(phrases.texts) + 1))
@@ -250,6 +228,7 @@ def _merge(
         for i in range(start, stop):
             if len(score_of) == limit:
                 break
+            # Different pairs can give the same phrase: "new york" + "city", "new" + "york city".
             score_of.setdefault(texts[places[i]], float(scores[i]))
         ranked = sorted(score_of.items(), key=lambda pair: -pair[1])[:keep]
         phrases.texts[unit] = [text for text, _ in ranked]
@@ -266,7 +245,7 @@ def _score_each_unit(
     embed: Embed,
     top: int,
 ) -> None:
-    """Use every unit's phrases as the whole concept set of its scores, as released."""
+    """Score each unit's phrases as the whole concept set, as in the released code."""
 
     def score_alone(embeds: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
         return alone(similarity, activations.image_embeds, embeds, q)
@@ -286,7 +265,7 @@ def _score_each_unit(
 
 
 def compared(values: dict[str, np.ndarray], resampling: Resampling) -> dict[str, Any]:
-    """Return means with intervals, and paired differences to the single words, JSON-able."""
+    """Return means and paired differences to single words, with intervals, JSON-able."""
     means = {name: mean_interval(column, resampling) for name, column in values.items()}
     minus = {
         f"{name}_minus_words": mean_interval(column - values["words"], resampling)

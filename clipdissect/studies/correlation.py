@@ -1,9 +1,4 @@
-"""Correlations over all pairs of two sets of units, with tests and intervals that suit pairs.
-
-Pairs that share a unit aren't independent, so the p-value of a correlation, which assumes
-independent pairs, says little. The intervals here resample both sets of units (two-way bootstrap),
-and a permutation test shuffles one of them.
-"""
+"""Correlations over all pairs of two sets of units, with tests and intervals."""
 
 from __future__ import annotations
 
@@ -39,16 +34,11 @@ def pearson(x: Values, y: Values) -> float:
 
 
 def log10_p(r: float, pairs: int) -> float | None:
-    """Return log10 of the two-sided p-value of Pearson's r, for independent pairs.
+    """Return log10 of Pearson r's two-sided p-value for independent pairs; None if undefined.
 
-    Exact also below the smallest float: with `x = 1 - r^2` and `a = (n - 2) / 2`,
-    `p = I_x(a, 1/2)`, whose series `x^a * r / (a * B(a, 1/2)) * sum_n prod_j (a+1/2+j)/(a+1+j) * x`
-    is summed in logarithms.
-
-    Returns:
-        None if there is no test: fewer than 3 pairs, or r undefined or of size 1.
-
-    Source: Abramowitz & Stegun 26.5.4 (incomplete beta function) for the t distribution of r.
+    With `x = 1 - r^2` and `a = (n - 2) / 2`, `p = I_x(a, 1/2)`. Below the smallest float its
+    series `x^a * r / (a * B(a, 1/2)) * sum_n prod_j (a+1/2+j)/(a+1+j) * x` is summed in
+    logarithms (Abramowitz & Stegun 26.5.4).
     """
     if pairs < 3 or not abs(r) < 1:
         return None
@@ -77,10 +67,10 @@ def tested(x: Values, y: Values) -> dict[str, Any]:
 
 
 def two_way(outputs: int, inputs: int, resampling: Resampling) -> Iterator[tuple[Any, Any]]:
-    """Yield counts of outputs and of inputs in resampled sets, drawn independently.
+    """Yield counts of outputs and inputs in independently resampled sets (two-way bootstrap).
 
-    Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007: its intervals are
-    never too narrow, up to rounding, for means over pairs.
+    Pairs that share a unit are dependent, so resampling pairs would be too optimistic; this is
+    conservative for means (Owen, "The pigeonhole bootstrap", 2007).
     """
     other = Resampling(resampling.resamples, resampling.confidence, resampling.seed + 1)
     output_counts = _counts(outputs, resampling)
@@ -127,15 +117,9 @@ def running_means(
     shape: tuple[int, int],
     resampling: Resampling,
 ) -> list[dict[str, Any]]:
-    """Return means of the first k of ordered pairs, with two-way bootstrap intervals.
-
-    The first k are determined anew in every resampled set, in which a pair may occur several times
-    or never.
-
-    Returns:
-        JSON-able, per k: `k`, `value`, `low`, `high`.
-    """
+    """Return `k, value, low, high` of means of the first k of ordered pairs, JSON-able."""
     values = values.astype(np.float64)
+    # The first k are determined anew in every resampled set.
     resampled = np.stack(
         [
             _first_means(row[places[0]] * column[places[1]], values, ends)
@@ -151,7 +135,6 @@ def running_means(
 
 
 def _counts(size: int, resampling: Resampling) -> Iterator[Float[np.ndarray, " size"]]:
-    """Yield how often each unit is in each resampled set."""
     for sets in resampling.rows(size):
         for rows in sets:
             yield np.bincount(rows, minlength=size).astype(np.float64)
@@ -160,7 +143,7 @@ def _counts(size: int, resampling: Resampling) -> Iterator[Float[np.ndarray, " s
 def _first_means(
     counts: Values, values: Values, ends: Int[np.ndarray, " ends"]
 ) -> Float[np.ndarray, " ends"]:
-    """Return means of the first k of ordered values, each repeated as often as counted."""
+    """Return means of the first k of ordered values, repeated by `counts`."""
     cumulative = counts.cumsum()
     last = np.searchsorted(cumulative, ends)
     sums = (counts * values).cumsum()[last]
@@ -170,7 +153,6 @@ def _first_means(
 
 
 def _r_of_sums(sums: Float[np.ndarray, "5 sets"], weight: Distribution) -> Distribution:
-    """Return Pearson's r from weighted sums of x, y, x^2, y^2 and xy."""
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y, xx, yy, xy = sums / weight
         r: Distribution = (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))

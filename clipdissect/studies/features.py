@@ -1,4 +1,4 @@
-"""Captured features for studies that look at parts of a probe."""
+"""Captured features for studies that use parts of a probe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ class Features:
     texts: Float[Tensor, "concepts dims"]
 
     def activations(self, layer: str) -> Float[Tensor, "images units"]:
-        """Return a layer's activations of every image."""
         check_keep(self.job)
         q = self.captured.activations[layer]
         assert isinstance(q, Tensor)
@@ -38,7 +37,7 @@ class Features:
     def describe(
         self, layer: str, rows: Sequence[int] | None = None, truth: Sequence[str] | None = None
     ) -> pd.DataFrame:
-        """Describe a layer's units by some of the readable images (`rows`; None for all)."""
+        """Describe a layer's units by the readable images `rows` (None for all)."""
         q, images = self.activations(layer), self.captured.image_embeds
         if rows is not None:
             chosen = torch.tensor(list(rows), dtype=torch.int64)
@@ -53,7 +52,7 @@ class Features:
 
 
 def features(job: Job, layers: Sequence[str]) -> Features:
-    """Capture layers of the job's target and embed its concepts, using the store's entries."""
+    """Capture layers of the job's target and embed its concepts, cached in the store."""
     target, probe, concepts, encoder = job.target, job.probe, job.concepts, job.encoder
     if target is None or probe is None or concepts is None or encoder is None:
         raise DissectError("this study needs target, probe, concepts and encoder")
@@ -75,20 +74,18 @@ def features(job: Job, layers: Sequence[str]) -> Features:
 
 
 def similarity_of(job: Job) -> Similarity:
-    """Return the job's similarity function."""
     if job.similarity is None:
         raise DissectError("this study needs a similarity function")
     return job.similarity
 
 
 def check_keep(job: Job) -> None:
-    """Raise a DissectError unless all activations are stored."""
     if job.settings.keep != "full":
         raise DissectError("this study needs every activation: use capture.keep=full")
 
 
 def check_images(similarity: Similarity, images: int) -> None:
-    """Raise a DissectError if a similarity function's `top_k` exceeds the number of images."""
+    """Raise a DissectError if the similarity's `top_k` exceeds the number of images."""
     top_k = similarity.images_per_unit
     if top_k is not None and top_k > images:
         raise DissectError(

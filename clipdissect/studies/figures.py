@@ -21,7 +21,7 @@ _CHARACTERS = 52  # per line of a panel of five images
 
 @dataclass(frozen=True)
 class Panel:
-    """One unit: lines of text (and whether they are bold) above its images, best first."""
+    """A unit's lines of text (and whether they are bold), and its images, best first."""
 
     lines: tuple[tuple[str, bool], ...]
     images: tuple[str, ...]
@@ -39,7 +39,6 @@ def plot(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Any
 
 
 def panels(units: Sequence[Panel], probe: Probe, columns: int = 2, title: str = "") -> Any:
-    """Return a figure of panels, row by row."""
     from matplotlib.figure import Figure
 
     images = max([len(unit.images) for unit in units] + [1])
@@ -68,7 +67,7 @@ def panels(units: Sequence[Panel], probe: Probe, columns: int = 2, title: str = 
 
 
 def legend_below(figure: Any, axis: Any) -> None:
-    """Add one legend for the whole figure below the axes, with the labels of `axis`."""
+    """Add a legend below the figure, with the labels of `axis`."""
     handles, labels = axis.get_legend_handles_labels()
     style: dict[str, Any] = {"ncols": len(labels), "frameon": False, "fontsize": "small"}
     figure.legend(handles, labels, loc="outside lower center", **style)
@@ -80,10 +79,10 @@ def heights(values: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def bar_errors(values: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Return distances to the lower and upper ends of intervals; 0 without interval."""
+    """Return distances to both ends of the intervals; 0 without interval."""
     errors: list[list[float]] = [[], []]
-    for each in values:
-        value, low, high = each["value"] or 0.0, each.get("low"), each.get("high")
+    for interval in values:
+        value, low, high = interval["value"] or 0.0, interval.get("low"), interval.get("high")
         errors[0].append(max(value - low, 0.0) if low is not None else 0.0)
         errors[1].append(max(high - value, 0.0) if high is not None else 0.0)
     return errors

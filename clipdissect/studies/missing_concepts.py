@@ -1,4 +1,4 @@
-"""Units whose concept no probe image shows: which get its exact name? (Sec. 4.5, Fig. 4)"""
+"""Exact-name accuracy of units whose concept no probe image shows (Sec. 4.5, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -30,14 +30,11 @@ class MissingConcepts:
     """Settings of the study.
 
     Args:
-        groups: WordNet synsets (`dog.n.01`, or ids), studied one by one: the classes below each.
+        groups: WordNet synsets (`dog.n.01`, or ids), studied separately: the classes below each.
         exclude_from_probe: remove the group's images from a labelled probe, and compare with the
             whole probe.
         panels: units per group in the figure of images; 0 disables it.
-        panel_images: top images of each.
-
-    Raises:
-        DissectError: no groups, or a number out of its range.
+        panel_images: top images per unit.
     """
 
     groups: list[str]
@@ -54,15 +51,7 @@ class MissingConcepts:
 
 @dataclass(frozen=True)
 class Absence:
-    """What a probe's labels say about the absence of a group.
-
-    Args:
-        group: the synset.
-        images: numbers of the images whose labels are below the group.
-        unlabelled: number of images without a label.
-        unplaced: labels that WordNet doesn't have.
-        source: of WordNet.
-    """
+    """Evidence from labels that a probe lacks a group; `unplaced` labels aren't in WordNet."""
 
     group: str
     images: tuple[int, ...]
@@ -77,7 +66,6 @@ class Absence:
 
     @property
     def verdict(self) -> str:
-        """Describe whether the labels verify that the probe without `images` lacks the group."""
         if self.is_verified:
             return "shown by the labels of all images"
         reasons = []
@@ -90,10 +78,7 @@ class Absence:
 
 
 def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -> Absence:
-    """Return which of a probe's images show a group according to their labels.
-
-    A label names one object of an image: a dog in an image labelled "sofa" is not detected.
-    """
+    """Return the images that show a group by their labels, which name one object per image."""
     group_id = wordnet.find(group)
     label_of = image_labels(probe)
     labels = [label_of[image] for image in images]
@@ -101,7 +86,7 @@ def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -
     below = {
         label
         for label, ids in synsets.items()
-        if any(wordnet.is_below(each, group_id) for each in ids)
+        if any(wordnet.is_below(synset, group_id) for synset in ids)
     }
     return Absence(
         group,
@@ -113,12 +98,12 @@ def absence(probe: Probe, images: Sequence[str], group: str, wordnet: WordNet) -
 
 
 def units_of_group(truth: ClassLabels, group: str, wordnet: WordNet) -> list[int]:
-    """Return the units whose class is below the group."""
+    """Return the units whose class is below the group; raise a DissectError if none is."""
     group_id = wordnet.find(group)
     units = [
         i
         for i, name in enumerate(truth.names)
-        if any(wordnet.is_below(each, group_id) for each in wordnet.place(name))
+        if any(wordnet.is_below(synset, group_id) for synset in wordnet.place(name))
     ]
     if not units:
         raise DissectError(f"none of the {len(truth.names)} classes of {truth.name} is a {group}")
@@ -128,16 +113,7 @@ def units_of_group(truth: ClassLabels, group: str, wordnet: WordNet) -> list[int
 def check_group(
     group: str, study: MissingConcepts, probe: Probe, truth: ClassLabels, wordnet: WordNet
 ) -> int:
-    """Check that a group can be studied on a probe, before any image is read.
-
-    Returns:
-        The number of images left without the group.
-
-    Raises:
-        DissectError: no such synset, or no class is below it; images of the group that
-            `exclude_from_probe` doesn't allow to remove; a probe without labels to remove images
-            from.
-    """
+    """Return the images left without a group; raise a DissectError if it can't be studied."""
     units_of_group(truth, group, wordnet)
     if study.exclude_from_probe and probe.labels is None:
         raise DissectError(
@@ -147,22 +123,15 @@ def check_group(
     images = absence(probe, probe.images, group, wordnet).images
     if images and not study.exclude_from_probe:
         raise DissectError(
-            f"{len(images)} images of probe {probe.name} show {group} by their labels: take them "
-            f"out with study.exclude_from_probe=true"
+            f"{len(images)} images of probe {probe.name} show {group} by their labels: remove "
+            f"them with study.exclude_from_probe=true"
         )
     return len(probe) - len(images)
 
 
 @dataclass(frozen=True, eq=False)
 class GroupLabels:
-    """A group's units under one probe.
-
-    Args:
-        units: their labels and ground truth.
-        in_group: the label is the name of a class of the group.
-        in_group_any_synonym: the label is any name of a class of the group.
-        rows: of the descriptions.
-    """
+    """A group's units under one probe, and whether labels name any class of the group."""
 
     units: Units
     in_group: Bool[np.ndarray, " units"]
@@ -177,11 +146,7 @@ def labels_of_group(
     concepts: Concepts,
     cosines: Cosines,
 ) -> GroupLabels:
-    """Return the group's part of a layer's descriptions, with ground truth.
-
-    Metrics are undefined for the group alone: its accuracy is if the concepts contain no name of
-    the group, regardless of the other classes.
-    """
+    """Return the group's part of a layer's descriptions, with ground truth."""
     rows = described.iloc[list(numbers)].reset_index(drop=True)
     names = [truth.names[i] for i in numbers]
     group_synonyms = {text for name in names for text in synonyms(name)}
@@ -205,13 +170,10 @@ def group_metrics(
     cosines: Cosines,
     resampling: Resampling,
 ) -> dict[str, Any]:
-    """Return the group's metrics without its images, with them, and of the controls, JSON-able.
+    """Return the group's metrics without and with its images, and of the controls, JSON-able.
 
-    Returns:
-        `units`; `missing` (metrics, `intervals`, and `in_group` and `in_group_any_synonym`, the
-        share of labels that name any class of the group); `present` and `minus_present` if there is
-        one; `controls`: `best_constant`, `random` and `random_in_group` (the expectation of a
-        random name of the group), each with `in_group`; and `minus_best_constant`.
+    `in_group` is the share of labels that name any class of the group; `random_in_group` is the
+    expectation for a random name of the group.
     """
     available = {name: v for name, v in cosines.items() if isinstance(v, Vectors)}
     constant = best_constant(missing.units, concepts.texts, available)
@@ -234,7 +196,6 @@ def _controls(
     cosines: dict[str, Vectors],
     resampling: Resampling,
 ) -> dict[str, Any]:
-    """Return the metrics of labels that are independent of the network."""
     class_names = set(units.table["truth"])
     members = [text for text in texts if text in class_names]
     constant_units, constant_labels = constant

@@ -23,7 +23,7 @@ def mean_interval(numbers: Float[np.ndarray, " n"], resampling: Resampling) -> d
     known = np.asarray(numbers, dtype=float)
     known = known[~np.isnan(known)]
     if not len(known):
-        return {"value": None, "low": None, "high": None, "of": 0, "reason": "there is nothing"}
+        return {"value": None, "low": None, "high": None, "of": 0, "reason": "there are no values"}
     means = np.concatenate([known[rows].mean(1) for rows in resampling.rows(len(known))])
     span = interval(means, resampling.confidence)
     return {"value": float(known.mean()), **span, "of": len(known)}
@@ -31,13 +31,12 @@ def mean_interval(numbers: Float[np.ndarray, " n"], resampling: Resampling) -> d
 
 def share(hits: Bool[np.ndarray, " n"], resampling: Resampling) -> dict[str, Any]:
     """Return the share of hits, its Wilson interval, and the counts, JSON-able."""
-    right, of = int(hits.sum()), len(hits)
-    span = share_interval(right, of, resampling.confidence)
-    return {"value": right / of if of else None, **span, "right": right, "of": of}
+    right, total = int(hits.sum()), len(hits)
+    span = share_interval(right, total, resampling.confidence)
+    return {"value": right / total if total else None, **span, "right": right, "of": total}
 
 
 def metrics_with_intervals(units: Units, resampling: Resampling) -> dict[str, Any]:
-    """Return the metrics of units, with `intervals`, JSON-able."""
     resampled = distributions(units, resampling)
     return {**values(units), "intervals": intervals(units, resampled, resampling.confidence)}
 
@@ -63,12 +62,12 @@ def embedded(
 
 
 def image_labels(probe: Probe) -> dict[str, str | None]:
-    """Return each image's label; None for images without one."""
+    """Return each image's label; None for unlabelled images."""
     return dict(zip(probe.images, probe.labels or [None] * len(probe), strict=True))
 
 
 def check_least(study: Any, **minimums: int) -> None:
-    """Raise a DissectError unless each of a study's settings is at least its minimum, or None."""
+    """Raise a DissectError unless each of the study's settings is None or at least its minimum."""
     for setting, least in minimums.items():
         value = getattr(study, setting)
         if value is not None and value < least:

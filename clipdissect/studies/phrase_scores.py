@@ -1,12 +1,4 @@
-"""Score texts that aren't in the concept set, on the scale of those that are.
-
-WPMI and SoftWPMI score a concept by its probability among all concepts, so a phrase's score depends
-on the set. Here the set is always the layer's concepts: `s(t|x) = exp(a P_xt) / sum_m exp(a P_xm)`,
-with the sum over the concepts alone, and the marginal, as usual, the mean over all living units of
-the layer. So a concept's score equals that of its dissection, a phrase's score is what it would get
-in one concept's place, and no score depends on other phrases. The released notebook instead uses
-each unit's phrases as the whole set, so its scores are comparable with each other only.
-"""
+"""Score texts outside the concept set on the scale of the concepts."""
 
 from __future__ import annotations
 
@@ -37,7 +29,12 @@ LogJoint = Callable[
 
 
 def scorer(similarity: Similarity, concepts: ConceptActivations, q: Activations) -> Scorer:
-    """Return a function from text embeddings to scores on the concepts' scale."""
+    """Return a function from text embeddings to scores on the concepts' scale.
+
+    For WPMI and SoftWPMI, `s(t|x) = exp(a P_xt) / sum_m exp(a P_xm)` with the sum over concepts
+    alone and the marginal over all live units, so concepts score as in a dissection and no
+    score depends on other phrases. The released notebook normalises over a unit's phrases.
+    """
     if isinstance(similarity, (SoftWpmi, Wpmi)):
         return _probability_scorer(similarity, concepts, q)
     return lambda texts: alone(similarity, concepts.image_embeds, texts, q)

@@ -21,20 +21,15 @@ class Qualitative:
     """Settings of the study.
 
     Args:
-        select: `random` units of each layer, the most `interpretable` ones (largest score of
-            `rank_by`), or those `listed` in `units`.
+        select: `random` units per layer, the most `interpretable` (largest score of `rank_by`),
+            or those `listed` in `units`.
         count: units per layer, unless listed.
         seed: for the random units.
         units: the listed units, such as `layer4:12`.
-        labels: name of another method to the parameters of `published` (`{path: FILE, ...}`).
-        rank_by: the method whose score ranks units by interpretability: a name of `labels` with a
-            score (IoU), or `ours`.
-        unit_table: a unit of the class layer whose labels are evaluated, as in Fig. 3; None
-            disables the table.
-        panel_images: top images of each unit.
-
-    Raises:
-        DissectError: an invalid value.
+        labels: other method's name to parameters of `published` (`{path: FILE, ...}`).
+        rank_by: method whose score ranks units: a name of `labels` with a score (IoU), or `ours`.
+        unit_table: class-layer unit whose labels are evaluated, as in Fig. 3; None disables it.
+        panel_images: top images per unit.
     """
 
     select: str = "random"
@@ -85,7 +80,7 @@ def check(
 def choose(
     study: Qualitative, layers: Sequence[str], units: Mapping[str, int], ranks: pd.DataFrame
 ) -> list[tuple[str, int]]:
-    """Choose the layers and units to show."""
+    """Return the layers and units to show."""
     if study.select == "listed":
         return [_listed_unit(text, units) for text in study.units or ()]
     chosen = []

@@ -1,4 +1,4 @@
-"""Do units with similar descriptions have large weights between them? (Sec. 5, Fig. 6)"""
+"""Correlate weights between units with the similarity of descriptions (Sec. 5, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,11 @@ class WeightSimilarity:
 
     Args:
         layer: whose units are described; by default the target's last layer before `into`.
-        into: the linear layer fed by `layer`, whose units are classes; by default the target's
-            class layer.
-        top_pairs: the largest weights, for a second correlation.
+        into: linear layer fed by `layer`, units are classes; by default the class layer.
+        top_pairs: number of the largest weights, for a second correlation.
         permutations: random permutations of the descriptions over the input units.
         panels: largest weights in the figure of images; 0 disables it.
-        panel_images: top images of each unit.
-
-    Raises:
-        DissectError: a number out of its range.
+        panel_images: top images per unit.
     """
 
     layer: str | None = None
@@ -58,18 +54,20 @@ def linear_weights(model: nn.Module, into: str) -> Float[np.ndarray, "outputs in
     if not isinstance(weight, Tensor) or weight.ndim not in (2, 4):
         raise DissectError(f"{into} is a {kind_of(module)}; study.into must be a linear layer")
     if weight.ndim == 4 and (weight.shape[2:] != (1, 1) or getattr(module, "groups", 1) > 1):
-        raise DissectError(f"{into} looks at several positions; study.into must be a linear layer")
+        raise DissectError(
+            f"{into} has a kernel over several positions; study.into must be a linear layer"
+        )
     return weight.detach().float().cpu().reshape(weight.shape[0], -1).numpy()
 
 
 def feeding_layer(target: Target, into: str, layer: str | None) -> str:
-    """Return the layer whose units feed `into`: the given one, or the target's last other one."""
+    """Return `layer`, or by default the target's last layer other than `into`."""
     if layer is not None:
         find_layers(target.model, [layer])
         return layer
     others = [name for name in target.layers if name != into]
     if not others:
-        raise DissectError(f"which layer feeds {into}? Set study.layer")
+        raise DissectError(f"the layer that feeds {into} is unknown: set study.layer")
     return others[-1]
 
 
@@ -85,11 +83,7 @@ def check_width(weights: Pairs, units: int, layer: str, into: str) -> None:
 def linearity(
     weights: Pairs, q: Float[np.ndarray, "images inputs"], out: Float[np.ndarray, "images outputs"]
 ) -> float:
-    """Return the share of the outputs' variance that the weights explain from the inputs (R^2).
-
-    1 if only the pooling of `q` lies between the layers; less with a normalisation in between, or
-    another pooling.
-    """
+    """Return the share of the outputs' variance that weights and inputs explain (R^2)."""
     residual = out - q @ weights.T
     residual = residual - residual.mean(0)  # the bias
     centred = out - out.mean(0)
@@ -98,14 +92,7 @@ def linearity(
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights between described units and classes.
-
-    Args:
-        table: `[classes, described units]`.
-        units: numbers of the described units.
-        labels: their descriptions.
-        classes: class names.
-    """
+    """Weights `[classes, described units]`, with the units' numbers and descriptions."""
 
     table: Pairs
     units: np.ndarray
@@ -114,7 +101,7 @@ class Weights:
 
     @classmethod
     def of(cls, weights: Pairs, descriptions: Sequence[str], classes: Sequence[str]) -> Weights:
-        """Leave out units without a description."""
+        """Select the units with a description."""
         if len(classes) != len(weights):
             raise DissectError(f"{len(weights)} outputs, but {len(classes)} class names")
         units = np.array([i for i, text in enumerate(descriptions) if text], dtype=int)
@@ -142,10 +129,7 @@ def similarities(weights: Weights, vectors: Vectors) -> Float[np.ndarray, "class
 def measured(
     weights: Weights, vectors: Vectors, study: WeightSimilarity, resampling: Resampling
 ) -> dict[str, Any]:
-    """Return the correlations, the means of Fig. 6b, and the permutation control, JSON-able.
-
-    Also `best_of_unit`: each unit's best similarity against its largest weight.
-    """
+    """Return the correlations, the means of Fig. 6b, and the permutation control, JSON-able."""
     cosines = similarities(weights, vectors)
     table = weights.table
     places = weights.largest()
@@ -174,12 +158,9 @@ def permuted(
 ) -> dict[str, Any]:
     """Return r over all pairs with the descriptions permuted over the input units, JSON-able.
 
-    `sum_jk W_jk S_jp(k)` is `sum_k (W.T E)_k . D_p(k)` with E the class names' embeddings and D the
-    descriptions', so no permutation needs a matrix of pairs.
-
-    Returns:
-        `mean_r`, `low`, `high` of the permuted r, and `p`: the share of permutations, the identity
-        included, whose absolute r is at least the real one.
+    Uses `sum_jk W_jk S_jp(k) = sum_k (W.T E)_k . D_p(k)`, E and D the embeddings of class names
+    and descriptions, to avoid a matrix of pairs. `p` is the share of permutations, with the
+    identity, whose |r| is at least the real one.
     """
     names, labels = vectors.of(weights.classes), vectors.of(weights.labels)
     size = weights.table.size

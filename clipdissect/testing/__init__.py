@@ -1,9 +1,4 @@
-"""Networks whose units detect known concepts by construction, for testing methods.
-
-`planted_filters` has hand-set filters for the colours and shapes of `synthetic_broden`, and units
-for formulas of them. `planted_probes` puts linear probes for any concepts on a layer of any
-network. `LabelEncoder` is an ideal image-text encoder. Nothing is trained; all is deterministic.
-"""
+"""Networks whose units detect known concepts by construction; deterministic, untrained."""
 
 from __future__ import annotations
 

@@ -25,14 +25,11 @@ BOTH = (("circle", "red"), ("square", "blue"), ("cross", "green"), ("ring", "ora
 
 
 class Filters(nn.Module):
-    """Units for colours, for shapes, and for formulas of them.
+    """Units for colours, for shapes, and for formulas of them, on square images of `size` pixels.
 
-    `colours` is a 1x1 convolution on the channels and their squares: `1 - |x - c|^2 / radius^2`,
-    clipped at 0. `shapes` matches each colour's map with templates of every shape, size and
-    rotation of the scenes, inside against surroundings, and paints the matches with the template.
-
-    Args:
-        size: of the square images, in pixels.
+    `colours` is a 1x1 convolution on the channels and their squares:
+    `max(0, 1 - |x - c|^2 / radius^2)`. `shapes` matches each colour's map with templates of every
+    shape, size and rotation, inside against surroundings, and paints the matches.
     """
 
     templates: Tensor
@@ -63,7 +60,6 @@ class Filters(nn.Module):
     def _paint(
         self, colours: Float[Tensor, "images colours h w"]
     ) -> Float[Tensor, "images colours shapes h w"]:
-        """Locate each shape in each colour."""
         count, channels, height, width = colours.shape
         flat = (1.3 * colours).clamp(max=1).reshape(-1, 1, height, width)
         margin = self.inside.shape[-1] // 2
@@ -83,7 +79,7 @@ class Filters(nn.Module):
 
 
 def planted_filters(size: int = 112) -> Planted:
-    """Build a network of `Filters` for square images of `size` pixels, and its ground truth."""
+    """Build `Filters` for square images of `size` pixels, and its ground truth."""
     from torchvision import transforms
 
     steps = [transforms.Resize((size, size)), transforms.ToTensor()]

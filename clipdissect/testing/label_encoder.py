@@ -1,4 +1,4 @@
-"""An ideal image-text encoder, which reads the labels of the probe."""
+"""An ideal image-text encoder that reads the probe's labels."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 NOTE = (
-    "the encoder knows the labels of the probe's images (clipdissect.testing): its results say "
-    "what CLIP-Dissect could do at best, not what it does with an encoder that sees"
+    "the encoder knows the labels of the probe's images (clipdissect.testing): its results are "
+    "an upper bound for CLIP-Dissect, not its accuracy with a real encoder"
 )
 
 
 class LabelEncoder:
-    """Embed images as the square roots of the concepts' area shares, texts as one-hot vectors.
+    """Embeds images as square roots of concept area shares, texts as one-hot vectors.
 
-    Images are recognised by their pixels; those of other probes raise an error. A text that isn't
-    a concept is orthogonal to all images.
-
-    The probe must be densely labelled, with images of one size.
+    The probe must be densely labelled, with images of one size, recognised by their pixels.
     """
 
     name = "labels"
@@ -42,7 +39,6 @@ class LabelEncoder:
 
     @property
     def preprocess(self) -> Transform:
-        """Scale pixels to 0..1."""
         from torchvision import transforms
 
         composed: Transform = transforms.ToTensor()
@@ -50,21 +46,19 @@ class LabelEncoder:
 
     @cached_property
     def image_digest(self) -> str:
-        """Hash of the labels."""
         return hashing.hash_values("labels 1", self.masks.digest())
 
     @cached_property
     def text_digest(self) -> str:
-        """Hash of the list of concepts."""
         return hashing.hash_values("labels 1", self.masks.texts)
 
     def embed_images(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images d"]:
-        """Return unit-length embeddings; raise DissectError for an image of another probe."""
+        """Return unit-length embeddings; raise a DissectError for another probe's image."""
         embeddings = []
         for image in (images * 255).round().byte().cpu():
             number = self._numbers.get(_fingerprint(image))
             if number is None:
-                raise DissectError(f"the encoder knows the images of {self.probe.name} alone")
+                raise DissectError(f"the encoder knows only the images of {self.probe.name}")
             embeddings.append(self._shares(number))
         return F.normalize(torch.stack(embeddings), dim=-1).to(images.device)
 

@@ -64,18 +64,10 @@ def planted_probes(
     settings: Settings,
     ridge: float = 1e-3,
 ) -> Planted:
-    """Build a network with a unit per concept: a linear probe on a layer's units.
+    """Build a network with one unit per concept: a linear probe on a layer's units.
 
-    Ridge regression, in closed form, of a concept's area share in each cell of the map on the
-    standardised units. A probe is as good as the layer represents its concept.
-
-    Args:
-        target: the network.
-        layer: its layer, with maps.
-        probe: densely labelled images, held out from those the methods are tested on.
-        texts: the concepts.
-        settings: how to run the network.
-        ridge: weight of the penalty, per position.
+    Closed-form ridge regression of a concept's area share per cell on the standardised units;
+    `ridge` is the penalty's weight per position. Fit on a densely labelled, held-out `probe`.
     """
     masks = probe.masks
     if masks is None:
@@ -115,8 +107,6 @@ def _shares(
 
 
 class _Moments:
-    """Running first and second moments of a regression."""
-
     def __init__(self) -> None:
         self.count = 0
         self.sums: list[Tensor] = []

@@ -10,13 +10,7 @@ from clipdissect.targets import Target
 
 @dataclass(frozen=True)
 class Planted:
-    """A target and the ground truth of its units.
-
-    Args:
-        target: its `layers` are the planted ones.
-        truth: layer to each unit's concept, written as `Concept.text` or, for formulas, as
-            `masks.formulas.Formula.text`.
-    """
+    """A target of planted layers, and each layer's concepts or formulas per unit."""
 
     target: Target
     truth: Mapping[str, tuple[str, ...]]

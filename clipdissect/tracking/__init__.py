@@ -1,4 +1,4 @@
-"""Trackers: where metrics go in addition to the run's own files. `OPTIONS` lists them."""
+"""Trackers: where metrics go besides the run's own files; `OPTIONS` lists them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,5 @@ __all__ = ["OPTIONS", "Finished", "Tracker", "build"]
 
 
 def build(name: str, **parameters: Any) -> Tracker:
-    """Return the tracker of a name."""
     tracker: Tracker = registry.build("tracking", OPTIONS, name, parameters)
     return tracker

@@ -1,7 +1,4 @@
-"""The tracker interface: a function of a run whose files are complete.
-
-The files on disk remain the source of truth.
-"""
+"""The tracker interface: a function of a run whose files are complete."""
 
 from __future__ import annotations
 
@@ -18,17 +15,10 @@ from clipdissect.results.run_files import jsonable
 
 @dataclass(frozen=True)
 class Finished:
-    """A run whose files are complete.
+    """A run whose files are complete; `folder` has `run.json`, tables and figures.
 
-    Args:
-        folder: has `run.json`, and tables and figures if the runner writes any.
-        config: plain values.
-        metrics: as in `metrics.json`, nested.
-        job: the runner's name.
-        overrides: command-line overrides of the config.
-        group: shared by the runs of one multirun.
-        number: of the run in its multirun.
-        probe: source of the top images; None shows none.
+    `metrics` is nested as in `metrics.json`; `job` is the runner's name; `group` and `number`
+    identify a run of a multirun; `probe` is the source of top images, None to show none.
     """
 
     folder: Path
@@ -42,7 +32,7 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """The run's name; a multirun's folders are only numbered, so theirs has the group."""
+        """The run's name, unique also among the numbered folders of multiruns."""
         return self.folder.name if self.group is None else f"{self.group}-{self.number}"
 
     @cached_property
@@ -54,7 +44,7 @@ class Finished:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Metrics, and seconds per stage, by `outer/inner` keys, without undefined ones."""
+        """Metrics, and seconds per stage, by `outer/inner` keys, without undefined values."""
         nested = {**self.metrics, "seconds": self.facts.get("seconds", {})}
         return {key: value for key, value in flatten(jsonable(nested)) if value is not None}
 
@@ -68,7 +58,7 @@ def none() -> Tracker:
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings and lists with `outer/inner` keys; lists by position."""
+    """Yield values of nested mappings and lists, keyed `outer/inner`; lists by position."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}/")

@@ -15,10 +15,7 @@ TABLE = "runs.csv"
 
 
 def csv() -> Tracker:
-    """Add a row to `runs.csv` next to the run's folder: folder, overrides, metrics and seconds.
-
-    Safe for simultaneous runs, on one machine or on a shared disk that supports locks.
-    """
+    """Add a row to `runs.csv` next to the run's folder; safe for simultaneous runs (file lock)."""
     return _add_row
 
 

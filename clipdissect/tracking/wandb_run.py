@@ -35,24 +35,18 @@ def wandb(
     units: int = 50,
     thumbnails: int = 5,
 ) -> Tracker:
-    """Log a run to Weights & Biases; an offline run is stored entirely in the run's folder.
+    """Log a run to Weights & Biases; offline runs are stored in the run's folder.
 
-    Logs the config, versions and the machine, metrics, seconds per stage, a table of descriptions
-    with top images, the folder's figures, and its files as an artifact. Never prompts: without an
-    API key a run is offline.
+    Never prompts: a run without an API key is offline.
 
     Args:
         project: the W&B project.
         entity: the W&B user or team; by default the API key's.
-        mode: `offline`, `online` or `disabled`; by default `$WANDB_MODE`, else online if there is
-            an API key.
+        mode: `offline`, `online` or `disabled`; default `$WANDB_MODE`, else online with a key.
         tags: of the run.
         run_id: resume or create this run; a multirun appends the job's number.
-        units: of each layer in the table, the first ones, so that runs are comparable.
+        units: rows per layer in the table of descriptions, the first ones.
         thumbnails: top images per unit in the table; 0 reads no image.
-
-    Raises:
-        DissectError: unknown mode, or a negative number.
     """
     if mode is not None and mode not in MODES:
         raise DissectError(f"tracking.mode is '{mode}'; it can be {', '.join(MODES)}")
@@ -88,19 +82,18 @@ def wandb(
 
 
 def _mode(library: Any, requested: str | None) -> str:
-    """Return the mode to use: offline if an online run is requested and there is no API key."""
     mode = requested or os.environ.get("WANDB_MODE") or "online"
     if mode != "online" or _has_key(library.setup().settings):
         return mode
     log.info(
-        "tracking: there is no API key of Weights & Biases, so the run is kept offline "
+        "tracking: there is no API key of Weights & Biases, so the run is stored offline "
         "(wandb login, or $WANDB_API_KEY, changes that)"
     )
     return "offline"
 
 
 def _has_key(settings: Any) -> bool:
-    """Return whether wandb would get an API key without a prompt: from its settings, or netrc."""
+    """Return whether wandb would get an API key, from its settings or netrc, without a prompt."""
     names = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     if settings.api_key or any(os.environ.get(name) for name in names):
         return True
@@ -130,7 +123,7 @@ def _staged_in(folder: Path) -> Iterator[None]:
 
 
 def _start(library: Any, mode: str, options: dict[str, Any]) -> Any:
-    """Return a wandb run, offline if an online one can't be started; a context that finishes it."""
+    """Start a wandb run, a context that finishes it; offline if an online run fails to start."""
     settings = library.Settings(silent=True, console="off", init_timeout=PATIENCE)
     try:
         return library.init(mode=mode, settings=settings, **options)
@@ -138,18 +131,16 @@ def _start(library: Any, mode: str, options: dict[str, Any]) -> Any:
         if mode != "online":
             raise
         reason = str(error).splitlines()[0]
-        log.warning("tracking: no online run (%s), so it is kept offline", reason)
+        log.warning("tracking: no online run (%s), so it is stored offline", reason)
         return library.init(mode="offline", settings=settings, **options | {"resume": None})
 
 
 def _config(run: Finished) -> dict[str, Any]:
-    """Return the run's config; `run` has what else its numbers depend on."""
     facts = {name: run.facts[name] for name in FACTS if name in run.facts}
     return {**run.config, "run": {**facts, "overrides": list(run.overrides)}}
 
 
 def _values(library: Any, run: Finished, units: int, thumbnails: int) -> dict[str, Any]:
-    """Return metrics, seconds, figures and the table of descriptions."""
     values: dict[str, Any] = dict(run.values)
     for path in sorted(run.folder.iterdir()):
         if path.suffix in PICTURES:
@@ -160,7 +151,6 @@ def _values(library: Any, run: Finished, units: int, thumbnails: int) -> dict[st
 
 
 def _artifact(library: Any, run: Finished, identity: str) -> Any:
-    """Return the folder's files, without wandb's own."""
     artifact = library.Artifact(f"{run.job}-{identity}", type="run")
     for path in sorted(run.folder.rglob("*")):
         name = path.relative_to(run.folder)

@@ -437,7 +437,7 @@ def test_units_that_are_not_compared_are_counted(tmp_path: Path) -> None:
     files = [labels_of(tmp_path / f"{i}.csv", *rows) for i, rows in enumerate([one, other])]
     page = report.compare(*files, tmp_path / "out").read_text()
     # fc: 0 to 4 and 10 to 14; conv: 1, that neither describes, and 2.
-    assert "<p>12 units that only one has" in page.replace(' class="muted"', "")
+    assert "<p>12 units that only one run has" in page.replace(' class="muted"', "")
 
 
 def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
@@ -448,7 +448,7 @@ def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
     assert unit.images[0].file is not None and sum(unit.counts) == 24
     assert unit_of(run, "head/3").descriptions == []
     for address, says in (
-        ("head", "is no unit"),
+        ("head", "isn't a unit"),
         ("haed/1", "Did you mean head"),
         ("head/4", "no unit 4; its units are 0 to 3"),
     ):
@@ -491,7 +491,7 @@ def test_mistakes_are_told_without_a_traceback(
     others, none = ("--against", f"x={labels}"), ("--sentence", "none")
     for says, *arguments in (
         ("Did you mean head", "show", folder, "haed/0"),
-        ("is no unit", "show", folder, "head/²"),
+        ("isn't a unit", "show", folder, "head/²"),
         ("missing: a run's descriptions", "report", tmp_path),
         ("missing: a run's descriptions", "report", tmp_path / "no", *others),
         ("missing: a run's descriptions", "compare", folder, "no", *none),

@@ -18,7 +18,7 @@
     wrong: ["wrong", (item) => item.layer.r && item.layer.r[item.row] === 0],
     low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], dead: ["dead", flag(1)], saturated: ["saturated", flag(16)],
   };
-  const value = (found) => (found === undefined ? null : found);
+  const value = (cell) => (cell === undefined ? null : cell);
   const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);
   const SORTS = {
     // Outside the cosines' range: equal texts last, changed ones without a similarity first.
@@ -34,8 +34,8 @@
   function offered() {
     const layers = dissect.data.layers;
     const compares = dissect.data.sides.length > 1;
-    const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((own) => own.length));
-    const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((own) => own !== null)),
+    const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((scores) => scores.length));
+    const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
       agreement: layers.some((layer) => layer.a), unit: true, description: true };
     return Object.keys(SORTS).filter((name) => has[name]);
   }
@@ -60,8 +60,8 @@
   function update() {
     read();
     const listed = dissect.choose(items, choice);
-    const some = listed.length === items.length ? "" : ` of ${items.length.toLocaleString("en")}`;
-    by("count").textContent = `${listed.length.toLocaleString("en")}${some} units`;
+    const total = listed.length === items.length ? "" : ` of ${items.length.toLocaleString("en")}`;
+    by("count").textContent = `${listed.length.toLocaleString("en")}${total} units`;
     by("none").hidden = listed.length > 0;
     const down = choice.sort.down !== choice.turned;
     by("order").textContent = down ? "↓" : "↑";
@@ -211,7 +211,7 @@
     dissect.title = document.title;
     data.hasTruth = data.layers.some((layer) => layer.t);
     data.most = 1; // descriptions of a unit
-    for (const layer of data.layers) for (const side of layer.sides) for (const own of side.d) data.most = Math.max(data.most, own.length);
+    for (const layer of data.layers) for (const side of layer.sides) for (const texts of side.d) data.most = Math.max(data.most, texts.length);
     data.layers.forEach((layer, number) => {
       for (let row = 0; row < dissect.rows(layer); row += 1) items.push({ layer, number, row, unit: dissect.unit(layer, row), place: items.length });
     });

@@ -42,19 +42,19 @@
     return list;
   }
 
-  function histogram(found) {
+  function histogram(details) {
     const box = el("figure", { class: "histogram" });
-    if (!found || !found.h) return box;
-    const most = Math.max(...found.h);
-    const total = found.h.reduce((sum, count) => sum + count, 0);
-    const label = `Activations of ${total} images, from ${number(found.lo)} to ${number(found.hi)}`;
-    const root = svg("svg", { viewBox: `0 0 ${found.h.length * 10} 64`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+    if (!details || !details.h) return box;
+    const most = Math.max(...details.h);
+    const total = details.h.reduce((sum, count) => sum + count, 0);
+    const label = `Activations of ${total} images, from ${number(details.lo)} to ${number(details.hi)}`;
+    const root = svg("svg", { viewBox: `0 0 ${details.h.length * 10} 64`, preserveAspectRatio: "none", role: "img", "aria-label": label });
     // Roots of the counts: a few large activations among thousands must still be seen.
-    found.h.forEach((count, bin) => {
+    details.h.forEach((count, bin) => {
       const height = 64 * Math.sqrt(count / most);
       if (count) root.append(svg("rect", { x: bin * 10 + 0.5, y: 64 - height, width: 9, height }));
     });
-    box.append(root, el("figcaption", {}, el("span", { text: number(found.lo) }), el("span", { text: "activation" }), el("span", { text: number(found.hi) })));
+    box.append(root, el("figcaption", {}, el("span", { text: number(details.lo) }), el("span", { text: "activation" }), el("span", { text: number(details.hi) })));
     return box;
   }
 
@@ -66,9 +66,9 @@
 
   function missing(name) { return el("span", { class: "missing", text: name || "no picture" }); }
 
-  function picture(found, chunk, rank, words, large) {
-    const [name, file, own] = chunk.images[found.i[rank]];
-    const activation = number(found.v[rank]);
+  function picture(details, chunk, rank, words, large) {
+    const [name, file, own] = chunk.images[details.i[rank]];
+    const activation = number(details.v[rank]);
     const box = el("div", { class: "frame" });
     const source = file && (dissect.files[file] || (dissect.data.single ? null : `thumbnails/${file}`));
     if (source) {
@@ -76,7 +76,7 @@
         loading: large ? "eager" : "lazy", decoding: "async", title: `${name}\nactivation ${activation}` });
       image.onerror = () => box.replaceChildren(missing(name));
       box.append(image);
-      if (found.p && found.p[rank]) box.append(overlay(found.p[rank]));
+      if (details.p && details.p[rank]) box.append(overlay(details.p[rank]));
     } else box.append(missing(name));
     if (!large) return el("li", {}, box);
     const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
@@ -90,9 +90,9 @@
     const box = el("ul", { class: large ? "strip large" : "strip", "aria-label": "Top images" }, ...empty(slots));
     box.style.setProperty("--slots", Math.min(5, slots));
     const words = `unit ${item.unit}, ${descriptionOf(item.layer.sides[place], item.row)}`;
-    dissect.ask(place, item, (found, chunk) => {
-      if (!found) return;
-      const items = found.i.map((_, rank) => picture(found, chunk, rank, words, large));
+    dissect.ask(place, item, (details, chunk) => {
+      if (!details) return;
+      const items = details.i.map((_, rank) => picture(details, chunk, rank, words, large));
       box.replaceChildren(...items, ...(large ? [] : empty(slots - items.length)));
     });
     return box;
@@ -133,9 +133,9 @@
     const box = el("div", { class: "side" }, heading);
     if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
     box.append(el("div", { class: "below" }, bars(side, item.row, most), plot));
-    dissect.ask(place, item, (found) => {
-      if (!found) return;
-      plot.replaceChild(histogram(found), plot.firstChild);
+    dissect.ask(place, item, (details) => {
+      if (!details) return;
+      plot.replaceChild(histogram(details), plot.firstChild);
     });
     return box;
   }
