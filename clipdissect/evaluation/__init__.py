@@ -1,8 +1,4 @@
-"""Metrics of descriptions, against ground truth where a layer has it.
-
-`metrics` is of any dissection. `evaluate` is the last layer's evaluation of the paper (Sec. 4.2)
-with intervals and controls, for descriptions of any method; `difference` compares two of them.
-"""
+"""Metrics of descriptions, against ground truth where a layer has it."""
 
 from __future__ import annotations
 

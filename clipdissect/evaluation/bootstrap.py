@@ -1,13 +1,4 @@
-"""Confidence intervals over units, of metrics and of differences between two sets of labels.
-
-Shares (accuracies, any mean of zeros and ones) have Wilson's score interval, and paired differences
-of them Newcombe's: a bootstrap of 0 right labels of 118 draws nothing but zeros, and would give a
-share of exactly 0. All other metrics have the bootstrap's percentile interval: it is defined for
-medians, can't leave a metric's range, and over a thousand units BCa differs by less than the last
-digit that tables show. The resampled units depend on the seed and the number of units only, so that
-two sets of labels of the same units are resampled alike: the interval of their difference is
-paired.
-"""
+"""Confidence intervals over units, of metrics and of differences between two sets of labels."""
 
 from __future__ import annotations
 
@@ -31,12 +22,7 @@ Distributions = Mapping[str, Float[np.ndarray, " resamples"]]
 
 @dataclass(frozen=True)
 class Resampling:
-    """Settings of the intervals.
-
-    Args:
-        resamples: sets of units drawn with replacement.
-        confidence: of the intervals, between 0 and 1.
-        seed: of the draws.
+    """Settings of the bootstrap intervals: `resamples` sets of units drawn with replacement.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -56,7 +42,9 @@ class Resampling:
             raise DissectError(f"evaluation.seed is {self.seed}; it must be at least 0")
 
     def rows(self, units: int) -> Iterator[Int[np.ndarray, "batch units"]]:
-        """Draw the rows of the resampled sets, in batches of sets."""
+        """Yield the rows of the resampled sets, in batches of sets."""
+        # Rows depend only on the seed and the number of units, so two sets of labels of the same
+        # units are resampled alike, and the interval of their difference is paired.
         generator = np.random.default_rng(self.seed)
         batch = max(1, _BATCH_NUMBERS // max(units, 1))
         for start in range(0, self.resamples, batch):
@@ -88,10 +76,7 @@ def interval(drawn: Float[np.ndarray, " resamples"], confidence: float) -> dict[
 
 
 def share_interval(right: int, of: int, confidence: float) -> dict[str, Any]:
-    """Return the JSON-able Wilson score interval of `right / of`; None and a reason if `of` is 0.
-
-    Source: Wilson, JASA 1927, as in scipy.
-    """
+    """Return the JSON-able Wilson interval (JASA 1927) of `right / of`; None if `of` is 0."""
     if not of:
         return dict(_NOTHING)
     wilson = binomtest(right, of).proportion_ci(confidence, method="wilson")
@@ -103,8 +88,8 @@ def share_difference_interval(
 ) -> dict[str, Any]:
     """Return the JSON-able interval of the difference of two shares of the same units.
 
-    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions
-    based on paired data", Statistics in Medicine 1998, method 8.
+    Source: Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 1998, method 8.
     """
     if not len(first):
         return dict(_NOTHING)
@@ -124,6 +109,10 @@ def share_difference_interval(
 
 def intervals(units: Units, drawn: Distributions, confidence: float) -> dict[str, Any]:
     """Return the JSON-able intervals of a table's metrics, given its `distributions`."""
+    # Shares (means of zeros and ones) get Wilson's score interval, and their paired differences
+    # Newcombe's: a bootstrap of 0 right labels of 118 draws only zeros, so its interval would be
+    # exactly 0. Other metrics get the bootstrap's percentile interval: it is defined for medians
+    # and stays in the metric's range; over 1,000 units BCa differs by less than the digits shown.
     result = {}
     for metric in metrics_of(units):
         if metric.is_share:
@@ -140,23 +129,16 @@ def difference(
     resampling: Resampling,
     drawn: tuple[Distributions, Distributions] | None = None,
 ) -> dict[str, Any]:
-    """Return the first minus the second, with paired intervals, for the metrics that both have.
+    """Return the first minus the second, JSON-able with paired intervals, per shared metric.
 
-    Each metric is over the units for which both sides have it, so that labels gain nothing by
-    leaving out hard units.
-
-    Args:
-        first, second: tables of the same units in the same order.
-        resampling: settings of the intervals.
-        drawn: their `distributions`, if already computed.
-
-    Returns:
-        JSON-able: metric to `value`, `low` and `high`; `units` (compared), and `only_one` and
-        `only_other` (left out because the other side lacks the metric).
+    Each is over the units for which both sides have it, so that labels gain nothing by omitting
+    hard units; `only_one` and `only_other` count the rest. `drawn` are their `distributions`.
     """
     keys = ["unit", "truth"]
     if not first.table[keys].equals(second.table[keys]):
-        raise DissectError("only labels of the same units, with the same truth, can be compared")
+        raise DissectError(
+            "labels can be compared only if their units and ground truth are the same"
+        )
     names = {metric.name for metric in metrics_of(second)}
     pair = drawn or (distributions(first, resampling), distributions(second, resampling))
     return {

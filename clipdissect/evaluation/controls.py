@@ -18,15 +18,9 @@ _KEYS = ["layer", "unit", "truth"]
 def best_constant(
     units: Units, concepts: Sequence[str], cosines: Mapping[str, Vectors]
 ) -> tuple[Units, dict[str, str]]:
-    """Give every unit the same label: for each metric the best constant concept.
-
-    It is chosen with the ground truth, so no constant label is better. For `top5` it is a list of
-    five. It has no rank: the best constant order lists the class names first, which requires the
-    ground truth.
-
-    Returns:
-        The control's table, with the metrics that `units` have, and metric to the chosen label.
-    """
+    """Return a table in which all units get the best constant label, and that label, per metric."""
+    # Chosen with the ground truth, so no constant label is better. `top5` gets a list of five.
+    # There is no rank, because the best constant order lists the class names first.
     truth = units.table["truth"].tolist()
     table, chosen = units.table[_KEYS].copy(), {}
     for name, vectors in cosines.items():
@@ -51,7 +45,7 @@ def best_constant(
 
 
 def _commonest_synonym(truth: Sequence[str], concepts: Sequence[str]) -> str:
-    """Return the concept that is a name of most classes; empty if none is of any."""
+    """Return the concept that is a name of the most classes; empty if there is none."""
     names = Counter(synonym for name in truth for synonym in synonyms(name))
     best = max(concepts, key=lambda text: names[text.casefold()], default="")
     return best if names[best.casefold()] else ""
@@ -60,7 +54,7 @@ def _commonest_synonym(truth: Sequence[str], concepts: Sequence[str]) -> str:
 def random_labels(
     units: Units, concepts: Sequence[str], cosines: Mapping[str, Vectors], seed: int
 ) -> Units:
-    """Rank the concepts uniformly at random for each unit; the first is its label."""
+    """Rank the concepts uniformly at random per unit; the first is its label."""
     truth = units.table["truth"].tolist()
     generator = np.random.default_rng(seed)
     number = {text: i for i, text in enumerate(concepts)}

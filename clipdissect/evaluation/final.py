@@ -1,4 +1,4 @@
-"""The evaluation of labels of a layer whose units are classes, with intervals and controls."""
+"""Evaluation of labels of a layer whose units are classes, with intervals and controls."""
 
 from __future__ import annotations
 
@@ -22,17 +22,11 @@ from clipdissect.store import Store
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a layer's labels.
+    """Metrics of a layer's labels."""
 
-    Args:
-        rows: the layer's descriptions, one row per unit, in unit order.
-        units: the table that the metrics are computed from.
-        metrics: JSON-able: `final_layer`, `intervals`, `controls`, `differences`, `bootstrap`.
-    """
-
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # the layer's descriptions, one row per unit, in unit order
     units: Units
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # final_layer, intervals, controls, differences, bootstrap
 
 
 def evaluate(
@@ -44,22 +38,16 @@ def evaluate(
     resampling: Resampling | None = None,
     device: str = "cpu",
 ) -> Evaluation:
-    """Compute metrics of labels against class names, with intervals and two controls.
-
-    The controls choose from the concepts; if these are unknown there are no controls, and every
-    class counts as one that could have been named.
+    """Compute metrics of labels against class names, with intervals and two controls (Sec. 4.2).
 
     Args:
         descriptions: of any method: `layer, unit, description, similarity`, optionally
             `description_2`, ... and `truth_rank`.
         truth: the classes. Their layer may be None if the descriptions are of one layer.
-        concepts: the texts that the labels were chosen from; None if unknown or free text.
-        sentences: sentence encoder's name to the encoder, or to why it is unavailable.
+        concepts: the texts that the labels were chosen from; None if unknown or free text:
+            then there are no controls, and every class counts as a possible label.
+        sentences: per encoder name, the sentence encoder or why it is unavailable.
         store: caches the sentence embeddings.
-        resampling: settings of the intervals.
-        device: of the sentence encoders.
-
-    Source: Sec. 4.2.
     """
     resampling = resampling or Resampling()
     layer = truth.layer or _only_layer(descriptions)
@@ -94,10 +82,7 @@ def evaluate(
 
 
 def of_concepts(names: Sequence[str], texts: Sequence[str] | None) -> dict[str, Any]:
-    """Return JSON-able counts of concepts, and of classes among them, also by any synonym.
-
-    `texts` are what labels were chosen from; None if unknown.
-    """
+    """Return JSON-able counts of concepts, and of classes among them, also by any synonym."""
     keys = ("concepts", "classes_in_concepts", f"classes_in_concepts{ANY}")
     if texts is None:
         unknown: dict[str, Any] = {}

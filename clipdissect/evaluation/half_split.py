@@ -1,9 +1,4 @@
-"""Half-split objectives of a search: tune on half of the units, report on the held-out half.
-
-The best of many settings is overestimated on the units that it was chosen by. Descriptions are of
-the whole layer in both halves: SoftWPMI and WPMI compare a unit with all others, but use no class
-names.
-"""
+"""Half-split objectives of a search: tune on half of the units, report on the held-out half."""
 
 from __future__ import annotations
 
@@ -23,13 +18,15 @@ from clipdissect.targets import Target
 
 
 def halves(units: int, seed: int) -> tuple[Int[np.ndarray, " tuning"], Int[np.ndarray, " report"]]:
-    """Split the unit numbers into random halves, each in order; the second has the odd one."""
+    """Split the unit numbers into random halves, each in order; an odd unit is in the second."""
+    # The best of many settings is overestimated on the units that it was chosen by. Descriptions
+    # use the whole layer in both halves: SoftWPMI and WPMI compare units, but see no class names.
     order = np.random.default_rng(seed).permutation(units)
     return np.sort(order[: units // 2]), np.sort(order[units // 2 :])
 
 
 def check(name: str, target: Target, concepts: Concepts, sentences: Sentences) -> None:
-    """Check that an objective will be defined, before any work.
+    """Raise a DissectError, before any work, if an objective will be undefined.
 
     `name` is `top1`, which needs a class name among the concepts, or `<sentence encoder>_cos`.
     """
@@ -37,7 +34,7 @@ def check(name: str, target: Target, concepts: Concepts, sentences: Sentences) -
         raise DissectError(f"objective {name}: target {target.name} has no units with class names")
     if target.class_layer not in target.layers:
         raise DissectError(
-            f"objective {name} is of the units with class names, in layer {target.class_layer}: "
+            f"objective {name} needs the units with class names, in layer {target.class_layer}: "
             f"add it to the layers (target.layers=[{target.class_layer}])"
         )
     if isinstance(sentences, MissingResource) and name != "top1":
@@ -63,12 +60,7 @@ def objective(
     store: Store | None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compute a metric on both halves of the units with class names.
-
-    Returns:
-        JSON-able `name`, `seed`, `tuning` and `report` (the values), `tuning_units` and
-        `report_units` (their numbers of units).
-    """
+    """Return a JSON-able metric, and numbers of units, on both halves of units with class names."""
     rows = descriptions[descriptions["layer"] == target.class_layer]
     result: dict[str, Any] = {"name": name, "seed": seed}
     for half, units in zip(("tuning", "report"), halves(len(rows), seed), strict=True):

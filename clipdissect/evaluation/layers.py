@@ -1,4 +1,4 @@
-"""Metrics of a dissection: of every layer, and of one whose units are classes."""
+"""Metrics of a dissection: per layer, and of the layer whose units are classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ def metrics(
     sentences: Sentences,
     store: Store | None,
 ) -> dict[str, Any]:
-    """Return JSON-able metrics per layer, and of the layer whose units are classes.
-
-    Undefined metrics are None, with the reason under `<metric>_reason`.
-    """
+    """Return JSON-able metrics per layer, and of a layer of classes; None if undefined."""
     layers = {
         str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)
     }
@@ -41,10 +38,7 @@ def metrics(
 
 
 def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return counts of units by flag and of distinct descriptions, and mean similarity and margin.
-
-    For methods with detectors also their number, and that of the concepts they detect.
-    """
+    """Return unit counts by flag, and metrics of descriptions, similarities and detectors."""
     live = rows[~has_flag(rows, DEAD)]
     return {
         "units": len(rows),
@@ -78,11 +72,10 @@ def final_layer(
     sentences: Sentences,
     store: Store | None,
 ) -> dict[str, Any]:
-    """Return exact-label accuracy and mean sentence cosine of last-layer labels (Sec. 4.2).
+    """Return accuracies and mean sentence cosine of last-layer labels (Sec. 4.2).
 
-    A unit without a description counts as wrong, and is left out of the cosine. Also top-5 accuracy
-    (needs five descriptions per unit), AUC (needs right and wrong labels), and both accuracies with
-    any of the class's names as right.
+    A unit without a description counts as wrong and is excluded from the cosine. Top-5 accuracy
+    needs five descriptions per unit, AUC right and wrong labels.
     """
     described, names = rows["description"].tolist(), target.class_names
     texts = None if concepts is None else concepts.texts

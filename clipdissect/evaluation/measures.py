@@ -18,21 +18,13 @@ Values = Float[np.ndarray, "*sets units"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a set of units.
-
-    Args:
-        name: as in the results.
-        columns: of the units' table that it reads.
-        of: takes these columns, each `[*sets, units]`, and returns `[*sets]`; NaN where undefined.
-        empty: why it may be undefined although its columns exist.
-        is_share: whether it is the mean of one column of zeros and ones.
-    """
+    """A metric of a set of units, computed by `of` from columns of the units' table."""
 
     name: str
     columns: tuple[str, ...]
-    of: Callable[..., Float[np.ndarray, "*sets"]]
-    empty: str
-    is_share: bool = False
+    of: Callable[..., Float[np.ndarray, "*sets"]]  # of columns `[*sets, units]`; NaN if undefined
+    empty: str  # why it may be undefined although its columns exist
+    is_share: bool = False  # the mean of one column of zeros and ones
 
 
 def mean(values: Values) -> Float[np.ndarray, "*sets"]:
@@ -48,13 +40,8 @@ def median(values: Values) -> Float[np.ndarray, "*sets"]:
 def auc(scores: Values, right: Values) -> Float[np.ndarray, "*sets"]:
     """Compute the area under the ROC curve; NaN where there is no right or no wrong label.
 
-    Ties count half, and units without a score are left out.
-
-    Args:
-        scores: larger for labels that should be right.
-        right: 1 or 0.
-
-    Source: Hanley & McNeil, Radiology 1982: the Mann-Whitney statistic over the number of pairs.
+    Ties count half, and units without a score are excluded. Source: Hanley & McNeil, Radiology
+    1982: the Mann-Whitney statistic over the number of pairs.
     """
     known = ~np.isnan(scores)
     positive = known & (right > 0)
@@ -79,7 +66,7 @@ METRICS = (
 
 
 def metrics_of(units: Units) -> list[Metric]:
-    """Return the metrics that the table has the columns of, cosines first."""
+    """Return the metrics whose columns the table has, cosines first."""
     table, reasons = units.table, units.reasons
     cosines = [
         Metric(str(column), (str(column),), mean, NOT_DESCRIBED)
@@ -91,10 +78,7 @@ def metrics_of(units: Units) -> list[Metric]:
 
 
 def values(units: Units) -> dict[str, Any]:
-    """Return JSON-able metrics; undefined ones are None, with a reason in `<metric>_reason`.
-
-    Also the counts of right labels (`top1_right`) and of units that have a rank (`ranked`).
-    """
+    """Return JSON-able metrics; undefined ones are None, with a reason in `<metric>_reason`."""
     result: dict[str, Any] = {}
     for metric in metrics_of(units):
         columns = [units.table[c].to_numpy(dtype=float) for c in metric.columns]

@@ -17,27 +17,18 @@ PUBLISHED_CLASSES = 267
 def places365(
     rows: pd.DataFrame, names: Sequence[str], scenes: Sequence[str] | None, resampling: Resampling
 ) -> dict[str, Any]:
-    """Return JSON-able accuracies over the classes whose name is a Broden scene, by matching.
+    """Return JSON-able accuracies over the classes that are Broden scenes, by matching (Table 2).
 
-    `released` compares names as the published code did, for which `apartment_building-outdoor` and
-    `apartment_building/outdoor` differ; `normalised` treats blanks and `_ - /` as equal. A label is
-    right in `top5` if any of the unit's five is; the released notebook counts a hit twice where a
-    Broden label is listed twice.
-
-    Args:
-        rows: the units' descriptions, one row per class, as of `units.rows_of`.
-        names: the 365 classes.
-        scenes: Broden's scene labels. Without them right labels are counted over all classes, and
-            the denominator is the paper's 267; the result is the same if all labels are scenes.
-        resampling: settings of the intervals.
-
-    Source: Table 2.
+    `released` compares names as the published code did, so `apartment_building-outdoor` isn't
+    `apartment_building/outdoor`; `normalised` treats blanks and `_ - /` as equal. `top5` counts
+    a class once; the released notebook counts repeated Broden labels twice. Without `scenes`,
+    right labels count over all 365 classes and the denominator is the paper's 267.
     """
     result: dict[str, Any] = {}
     if scenes is None:
         classes, of = set(range(len(names))), PUBLISHED_CLASSES
         result["note"] = (
-            f"Broden's scene labels (c_scene.csv) aren't here: right labels are counted over all "
+            f"Broden's scene labels (c_scene.csv) are missing: right labels are counted over all "
             f"classes, and divided by the published number of classes, {PUBLISHED_CLASSES}"
         )
     else:
@@ -50,7 +41,7 @@ def places365(
             hits = _hits(rows, names, classes, matching, TOP)
             result[matching] |= _accuracy("top5", hits, of, resampling)
         else:
-            reason = f"there are fewer than {TOP} labels a unit"
+            reason = f"there are fewer than {TOP} labels per unit"
             result[matching] |= {"top5": None, "top5_reason": reason}
     return result
 
@@ -58,7 +49,7 @@ def places365(
 def _hits(
     rows: pd.DataFrame, names: Sequence[str], classes: set[int], matching: str, top: int
 ) -> int:
-    """Count classes with a right label among their unit's top ones."""
+    """Count the classes with a right label among their unit's top labels."""
     labels = rows[TOP_COLUMNS[:top]].to_numpy(dtype=object)
     return sum(
         match_key(names[i], matching) in {match_key(label, matching) for label in labels[i]}

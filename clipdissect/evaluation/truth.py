@@ -25,18 +25,12 @@ class ClassLabels:
 
     @property
     def is_places(self) -> bool:
-        """Whether the classes are those of Places365, which has its own accuracy (Table 2)."""
+        """Return whether the classes are Places365's, which have their own accuracy (Table 2)."""
         return "places365" in self.name and len(self.names) == 365
 
 
 def of_source(source: str, layer: str | None = None, categories: str | None = None) -> ClassLabels:
-    """Read class names by source.
-
-    Args:
-        source: `imagenet`, `places365`, or a UTF-8 file with one name per line, in unit order.
-        layer: of the units.
-        categories: Places365's `categories_places365.txt`; by default searched in the data folders.
-    """
+    """Read class names from `imagenet`, `places365`, or a UTF-8 file with one name per line."""
     if source == "imagenet":
         return ClassLabels(source, imagenet_names(), layer)
     if source == "places365":

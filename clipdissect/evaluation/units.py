@@ -1,4 +1,4 @@
-"""One row per unit: its label, the right one, and how similar they are."""
+"""One row per unit: its label, the right label, and how similar they are."""
 
 from __future__ import annotations
 
@@ -21,20 +21,17 @@ TOP = 5
 TOP_COLUMNS = ["description", *(f"description_{rank}" for rank in range(2, TOP + 1))]
 EXACT = ("top1", "top5", "mean_rank", "median_rank", "auc")
 ANY = "_any_synonym"
-_TOO_FEW = f"there are fewer than {TOP} labels a unit"
+_TOO_FEW = f"there are fewer than {TOP} labels per unit"
 
 
 @dataclass(frozen=True)
 class Units:
-    """The table that metrics are computed from.
+    """The table that metrics are computed from, and the reasons of metrics no row can define.
 
-    Args:
-        table: `layer, unit, truth, description, similarity`, then those that are defined of:
-            `right` and `top5` (1 or 0: the class's name, exactly), `rank` (of the right concept;
-            NaN if it isn't a concept or the unit isn't described), `right_any_synonym` and
-            `top5_any_synonym` (any of the class's names), and `<sentence encoder>_cos` (NaN if the
-            unit isn't described).
-        reasons: metric to why it is undefined, for those that no row can define.
+    `table` has `layer, unit, truth, description, similarity`, then, where defined: `right` and
+    `top5` (1 or 0: the exact class name), `rank` (of the right concept), `right_any_synonym`
+    and `top5_any_synonym` (any class name), and `<sentence encoder>_cos`. Ranks and cosines are
+    NaN for units that aren't described; ranks also if the right label is no concept.
     """
 
     table: pd.DataFrame
@@ -46,13 +43,13 @@ class Units:
 
 
 def rows_of(descriptions: pd.DataFrame, layer: str, units: int) -> pd.DataFrame:
-    """Return a layer's descriptions, one row per unit from 0 to `units - 1`; missing ones empty."""
+    """Return a layer's descriptions, one row per unit from 0 to `units - 1`; missing: empty."""
     rows = descriptions[descriptions["layer"] == layer]
     beyond = rows[rows["unit"] >= units]
     if len(beyond):
         raise DissectError(
             f"layer {layer} has {units} class names, but there are descriptions of unit "
-            f"{beyond['unit'].max()}: is it another network's, or do its units count from 1 "
+            f"{beyond['unit'].max()}: are they of another network, or numbered from 1 "
             f"(method.first_unit=1)?"
         )
     rows = rows.set_index("unit").reindex(range(units)).reset_index()
@@ -67,14 +64,10 @@ def unit_table(
     concepts: Collection[str] | None,
     cosines: Mapping[str, Vectors | str],
 ) -> Units:
-    """Build the units' table; a unit without a description is wrong, without rank and cosine.
+    """Return the units' table; a unit without a description is wrong, without rank and cosine.
 
-    Args:
-        rows: one per unit, as of `rows_of`.
-        names: the right label of each row.
-        concepts: the texts that labels were chosen from; None for any text: then every class could
-            have been named.
-        cosines: sentence encoder's name to its embeddings, or why it is unavailable.
+    `rows` are from `rows_of`, with right labels `names`; `concepts` are the possible labels,
+    None if any text is.
     """
     if len(rows) != len(names):
         raise DissectError(f"there are {len(rows)} units, but {len(names)} right labels")
@@ -100,7 +93,7 @@ def unit_table(
 
 
 def _add_ranks(table: pd.DataFrame, rows: pd.DataFrame, truth: np.ndarray) -> dict[str, str]:
-    """Add `rank` and `top5`, from the rank if it is known; return the reasons of undefined ones."""
+    """Add `rank` and `top5`, from the rank if known; return the reasons of undefined metrics."""
     if "truth_rank" in rows and rows["truth_rank"].notna().any():
         # Files of labels may rank dead units: they have no description.
         table["rank"] = rows["truth_rank"].astype(float).where(rows["description"] != "")
@@ -126,6 +119,6 @@ def _add_synonyms(table: pd.DataFrame, rows: pd.DataFrame, names: Sequence[str])
 
 
 def _is_among(rows: pd.DataFrame, truth: np.ndarray, top: int) -> Float[np.ndarray, " units"]:
-    """Return 1 where one of the unit's top labels is exactly the right one, else 0."""
+    """Return 1 where one of the unit's top labels is exactly right, else 0."""
     labels = rows[TOP_COLUMNS[:top]].to_numpy(dtype=object)
     return np.asarray((labels == truth[:, None]).any(axis=1), dtype=float)

@@ -1,4 +1,4 @@
-"""The masks of all concepts in all images, as bits."""
+"""Masks of all concepts in all images, as bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipdissect.store import Entry, Store
 from clipdissect.utils import hashing
 
 VERSION = 1  # raise it when the same labels give other bits
-MAX_CATEGORIES = 62  # bits of a signed 64-bit integer, with room to spare
+MAX_CATEGORIES = 62  # one bit each in a signed 64-bit integer, below its sign
 
 
 class MaskEntries(NamedTuple):
@@ -33,16 +33,10 @@ class MaskEntries(NamedTuple):
 
 @dataclass(frozen=True)
 class ConceptMasks:
-    """For every word of the layout, the concepts that have a bit in it.
+    """The concepts that have a bit in each word of the layout.
 
-    Few concepts are in any one place, so a word has a short list of them. Comparing a unit with all
-    concepts then costs what the unit's words cost.
-
-    Args:
-        concepts: the concepts.
-        layout: of the words.
-        entries: concept and bits per word.
-        annotated: per image, bit c: whether it is annotated in category c.
+    A word has few concepts, so comparing a unit with all of them takes time proportional to the
+    unit's words. `annotated` holds, per image, bit c if it is annotated in category c.
     """
 
     concepts: tuple[Concept, ...]
@@ -52,17 +46,17 @@ class ConceptMasks:
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """The categories, in the concepts' order."""
+        """Return the categories, in the concepts' order."""
         return tuple(dict.fromkeys(c.category for c in self.concepts))
 
     @cached_property
     def category(self) -> Int[np.ndarray, " concepts"]:
-        """Each concept's category, by number."""
+        """Return the category number per concept."""
         return np.array([self.categories.index(c.category) for c in self.concepts])
 
     @cached_property
     def pixels(self) -> Int[np.ndarray, " concepts"]:
-        """Number of pixels that show each concept."""
+        """Return the number of pixels that show each concept."""
         # Sums of whole numbers in float64 are exact below 2^53.
         weights = popcount(self.entries.bits)
         total = np.bincount(self.entries.concept, weights, minlength=len(self.concepts))
@@ -98,15 +92,11 @@ class ConceptMasks:
 
 
 def concept_masks(labels: SegmentationLabels, store: Store) -> ConceptMasks:
-    """Pack all labels of a probe, or load them from the store.
-
-    Raises:
-        DissectError: a mask that can't be read; more than 62 categories.
-    """
+    """Pack all labels of a probe, or load them; raise a DissectError if a mask is unreadable."""
     if len(labels.categories) > MAX_CATEGORIES:
         raise DissectError(
-            f"the labels have {len(labels.categories)} categories; {MAX_CATEGORIES} fit: choose "
-            f"some with method.categories"
+            f"the labels have {len(labels.categories)} categories; at most {MAX_CATEGORIES} fit: "
+            f"choose some with method.categories"
         )
     key = hashing.hash_values("concept masks", VERSION, labels.digest())
     stored = store.get(key)
@@ -146,7 +136,7 @@ def _packed_labels(labels: SegmentationLabels) -> Entry:
 def _image_entries(
     annotation: Annotation,
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], UInt64[np.ndarray, " n"]]:
-    """Word, concept and bits of an image's entries, ordered by word, then by concept."""
+    """Return the word, concept and bits of an image's entries, sorted by word, then concept."""
     masks = annotation.concepts()
     if not masks:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64)

@@ -14,21 +14,15 @@ from clipdissect.masks.units import UnitMasks
 
 @dataclass(frozen=True)
 class OverlapCounts:
-    """Pixel counts of some units.
-
-    Args:
-        shared: pixels that show a concept while the unit is active.
-        patterns: the distinct sets of categories in which images are annotated, as bits.
-        active: pixels at which each unit is active, by the image's pattern.
-    """
+    """Pixel counts of some units: shared with each concept, and active in total."""
 
     shared: Int[np.ndarray, "units concepts"]
-    patterns: Int[np.ndarray, " patterns"]
-    active: Int[np.ndarray, "units patterns"]
+    patterns: Int[np.ndarray, " patterns"]  # distinct sets of annotated categories, as bits
+    active: Int[np.ndarray, "units patterns"]  # by the image's pattern
 
 
 def count_overlaps(units: UnitMasks, concepts: ConceptMasks) -> OverlapCounts:
-    """Count the pixels that units share with every concept; both have one layout."""
+    """Count the pixels that units share with each concept, both in the same layout."""
     masks, count = units.bits[None], len(concepts.concepts)
     shared = intersections(units.starts, units.words, masks, *concepts.entries, count)[:, 0]
     patterns, pattern = np.unique(concepts.annotated, return_inverse=True)
@@ -56,7 +50,7 @@ def iou(
 def concept_iou(
     counts: OverlapCounts, concepts: ConceptMasks
 ) -> Float[np.ndarray, "units concepts"]:
-    """Compute the IoU of every unit and concept, over the images annotated in its category.
+    """Compute the IoU per unit and concept, over the images annotated in its category.
 
     Source: Bau et al., "Network Dissection", CVPR 2017, Eq. (1).
     """

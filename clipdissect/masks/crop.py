@@ -11,7 +11,7 @@ VIEWS = ("whole", "target")
 RESIZES, CROPS = ("Resize", "ResizeKeepRatio"), ("CenterCrop", "CenterCropOrPad")
 UNKNOWN = (
     "the target's preprocessing isn't one of torchvision's, timm's or open_clip's, so it is used "
-    "as it is: masks are right only if it shows the network the whole image, uncropped"
+    "unchanged: masks are right only if it shows the network the whole image, uncropped"
 )
 CROPPED = (
     "the network sees images as its preprocessing crops them, while the masks are of whole images "
@@ -20,11 +20,10 @@ CROPPED = (
 
 
 def without_crop(transform: Transform) -> tuple[Transform, tuple[str, ...]]:
-    """Return a transform that squeezes the whole image to the network's input size; and notes.
+    """Return a transform that squeezes the whole image to the input size; and warnings.
 
-    Evaluation transforms enlarge an image and crop it, after which positions of a map are no longer
-    those of the mask. The crop goes, and the resizing before it is to the input's size, as in the
-    published code of Network Dissection. A transform without a crop stays as it is.
+    A crop would misalign maps and masks, so the resizing before it is to the input size, as in
+    Network Dissection's code. A transform without a crop is returned unchanged.
     """
     from torchvision import transforms
 

@@ -1,4 +1,4 @@
-"""Formulas of concepts: one concept after the other, joined by AND, OR or AND NOT."""
+"""Formulas of concepts joined from the left by AND, OR or AND NOT."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ OPERATORS = {AND: "AND", OR: "OR", AND_NOT: "AND NOT"}
 
 @dataclass(frozen=True)
 class Formula:
-    """The left-associative formula `((c1 op2 c2) op3 c3) ...`.
-
-    Args:
-        operands: concept numbers.
-        operators: how each operand is joined to those before it; the first is ignored.
-    """
+    """The left-associative formula `((c1 op2 c2) op3 c3) ...`; `operators[0]` is ignored."""
 
     operands: tuple[int, ...]
     operators: tuple[int, ...]
@@ -32,7 +27,7 @@ class Formula:
         return Formula((*self.operands, operand), (*self.operators, operator))
 
     def text(self, concepts: Sequence[Concept]) -> str:
-        """Write the formula in words, such as `(red-c OR blue-c) AND NOT circle`."""
+        """Return the formula in words, such as `(red-c OR blue-c) AND NOT circle`."""
         text = concepts[self.operands[0]].text
         for place in range(1, len(self)):
             left = f"({text})" if place > 1 else text
@@ -52,11 +47,9 @@ class Formula:
         return tree
 
     def key(self) -> Any:
-        """Return a key that is equal for formulas that differ in the order of commuting operands.
-
-        Operands commute within a run of ORs, and within a run of ANDs and AND NOTs; the first
-        operand belongs to the first run.
-        """
+        """Return a key that ignores the order of commuting operands."""
+        # Operands commute within a run of ORs, and within a run of ANDs and AND NOTs; the first
+        # operand belongs to the first run.
         key: Any = self.operands[0]
         run: list[tuple[bool, Any]] = []
         is_or: bool | None = None

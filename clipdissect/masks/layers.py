@@ -1,7 +1,4 @@
-"""Thresholds and masks of the units of layers on a densely labelled probe.
-
-Both are in the feature store, so that several methods and later runs share them.
-"""
+"""Thresholds and masks of the units of layers on a densely labelled probe, cached."""
 
 from __future__ import annotations
 
@@ -47,56 +44,42 @@ GROUP = 512  # units per entry of the store
 
 @dataclass
 class LayerMasks:
-    """Thresholds and masks of the units of layers on a probe; built by `layer_masks`.
-
-    Args:
-        target, probe, settings: the network, the images and how to run.
-        layout: of the masks.
-        quantile: fraction of positions at which a unit is active.
-        memory: in bytes.
-        store: holds thresholds and masks.
-        digests: of the network, its preprocessing and the images.
-        computed: what was computed and didn't come from the store.
-        skipped: unreadable images with the reason, the same for all layers.
-        thresholds: by layer.
-        known_readings: how to read a layer's output, once needed.
-        temporary: keeps temporary stores alive.
-        notes: warnings to record with the results.
-    """
+    """Thresholds and masks of the units of layers on a probe; built by `layer_masks`."""
 
     target: Target
     probe: Probe
     settings: Settings
     layout: Layout
     quantile: float
-    memory: float
+    memory: float  # in bytes
     store: Store
-    digests: dict[str, str]
-    computed: list[str] = field(default_factory=list)
-    skipped: dict[int, str] = field(default_factory=dict)
+    digests: dict[str, str]  # of the network, its preprocessing and the images
+    computed: list[str] = field(default_factory=list)  # not loaded from the store
+    skipped: dict[int, str] = field(default_factory=dict)  # unreadable images, in all layers
     thresholds: dict[str, Thresholds] = field(default_factory=dict)
     known_readings: dict[str, Reading] = field(default_factory=dict)
+    # References, so that temporary stores aren't deleted.
     temporary: list[TemporaryDirectory[str] | None] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # warnings to record with the results
 
     @property
     def images(self) -> list[int]:
-        """Numbers of the readable images."""
+        """Return the numbers of the readable images."""
         return [i for i in range(len(self.probe)) if i not in self.skipped]
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Names of the unreadable images, with the reason."""
+        """Return the names of the unreadable images, with the reason."""
         return {self.probe.images[i]: reason for i, reason in sorted(self.skipped.items())}
 
     def readings(self, layers: Collection[str]) -> dict[str, Reading]:
-        """Return how to read the layers' outputs, tried out once per layer."""
+        """Return how to read the layers' outputs, determined once per layer."""
         if missing := [layer for layer in layers if layer not in self.known_readings]:
             self.known_readings |= map_readings(self.target, missing, self.settings)
         return {layer: self.known_readings[layer] for layer in layers}
 
     def masks(self, layer: str) -> Iterator[UnitMasks]:
-        """Yield a layer's masks in groups of units, computing what the store lacks."""
+        """Yield a layer's masks in groups of units, computing those not in the store."""
         for first in self._group_starts(layer):
             key = self._key(layer, first)
             entry = self.store.get(key)
@@ -112,13 +95,13 @@ class LayerMasks:
         return range(0, len(self.thresholds[layer].values), GROUP)
 
     def _key(self, layer: str, first: int) -> str:
-        # An image may be missing in this run only: its thresholds aren't those of the next run.
+        # An image may be unreadable in this run only, so the images are part of the cache key.
         sizes = hashing.hash_values(self.layout.sizes)
         inputs = self.thresholds[layer].entry, sorted(self.skipped), sizes
         return hashing.hash_values("unit masks", VERSION, inputs, first, GROUP)
 
     def _next_units(self, layer: str, first: int) -> dict[str, range]:
-        """Units of one pass: this group, and following ones that lack masks and fit the memory."""
+        """Return the units of one pass: this group, and later ones without masks, within memory."""
         # A word takes 16 bytes with its number; in all but scattered masks it has 8 pixels or more.
         unit_bytes = 2.5 * 16 * self.quantile * self.layout.pixels / 8
         # Saturated units may be active anywhere in the images where they reach their threshold.
@@ -172,26 +155,17 @@ def layer_masks(
     quantile: float,
     memory: float,
 ) -> LayerMasks:
-    """Threshold the units of layers on a densely labelled probe.
+    """Compute thresholds of the units of layers on a densely labelled probe.
 
-    Args:
-        target: its preprocessing must show the network the whole image; see `crop`.
-        layers: of the target, with maps, tokens in a square grid, or vectors, whose only position
-            is the whole image.
-        probe: with masks, to whose sizes the maps are interpolated.
-        store: for thresholds and masks; None for a temporary one.
-        settings: how to run the network.
-        quantile: fraction of all positions at which a unit is active.
-        memory: gigabytes for thresholds and masks. Larger layers get their thresholds from a
-            histogram, and their masks in several passes.
-
-    Raises:
-        DissectError: a probe without masks, an unknown layer, an unusable output, activations that
-            aren't finite, no readable image, one that can't be read any more, a full disk.
+    Layers have maps, tokens in a square grid, or vectors (one position: the whole image). The
+    target must see whole images; see `crop`. `quantile` is the fraction of positions at which a
+    unit is active; `memory` is in gigabytes: larger layers get thresholds from a histogram.
+    Raises: DissectError for a probe without masks, an unknown layer, an unusable output,
+    non-finite activations, no readable image, or an image that has become unreadable.
     """
     if probe.masks is None:
         raise DissectError(
-            f"probe {probe.name} has no masks of pixels, which this method compares units with: "
+            f"probe {probe.name} has no pixel masks, which this method compares units with: "
             f"use probe=broden or probe=synthetic_broden"
         )
     if memory <= 0:
@@ -217,7 +191,7 @@ def _temporary_store() -> tuple[TemporaryDirectory[str], Store]:
 
 
 def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
-    """Load the layers' thresholds, computing what the store lacks in one pass."""
+    """Load the layers' thresholds, computing those not in the store in one pass."""
     settings = masks.settings
     method = (settings.summary.layout, masks.quantile, masks.memory)
     inputs = (READING_VERSION, method, masks.digests, settings.numeric, torch.__version__)
@@ -229,15 +203,18 @@ def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
             keys[layer] = missing[layer] = hashing.transient_key()
         with masks.store.locked(missing.values()):
             entries |= _stored(masks.store, missing)  # another process may have been faster
-            left = [layer for layer in missing if layer not in entries]
-            for layer, entry in (_compute_thresholds(masks, left) if left else {}).items():
+            remaining = [layer for layer in missing if layer not in entries]
+            computed = _compute_thresholds(masks, remaining) if remaining else {}
+            for layer, entry in computed.items():
                 entries[layer] = masks.store.put(keys[layer], entry)
-        masks.computed += [f"levels of {layer}" for layer in left]
+        masks.computed += [f"levels of {layer}" for layer in remaining]
     skipped = {
         layer: {image: reason for image, reason, _ in entry.about["skipped"]}
         for layer, entry in entries.items()
     }
-    masks.skipped = {image: reason for own in skipped.values() for image, reason in own.items()}
+    masks.skipped = {
+        image: reason for reasons in skipped.values() for image, reason in reasons.items()
+    }
     check_still_readable(masks.probe.images, skipped, masks.skipped)
     for layer in layers:
         arrays, error = entries[layer].arrays, float(entries[layer].about["error"])
@@ -248,7 +225,7 @@ def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
 
 
 def _nondeterministic(masks: LayerMasks, layers: Sequence[str]) -> dict[str, str]:
-    """Return the layers that must not be cached, with a note and a warning for them."""
+    """Return the layers that must not be cached, with the reason; note and log a warning."""
     readings = masks.readings(layers)
     reasons = determinism.nondeterministic(
         masks.target, None, masks.probe, layers, readings, masks.settings
@@ -266,7 +243,7 @@ def _stored(store: Store, keys: Mapping[str, str]) -> dict[str, Entry]:
 
 @dataclass
 class _RunningThresholds:
-    """The running statistics of one layer."""
+    """Running statistics of one layer."""
 
     estimator: ExactThresholds | HistogramThresholds
     positions: int = 0

@@ -1,4 +1,4 @@
-"""The layout of masks in words of 64 bits, and packing."""
+"""Layout of masks in words of 64 bits, and packing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ WORD = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """The words of all images' masks, one image after the other.
+    """The words of all images' masks, of the given heights and widths, one after the other.
 
     Pixels go row by row; pixel p of an image is bit `p % 64` of its word `p // 64`. Each image
     starts with a new word, so that images of different sizes fit in one array.
-
-    Args:
-        sizes: height and width of each image's mask.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -31,18 +28,16 @@ class Layout:
 
     @cached_property
     def starts(self) -> Int[np.ndarray, " images_and_one"]:
-        """Number of each image's first word; the last entry is the number of words."""
+        """Return the number of each image's first word, and of all words last."""
         words = [-(-height * width // WORD) for height, width in self.sizes]
         return np.concatenate([[0], np.cumsum(words, dtype=np.int64)])
 
     @property
     def words(self) -> int:
-        """Number of words."""
         return int(self.starts[-1])
 
     @property
     def pixels(self) -> int:
-        """Number of pixels."""
         return sum(height * width for height, width in self.sizes)
 
     def images_of(self, words: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -1,9 +1,4 @@
-"""Beam search for the formula whose mask is most like a unit's: all units of a layer at once.
-
-Candidates need counts only. With F the pixels of a formula, C those of a concept and U those of a
-unit, |F C| and |F C U| give the sizes and the overlaps with U of `F AND C`, `F OR C` and
-`F AND NOT C` by adding and subtracting.
-"""
+"""Beam search for the formula whose mask is most like a unit's, for all units of a layer."""
 
 from __future__ import annotations
 
@@ -34,7 +29,7 @@ class ScoredFormula:
 
 
 Beams = list[list[ScoredFormula]]
-# How a new formula extends one of the beam: its place in the beam, the operator and the concept.
+# A new formula's parent (its place in the beam), operator and concept.
 Move = tuple[int, int, int]
 NO_MOVE: Move = (-1, -1, -1)
 
@@ -47,7 +42,7 @@ class FormulaCounts:
     known: dict[Any, tuple[Int[np.ndarray, " concepts"], int]] = field(default_factory=dict)
 
     def add(self, formulas: list[Formula]) -> None:
-        """Count the formulas that aren't known; all have one length."""
+        """Count the formulas that aren't known yet; all have the same length."""
         new = {f.key(): f for f in formulas if f.key() not in self.known}
         if not new:
             return
@@ -62,23 +57,13 @@ class FormulaCounts:
 def search(
     units: UnitMasks, counts: OverlapCounts, formulas: FormulaCounts, length: int, width: int
 ) -> Beams:
-    """Return each unit's best formulas, best first.
+    """Return each unit's best formulas, best first (Mu & Andreas, NeurIPS 2020, Sec. 2).
 
-    The beam starts with the `width` concepts of the largest IoU. In each step every formula of the
-    last step is joined with every other concept by AND, OR and AND NOT, and the best `width` of
-    these and of the beam remain. Of equal scores the shorter formula comes first, then the earlier
-    one. Candidates with the mask of the shorter formula or of the concept alone are excluded: they
-    would fill the beam with copies of it.
-
-    A formula's IoU is over the images that are annotated in any category of its concepts; what
-    isn't annotated counts as not shown. For one concept it is Network Dissection's.
-
-    Args:
-        formulas: counts of formulas, extended as needed.
-        length: largest number of concepts in a formula.
-        width: formulas per beam.
-
-    Source: Mu & Andreas, "Compositional Explanations of Neurons", NeurIPS 2020, Sec. 2.
+    The beam starts with the `width` concepts of largest IoU. In each step, up to `length`
+    concepts, every formula of the last step is joined with every other concept by AND, OR and
+    AND NOT, and the best `width` of these and of the beam remain; ties: the shorter, then the
+    earlier. IoU is over the images annotated in any category of the formula's concepts, where
+    unannotated pixels count as not shown; for one concept it is Network Dissection's.
     """
     concepts = formulas.concepts
     beams = _single_concepts(counts, concepts, width)
@@ -120,7 +105,7 @@ def _extended_masks(
     concepts: ConceptMasks,
     width: int,
 ) -> UInt64[np.ndarray, "beams n"]:
-    """The masks of the beam's new formulas where the unit is active; empty for the others."""
+    """Return masks of the beam's new formulas where the unit is active; empty for the others."""
     table = np.full((3, len(moves), width), -1, dtype=np.int64)
     for unit, unit_moves in enumerate(moves):
         for place, move in enumerate(unit_moves):
@@ -139,11 +124,11 @@ class _Candidates:
     def merge(
         self, unit: int, beam: list[ScoredFormula], width: int, step: int
     ) -> tuple[list[ScoredFormula], list[Move]]:
-        """Return the best of a unit's beam and candidates, and the moves of the new ones."""
+        """Return the best of a unit's beam and candidates, and the moves of the new formulas."""
         scores = self.scores[unit].reshape(-1)
         worst = beam[-1].score if len(beam) == width else 0.0
         better = np.flatnonzero(scores > worst)
-        # A formula arises in as many ways as it has operands.
+        # A formula arises in up to `step` ways, one per operand joined last.
         better = better[np.argsort(-scores[better], kind="stable")][: width * step]
         merged: list[tuple[ScoredFormula, Move]] = [(old, NO_MOVE) for old in beam]
         keys = set()
@@ -189,7 +174,8 @@ def _candidates(
                 categories[row, place] |= 1 << int(concepts.category[number])
     units = slice(group.start, group.stop)
     alone, common = counts.shared[units, None], shared[units]  # |C U|, |F C U|
-    # AND, OR, AND NOT
+    # AND, OR, AND NOT of formula F and concept C: |F C| and, with unit U, |F C U| give their sizes
+    # and overlaps by adding and subtracting, without the masks.
     overlaps = np.stack([common, unit_shared + alone - common, unit_shared - common], axis=2)
     sizes = np.stack([both, size + pixels - both, size - both], axis=2)
     active = _active(counts, units, categories, concepts)[:, :, None]
@@ -203,7 +189,7 @@ def _active(
     categories: Int[np.ndarray, "units beams"],
     concepts: ConceptMasks,
 ) -> Int[np.ndarray, "units beams concepts"]:
-    """Active pixels of units in images annotated for a formula or the concept joined to it."""
+    """Count active pixels in images annotated for a formula or the concept joined to it."""
     joined = categories[..., None] | (1 << np.arange(len(concepts.categories)))
     counted = (counts.patterns & joined[..., None]) != 0
     by_category: Int[np.ndarray, "units beams categories"] = (
@@ -217,7 +203,8 @@ def _is_new(
     size: Int[np.ndarray, "units beams one"],
     pixels: Int[np.ndarray, " concepts"],
 ) -> Bool[np.ndarray, "units beams operators concepts"]:
-    """Which candidates have a mask that is neither empty nor the formula's or the concept's."""
+    """Return which masks are neither empty nor equal to the formula's or the concept's."""
+    # Candidates with the mask of the shorter formula would fill the beam with copies of it.
     overlap, extends = both > 0, both < size
     crossing = extends & (both < pixels)
     return np.stack([overlap & crossing, crossing, overlap & extends], axis=2)

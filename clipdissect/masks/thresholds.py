@@ -1,11 +1,4 @@
-"""Thresholds above which units are active: their top fraction of all positions.
-
-A unit at its largest activation at more positions than that fraction (a ReLU6 at its cap) is
-saturated: nothing lies above its threshold, so it is active at it.
-
-Thresholds are exact where the largest activations of every unit fit the memory, otherwise from a
-histogram with a stated error. Neither depends on the order or size of batches.
-"""
+"""Thresholds above which units are active at the top fraction of all positions."""
 
 from __future__ import annotations
 
@@ -27,27 +20,18 @@ BUFFERS = 3  # memory of `ExactThresholds`, in units of its result
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds of a layer's units.
-
-    Args:
-        values: activation above which each unit is active.
-        max_activation: the largest activation per image, float32.
-        dead: units with the same activation everywhere.
-        saturated: units that are active at their threshold; see `is_saturated`.
-        error: largest relative error of the values; 0 where they are exact.
-        entry: key in the store.
-    """
+    """The thresholds of a layer's units."""
 
     values: Float[Tensor, " units"]
-    max_activation: Float[Tensor, "images units"]
-    dead: Bool[Tensor, " units"]
-    saturated: Bool[Tensor, " units"]
-    error: float
-    entry: str
+    max_activation: Float[Tensor, "images units"]  # float32
+    dead: Bool[Tensor, " units"]  # the same activation everywhere
+    saturated: Bool[Tensor, " units"]  # active at the threshold too; see `is_saturated`
+    error: float  # largest relative error of the values; 0 if exact
+    entry: str  # key in the store
 
     @property
     def saturated_fraction(self) -> float:
-        """Fraction of pairs of unit and image in which the unit is saturated."""
+        """Return the fraction of (unit, image) pairs in which the unit is saturated."""
         at_cap = (self.max_activation[:, self.saturated] == self.values[self.saturated]).sum()
         return float(at_cap) / self.max_activation.numel()
 
@@ -65,7 +49,7 @@ def active_positions(quantile: float, positions: int) -> int:
 def threshold_estimator(
     quantile: float, units: int, positions: int, memory: float
 ) -> ExactThresholds | HistogramThresholds:
-    """Return the most exact estimator of a layer's thresholds that fits the memory, in bytes."""
+    """Return the most exact threshold estimator that fits the memory, in bytes."""
     count = active_positions(quantile, positions) + 1
     if 4 * units * BUFFERS * count <= memory:
         return ExactThresholds(count)
@@ -73,7 +57,7 @@ def threshold_estimator(
     if bits < MIN_BITS:
         needed = 8 * units * 2**MIN_BITS / 1e9
         raise DissectError(
-            f"method.memory is too small for {units} units: {needed:.2g} GB at least"
+            f"method.memory is too small for {units} units: set it to at least {needed:.2g} GB"
         )
     return HistogramThresholds(units, bits)
 
@@ -83,7 +67,8 @@ def is_saturated(
     lowest: Float[Tensor, " units"],
     highest: Float[Tensor, " units"],
 ) -> Bool[Tensor, " units"]:
-    """Return which units have their largest activation as threshold, dead ones excluded."""
+    """Return which units, dead ones excluded, have their largest activation as threshold."""
+    # A ReLU6 unit at its cap in more than the top fraction has no activation above its threshold.
     return (highest <= thresholds) & (lowest < thresholds)
 
 
@@ -92,13 +77,11 @@ def interpolation_inputs(
     thresholds: Float[np.ndarray, " units"],
     saturated: Bool[np.ndarray, " units"],
 ) -> tuple[Float[np.ndarray, "units ..."], Float[np.ndarray, " units"]]:
-    """Return maps and thresholds such that a unit is active where its interpolated map is above.
-
-    Between a position at a saturated unit's cap and one below, interpolation would leave nothing at
-    the cap. So such a map becomes 1 where the unit is active and 0 elsewhere, with threshold 0.5.
-    """
+    """Return maps and thresholds such that units are active where interpolated maps exceed them."""
     if not saturated.any():
         return maps, thresholds
+    # Interpolation between a position at a saturated unit's cap and one below it gives values below
+    # the cap. So such a map becomes 1 where the unit is active and 0 elsewhere.
     caps = thresholds[saturated].reshape(-1, *[1] * (maps.ndim - 1))
     active = maps[saturated] >= caps
     maps, thresholds = maps.copy(), thresholds.copy()
@@ -132,15 +115,11 @@ class ExactThresholds:
 
 
 class HistogramThresholds:
-    """Counts of activations by the first bits of their float32 pattern.
+    """Counts of activations by the first `bits` bits of their float32 pattern.
 
-    The pattern of a float orders as the float does, so a threshold is known up to one bin. It is
-    the bin's lower end; the exact one is larger by less than `error` times its size (bins next to
-    zero: by less than 1e-37). At most `active` positions lie above the bin.
-
-    Args:
-        units: their number.
-        bits: of the pattern; 9 of them are sign and exponent.
+    Patterns order as floats do, so a threshold is known up to one bin. It is the bin's lower
+    end; the exact one is larger by less than `error` times its size (bins next to zero: by less
+    than 1e-37). At most `active` positions lie above the bin.
     """
 
     def __init__(self, units: int, bits: int) -> None:

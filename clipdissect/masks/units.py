@@ -1,4 +1,4 @@
-"""The masks of units as bits: from a layer's maps and its units' thresholds, in one pass."""
+"""Masks of units as bits, from a layer's maps and its units' thresholds in one pass."""
 
 from __future__ import annotations
 
@@ -47,18 +47,11 @@ class ActiveWords(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitMasks:
-    """The masks of some units of a layer: their words with a bit set.
-
-    Args:
-        first: number of the first unit.
-        starts: each unit's first position in `words`.
-        words: numbers of words in the layout, ascending per unit.
-        bits: the words.
-    """
+    """Masks of the units of a layer from `first` on: their words with a bit set."""
 
     first: int
-    starts: Int[np.ndarray, " units_and_one"]
-    words: Int[np.ndarray, " n"]
+    starts: Int[np.ndarray, " units_and_one"]  # each unit's first position in `words`
+    words: Int[np.ndarray, " n"]  # numbers in the layout, ascending per unit
     bits: UInt64[np.ndarray, " n"]
 
     def __len__(self) -> int:
@@ -83,10 +76,9 @@ def compute_unit_masks(
     readings: Mapping[str, Reading],
     skipped: Collection[int] = (),
 ) -> dict[str, ActiveWords]:
-    """Compute the masks of the wanted units of each layer in one pass over the probe.
+    """Compute the masks of the wanted units per layer in one pass over the probe.
 
-    Raises a DissectError if an image can't be read that isn't in `skipped`, those that were missing
-    for the thresholds.
+    Raises: DissectError for an unreadable image, unless it was `skipped` by the thresholds.
     """
     parts: dict[str, list[ActiveWords]] = {layer: [] for layer in wanted}
     for maps in activation_maps(target, list(wanted), probe, settings, readings):
@@ -113,10 +105,10 @@ def _batch_words(
     thresholds: Float[np.ndarray, " units"],
     layout: Layout,
 ) -> list[ActiveWords]:
-    """The active words of a batch, in runs of images of equal size."""
+    """Return the active words of a batch, in runs of images of equal size."""
     batches = []
     sizes = np.array([layout.sizes[i] for i in images])
-    # Interpolated values lie between their neighbours: nothing exceeds a map's largest.
+    # Interpolated values lie between their neighbours, so none exceeds the map's maximum.
     active = maps.max(axis=(2, 3)) > thresholds
     bounds = [0, *((sizes[1:] != sizes[:-1]).any(1).nonzero()[0] + 1).tolist(), len(images)]
     for start, stop in itertools.pairwise(bounds):

@@ -27,11 +27,7 @@ OPTIONS: dict[str, Callable[..., Similarity]] = {
 
 
 def build(name: str, **parameters: Any) -> Similarity:
-    """Build a similarity function by its name in `OPTIONS`.
-
-    Raises:
-        DissectError: an unknown name or parameter, listing the valid ones, or a value out of range.
-    """
+    """Build a similarity function by its name in `OPTIONS`; raise a DissectError if invalid."""
     function: Similarity = registry.build("similarity", OPTIONS, name, parameters)
     return function
 

@@ -1,4 +1,4 @@
-"""The base class of the similarity functions: dense and streaming entry points over one plan."""
+"""The base class of the similarity functions: dense and streaming entry points."""
 
 from __future__ import annotations
 
@@ -23,21 +23,14 @@ DEAD_UNITS = ("exclude", "include")
 
 @dataclass(frozen=True)
 class Plan:
-    """How to score blocks of concepts, with all that doesn't depend on the block computed.
-
-    Args:
-        units: rows of the result.
-        blocks: ranges of concepts, in order, each to be scored once.
-        scores: `(start, stop) -> [units, stop - start]`, float32.
-        magnitudes: per unit, the largest of the float32 sums whose differences are its scores,
-            valid once all blocks are scored; None where it is the score itself. Two float32 sums
-            are off by half a spacing each, so scores closer than the magnitude times the machine
-            epsilon (2^-23) count as tied.
-    """
+    """A plan for scoring each block of concepts once; block-independent terms are computed."""
 
     units: int
     blocks: Blocks
-    scores: Callable[[int, int], Float[Tensor, "units block"]]
+    scores: Callable[[int, int], Float[Tensor, "units block"]]  # of concepts start to stop
+    # Per unit, the largest of the float32 sums whose differences are its scores, valid once all
+    # blocks are scored; None where it is the score itself. Two such sums are off by half a spacing
+    # each, so scores closer than this times the machine epsilon (2^-23) count as tied.
     magnitudes: Float[Tensor, " units"] | None = None
 
 
@@ -46,11 +39,11 @@ class Similarity(ABC):
     """A similarity function `sim(t_m, q_k; P)`; larger is better.
 
     Args:
-        dead: treatment of units that never vary. `exclude` gives them no description and leaves
-            them out of the marginal over units; `include` scores them, as the published code does.
-            They are flagged either way.
-        memory_gb: working memory in 10^9 bytes, without inputs and results. It sets the number of
-            concepts per block and changes results by float32 rounding at most.
+        dead: treatment of units that never vary, which are flagged either way. `exclude` gives
+            them no description and omits them from the marginal over units; `include` scores
+            them, as the published code does.
+        memory_gb: working memory in 10^9 bytes, without inputs and results. It sets the block
+            size; results change by float32 rounding at most.
     """
 
     memory_gb: float = 2.0
@@ -59,24 +52,22 @@ class Similarity(ABC):
     needs_all: ClassVar[bool] = True  # False where every unit's top images are enough
 
     def __post_init__(self) -> None:
-        """Check the parameters; raise a DissectError with the value and the valid range."""
         checks.number("memory_gb", self.memory_gb, above=0)
         checks.choice("dead", self.dead, DEAD_UNITS)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All parameters as plain values."""
         return asdict(self)
 
     @property
     def images_per_unit(self) -> int | None:
-        """Number of top images that a unit's score needs; None without a fixed number."""
+        """Return the number of top images that a score needs; None if not fixed."""
         return None
 
     def __call__(
         self, P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"]
     ) -> Float[Tensor, "units concepts"]:
-        """Score every unit and concept from dense concept activations P and activations q."""
+        """Return the scores of all units and concepts from dense P and q."""
         checks.matrix("P", P, "images", "concepts")
         with torch.no_grad():
             plan = self._plan(Dense(P), _checked(q, P.shape[0]))
@@ -91,17 +82,10 @@ class Similarity(ABC):
         q: Float[Tensor, "images units"] | TopActivations,
         n: int,
     ) -> Best:
-        """Return the best concepts of every unit; neither P nor the scores are held whole.
+        """Return the best `n` concepts per unit, without holding P or all scores.
 
-        Args:
-            concept_activations: the embeddings whose products are P.
-            q: activations, or every unit's top images unless `needs_all`; on the embeddings'
-                device.
-            n: number of concepts per unit; at most all of them.
-
-        Raises:
-            DissectError: sizes that disagree, empty or non-finite inputs, too few images,
-                `n` below 1, or top images given to a function that needs all activations.
+        `q` may be top images unless `needs_all`; it is on the embeddings' device. Raises:
+        DissectError for sizes that disagree, empty or non-finite inputs, or too few images.
         """
         checks.number("n", n, least=1, whole=True)
         plan = self.streaming(concept_activations, q)
@@ -127,15 +111,15 @@ class Similarity(ABC):
 
     @abstractmethod
     def _plan(self, source: Source, q: Activations) -> Plan:
-        """Compute what concerns all concepts, and return how to score a block."""
+        """Compute the block-independent terms; return the plan for the blocks."""
 
 
 def all_activations(name: str, q: Activations) -> Float[Tensor, "images units"]:
-    """Return the full activations; raise a DissectError where only the top images are there."""
+    """Return the full activations; raise a DissectError if q has top images only."""
     if isinstance(q, TopActivations):
         raise DissectError(
-            f"{name} needs the activations of every image; q keeps the top {len(q.values)} of "
-            f"{q.images} images only"
+            f"{name} needs the activations of every image; q has only the top {len(q.values)} of "
+            f"{q.images} images"
         )
     return q
 
@@ -150,10 +134,7 @@ def _checked(q: Activations, images: int) -> Activations:
 
 
 class _RunningBest:
-    """Each unit's `n` best concepts and the runner-up, over blocks in the order of concepts.
-
-    An equal score of a later block doesn't displace an earlier one, so ties are in concept order.
-    """
+    """The `n` best concepts per unit and the runner-up, over blocks in concept order."""
 
     def __init__(self, units: int, n: int, concepts: int, device: torch.device) -> None:
         self._n = min(n, concepts)

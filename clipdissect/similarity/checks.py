@@ -1,4 +1,4 @@
-"""Checks of parameters and inputs, with messages that name the value and what is allowed."""
+"""Checks of parameters and inputs; messages name the value and the valid range."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ def number(
     most: float | None = None,
     whole: bool = False,
 ) -> None:
-    """Check that a parameter is a finite (or `whole`) number within its bounds.
-
-    Args:
-        above, below: exclusive bounds.
-        least, most: inclusive bounds.
-    """
+    """Raise a DissectError unless the value is a finite (or `whole`) number within bounds."""
     bounds = [(above, ">"), (least, ">="), (below, "<"), (most, "<=")]
     limits = " and ".join(f"{sign} {bound:g}" for bound, sign in bounds if bound is not None)
     wanted = f"a {'whole' if whole else 'finite'} number {limits}".rstrip()
@@ -44,19 +39,19 @@ def number(
 
 
 def choice(name: str, value: str, valid: Sequence[str]) -> None:
-    """Check that a parameter is one of the valid words."""
+    """Raise a DissectError unless the value is one of the valid words."""
     if value not in valid:
         raise unknown(name, value, valid)
 
 
 def flag(name: str, value: object) -> None:
-    """Check that a parameter is true or false."""
+    """Raise a DissectError unless the value is true or false."""
     if not isinstance(value, bool):
         raise DissectError(f"{name}={value!r}: must be true or false")
 
 
 def matrix(name: str, value: Shaped[Tensor, "..."], rows: str, columns: str) -> None:
-    """Check that a tensor is a non-empty matrix of finite numbers."""
+    """Raise a DissectError unless the tensor is a non-empty matrix of finite numbers."""
     if value.ndim != 2 or 0 in value.shape:
         raise DissectError(
             f"{name} has shape {tuple(value.shape)}; expected [{rows}, {columns}], none empty"
@@ -67,6 +62,6 @@ def matrix(name: str, value: Shaped[Tensor, "..."], rows: str, columns: str) -> 
 
 
 def same(axis: str, a: int, a_name: str, b: int, b_name: str) -> None:
-    """Check that two inputs agree on a size."""
+    """Raise a DissectError unless two inputs agree on a size."""
     if a != b:
         raise DissectError(f"{a_name} holds {a} {axis}, {b_name} holds {b}")

@@ -19,15 +19,12 @@ _ACTIVATIONS_AT_ONCE = 250_000
 
 @dataclass(frozen=True)
 class Cosine(Similarity):
-    """Cosine of the angle between `q_k` and `P_m`, columns over all images.
+    """Cosine of the angle between `q_k` and `P_m` over all images (Sec. 3.2, "cos").
 
-    From embeddings it costs products of small matrices only. A zero column, or with `center` a
-    constant one, has no direction: its scores are 0.
+    A zero column, or with `center` a constant one, has no direction: its scores are 0.
 
     Args:
         center: subtract the mean over images first, which gives Pearson's correlation.
-
-    Source: Sec. 3.2, "cos".
     """
 
     center: bool = False
@@ -55,17 +52,11 @@ class Cosine(Similarity):
 class CosineCubed(Similarity):
     """Cosine of centred, then cubed, activations and concept activations.
 
-    `c(x) = (x - mean(x))^3` elementwise, over images; `sim = c(q_k) . c(P_m)` over the product of
-    their lengths, each taken as at least `min_norm`. A constant column has scores 0.
-
-    Images come in chunks whose products are added up, so that the memory in use doesn't grow with
-    the images. The means come first, from the mean image embedding; the cubes of activations are
-    recomputed for each block of concepts.
+    `sim = c(q_k) . c(P_m) / (|c(q_k)| |c(P_m)|)` with `c(x) = (x - mean(x))^3` over images.
+    A constant column has scores 0. Source: the published code; compared in Sec. 4.
 
     Args:
         min_norm: smallest length to divide by.
-
-    Source: the published code's cubed cosine; in the paper's comparison of Sec. 4.
     """
 
     min_norm: float = 1e-3
@@ -80,7 +71,8 @@ class CosineCubed(Similarity):
         units, mean_q, mean_p = full.shape[1], column_means(full), source.means()
         # (scale * x)^3 = x^3 / |c(q)|
         scale = self._inverse_lengths(full, mean_q).pow_(1 / 3)
-        # In use: a chunk of P, its cubes transposed and a copy; the scores and a copy of them.
+        # In use: a chunk of P, its cubes transposed and a copy; the scores and a copy of them. The
+        # cubes of activations are recomputed per block, so memory doesn't grow with the images.
         floats = 3 * ROWS_AT_ONCE + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
@@ -98,7 +90,6 @@ class CosineCubed(Similarity):
     def _inverse_lengths(
         self, q: Float[Tensor, "images units"], mean: Float[Tensor, " units"]
     ) -> Float[Tensor, " units"]:
-        """Inverse clipped lengths of centred, cubed activations, float64."""
         squares = torch.zeros_like(mean)
         for part in torch.split(q, max(1, _ACTIVATIONS_AT_ONCE // q.shape[1])):
             centred = part.double() - mean
@@ -107,7 +98,7 @@ class CosineCubed(Similarity):
 
 
 def _unit_magnitudes(q: Float[Tensor, "images units"]) -> Float[Tensor, " units"]:
-    """Magnitudes of `Plan`: the sizes of a cosine's terms add up to 1 at most."""
+    """Return ones: the absolute terms of a cosine sum to at most 1."""
     return torch.ones(q.shape[1], dtype=torch.float32, device=q.device)
 
 

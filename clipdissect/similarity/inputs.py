@@ -10,36 +10,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ConceptActivations:
-    """The concept activations `P = I @ T.T` as their two factors.
-
-    Args:
-        image_embeds: `I`, unit rows, float32.
-        text_embeds: `T`, unit rows, float32.
-    """
+    """The concept activations `P = I @ T.T` as two float32 factors with unit-length rows."""
 
     image_embeds: Float[Tensor, "images dims"]
     text_embeds: Float[Tensor, "concepts dims"]
 
     def dense(self) -> Float[Tensor, "images concepts"]:
-        """Compute P whole; for small sets and tests."""
+        """Return P as one dense matrix, for small sets and tests."""
         return self.image_embeds @ self.text_embeds.T
 
 
 @dataclass(frozen=True)
 class TopActivations:
-    """Every unit's most activating images, best first; equal activations in image order.
-
-    Args:
-        values: activations.
-        indices: image numbers.
-        images: number of images in the probe.
-        layers: number of units per layer after `ranking.concat_layers`, because a marginal over
-            units is per layer. Empty for a single layer.
-    """
+    """Top-k images per unit, best first; ties in image order."""
 
     values: Float[Tensor, "k units"]
     indices: Int[Tensor, "k units"]
     images: int
+    # Units per layer after `ranking.concat_layers`, because a marginal over units is per layer.
     layers: tuple[int, ...] = ()
 
     def select(self, units: Tensor) -> TopActivations:
@@ -49,21 +37,14 @@ class TopActivations:
 
 @dataclass(frozen=True)
 class Best:
-    """The best concepts of every unit, best first; equal scores in concept order.
-
-    Args:
-        concepts: concept numbers.
-        scores: similarities; larger is better.
-        margin: best score minus the runner-up's; NaN with a single concept.
-        resolution: smallest score difference that float32 resolves; see `Plan.magnitudes`.
-    """
+    """The best concepts per unit, best first; ties in concept order."""
 
     concepts: Int[Tensor, "units n"]
     scores: Float[Tensor, "units n"]
-    margin: Float[Tensor, " units"]
-    resolution: Float[Tensor, " units"]
+    margin: Float[Tensor, " units"]  # over the runner-up; NaN with a single concept
+    resolution: Float[Tensor, " units"]  # smallest resolved score difference; see `Plan`
 
     @property
     def tied(self) -> Bool[Tensor, " units"]:
-        """Units whose best two scores are closer than the resolution."""
+        """Return which units have a margin within the resolution."""
         return self.margin <= self.resolution

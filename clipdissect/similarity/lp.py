@@ -18,21 +18,15 @@ from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
 
 @dataclass(frozen=True)
 class Lp(Similarity):
-    """Negative distance `-||P_m - q_k||_p` over all images.
+    """Negative distance `-||P_m - q_k||_p` over all images (Sec. 3.2, "l_p").
 
-    Activations and cosines have different scales (cosines lie in a narrow band near 0.2), so the
-    plain distance mostly measures the size of q. With `standardize` every column of both first gets
-    mean 0 and population standard deviation 1 over images; a constant column becomes zeros. With
-    p=2 the best concepts are then those of the centred cosine.
-
-    With p=2 it costs products of small matrices only. Any other p compares every image, in chunks
-    of images.
+    Without `standardize`, which is ours, it mostly measures the size of q: cosines lie in a
+    narrow band near 0.2. p=2 needs small matrix products only; any other p reads every image.
 
     Args:
         p: order of the norm.
-        standardize: bring q and P to a common scale first; false for the plain distance.
-
-    Source: Sec. 3.2, "l_p"; the standardisation is ours.
+        standardize: give each column of q and P mean 0 and population standard deviation 1 over
+            images; a constant column becomes zeros. False for the plain distance.
     """
 
     p: float = 2.0
@@ -63,7 +57,6 @@ class Lp(Similarity):
     def _squared(
         self, moments: Moments, images: int, start: int, stop: int
     ) -> Float[Tensor, "units block"]:
-        """Squared distances of a block, float64."""
         block = moments.block(start, stop)
         square_p, square_q, dots = block.squares, moments.squares[:, None], block.dots
         if self.standardize:

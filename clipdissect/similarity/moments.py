@@ -1,11 +1,4 @@
-"""Inner products of activations with columns of P, and squared lengths, in float64.
-
-From embeddings neither P nor its columns are needed: `q.T @ P = (q.T @ I) @ T.T`, and
-`||P_m||^2 = T_m . (I.T @ I) T_m`. Float64 throughout, because distances and centred lengths are
-small differences of these numbers.
-
-Source: DESIGN.md, "Mathematics worth using", item 5.
-"""
+"""Inner products of activations with columns of P, and squared lengths, in float64."""
 
 from __future__ import annotations
 
@@ -23,27 +16,17 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class BlockMoments:
-    """Moments of a block of columns, float64.
+    """Moments of a block, float64; if centred, `squares` is exactly 0 for constant columns."""
 
-    Args:
-        dots: `q_k . P_m`.
-        squares: `||P_m||^2`; exactly 0 for a constant column, if centred.
-    """
-
-    dots: Float[Tensor, "units block"]
-    squares: Float[Tensor, " block"]
+    dots: Float[Tensor, "units block"]  # q_k . P_m
+    squares: Float[Tensor, " block"]  # ||P_m||^2
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of all units with any block of concepts.
+    """Moments of all units with any block of concepts, by `block(start, stop)`."""
 
-    Args:
-        squares: `||q_k||^2`, float64; exactly 0 for a constant unit, if centred.
-        block: `(start, stop) -> BlockMoments`.
-    """
-
-    squares: Float[Tensor, " units"]
+    squares: Float[Tensor, " units"]  # ||q_k||^2; if centred, exactly 0 for a constant unit
     block: Callable[[int, int], BlockMoments]
 
 
@@ -71,6 +54,9 @@ def factor_moments(
     center: bool,
 ) -> Moments:
     """Compute moments from embeddings, with P and q centred over images if `center`."""
+    # P isn't needed: q.T @ P = (q.T @ I) @ T.T and ||P_m||^2 = T_m . (I.T @ I) T_m (DESIGN.md,
+    # "Mathematics worth using", item 5). In float64, because distances and centred lengths are
+    # small differences of these numbers.
     images, dims = image_embeds.shape
     mean = column_means(image_embeds)
     shift, q_shift = mean if center else torch.zeros_like(mean), _shift(q, center)
@@ -102,7 +88,7 @@ def means(parts: Iterable[Float[Tensor, "_ columns"]]) -> Float[Tensor, " column
 
 
 def column_means(x: Float[Tensor, "images columns"]) -> Float[Tensor, " columns"]:
-    """Compute float64 means over images, without a float64 copy of the whole."""
+    """Compute float64 means over images, without a float64 copy of the matrix."""
     return means(torch.split(x, _ROWS_AT_ONCE))
 
 
@@ -111,7 +97,7 @@ def subtract(
 ) -> Float[Tensor, "rows columns"]:
     """Compute `x - mean` in place in float32, for a float64 mean."""
     high = mean.float()
-    # The second step subtracts what a large mean loses in float32.
+    # The second step subtracts the float32 rounding error of a large mean.
     return x.sub_(high).sub_((mean - high).float())
 
 
@@ -127,7 +113,6 @@ def _row_pairs(
 
 
 def _shift(x: Float[Tensor, "images columns"], center: bool) -> Float[Tensor, " columns"]:
-    """The mean of every column, or 0."""
     if center:
         return column_means(x)
     return torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
@@ -136,7 +121,7 @@ def _shift(x: Float[Tensor, "images columns"], center: bool) -> Float[Tensor, " 
 def _squares(
     x: Float[Tensor, "images columns"], shift: Float[Tensor, " columns"], center: bool
 ) -> Float[Tensor, " columns"]:
-    """Squared lengths of shifted columns; exactly 0 for a constant one, if centred."""
+    """Compute squared lengths of shifted columns; if centred, exactly 0 for constant ones."""
     squares, uncentred = torch.zeros_like(shift), torch.zeros_like(shift)
     for part in torch.split(x, _ROWS_AT_ONCE):
         wide = part.double()
@@ -149,5 +134,5 @@ def _squares(
 def _without_constants(
     squares: Float[Tensor, " columns"], uncentred: Float[Tensor, " columns"]
 ) -> Float[Tensor, " columns"]:
-    """Squared centred lengths, 0 where only rounding keeps a column from being constant."""
+    """Set squared centred lengths to 0 where they are rounding errors only."""
     return torch.where(squares > _CONSTANT**2 * uncentred, squares, 0.0)

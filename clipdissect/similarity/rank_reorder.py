@@ -18,37 +18,28 @@ from clipdissect.similarity.softmax import union
 from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
 
 VARIANTS = ("released", "eq1")
-# A negative mean cosine has no real power; image-text cosines are far above this floor.
+# A negative mean cosine has no real power; image-text cosines are far above this threshold.
 _MIN_MEAN = 1e-3
 _ACTIVATIONS_AT_ONCE = 250_000
 
 
 @dataclass(frozen=True)
 class RankReorder(Similarity):
-    """Rank reorder over the most activating fraction of images.
+    """Rank reorder over the most activating fraction of images (Sec. 3.2, Eq. (1)).
 
-    The unit's top images are sorted by a concept's P; the image at rank r gets the r-th largest
-    activation. `d_i` is the difference between that and the image's activation.
-
-    `variant="released"`: `sim = -mean_i |d_i|^p / (R_k * mean_i(P_im)^scale_p)`; `R_k`, if
-    `random_baseline`, is the exact expectation of `mean_i |d_i|^p` under a random order,
-    `mean_ij |q_i - q_j|^p` over the top images. `variant="eq1"`: the plain norm
-    `sim = -(sum_i |d_i|^p)^(1/p)`, without `scale_p` and `random_baseline`.
-
-    Equal P are ranked in the order of activations. A mean of P below 1e-3 counts as 1e-3. A
-    constant unit fits every concept: all its scores are 0.
-
-    Each column of P is sorted, so a block of concepts holds the P of all images in use,
-    `[block, images]`: more images mean fewer concepts per block.
+    A concept's P sorts the unit's top images; the image at rank r gets the r-th largest
+    activation, and `d_i` is its difference from the image's own. Equal P are ranked in the
+    order of activations. A constant unit has scores 0.
 
     Args:
         p: the power of differences.
         top_fraction: fraction of the images used, rounded down.
-        scale_p: power of the mean of P; 0 leaves it out.
-        random_baseline: divide by the expectation under a random order.
-        variant: `released` or `eq1`.
-
-    Source: Sec. 3.2, Eq. (1); DESIGN.md, "Two readings of the paper".
+        scale_p: power of the mean of P (at least 1e-3); 0 omits the mean.
+        random_baseline: divide by `R_k = mean_ij |q_i - q_j|^p` over the top images, the exact
+            expectation of `mean_i |d_i|^p` under a random order.
+        variant: `released`: `sim = -mean_i |d_i|^p / (R_k * mean_i(P_im)^scale_p)`; `eq1`: the
+            norm `-(sum_i |d_i|^p)^(1/p)`, without `scale_p` and `random_baseline`. See
+            DESIGN.md, "Two readings of the paper".
     """
 
     p: float = 3.0
@@ -67,13 +58,13 @@ class RankReorder(Similarity):
         checks.choice("variant", self.variant, VARIANTS)
 
     def images(self, probe: int) -> int:
-        """Return the number of top images per unit in a probe of this many; at least 2."""
+        """Return the number of top images per unit for a probe size; at least 2."""
         # Rounding first: 0.29 * 100 is 28.999999999999996 in floating point.
         count = math.floor(round(self.top_fraction * probe, 6))
         if count < 2:
             raise DissectError(
-                f"top_fraction={self.top_fraction!r} of {probe} images keeps {count}; "
-                "rank_reorder orders at least 2"
+                f"top_fraction={self.top_fraction!r} of {probe} images gives {count}; "
+                "rank_reorder needs at least 2"
             )
         return count
 
@@ -103,10 +94,7 @@ class RankReorder(Similarity):
     def _rescaled(
         self, values: Float[Tensor, "k units"]
     ) -> tuple[Float[Tensor, "units k"], Float[Tensor, "units 1"]]:
-        """Rescale activations to 0 to 1, so that no power overflows; return the factors to undo it.
-
-        The factors also hold the sign and the baseline. Units are taken in groups to save memory.
-        """
+        """Rescale activations to [0, 1], so that no power overflows; return the score factors."""
         k, units = values.shape
         out = torch.empty(units, k, dtype=torch.float32, device=values.device)
         factor = torch.empty(units, 1, dtype=torch.float32, device=values.device)
@@ -122,7 +110,6 @@ class RankReorder(Similarity):
     def _factor(
         self, rescaled: Float[Tensor, "units k"], spread: Float[Tensor, "units 1"]
     ) -> Float[Tensor, "units 1"]:
-        """The factor of sums of powers of rescaled differences."""
         k = rescaled.shape[1]
         if self.variant == "eq1":
             return -spread.float()
@@ -134,7 +121,7 @@ class RankReorder(Similarity):
 
 
 def mean_power(values: Float[Tensor, "units k"], p: float) -> Float[Tensor, "units 1"]:
-    """Compute `mean_ij |v_i - v_j|^p` of every row, float64; rows descend from 1 to 0, or are 0."""
+    """Compute `mean_ij |v_i - v_j|^p` per row, float64; rows descend from 1 to 0, or are 0."""
     k = values.shape[1]
     if p in (1, 2, 3, 4):
         # The binomial theorem makes it linear in k: with v_i >= v_j for i < j,

@@ -1,4 +1,4 @@
-"""Every unit's most activating images: the top k of an activation matrix, and merging of parts."""
+"""Top-k images per unit of an activation matrix, and merging of parts of a probe."""
 
 from __future__ import annotations
 
@@ -14,25 +14,17 @@ from clipdissect.similarity import checks
 from clipdissect.similarity.inputs import TopActivations
 from clipdissect.similarity.kernels.plain import from_sort_keys, sort_keys
 
-# Bytes of sort keys in use at once: small beside any model, large enough to keep cores busy.
+# Bytes of sort keys in use at once: much less than any model, enough to keep cores busy.
 _CHUNK_BYTES = 4_000_000
 
 
 def top_images(
     q: Float[Tensor, "images units"], k: int, first: int = 0, name: str = "top_k"
 ) -> TopActivations:
-    """Return every unit's `k` most activating images, best first, ties by image number.
+    """Return the `k` most activating images per unit, best first, ties by image number.
 
-    Args:
-        q: activations; compared as float32.
-        k: images per unit.
-        first: number of the first row, where `q` is one part of a larger probe.
-        name: the user's name of `k`, for the error.
-
-    Raises:
-        DissectError: `k` below 1 or above the number of images; NaN or infinite activations.
-
-    Source: the set B_k of the paper, Sec. 3.2 and Eq. (6).
+    Rows of `q` are images from number `first` on; `name` is the user's name of `k`. Raises:
+    DissectError for `k` out of range, NaN or infinite activations.
     """
     checks.number(name, k, least=1, whole=True)
     checks.matrix("q", q, "images", "units")
@@ -53,17 +45,10 @@ def top_images(
 
 
 def merge(a: TopActivations, b: TopActivations, k: int | None = None) -> TopActivations:
-    """Return the top images of two disjoint parts of a probe, from the top images of each.
+    """Merge the top images of two disjoint parts of a probe, numbered as in the whole probe.
 
-    Image numbers must be those of the whole probe (`first` of `top_images`). The operation is
-    commutative and, for a constant `k`, associative: parts may be merged in any order.
-
-    Args:
-        a, b: the parts, with the same units.
-        k: images per unit; None for as many as the two parts determine. The result has fewer than
-            `k` while the parts together do.
-
-    Source: DESIGN.md, "Mathematics worth using", item 7.
+    Commutative and, for a constant `k`, associative. Without `k`, or where the parts determine
+    fewer ranks, all that they determine. Source: DESIGN.md, "Mathematics worth using", item 7.
     """
     checks.same("units", a.values.shape[1], "the first part", b.values.shape[1], "the second")
     if k is not None:
@@ -83,14 +68,11 @@ def merge(a: TopActivations, b: TopActivations, k: int | None = None) -> TopActi
 
 
 def concat_layers(layers: Sequence[TopActivations]) -> TopActivations:
-    """Concatenate the units of several layers, to score them in one pass.
-
-    The layers must have the same probe and number of images per unit.
-    """
+    """Concatenate the units of layers with the same probe and k, to score them in one pass."""
     first = layers[0]
     for layer in layers[1:]:
         checks.same("images", first.images, "the first", layer.images, "a layer")
-        checks.same("images kept", len(first.values), "the first", len(layer.values), "a layer")
+        checks.same("top images", len(first.values), "the first", len(layer.values), "a layer")
     return TopActivations(
         values=torch.cat([layer.values.float() for layer in layers], dim=1),
         indices=torch.cat([layer.indices for layer in layers], dim=1),
@@ -102,14 +84,7 @@ def concat_layers(layers: Sequence[TopActivations]) -> TopActivations:
 def as_top(
     q: Float[Tensor, "images units"] | TopActivations, k: int, images: int, name: str
 ) -> TopActivations:
-    """Return the top `k` images from either form of activations.
-
-    Args:
-        q: all activations, or at least `k` top images per unit.
-        k: images per unit.
-        images: images in the probe, which `q` must agree with.
-        name: the parameter that sets `k`, for the error.
-    """
+    """Return the top `k` images from all activations, or from at least `k` top images."""
     if not isinstance(q, TopActivations):
         checks.same("images", q.shape[0] if q.ndim else 0, "q", images, "P")
         return top_images(q, k, name=name)
@@ -118,7 +93,7 @@ def as_top(
         raise DissectError(f"{name}={k} is larger than the probe: {images} images")
     stored = len(q.values)
     if k > stored:
-        raise DissectError(f"{name} needs the top {k} images of every unit; q keeps {stored}")
+        raise DissectError(f"{name} needs the top {k} images per unit; q has {stored}")
     checks.matrix("q", q.values, "k", "units")
     if q.indices.shape != q.values.shape:
         raise DissectError(

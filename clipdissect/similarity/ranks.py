@@ -1,4 +1,4 @@
-"""The rank of a given concept of every unit among all concepts."""
+"""Rank of a given concept per unit among all concepts."""
 
 from __future__ import annotations
 
@@ -18,27 +18,22 @@ def ranks(
     wanted: Int[Tensor, " units"],
     rivals: Bool[Tensor, " concepts"] | None = None,
 ) -> Float[Tensor, " units"]:
-    """Rank each unit's wanted concept: 1 for the best; equal scores share the mean rank.
+    """Return the rank of the wanted concept per unit, from 1, float64; NaN where `wanted` < 0.
 
-    A concept with n equals, all else behind, has rank `1 + n / 2`, so that neither the order of the
-    concepts nor a unit whose scores are all equal makes a rank good. The scores are those of
-    `Similarity.top`. They are computed twice, block by block (for the wanted concept's score, then
-    to count those ahead of it), and never held whole.
-
-    Args:
-        wanted: concept number per unit; below 0 for none.
-        rivals: concepts that count as ahead or equal; None for all. Of repeated texts, only the
-            first copy should.
-
-    Returns:
-        Ranks from 1, float64; NaN where none is wanted.
+    Equal scores share the mean rank (`1 + n / 2` with n equals, all else behind), so that
+    neither concept order nor a unit with all scores equal gives a good rank. `rivals` are the
+    concepts counted; of repeated texts, include only the first copy.
     """
     plan = similarity.streaming(concept_activations, q)
     if len(wanted) != plan.units:
-        raise DissectError(f"{len(wanted)} concepts are wanted of {plan.units} units")
+        raise DissectError(
+            f"{len(wanted)} wanted concepts for {plan.units} units; pass one per unit"
+        )
     device = concept_activations.text_embeds.device
     wanted = wanted.to(device)
     rivals = None if rivals is None else rivals.to(device)
+    # Two passes over the blocks, for the wanted scores and then the counts: all scores at once may
+    # not fit the memory.
     with torch.no_grad():
         wanted_scores = _wanted_scores(plan, wanted)
         # A plan scores each block once: blocks that it caches are released then.
@@ -48,12 +43,11 @@ def ranks(
             counted = None if rivals is None else rivals[start:stop]
             scores = second_plan.scores(start, stop)
             halves += _halves_ahead(scores, wanted_scores, wanted - start, counted)
-    # In numpy's precision, on the CPU: some devices have no float64.
+    # Float64, on the CPU because some devices have none.
     return (halves.cpu().double() / 2).masked_fill(wanted.cpu() < 0, float("nan"))
 
 
 def _wanted_scores(plan: Plan, wanted: Int[Tensor, " units"]) -> Float[Tensor, " units"]:
-    """The score of each unit's wanted concept; 0 where there is none."""
     scores = torch.zeros(len(wanted), dtype=torch.float32, device=wanted.device)
     for start, stop in plan.blocks:
         units = ((wanted >= start) & (wanted < stop)).nonzero()[:, 0]
@@ -68,7 +62,7 @@ def _halves_ahead(
     wanted: Int[Tensor, " units"],
     rivals: Bool[Tensor, " block"] | None,
 ) -> Int[Tensor, " units"]:
-    """Twice the number of a block's rivals ahead of the wanted concept, plus those equal to it."""
+    """Return twice the number of rivals with a higher score, plus those with an equal one."""
     # The wanted concept isn't its own rival; its number counts from the block's start.
     other = torch.arange(scores.shape[1], device=scores.device) != wanted[:, None]
     if rivals is not None:

@@ -18,7 +18,7 @@ MEMBERSHIPS = ("rank", "rank_linspace", "sigmoid")
 
 @dataclass(frozen=True)
 class SoftWpmi(MutualInformation):
-    """Soft weighted pointwise mutual information.
+    """Soft weighted pointwise mutual information (Sec. 3.2; Appendix, Eqs. (11)-(13)).
 
     `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(1 - p_i + p_i * s_im + eps)` over the
     unit's `top_k` images, `s = softmax_m(a * P)` over all concepts, `p_i` the membership of the
@@ -30,11 +30,9 @@ class SoftWpmi(MutualInformation):
         top_k: top images per unit.
         p_start: membership of the most activating image.
         p_end: membership at the end of the top images.
-        eps: added inside the logarithm, as in the released code; the paper's equations have none.
+        eps: added inside the logarithm, as released; the paper's equations have none.
         membership: `rank` (as released), `rank_linspace` (as in the paper's text) or `sigmoid`
             (of the activation); see `soft_wpmi.membership`.
-
-    Source: Sec. 3.2 and Appendix, Eqs. (11)-(13).
     """
 
     a: float = 10.0
@@ -64,19 +62,12 @@ class SoftWpmi(MutualInformation):
 def membership(
     kind: str, values: Float[Tensor, "k units"], p_start: float, p_end: float
 ) -> Float[Tensor, "units_or_1 k"]:
-    """Compute the probabilities `p(x_i in B_k)` of Eq. (12), float64, best image first.
+    """Compute `p(x_i in B_k)` of Eq. (12), float64, best image first; one row, or one per unit.
 
-    Args:
-        kind: `rank`: `p_start - i/k * (p_start - p_end)`, as released, which never reaches `p_end`.
-            `rank_linspace`: the straight line from `p_start` to `p_end`, as in the paper's text.
-            `sigmoid`: `p_end + (p_start - p_end) * sigmoid(z)`, with z the activation standardised
-            over the unit's top images; equally active images get the middle of the range. The
-            paper's appendix mentions a scaled sigmoid without constants; these are ours.
-        values: activations of the top images.
-        p_start, p_end: membership at the start and the end of the line.
-
-    Returns:
-        One row per unit with `sigmoid`, otherwise one row for all units.
+    `rank`: `p_start - i/k * (p_start - p_end)`, as released, which never reaches `p_end`.
+    `rank_linspace`: the line from `p_start` to `p_end`, as in the paper's text.
+    `sigmoid`: `p_end + (p_start - p_end) * sigmoid(z)`, with z the top activations standardised
+    per unit; the paper's appendix gives no constants, so these are ours.
     """
     k = len(values)
     if kind == "sigmoid":

@@ -1,4 +1,4 @@
-"""What WPMI and SoftWPMI share: the softmax over all concepts and each unit's top images."""
+"""Shared parts of WPMI and SoftWPMI: the softmax over all concepts and the top images."""
 
 from __future__ import annotations
 
@@ -36,11 +36,7 @@ class Factors(NamedTuple):
 
 
 class MutualInformation(Similarity):
-    """`sim = L_km - lam * log p(t_m)`, with `L_km` a sum over the unit's top images.
-
-    `L_km = sum_i log(base_i + weight_i * s_im)`, with `s = softmax_m(a * P)` over all concepts, and
-    `p(t_m) = mean_k exp(L_km)` over the layer's units.
-    """
+    """The base of WPMI and SoftWPMI: `sim = L_km - lam * log p(t_m)`."""
 
     a: float
     lam: float
@@ -61,7 +57,7 @@ class MutualInformation(Similarity):
 
     @abstractmethod
     def factors(self, values: Float[Tensor, "k units"]) -> Factors:
-        """Return the factors of `L_km` for the activations of the top images, best first."""
+        """Return the factors of `L_km` from the top activations, best first."""
 
     def _plan(self, source: Source, q: Activations) -> Plan:
         top = as_top(q, self.top_k, source.images, "top_k")
@@ -87,7 +83,7 @@ class MutualInformation(Similarity):
 def union(
     indices: Int[Tensor, "k units"], images: int
 ) -> tuple[Int[Tensor, " selected"], Int[Tensor, "units k"]]:
-    """Return the images that are among the top of any unit, and each unit's as positions there."""
+    """Return the images in any unit's top, and each unit's top as positions among them."""
     seen = torch.zeros(images, dtype=torch.bool, device=indices.device)
     seen[indices.reshape(-1)] = True
     position = (seen.cumsum(0) - 1).int()
@@ -102,20 +98,8 @@ def union(
 class Exponentials:
     """`exp(a * P - shift_i)` by blocks of concepts, and the logarithms of its sums over all.
 
-    The softmax needs two passes over P: one for its denominators, one for the scores. The first
-    caches exponentials up to a share of the budget; each cached block is released by `take`, and
-    the others are recomputed. The softmax itself is `exp(...) * inverse_i`, multiplied in where the
-    scores read a number anyway.
-
-    The shift is 0 where no exponent can leave float32's range, as with cosines and a usual
-    temperature; otherwise it is each image's largest exponent, from one more pass.
-
-    Args:
-        blocks: ranges that cover all concepts.
-        a: inverse temperature.
-        keep: false where only the denominators are needed.
-
-    Source: Eq. (13), with the temperature of the released code.
+    The softmax (Eq. (13), with the released temperature) needs two passes over P. The first
+    caches blocks up to a share of the budget, none unless `keep`; the rest are recomputed.
     """
 
     def __init__(
@@ -123,6 +107,7 @@ class Exponentials:
     ) -> None:
         self._source, self._a = source, a
         self._cache: dict[tuple[int, int], Tensor] = {}
+        # A shift by the image's largest exponent costs a pass; skipped if exp stays in range.
         self._shift = None if a * source.largest() <= _SAFE_EXPONENT else self._largest(blocks)
         bytes_left = int(memory_gb * 1e9 * _CACHE_SHARE) if keep else 0
         # Float64: a sum over many thousand concepts in float32 would lose digits.
@@ -138,13 +123,13 @@ class Exponentials:
 
     @property
     def log_normaliser(self) -> Float[Tensor, " images"]:
-        """`logsumexp_m(a * P_im)`, float64."""
+        """Return `logsumexp_m(a * P_im)`, float64."""
         logs = self._sums.log()
         return logs if self._shift is None else logs + self._shift
 
     @property
     def inverse(self) -> Float[Tensor, " images"]:
-        """The inverse denominators of the softmax, float32."""
+        """Return the inverse denominators of the softmax, float32."""
         return self._sums.reciprocal().float()
 
     def take(self, start: int, stop: int) -> Float[Tensor, "images block"]:
@@ -155,7 +140,7 @@ class Exponentials:
     def _compute(
         self, start: int, stop: int, sums: Float[Tensor, " images"] | None = None
     ) -> Float[Tensor, "images block"]:
-        """Compute a block of exponentials and add its sums to the given ones."""
+        """Compute a block of exponentials and add its row sums to `sums`."""
         out = torch.empty(
             self._source.images, stop - start, dtype=torch.float32, device=self._source.device
         )
@@ -175,7 +160,6 @@ class Exponentials:
             yield rows, chunk
 
     def _largest(self, blocks: Blocks) -> Float[Tensor, " images"]:
-        """The largest `a * P_im` of every image."""
         out = torch.full(
             (self._source.images,), -torch.inf, dtype=torch.float32, device=self._source.device
         )
@@ -191,6 +175,6 @@ def grow(magnitudes: Float[Tensor, " units"], joint: Float[Tensor, "units block"
 
 
 def safe_group(smallest: float, largest: float = 1.0) -> int:
-    """Return how many factors in these bounds multiply without under- or overflow in float32."""
+    """Return how many factors within bounds multiply without under- or overflow in float32."""
     size = max(-math.log(smallest), math.log(largest))
     return max(1, min(_LARGEST_GROUP, int(_SAFE_PRODUCT / size))) if size > 0 else _LARGEST_GROUP

@@ -1,9 +1,4 @@
-"""Blocks of the concept activations P, read from a dense matrix or from its two factors.
-
-Every similarity function reads P through these classes, so that the dense and the streaming entry
-point run the same code. P comes in chunks of images, so that the memory in use for a block of
-concepts doesn't grow with the images; images are selected while reading, without a copy.
-"""
+"""Blocks of the concept activations P, read from a dense matrix or from its two factors."""
 
 from __future__ import annotations
 
@@ -36,12 +31,7 @@ _BLOCK_SHARE = 0.5
 def concept_blocks(
     concepts: int, floats_per_concept: int, memory_gb: float, device: torch.device
 ) -> Blocks:
-    """Split the concepts into ranges whose working memory stays within the budget.
-
-    Args:
-        floats_per_concept: float32 numbers in use at once per concept of a block.
-        memory_gb: budget in 10^9 bytes; a block has at least one concept.
-    """
+    """Split the concepts into ranges whose float32 working memory stays within the budget."""
     bytes_per_concept = 4 * max(1, floats_per_concept)
     size = int(memory_gb * 1e9 * _BLOCK_SHARE / bytes_per_concept)
     if device.type == "cpu":
@@ -60,28 +50,23 @@ def product(
     """Compute `a @ b.T` as a new contiguous float32 matrix."""
     if a.device.type != "cpu" or not torch._C._has_mkldnn:
         return a @ b.T
-    # MKL uses 256-bit code only on processors that aren't Intel's; oneDNN doesn't, and is reached
-    # by writing the product as a 1x1 convolution: rows are pixels, columns are filters. Measured
-    # 2.3 times faster than torch.mm on an AMD EPYC with AVX-512, with the same rounding error.
+    # On processors that aren't Intel's, MKL uses at most 256-bit code. oneDNN has no such limit; a
+    # 1x1 convolution calls it: rows are pixels, columns are filters. Measured 2.3 times faster than
+    # torch.mm on an AMD EPYC with AVX-512, with the same rounding error.
     pixels = a.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
     filters = b.contiguous()[:, :, None, None].contiguous(memory_format=torch.channels_last)
     return conv2d(pixels, filters)[0, :, :, 0].T.contiguous()
 
 
 class Source(ABC):
-    """Concept activations `P [images, concepts]`, read one block of concepts at a time.
+    """Concept activations `P [images, concepts]`, read by blocks of concepts."""
 
-    Attributes:
-        rows: images in use; None for all.
-        table: matrix with one row per image, of all images.
-        concepts: number of columns of P.
-    """
-
-    rows: Int[Tensor, " selected"] | None
+    rows: Int[Tensor, " selected"] | None  # images in use; None for all
 
     @property
     @abstractmethod
-    def table(self) -> Float[Tensor, "all_images columns"]: ...
+    def table(self) -> Float[Tensor, "all_images columns"]:
+        """Return the matrix with one row per image, of all images."""
 
     @property
     @abstractmethod
@@ -89,7 +74,7 @@ class Source(ABC):
 
     @property
     def images(self) -> int:
-        """Number of rows of P."""
+        """Return the number of rows of P."""
         return len(self.table) if self.rows is None else len(self.rows)
 
     @property
@@ -98,10 +83,7 @@ class Source(ABC):
 
     @abstractmethod
     def chunks(self, start: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "rows block"]]]:
-        """Yield columns `start` to `stop` in chunks: the images' slice, and their P.
-
-        Each chunk is float32 and contiguous; the caller may overwrite it.
-        """
+        """Yield slices of images and a new contiguous float32 copy of their columns."""
 
     def block(self, start: int, stop: int) -> Float[Tensor, "images block"]:
         """Return columns `start` to `stop` of P, float32 and contiguous."""
@@ -119,15 +101,15 @@ class Source(ABC):
 
     @abstractmethod
     def take(self, rows: Int[Tensor, " selected"]) -> Source:
-        """Select images of a source that has all of them. Nothing is copied."""
+        """Select images of a source that has all of them, without a copy."""
 
     @abstractmethod
     def bag_sums(self, bags: Int[Tensor, "units k"]) -> Source:
-        """Return the source whose rows are sums of rows: `P[bags].sum(1)`, `[units, concepts]`."""
+        """Return the source of summed rows, `P[bags].sum(1)`, `[units, concepts]`."""
 
     @abstractmethod
     def means(self) -> Float[Tensor, " concepts"]:
-        """Compute the mean over images of every column, float64."""
+        """Compute the mean over images per column, float64."""
 
     @abstractmethod
     def largest(self) -> float:
@@ -135,7 +117,7 @@ class Source(ABC):
 
     @abstractmethod
     def moments(self, q: Float[Tensor, "images units"], center: bool) -> Moments:
-        """Compute inner products of q with the columns of P, and their squared lengths."""
+        """Compute inner products of q with the columns of P, and squared lengths."""
 
     def _row_chunks(self) -> Iterator[tuple[slice, Float[Tensor, "rows columns"]]]:
         step = ROWS_AT_ONCE if self.device.type == "cpu" else _DEVICE_ROWS_AT_ONCE

@@ -25,20 +25,17 @@ from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
 
 @dataclass(frozen=True)
 class Wpmi(MutualInformation):
-    """Weighted pointwise mutual information.
+    """Weighted pointwise mutual information (Sec. 3.2, Eqs. (5)-(7)).
 
     `sim = L_km - lam * log p(t_m)`, with `L_km = sum_i log(s_im + eps)` over the unit's `top_k`
     images, `s = softmax_m(a * P)` over all concepts and `p(t_m) = mean_k exp(L_km)` over the
-    layer's units. With `eps=0`, the paper's equation, `L_km = a * (sum_i I_i) . T_m - sum_i lse_i`:
-    one small matrix product in place of the logarithms.
+    layer's units. With `eps=0`, one small matrix product replaces the logarithms.
 
     Args:
         a: the softmax's inverse temperature.
         lam: weight of the marginal.
         top_k: top images per unit.
         eps: added inside the logarithm, as in the released code; 0 is the paper's equation.
-
-    Source: Sec. 3.2, Eqs. (5)-(7).
     """
 
     a: float = 2.0

@@ -207,10 +207,10 @@ def test_leaving_units_out_gains_nothing() -> None:
 
 
 def test_only_the_same_units_are_compared() -> None:
-    with pytest.raises(DissectError, match="same units"):
+    with pytest.raises(DissectError, match="their units and ground truth"):
         difference(units(60), units(59), Resampling())
     other = units().table.assign(truth="x")
-    with pytest.raises(DissectError, match="same truth"):
+    with pytest.raises(DissectError, match="their units and ground truth"):
         difference(units(), Units(other, {}), Resampling())
 
 

@@ -306,7 +306,7 @@ def test_mistakes(root: Path, options: dict[str, Any], says: str) -> None:
 def test_it_needs_masks_and_finite_maps(root: Path) -> None:
     images = probe.build("folder", root=str(root / "images"))
     how = method.build("network_dissection")
-    with pytest.raises(DissectError, match=r"has no masks.*synthetic_broden"):
+    with pytest.raises(DissectError, match=r"has no pixel masks.*synthetic_broden"):
         how.describe(Job(target=target("pool"), probe=images))
     own = target("pool")
     with torch.no_grad():

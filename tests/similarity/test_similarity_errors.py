@@ -42,7 +42,7 @@ def test_functions_of_all_images_refuse_top_activations(name: str) -> None:
 
 def test_too_few_images_for_a_fraction() -> None:
     factors, q = inputs()
-    with pytest.raises(DissectError, match=r"top_fraction=0.05 of 8 images keeps 0"):
+    with pytest.raises(DissectError, match=r"top_fraction=0.05 of 8 images gives 0"):
         similarity.build("rank_reorder").top(factors, q, 1)
     with pytest.raises(DissectError, match=r"top_fraction needs the top 8 images .* keeps 3"):
         small("rank_reorder").top(factors, top_images(q, 3), 1)

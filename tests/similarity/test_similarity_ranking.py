@@ -113,7 +113,7 @@ def test_errors(q: torch.Tensor, k: int, message: str) -> None:
 
 def test_errors_of_kept_activations() -> None:
     kept = top_images(torch.randn(20, 3), 5)
-    with pytest.raises(DissectError, match="needs the top 9 images of every unit; q keeps 5"):
+    with pytest.raises(DissectError, match="needs the top 9 images per unit; q has 5"):
         as_top(kept, 9, 20, "top_k")
     with pytest.raises(DissectError, match="q holds 20 images, P holds 21"):
         as_top(kept, 5, 21, "top_k")
@@ -132,7 +132,7 @@ def test_layers_side_by_side() -> None:
     assert as_top(both, 4, 20, "top_k").layers == (3, 2)
     with pytest.raises(DissectError, match="the first holds 20 images, a layer holds 21"):
         concat_layers([first, top_images(torch.randn(21, 2), 5)])
-    with pytest.raises(DissectError, match="the first holds 5 images kept, a layer holds 4"):
+    with pytest.raises(DissectError, match="the first holds 5 top images, a layer holds 4"):
         concat_layers([first, top_images(torch.randn(20, 2), 4)])
 
 

@@ -77,5 +77,5 @@ def test_copies_are_no_rivals() -> None:
 
 def test_a_concept_for_every_unit() -> None:
     p, q = inputs()
-    with pytest.raises(DissectError, match="2 concepts are wanted of 7 units"):
+    with pytest.raises(DissectError, match="2 wanted concepts for 7 units"):
         ranks(Cosine(), p, q, torch.tensor([0, 1]))

@@ -38,11 +38,9 @@ def upsample_and_threshold(
 
 
 def interpolation(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each new position's old neighbours, and its distance from the first as a fraction.
-
-    Pixel centres are half a pixel from the edges (torch's `align_corners=False`); beyond the
-    outermost centres the value is constant. Downsampling doesn't smooth.
-    """
+    """Return each new position's two old neighbours, and its fractional distance to the first."""
+    # Pixel centres are half a pixel from the edges (torch's `align_corners=False`); beyond the
+    # outermost centres the value is constant. Downsampling doesn't smooth.
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     before = np.minimum(at.astype(np.int64), old - 1)
     after = np.minimum(before + 1, old - 1)

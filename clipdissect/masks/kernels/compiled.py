@@ -1,14 +1,13 @@
-"""The inner loops over masks compiled by Numba; `plain` is their reference.
-
-Importing this module imports Numba. Each function works on the items from `start` to `stop` and
-releases the interpreter lock, so that ordinary threads run them in parallel.
-"""
+"""The inner loops over masks compiled by Numba; `plain` is their reference."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from clipdissect.utils.jit import compiled, ones
+
+# Functions work on the items from `start` to `stop` and release the interpreter lock, so that
+# Python threads run them in parallel.
 
 # Without fast maths: interpolated values must equal NumPy's to the last bit.
 _compiled = compiled()

@@ -1,7 +1,4 @@
-"""The inner loops over masks in NumPy: the reference of the compiled ones.
-
-`rows, concept, bits` are `ConceptMasks.entries`. Operators are `AND`, `OR`, `AND_NOT`.
-"""
+"""The inner loops over masks in NumPy; `rows, concept, bits` are `ConceptMasks.entries`."""
 
 from __future__ import annotations
 
@@ -32,13 +29,7 @@ def upsample_and_threshold(
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     columns: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> UInt64[np.ndarray, "n words"]:
-    """Interpolate maps bilinearly and return which pixels are above their threshold, packed.
-
-    Args:
-        maps, thresholds: float32.
-        rows, columns: neighbours and fraction of each row and column of pixels, from
-            `kernels.interpolation`.
-    """
+    """Return which pixels of bilinearly interpolated maps exceed the threshold, packed."""
     from clipdissect.masks.layout import packed
 
     left, right, across = columns
@@ -58,14 +49,7 @@ def intersections(
     bits: UInt64[np.ndarray, " entries"],
     concepts: int,
 ) -> Int[np.ndarray, "units beams concepts"]:
-    """Count the pixels that each unit's masks share with each concept.
-
-    Args:
-        starts: each unit's first position in `words`.
-        words: numbers of the words in which the units have bits, unit by unit.
-        masks: bits in these words, of several masks per unit.
-        concepts: their number.
-    """
+    """Count the pixels that each unit's masks, bits in its `words`, share with each concept."""
     beams = len(masks)
     out = np.zeros((len(starts) - 1, beams, concepts), dtype=np.int64)
     for unit, (start, stop) in enumerate(itertools.pairwise(starts)):
@@ -88,15 +72,7 @@ def extend_masks(
     concept: Int[np.ndarray, " entries"],
     bits: UInt64[np.ndarray, " entries"],
 ) -> UInt64[np.ndarray, "beams n"]:
-    """Join masks with one more concept, where the unit is active.
-
-    Args:
-        starts, words: as for `intersections`.
-        masks: the units' masks to join.
-        unit_bits: the units' own masks.
-        parent: the mask to start from; -1 for one that stays empty.
-        operator, operand: how to join which concept.
-    """
+    """Join masks with one more concept, where the unit is active; `parent` -1 stays empty."""
     beams = parent.shape[1]
     out = np.zeros((beams, len(words)), dtype=np.uint64)
     for unit, (start, stop) in enumerate(itertools.pairwise(starts)):
@@ -120,12 +96,7 @@ def count_formulas(
     operands: Int[np.ndarray, "formulas length"],
     operators: Int[np.ndarray, "formulas length"],
 ) -> tuple[Int[np.ndarray, "formulas concepts"], Int[np.ndarray, " formulas"]]:
-    """Count the pixels that formulas share with each concept, and the formulas' pixels.
-
-    Args:
-        concepts: their number.
-        operands, operators: of formulas of one length; see `Formula`.
-    """
+    """Count the pixels that formulas of one length share with each concept, and their own."""
     words = len(rows) - 1
     word = np.repeat(np.arange(words), np.diff(rows))
     shared = np.zeros((len(operands), concepts), dtype=np.int64)
@@ -159,7 +130,7 @@ def join(
 def _expanded(
     words: Int[np.ndarray, " n"], rows: Int[np.ndarray, " words_and_one"]
 ) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """The entries of some words, preceded by each entry's position in `words`."""
+    """Return the entries of some words, preceded by each entry's position in `words`."""
     first, counts = rows[words], rows[words + 1] - rows[words]
     place = np.repeat(np.arange(len(words)), counts)
     before = np.cumsum(counts) - counts

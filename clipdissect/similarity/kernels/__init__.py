@@ -21,7 +21,7 @@ _SCORES_PER_THREAD = 1_000_000
 
 
 def backend() -> str:
-    """The implementation that runs on a CPU: `numba` or `torch`."""
+    """Return the implementation that runs on a CPU: `numba` or `torch`."""
     return "torch" if COMPILED.module() is None else "numba"
 
 
@@ -44,7 +44,7 @@ def log_product_sums(
 def less_marginal(
     joint: Float[Tensor, "units block"], lam: float, layers: Sequence[int] = ()
 ) -> Float[Tensor, "units block"]:
-    """Apply `plain.less_marginal` in place, per layer; `layers` has the units of each, if any."""
+    """Apply `plain.less_marginal` in place per layer; `layers` are units per layer, if any."""
     for layer in torch.split(joint, list(layers) or len(joint)) if lam else ():
         arguments = (layer, float(lam))
         if not COMPILED.run("less_marginal", layer.shape[1], arguments, _CONCEPTS_STEP):

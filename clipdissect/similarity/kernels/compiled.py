@@ -1,9 +1,4 @@
-"""The inner loops compiled by Numba, for float32 arrays on the CPU; `plain` is their reference.
-
-Importing this module imports Numba. Each function works on the concepts or units from `start` to
-`stop` and releases the interpreter lock, so that ordinary threads run them in parallel. Numba's own
-threading layer isn't used, which keeps compilation short and forked processes safe.
-"""
+"""The inner loops compiled by Numba, for float32 arrays on the CPU; `plain` is the reference."""
 
 from __future__ import annotations
 
@@ -15,12 +10,16 @@ from numba.extending import intrinsic
 
 from clipdissect.utils.jit import compiled, ones
 
+# Functions work on the concepts or units from `start` to `stop` and release the interpreter lock,
+# so that Python threads run them in parallel. Numba's threading layer would lengthen compilation
+# and break forked processes.
+
 # Allow regrouping and fused multiply-add; NaN and infinities keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 # Concepts per inner loop: enough to hide the cost of a loop, few enough to stay in cache.
 _LANES = 256
-# Up to this many images, the lanes are copied into one panel, which saves a fifth of the time by
-# fewer page look-ups. The panel of more images doesn't fit the cache.
+# Up to this many images, the lanes are copied into one panel: fewer TLB misses save a fifth of the
+# time. The panel of more images doesn't fit the cache.
 _MAX_COPIED_IMAGES = 4096
 # Three passes of 11 bits sort 32-bit keys.
 _RADIX_BITS = 11
@@ -30,8 +29,6 @@ _compiled = compiled(_FAST)
 
 
 def _bits_of(typing_context: Any, value: Any) -> Any:
-    """The bits of a float32 as an int32."""
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(numba.int32))
 
@@ -39,8 +36,6 @@ def _bits_of(typing_context: Any, value: Any) -> Any:
 
 
 def _float_of(typing_context: Any, value: Any) -> Any:
-    """The float32 of the bits in an int32."""
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(numba.float32))
 
@@ -53,11 +48,9 @@ _float: Any = intrinsic(_float_of)
 
 @_compiled
 def _exp(x):  # type: ignore[no-untyped-def]
-    """Compute `exp(x)` for x from -87 to 0, to a relative error of 1e-6; exp(-87) below.
-
-    Unlike the library's, it can be vectorised: `2^n * exp(r)` with |r| <= log(2) / 2 and the Taylor
-    series of exp up to the sixth power.
-    """
+    """Compute `exp(x)` for x from -87 to 0, to a relative error of 1e-6; exp(-87) below."""
+    # 2^n * exp(r) with |r| <= log(2) / 2 and the Taylor series up to r^6: unlike the library's
+    # function, it can be vectorised.
     x = max(x, np.float32(-87.0))
     n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))
     r = x - np.float32(n) * np.float32(0.6931471805599453)
@@ -74,11 +67,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 @_compiled
 def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  # type: ignore[no-untyped-def]
-    """Compute `plain.log_product_sums` for some concepts.
-
-    After every group the product's exponent moves into an integer, so that one logarithm per unit
-    and concept is enough for any number of factors.
-    """
+    """Compute `plain.log_product_sums` for some concepts."""
     units, k = index.shape
     run = np.empty(_LANES, np.float32)
     exponent = np.empty(_LANES, np.int32)
@@ -122,7 +111,8 @@ def log_product_sums(x, index, scale, base, weight, group, out, start, stop):  #
                     for i in range(lanes):
                         run[i] *= b0 + w0 * x0[i]
                     j += 1
-                # Split run = 2^e * m with 1 <= m < 2, and add e to the exponent.
+                # Split run = 2^e * m with 1 <= m < 2, and add e to the exponent: one logarithm per
+                # unit and concept is then enough for any number of factors.
                 for i in range(lanes):
                     bits = _bits(run[i])
                     exponent[i] += (bits >> 23) - 127
@@ -182,10 +172,8 @@ def update_best(best, concepts, scores, first, start, stop):  # type: ignore[no-
 
 @_compiled
 def _places(column, keys, order, spare, counts, places):  # type: ignore[no-untyped-def]
-    """Rank a column's values from the largest, equal ones sharing a place; return the last + 1.
-
-    `column` holds float32 bits as uint32. Radix sort, least significant digits first.
-    """
+    """Rank a column's values from the largest, ties sharing a place; return the last + 1."""
+    # Radix sort, least significant digits first; `column` has float32 bits as uint32.
     images = len(column)
     counts[:] = 0
     for i in range(images):
@@ -222,12 +210,8 @@ def _places(column, keys, order, spare, counts, places):  # type: ignore[no-unty
 
 @_compiled
 def _bitmap_ranks(unit_places, bits, below, words, ranks):  # type: ignore[no-untyped-def]
-    """Rank a unit's images by place, without a sort; return False where two share a place.
-
-    Each image sets the bit of its place. Its rank is the number of set bits below its own: a
-    running count by word, and a count of the masked word. This is linear in the unit's images and
-    has no branches.
-    """
+    """Rank a unit's images by place, without a sort; return False if two share a place."""
+    # An image's rank is the number of set bits below its place's: linear time without branches.
     bits[:words] = 0
     for j in range(len(unit_places)):
         bits[unit_places[j] >> 6] |= np.uint64(1) << np.uint64(unit_places[j] & 63)
@@ -278,10 +262,8 @@ def _power_sum(values, ranks, p):  # type: ignore[no-untyped-def]
 
 @_compiled
 def rank_errors(columns, index, values, p, out, start, stop):  # type: ignore[no-untyped-def]
-    """Compute `plain.rank_errors` for some concepts; `columns` holds float32 bits as uint32.
-
-    Each column is sorted once for all units, which then rank their images by place.
-    """
+    """Compute `plain.rank_errors` for some concepts; `columns` has float32 bits as uint32."""
+    # A column is sorted once for all units, which then rank their images by place.
     images = columns.shape[1]
     units, k = index.shape
     keys = np.empty(images, np.uint32)

@@ -15,10 +15,9 @@ _ALL_BUT_SIGN = 0x7FFFFFFF
 def sort_keys(
     values: Float[Tensor, "*shape"], numbers: Int[Tensor, "*#shape"]
 ) -> Int[Tensor, "*shape"]:
-    """Combine float32 values and numbers below 2^32 in one integer each.
+    """Combine float32 values and numbers below 2^32 in integers, all different.
 
-    Descending keys are descending values, and ascending numbers among equal values. All keys
-    differ, so any sort or selection on any device gives the same order.
+    Descending keys are descending values; ties by ascending number, on any device.
     """
     # Adding zero turns -0.0 into 0.0: they are equal, so only the number may decide.
     bits = (values + 0.0).view(torch.int32)
@@ -30,7 +29,7 @@ def sort_keys(
 def from_sort_keys(
     keys: Int[Tensor, "*shape"],
 ) -> tuple[Float[Tensor, "*shape"], Int[Tensor, "*shape"]]:
-    """The values (float32) and numbers (int64) of keys."""
+    """Return the values (float32) and numbers (int64) of keys."""
     ordered = (keys >> 32).int()
     bits = ordered ^ ((ordered >> 31) & _ALL_BUT_SIGN)
     return bits.view(torch.float32), _LOW_32 - (keys & _LOW_32)
@@ -46,13 +45,7 @@ def log_product_sums(
 ) -> Float[Tensor, "units block"]:
     """Compute `sum_j log(base_j + weight_j * scale[index_j] * x[index_j])` per unit and concept.
 
-    Args:
-        x: unnormalised probabilities.
-        index: each unit's images, rows of `x`.
-        scale: inverse normaliser per image.
-        base: the constant term of every factor; one row serves all units.
-        weight: the factor of the probability, likewise.
-        group: number of factors to multiply before one logarithm; see `softmax.safe_group`.
+    `group` factors are multiplied before one logarithm; see `softmax.safe_group`.
     """
     units, k = index.shape
     total = torch.zeros(units, x.shape[1], dtype=torch.float32, device=x.device)
@@ -69,10 +62,8 @@ def log_product_sums(
 
 
 def less_marginal(joint: Float[Tensor, "units block"], lam: float) -> None:
-    """Compute `L - lam * log p(t_m)` in place, with the marginal `p(t_m) = mean_k exp(L_km)`.
-
-    Source: Eqs. (5) and (11); the marginal over the layer's units is the released code's.
-    """
+    """Compute `L - lam * log p(t_m)` in place, with the marginal `p(t_m) = mean_k exp(L_km)`."""
+    # Eqs. (5) and (11), with the released code's marginal over the layer's units:
     # log mean exp(L) = logsumexp(L) - log(units), which doesn't underflow at L near -200.
     marginal = torch.logsumexp(joint, dim=0) - math.log(len(joint))
     joint.sub_(marginal.mul_(lam))
@@ -86,13 +77,7 @@ def rank_errors(
 ) -> Float[Tensor, "units block"]:
     """Compute `sum_j |values[rank_j] - values_j|^p`, with rank_j the rank of image j by its P.
 
-    Ranks count from the largest P; equal P are ranked in the order of activations.
-
-    Args:
-        columns: columns of P, as rows.
-        index: each unit's top images in descending order of activation.
-        values: their activations.
-        p: the power.
+    `columns` are columns of P as rows; a unit's images descend by activation, as do ties in P.
     """
     out = torch.empty(len(index), len(columns), dtype=torch.float32, device=columns.device)
     for unit, images in enumerate(index):
