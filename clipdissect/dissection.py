@@ -29,7 +29,7 @@ from clipdissect.errors import DissectError, unknown
 from clipdissect.probe import Probe
 from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
 from clipdissect.results.histograms import histograms
-from clipdissect.results.provenance import provenance
+from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations

@@ -12,7 +12,7 @@ from clipdissect.app.build import build_group, build_job, parameters, track
 from clipdissect.app.evaluation_job import resampling_of, truth_of
 from clipdissect.app.launch import launch_study
 from clipdissect.errors import DissectError
-from clipdissect.results.provenance import provenance
+from clipdissect.results.manifest import provenance
 from clipdissect.results.run_files import write_json, write_table
 from clipdissect.utils.distributed import from_environment
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipdissect.evaluation.bootstrap import Resampling, difference, interval, share_interval
-from clipdissect.evaluation.final import Evaluation, evaluate
+from clipdissect.evaluation.last_layer import Evaluation, evaluate
 from clipdissect.evaluation.layers import final_layer, layer_metrics, metrics
 from clipdissect.evaluation.measures import values
 from clipdissect.evaluation.scenes import places365

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipdissect.concepts import Concepts
 from clipdissect.errors import MissingResource
-from clipdissect.evaluation.final import of_concepts
+from clipdissect.evaluation.last_layer import of_concepts
 from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors

@@ -24,7 +24,7 @@ from clipdissect.method.base import Job, Method
 from clipdissect.probe import Probe
 from clipdissect.results.describe import description_columns, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, flags_of
-from clipdissect.results.provenance import run_manifest
+from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.utils.timing import Timers
 

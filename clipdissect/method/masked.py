@@ -30,7 +30,7 @@ from clipdissect.masks.units import UnitMasks
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
-from clipdissect.results.provenance import run_manifest
+from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers

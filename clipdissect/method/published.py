@@ -14,7 +14,7 @@ import pandas as pd
 from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
 from clipdissect.results import flags
-from clipdissect.results.provenance import environment
+from clipdissect.results.manifest import environment
 from clipdissect.results.result import Result
 from clipdissect.utils import hashing
 

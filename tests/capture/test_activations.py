@@ -31,10 +31,13 @@ from clipdissect.targets import Target
 
 @settings(max_examples=60, deadline=None)
 @given(
-    images=st.integers(1, 40), units=st.integers(1, 5), k=st.integers(2, 12),
-    levels=st.integers(1, 30), cuts=st.lists(st.integers(0, 39), max_size=5),
+    images=st.integers(1, 40),
+    units=st.integers(1, 5),
+    k=st.integers(2, 12),
+    levels=st.integers(1, 30),
+    cuts=st.lists(st.integers(0, 39), max_size=5),
     seed=st.integers(0, 9),
-)  # fmt: skip
+)
 def test_parts_in_any_order_equal_the_whole(
     images: int, units: int, k: int, levels: int, cuts: list[int], seed: int
 ) -> None:
@@ -79,11 +82,16 @@ def test_descriptions_are_the_same(tmp_path: Path, name: str) -> None:
 
     def run(keep: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         result = dissect(
-            ColourNet(), ["conv", "head"], probe=tmp_path / "images", preprocess=preprocess(),
-            concepts=["red", "green", "blue", "yellow"], encoder=ColourEncoder(), store=None,
+            ColourNet(),
+            ["conv", "head"],
+            probe=tmp_path / "images",
+            preprocess=preprocess(),
+            concepts=["red", "green", "blue", "yellow"],
+            encoder=ColourEncoder(),
+            store=None,
             similarity=similarity.build(name, top_k=4),
             settings=Settings(device="cpu", workers=0, keep=keep, shard=5),
-        )  # fmt: skip
+        )
         return result.descriptions, result.top_images
 
     for full, kept in zip(run("full"), run("top_k"), strict=True):
@@ -125,7 +133,13 @@ def test_functions_that_need_everything_say_so_first(tmp_path: Path) -> None:
     write_colours(tmp_path)
     with pytest.raises(DissectError, match="cosine needs the activations of every image"):
         dissect(
-            ColourNet(), ["conv"], probe=tmp_path, preprocess=preprocess(), concepts=["red"],
-            encoder=ColourEncoder(), store=None, similarity="cosine",
+            ColourNet(),
+            ["conv"],
+            probe=tmp_path,
+            preprocess=preprocess(),
+            concepts=["red"],
+            encoder=ColourEncoder(),
+            store=None,
+            similarity="cosine",
             settings=Settings(device="cpu", keep="top_k"),
-        )  # fmt: skip
+        )

@@ -32,10 +32,15 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(
-    images: Path, where: Store | None = None, model: nn.Module | None = None,
-    encoder: ColourEncoder | None = None, layers: tuple[str, ...] = LAYERS, size: int = 8,
-    on_error: str = "skip", **settings: object,
-) -> CapturedFeatures:  # fmt: skip
+    images: Path,
+    where: Store | None = None,
+    model: nn.Module | None = None,
+    encoder: ColourEncoder | None = None,
+    layers: tuple[str, ...] = LAYERS,
+    size: int = 8,
+    on_error: str = "skip",
+    **settings: object,
+) -> CapturedFeatures:
     target = Target("net", model or ColourNet(), preprocess(size), layers)
     found = probe.build("folder", root=str(images), on_error=on_error)
     chosen = Settings(**{"device": "cpu", "workers": 0, **settings})  # type: ignore[arg-type]

@@ -18,9 +18,19 @@ from clipdissect.targets import Target
 
 NETS = all_nets()
 DOCS = (ROOT / "docs" / "capture.md").read_text(encoding="utf-8")
-CNNS = ["convnext_atto", "densenet121", "dpn68", "efficientnet_lite0", "ghostnet_050",
-        "inception_v3", "mobilenetv3_small_050", "regnetx_002", "resnet18",
-        "swin_tiny_patch4_window7_224", "vgg11"]  # fmt: skip
+CNNS = [
+    "convnext_atto",
+    "densenet121",
+    "dpn68",
+    "efficientnet_lite0",
+    "ghostnet_050",
+    "inception_v3",
+    "mobilenetv3_small_050",
+    "regnetx_002",
+    "resnet18",
+    "swin_tiny_patch4_window7_224",
+    "vgg11",
+]
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: f"{net.library}-{net.name}")
@@ -48,8 +58,11 @@ def test_units_are_those_of_timms_feature_info(name: str, size: int) -> None:
     is_swin = name.startswith("swin")
     known = {"img_size": size, "window_size": size // 32} if is_swin else {}
     model = timm.create_model(name, **known)
-    taps = [(tap["module"], tap["num_chs"]) for tap in model.feature_info
-            if tap["module"] in dict(model.named_modules())]  # fmt: skip
+    taps = [
+        (tap["module"], tap["num_chs"])
+        for tap in model.feature_info
+        if tap["module"] in dict(model.named_modules())
+    ]
     assert len(taps) >= 3
     layers, expected = map(list, zip(*taps, strict=True))
     assert units(model, layers, size) == expected

@@ -134,9 +134,13 @@ def entries(root: Path) -> int:
     ("kind", "expected"), CASES, ids=lambda case: getattr(case, "__name__", "")
 )
 def test_what_draws_is_computed_anew(
-    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
-    kind: type[nn.Module], expected: dict[str, str], keep: str,
-) -> None:  # fmt: skip
+    images: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[nn.Module],
+    expected: dict[str, str],
+    keep: str,
+) -> None:
     torch.manual_seed(0)
     random.seed(0)
     store, model = Store(tmp_path / "store"), kind()
@@ -179,10 +183,14 @@ def test_run_json_has_the_note_and_a_union_its_parts(images: Path, tmp_path: Pat
     for chosen in (one, probe.build("union", parts=parts)):
         store = tmp_path / f"store{len(chosen)}"
         result = dissect(
-            Target("net", Dropout(), preprocess(), ("head",)), probe=chosen,
-            concepts=["red", "green", "blue"], encoder=ColourEncoder(), store=store,
-            similarity=similarity("soft_wpmi", top_k=4), settings=Settings("cpu", workers=0),
-        )  # fmt: skip
+            Target("net", Dropout(), preprocess(), ("head",)),
+            probe=chosen,
+            concepts=["red", "green", "blue"],
+            encoder=ColourEncoder(),
+            store=store,
+            similarity=similarity("soft_wpmi", top_k=4),
+            settings=Settings("cpu", workers=0),
+        )
         assert [note for note in result.run["notes"] if "draws random numbers" in note]
         kept = 1 + max(1, len(chosen.parts))  # embeddings of the texts and of each part's images
         assert entries(store) == kept
@@ -228,8 +236,9 @@ def test_levels_and_masks_of_what_draws(tmp_path: Path) -> None:
     images, store = probe.build("broden", root=str(tmp_path / "set")), Store(tmp_path / "store")
 
     def entries_after(own: Target) -> tuple[int, list[str]]:
-        job = Job(target=own, probe=images, store=store, images=3,
-                  settings=Settings("cpu", workers=0))  # fmt: skip
+        job = Job(
+            target=own, probe=images, store=store, images=3, settings=Settings("cpu", workers=0)
+        )
         run = method.build("network_dissection", quantile=0.1).describe(job).run
         return entries(store.root), run["notes"]
 

@@ -23,9 +23,14 @@ NOTHING = Evidence((8, 8), frozenset(), {}, {})
 
 
 def of_shape(
-    *shape: int, kind: str = "auto", layout: str = "auto", own: str | None = None,
-    grids: set[tuple[int, int]] | None = None, size: tuple[int, int] = (8, 8), **says: Any,
-) -> Reading:  # fmt: skip
+    *shape: int,
+    kind: str = "auto",
+    layout: str = "auto",
+    own: str | None = None,
+    grids: set[tuple[int, int]] | None = None,
+    size: tuple[int, int] = (8, 8),
+    **says: Any,
+) -> Reading:
     evidence = Evidence(size, frozenset(grids or ()), {}, {})
     return read(Output("layer", shape, 0, own), Summary(kind, layout), evidence, Declared(**says))
 
@@ -65,7 +70,7 @@ def test_maps_by_mean_and_max() -> None:
         (50, {}, "auto", ("mean", 0, None)),
         (50, {"class_token": True}, "auto", ("cls", 0, None)),
     ],
-)  # fmt: skip
+)
 def test_patches_and_prefix_tokens_are_told_by_their_number(
     tokens: int, says: dict[str, Any], kind: str, expected: tuple[str, int, Any]
 ) -> None:
@@ -154,11 +159,16 @@ def test_as_many_tokens_as_images(tmp_path: Path, batch: int, second: bool) -> N
     model = Tokens(second).requires_grad_(False)
     write_colours(tmp_path)
     found = clipdissect.dissect(
-        model, layers=["block"], probe=str(tmp_path), concepts=list(COLOURS), store=None,
+        model,
+        layers=["block"],
+        probe=str(tmp_path),
+        concepts=list(COLOURS),
+        store=None,
         preprocess=flat,
-        encoder=ColourEncoder(), similarity=clipdissect.similarity.build("soft_wpmi", top_k=4),
+        encoder=ColourEncoder(),
+        similarity=clipdissect.similarity.build("soft_wpmi", top_k=4),
         settings=Settings(device="cpu", workers=0, batch_size=batch),
-    )  # fmt: skip
+    )
     best = found.top_images.query("unit == 0 and rank == 1")["activation"].item()
     images = [flat(Image.open(path)) for path in sorted(tmp_path.iterdir())]
     outputs = [model(image[None]).reshape(16, 5)[:, 0].mean().item() for image in images]
@@ -191,8 +201,15 @@ def test_attention_and_what_has_no_images_are_refused() -> None:
 def test_types_that_say_where_units_are() -> None:
     from timm.layers import LayerNorm2d, StdConv2d
 
-    firsts = [nn.Conv2d(1, 1, 1), nn.Conv1d(1, 1, 1), nn.BatchNorm2d(1), nn.GroupNorm(1, 1),
-              nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), StdConv2d(1, 1, 1)]  # fmt: skip
+    firsts = [
+        nn.Conv2d(1, 1, 1),
+        nn.Conv1d(1, 1, 1),
+        nn.BatchNorm2d(1),
+        nn.GroupNorm(1, 1),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        StdConv2d(1, 1, 1),
+    ]
     assert [units_axis(module) for module in firsts] == ["first"] * len(firsts)
     lasts = [nn.Linear(1, 1), nn.LayerNorm(1), nn.RMSNorm(1)]
     assert [units_axis(module) for module in lasts] == ["last"] * len(lasts)

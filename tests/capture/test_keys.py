@@ -53,10 +53,15 @@ def test_the_same_words_are_embedded_once(tmp_path: Path) -> None:
     encoder = ConSE("conse", net, preprocess(4), ("x", "y", "z"), words, top=2)
     concepts = ["red", "green", "blue"]
     dissect(
-        Target("net", ColourNet(), preprocess(), ("conv",)), probe=str(tmp_path / "images"),
-        concepts=concepts, encoder=encoder, store=store, similarity=build("soft_wpmi", top_k=4),
-        settings=Settings(device="cpu", workers=0), images=3,
-    )  # fmt: skip
+        Target("net", ColourNet(), preprocess(), ("conv",)),
+        probe=str(tmp_path / "images"),
+        concepts=concepts,
+        encoder=encoder,
+        store=store,
+        similarity=build("soft_wpmi", top_k=4),
+        settings=Settings(device="cpu", workers=0),
+        images=3,
+    )
     assert [text for text in words.seen if text in concepts] == concepts
     vectors(words, [concepts], store)  # as metrics do
     assert [text for text in words.seen if text in concepts] == concepts
@@ -104,10 +109,15 @@ def test_two_threads_at_once(tmp_path: Path) -> None:
             net.head.weight += number
         torch.rand(1000)  # as other work in a thread does
         found = dissect(
-            Target("net", net, preprocess(), ("conv", "head")), probe=str(tmp_path / "images"),
-            concepts=list(COLOURS), encoder=ColourEncoder(), store=store, images=3,
-            similarity=build("soft_wpmi", top_k=4), settings=Settings(device="cpu", workers=0),
-        )  # fmt: skip
+            Target("net", net, preprocess(), ("conv", "head")),
+            probe=str(tmp_path / "images"),
+            concepts=list(COLOURS),
+            encoder=ColourEncoder(),
+            store=store,
+            images=3,
+            similarity=build("soft_wpmi", top_k=4),
+            settings=Settings(device="cpu", workers=0),
+        )
         return found.descriptions["similarity"].tolist()
 
     alone = [run(number) for number in range(4)]
@@ -132,11 +142,15 @@ def test_features_under_keys_that_never_come_again_are_not_kept(
 
     def run(net: ColourNet) -> dict[str, object]:
         found = dissect(
-            Target("net", net, preprocess(), ("conv", "head")), probe=str(tmp_path / "images"),
-            concepts=list(COLOURS), encoder=encoder, store=store, images=3,
+            Target("net", net, preprocess(), ("conv", "head")),
+            probe=str(tmp_path / "images"),
+            concepts=list(COLOURS),
+            encoder=encoder,
+            store=store,
+            images=3,
             similarity=build("soft_wpmi", top_k=4),
             settings=Settings(device="cpu", workers=0, batch_size=4, keep=keep, shard=7),
-        )  # fmt: skip
+        )
         return {"run": found.run, "told": found.descriptions["description"].tolist()}
 
     hashing._warn_of_opaque.cache_clear()  # it warns once in a process
@@ -145,8 +159,12 @@ def test_features_under_keys_that_never_come_again_are_not_kept(
     assert encoder.images_seen == 24 + 10  # its embeddings are kept as ever; 10 are a trial
     kept = inventory(store)
     assert sorted(item.about["what"] for item in kept) == [
-        "conv", "head", READINGS, "image embeddings", "text embeddings",
-    ]  # fmt: skip
+        "conv",
+        "head",
+        READINGS,
+        "image embeddings",
+        "text embeddings",
+    ]
     assert not any(hashing.is_transient(item.key) for item in kept)
     assert any("can't be hashed" in note for note in first["run"]["notes"])  # type: ignore[index]
     assert not any("can't be hashed" in note for note in known["run"]["notes"])  # type: ignore[index]

@@ -51,8 +51,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def peak(tmp_path: Path, images: int, keep: str = "top_k") -> int:
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(tmp_path / f"{images}-{keep}"), str(images), keep],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
 

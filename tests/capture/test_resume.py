@@ -58,15 +58,22 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def run(images: Path, store: Path | None, pause: float = 0.0, keep: str = "full",
-        log: Path | None = None, **settings: Any) -> CapturedFeatures:  # fmt: skip
+def run(
+    images: Path,
+    store: Path | None,
+    pause: float = 0.0,
+    keep: str = "full",
+    log: Path | None = None,
+    **settings: Any,
+) -> CapturedFeatures:
     found = probe.build("folder", root=str(images))
     reader = SlowReader(found.read, log or images.parent / "log", pause)
     slow = probe.Probe(found.name, found.images, reader, found.digest)
     torch.manual_seed(0)
     target = Target("net", ColourNet(), preprocess(), LAYERS)
-    chosen = Settings(**{"device": "cpu", "workers": 0, "shard": 3, "batch_size": 2, "keep": keep,
-                         **settings})  # fmt: skip
+    chosen = Settings(
+        **{"device": "cpu", "workers": 0, "shard": 3, "batch_size": 2, "keep": keep, **settings}
+    )
     place = None if store is None else Store(store)
     return capture(target, LAYERS, ColourEncoder(), slow, place, chosen)
 

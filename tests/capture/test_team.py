@@ -82,8 +82,12 @@ def launch(tmp_path: Path, name: str, keep: str, *more: str, processes: int = 2)
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*run, str(script), str(tmp_path / "images"), str(tmp_path / name), keep, *more],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 

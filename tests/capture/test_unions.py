@@ -46,8 +46,10 @@ def test_a_union_of_captured_parts_costs_nothing(
     assert union.images[:1] == ("a/blue0.png",)
     assert union.images[-1] == "b/yellow1.png"
     # The same images, without the trouble, in one folder.
-    alone = [capture(target, LAYERS, encoder, part, None, Settings(device="cpu", workers=0))
-             for part in parts]  # fmt: skip
+    alone = [
+        capture(target, LAYERS, encoder, part, None, Settings(device="cpu", workers=0))
+        for part in parts
+    ]
     expected = torch.cat([part.activations["head"] for part in alone])
     found = union.activations["head"]
     if isinstance(found, TopKActivations):
@@ -66,10 +68,16 @@ def test_fast_decoding_has_features_of_its_own(folders: list[Path], tmp_path: Pa
     settings = Settings(device="cpu", workers=0)
     target = Target("net", ColourNet(), preprocess(), LAYERS)
     captured = [
-        capture(target, LAYERS, ColourEncoder(),
-                probe.build("folder", root=str(folders[0]), decode=decode), kept, settings)
+        capture(
+            target,
+            LAYERS,
+            ColourEncoder(),
+            probe.build("folder", root=str(folders[0]), decode=decode),
+            kept,
+            settings,
+        )
         for decode in ("pil", "fast", "pil", "fast")
-    ]  # fmt: skip
+    ]
     assert [len(c.computed) for c in captured] == [3, 3, 0, 0]
     one, other = captured[0].activations["head"], captured[1].activations["head"]
     assert torch.allclose(one, other, atol=0.02)

@@ -126,9 +126,12 @@ def test_checkpoints_of_wrappers(
     monkeypatch.syspath_prepend(str(tmp_path))
     for factory in ("plain", "wrapped", "part"):
         found = target.build(
-            "checkpoint", factory=f"wrapping:{factory}", checkpoint="net.pt", layers=["module.fc"],
+            "checkpoint",
+            factory=f"wrapping:{factory}",
+            checkpoint="net.pt",
+            layers=["module.fc"],
             class_layer="fc",
-        )  # fmt: skip
+        )
         assert (found.layers, found.class_layer) == (("fc",), "fc")
         for tensor, own in zip(
             found.model.state_dict().values(), resnet().state_dict().values(), strict=True
@@ -146,10 +149,16 @@ class Silent(ColourNet):
 def test_train_that_returns_nothing(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Silent()
     found = dissect(
-        model, ["head"], probe=str(images), concepts=["red", "green"], preprocess=preprocess(),
-        encoder=ColourEncoder(), similarity=similarity("soft_wpmi", top_k=2), store=None,
+        model,
+        ["head"],
+        probe=str(images),
+        concepts=["red", "green"],
+        preprocess=preprocess(),
+        encoder=ColourEncoder(),
+        similarity=similarity("soft_wpmi", top_k=2),
+        store=None,
         settings=Settings("cpu", workers=0),
-    )  # fmt: skip
+    )
     assert len(found.descriptions) == 4
     assert model.training
     monkeypatch.setattr("clipdissect.utils.import_path.call", lambda *_: Silent())
@@ -344,7 +353,10 @@ def broken_files(folder: Path) -> dict[str, tuple[str, bytes]]:
     }
     return {
         "empty.pt": ("is empty", b""),
-        "lfs.bin": ("is a pointer of Git LFS.*git lfs pull", b"version https://git-lfs.github.com/spec/v1\n"),
+        "lfs.bin": (
+            "is a pointer of Git LFS.*git lfs pull",
+            b"version https://git-lfs.github.com/spec/v1\n",
+        ),
         "page.pt": ("is a web page, not weights", b"\n<!DOCTYPE html><html>Sign in</html>"),
         "denied.pth": ("is a web page", b'<?xml version="1.0"?><Error>AccessDenied</Error>'),
         "cut.pt": ("is truncated after 5000 bytes", whole["good.pt"][:5000]),
@@ -352,7 +364,7 @@ def broken_files(folder: Path) -> dict[str, tuple[str, bytes]]:
         "cut.safetensors": ("is truncated after 5000 bytes", whole["good.safetensors"][:5000]),
         "head.safetensors": ("is truncated after 40 bytes", whole["good.safetensors"][:40]),
         "text.pt": ("is not a checkpoint that can be read safely", b"hello there"),
-    }  # fmt: skip
+    }
 
 
 def test_files_that_are_no_weights_say_what_they_are(

@@ -100,9 +100,14 @@ def test_what_cleaning_leaves_out_is_logged(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize(
     ("name", "count", "first"),
-    [("google_20k", 20000, "the"), ("google_10k", 9894, "the"), ("ef_3k", 3000, "a"),
-     ("broden", 1153, "wine cellar-bottle storage"), ("places365", 365, "airfield")],
-)  # fmt: skip
+    [
+        ("google_20k", 20000, "the"),
+        ("google_10k", 9894, "the"),
+        ("ef_3k", 3000, "a"),
+        ("broden", 1153, "wine cellar-bottle storage"),
+        ("places365", 365, "airfield"),
+    ],
+)
 def test_published_lists(
     shared: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int, first: str
 ) -> None:
@@ -189,9 +194,13 @@ def test_union_of_sets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("parts", "says"),
-    [("imagenet", "must be a list"), ([], "union is empty"), ([3], "a part of a union is"),
-     (["imagenett"], "Did you mean imagenet")],
-)  # fmt: skip
+    [
+        ("imagenet", "must be a list"),
+        ([], "union is empty"),
+        ([3], "a part of a union is"),
+        (["imagenett"], "Did you mean imagenet"),
+    ],
+)
 def test_unions_of_nothing(parts: object, says: str) -> None:
     with pytest.raises(DissectError, match=says):
         concepts.build("union", parts=parts)

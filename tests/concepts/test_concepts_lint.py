@@ -18,8 +18,12 @@ def test_clean_list_has_nothing_to_mend() -> None:
 def test_every_kind_of_finding() -> None:
     long = "a very long text " * 30
     found = lint(concepts.resolve(["cat", "cat", " ", "Cat", "seal", long]))
-    assert found == {"duplicate": ("cat",), "blank": ("",), LONG: (long.strip(),),
-                     ALIKE: ("cat | Cat",)}  # fmt: skip
+    assert found == {
+        "duplicate": ("cat",),
+        "blank": ("",),
+        LONG: (long.strip(),),
+        ALIKE: ("cat | Cat",),
+    }
 
 
 @pytest.mark.parametrize(
@@ -61,14 +65,21 @@ def test_command_on_a_file(
     code, out, _ = run(monkeypatch, capsys, path)
     assert code == 0
     assert out.splitlines() == [
-        "words: 3 texts after cleaning", "  duplicate: 1", "    cat", "  blank: 1",
-        f"  {ALIKE}: 1", "    cat | Cat",
-    ]  # fmt: skip
+        "words: 3 texts after cleaning",
+        "  duplicate: 1",
+        "    cat",
+        "  blank: 1",
+        f"  {ALIKE}: 1",
+        "    cat | Cat",
+    ]
     assert run(monkeypatch, capsys, path, "--strict")[0] == 1
     as_config = run(monkeypatch, capsys, "concepts=file", f"concepts.path={path}", "--show=0")
     assert as_config[1].splitlines() == [
-        "words: 3 texts after cleaning", "  duplicate: 1", "  blank: 1", f"  {ALIKE}: 1",
-    ]  # fmt: skip
+        "words: 3 texts after cleaning",
+        "  duplicate: 1",
+        "  blank: 1",
+        f"  {ALIKE}: 1",
+    ]
     (tmp_path / "words.txt").write_text("cat\ndog\n")
     code, out, _ = run(monkeypatch, capsys, path, "--strict")
     assert code == 0
@@ -93,9 +104,11 @@ def test_command_on_a_named_set(
     ],
 )
 def test_mistakes_are_told_in_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
     says: str,
-) -> None:  # fmt: skip
+) -> None:
     code, out, err = run(monkeypatch, capsys, *arguments)
     assert code == 2
     assert says in err

@@ -51,9 +51,10 @@ def steps(found: Any) -> dict[str, Any]:
     """Size, resizing and normalisation of open_clip's transform."""
     by_name = {type(step).__name__: step for step in found.preprocess.transforms}
     return {
-        "mean": by_name["Normalize"].mean, "size": by_name["Resize"].size,
+        "mean": by_name["Normalize"].mean,
+        "size": by_name["Resize"].size,
         "squash": "CenterCrop" not in by_name,
-    }  # fmt: skip
+    }
 
 
 def without_memory(model: str) -> nn.Module:
@@ -134,8 +135,9 @@ def test_digests_change_with_weights_and_activation(checkpoint: Path, tmp_path: 
     other = save(tmp_path / "other.safetensors", network(QUICK, seed=1))
     digests = {
         encoder.build("open_clip", model=m, pretrained=None, checkpoint=str(c)).image_digest
-        for m in (QUICK, "ViT-B-16") for c in (checkpoint, other)
-    }  # fmt: skip
+        for m in (QUICK, "ViT-B-16")
+        for c in (checkpoint, other)
+    }
     assert len(digests) == 4
 
 
@@ -206,10 +208,11 @@ def test_a_checkpoint_of_another_network(checkpoint: Path, tmp_path: Path) -> No
         "Unexpected key": {**state, "extra": torch.zeros(1)},
         "size mismatch for visual.proj": {**state, "visual.proj": torch.zeros(32, 9)},
         "another image or patch size": {
-            **state, "visual.positional_embedding": torch.zeros(17, 32)
+            **state,
+            "visual.positional_embedding": torch.zeros(17, 32),
         },
         "another text length": {**state, "positional_embedding": torch.zeros(77, 16)},
-    }  # fmt: skip
+    }
     for says, tensors in wrong.items():
         torch.save(tensors, tmp_path / "wrong.pt")
         with pytest.raises(DissectError, match=f"don't fit ViT-B-16-quickgelu: .*{says}"):

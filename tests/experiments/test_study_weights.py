@@ -54,8 +54,9 @@ def test_series_of_small_p_is_exact(r: float, n: int, monkeypatch: pytest.Monkey
 def test_p_below_what_floats_hold() -> None:
     mpmath = pytest.importorskip("mpmath")
     with mpmath.workdps(50):
-        p = mpmath.betainc(mpmath.mpf(50_000 - 2) / 2, 0.5, 0, 1 - mpmath.mpf("0.258") ** 2,
-                           regularized=True)  # fmt: skip
+        p = mpmath.betainc(
+            mpmath.mpf(50_000 - 2) / 2, 0.5, 0, 1 - mpmath.mpf("0.258") ** 2, regularized=True
+        )
         right = float(mpmath.log10(p))
     assert correlation.log10_p(0.258, 50_000) == pytest.approx(right, rel=1e-6)
     assert right < -300
@@ -68,15 +69,18 @@ def drawn(shape: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for rows, columns in correlation.two_way(*shape, HOW):
         for row, column in zip(rows.astype(int), columns.astype(int), strict=True):
-            found.append((np.repeat(np.arange(shape[0]), row),
-                          np.repeat(np.arange(shape[1]), column)))  # fmt: skip
+            found.append(
+                (np.repeat(np.arange(shape[0]), row), np.repeat(np.arange(shape[1]), column))
+            )
     return found
 
 
 def test_two_way_bootstrap_is_the_slow_one() -> None:
     one, other = pairs()
-    slow = [stats.pearsonr(one[np.ix_(r, c)].ravel(), other[np.ix_(r, c)].ravel()).statistic
-            for r, c in drawn(one.shape)]  # fmt: skip
+    slow = [
+        stats.pearsonr(one[np.ix_(r, c)].ravel(), other[np.ix_(r, c)].ravel()).statistic
+        for r, c in drawn(one.shape)
+    ]
     assert len(slow) == 130
     found = correlation.pearson_interval(one, other, HOW)
     low, high = np.quantile(slow, [0.025, 0.975])
@@ -113,8 +117,9 @@ def test_permutation_control_is_the_slow_one() -> None:
     weights = Weights(table, np.arange(9), tuple(texts[7:]), tuple(texts[:7]))
     near = vectors[:7] @ vectors[7:].T
     again = np.random.default_rng(HOW.seed)
-    slow = [np.corrcoef(table.ravel(), near[:, again.permutation(9)].ravel())[0, 1]
-            for _ in range(50)]  # fmt: skip
+    slow = [
+        np.corrcoef(table.ravel(), near[:, again.permutation(9)].ravel())[0, 1] for _ in range(50)
+    ]
     found = permuted(weights, known, 50, HOW)
     assert found["mean_r"] == pytest.approx(np.mean(slow), abs=1e-6)
     real = np.corrcoef(table.ravel(), near.ravel())[0, 1]
@@ -134,10 +139,18 @@ def run(study: Study, tmp_path: Path, *overrides: str, **builders: Any) -> Path:
     write_colours(tmp_path / "images")
     builders = {
         "probe": probe.build("folder", root=str(tmp_path / "images")),
-        "concepts": of_list(["red", "green", "blue", "cyan"]), **builders,
-    }  # fmt: skip
-    return study(runner, tiny_target(NAMES, ["relu"]), "study.layer=relu", "study.into=head",
-                 "study.permutations=20", *overrides, **builders)  # fmt: skip
+        "concepts": of_list(["red", "green", "blue", "cyan"]),
+        **builders,
+    }
+    return study(
+        runner,
+        tiny_target(NAMES, ["relu"]),
+        "study.layer=relu",
+        "study.into=head",
+        "study.permutations=20",
+        *overrides,
+        **builders,
+    )
 
 
 def test_papers_preset_runs(study: Study, tmp_path: Path) -> None:
@@ -166,8 +179,15 @@ def test_published_labels_need_weights_alone(study: Study, tmp_path: Path) -> No
     path = tmp_path / "labels.csv"
     lines = [f"relu,{i},{name},0.1" for i, name in enumerate(("green", "red", "blue", "cyan"))]
     path.write_text("\n".join(["layer,unit,description,similarity", *lines]))
-    folder = run(study, tmp_path, "method=published_clip_dissect", f"method.path={path}",
-                 probe=None, encoder=None, concepts=None)  # fmt: skip
+    folder = run(
+        study,
+        tmp_path,
+        "method=published_clip_dissect",
+        f"method.path={path}",
+        probe=None,
+        encoder=None,
+        concepts=None,
+    )
     found = facts(folder)["weight_similarity"]
     assert (found["described"], found["linearity"]) == (4, None)
     assert found["mpnet"]["all_pairs"]["pearson_r"] < 0.6
@@ -177,8 +197,13 @@ def test_published_labels_need_weights_alone(study: Study, tmp_path: Path) -> No
     with pytest.raises(DissectError, match="takes 4 inputs, but relu has 5"):
         run(study, tmp_path, "method=published_clip_dissect", f"method.path={path}")
     with pytest.raises(DissectError, match="unknown layer of the labels"):
-        run(study, tmp_path, "method=published_clip_dissect", f"method.path={path}",
-            "study.layer=conv")  # fmt: skip
+        run(
+            study,
+            tmp_path,
+            "method=published_clip_dissect",
+            f"method.path={path}",
+            "study.layer=conv",
+        )
 
 
 def test_settings_are_checked() -> None:

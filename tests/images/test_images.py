@@ -50,15 +50,26 @@ def test_kinds(tmp_path: Path, name: str, image: Image.Image, expected: tuple[in
     assert pixel(tmp_path / name) == expected
 
 
-@pytest.mark.parametrize(("sample_format", "levels"), [(1, [[255, 0], [127, 128]]),
-                                                       (2, [[0, 0], [255, 0]])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sample_format", "levels"), [(1, [[255, 0], [127, 128]]), (2, [[0, 0], [255, 0]])]
+)
 def test_32_bit_integers_with_and_without_sign(
     tmp_path: Path, sample_format: int, levels: list[list[int]]
 ) -> None:
     """Pillow reads unsigned ones as signed; values of the upper half are bright all the same."""
     values = struct.pack("<4I", 2**32 - 1, 0, 2**31 - 1, 2**31)
-    tags = [(256, 2), (257, 2), (258, 32), (259, 1), (262, 1), (273, 8), (277, 1), (278, 2),
-            (279, 16), (339, sample_format)]  # fmt: skip
+    tags = [
+        (256, 2),
+        (257, 2),
+        (258, 32),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 2),
+        (279, 16),
+        (339, sample_format),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     listed = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
     (tmp_path / "x.tif").write_bytes(b"II*\0" + struct.pack("<I", 24) + values + listed)
@@ -82,14 +93,16 @@ def test_16_bit_greys_of_other_formats(tmp_path: Path, value: int) -> None:
 
 
 def test_16_bit_colours(tmp_path: Path) -> None:
-    rows = b"".join(b"\0" + np.array([257 * 200, 257 * 100, 255] * 3, ">u2").tobytes()
-                    for _ in range(2))  # fmt: skip
+    rows = b"".join(
+        b"\0" + np.array([257 * 200, 257 * 100, 255] * 3, ">u2").tobytes() for _ in range(2)
+    )
     (tmp_path / "x.png").write_bytes(png(3, 2, 16, 2, rows))
     assert pixel(tmp_path / "x.png") == (200, 100, 0)
 
 
-@pytest.mark.parametrize(("bits", "rows", "level"), [(1, b"\xe0", 255), (2, b"\x54", 85),
-                                                    (4, b"\x66\x60", 102)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bits", "rows", "level"), [(1, b"\xe0", 255), (2, b"\x54", 85), (4, b"\x66\x60", 102)]
+)
 def test_greys_of_few_bits(tmp_path: Path, bits: int, rows: bytes, level: int) -> None:
     (tmp_path / "x.png").write_bytes(png(3, 2, bits, 0, (b"\0" + rows) * 2))
     assert pixel(tmp_path / "x.png") == (level,) * 3
@@ -103,8 +116,12 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
 
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))  # fmt: skip
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_palette_with_transparency_is_put_on_white(tmp_path: Path) -> None:

@@ -21,16 +21,22 @@ from clipdissect.images.transforms import apply
 from clipdissect.probe.thumbnails import Thumbnails
 
 TAGS = range(1, 9)
-IGNORED = ("images with an EXIF orientation that isn't applied: {} (set probe.orientation=apply to "
-           "turn them upright)")  # fmt: skip
+IGNORED = (
+    "images with an EXIF orientation that isn't applied: {} (set probe.orientation=apply to "
+    "turn them upright)"
+)
 TURNED = "images turned upright by their EXIF orientation: {}"
 
 
 def corners() -> Image.Image:
     """24 x 16 pixels whose four quarters differ, so that no two turns look alike."""
     image = Image.new("RGB", (24, 16))
-    for box, colour in (((0, 0), (250, 0, 0)), ((12, 0), (0, 250, 0)), ((0, 8), (0, 0, 250)),
-                        ((12, 8), (250, 250, 250))):  # fmt: skip
+    for box, colour in (
+        ((0, 0), (250, 0, 0)),
+        ((12, 0), (0, 250, 0)),
+        ((0, 8), (0, 0, 250)),
+        ((12, 8), (250, 250, 250)),
+    ):
         image.paste(colour, (*box, box[0] + 12, box[1] + 8))
     return image
 

@@ -66,18 +66,30 @@ KNOWN = {
     "open_clip squash": lambda: open_clip_transform(resize_mode="squash"),
     "open_clip longest": lambda: open_clip_transform(resize_mode="longest"),
     "v2 on PIL": lambda: v2.Compose(
-        [v2.RGB(), v2.Resize(180, BICUBIC), v2.CenterCrop(160), v2.PILToTensor(),
-         v2.ToDtype(torch.float32, scale=True)]
+        [
+            v2.RGB(),
+            v2.Resize(180, BICUBIC),
+            v2.CenterCrop(160),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
     ),
     "v2 on tensors": lambda: v2.Compose(
-        [v2.ToImage(), v2.Resize((180, 300), BICUBIC), v2.CenterCrop(160),
-         v2.ToDtype(torch.float32, scale=True)]
+        [
+            v2.ToImage(),
+            v2.Resize((180, 300), BICUBIC),
+            v2.CenterCrop(160),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
     ),
     "nested": lambda: transforms.Compose(
-        [transforms.Compose([transforms.Resize(180)]), transforms.PILToTensor(),
-         transforms.ConvertImageDtype(torch.float32)]
+        [
+            transforms.Compose([transforms.Resize(180)]),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float32),
+        ]
     ),
-}  # fmt: skip
+}
 
 UNKNOWN = {
     "nearest": plain(transforms.Resize(170, InterpolationMode.NEAREST)),

@@ -100,8 +100,16 @@ def test_one_concept_is_network_dissection(root: Path) -> None:
     for name in ("length", "beam"):
         options = {"length": 1} if name == "length" else {"length": 1, "beam": 1}
         table = describe(root, "pool", "conv", name="compositional", **options).descriptions
-        for column in ("description", "similarity", "category", "label", "score", "flags",
-                       "detector", "threshold"):  # fmt: skip
+        for column in (
+            "description",
+            "similarity",
+            "category",
+            "label",
+            "score",
+            "flags",
+            "detector",
+            "threshold",
+        ):
             if column != "label":  # ours is the text of the formula
                 assert list(table[column]) == list(plain[column]), column
     assert list(table["label_1"]) == list(plain["label"])
@@ -124,9 +132,10 @@ def test_a_wide_beam_finds_the_best_of_all_pairs(root: Path) -> None:
     plain = Plain(root)
     table = describe(root, "pool", name="compositional", length=2, beam=9).descriptions
     pairs = [
-        ((a, b), (AND, operator)) for a, b in itertools.permutations(range(len(CONCEPTS)), 2)
+        ((a, b), (AND, operator))
+        for a, b in itertools.permutations(range(len(CONCEPTS)), 2)
         for operator in (AND, OR, AND_NOT)
-    ]  # fmt: skip
+    ]
     for unit in range(4):
         best = max(plain.score(unit, pair) for pair in pairs)
         single = max(plain.score(unit, ((n,), (AND,))) for n in range(len(CONCEPTS)))
@@ -172,11 +181,16 @@ def test_formulas_read_well() -> None:
     assert formula.tree(named) == {
         "op": "AND",
         "of": [
-            {"op": "OR", "of": [{"category": "color", "label": "red"},
-                                {"category": "color", "label": "blue"}]},
+            {
+                "op": "OR",
+                "of": [
+                    {"category": "color", "label": "red"},
+                    {"category": "color", "label": "blue"},
+                ],
+            },
             {"op": "NOT", "of": [{"category": "color", "label": "sky"}]},
         ],
-    }  # fmt: skip
+    }
 
 
 def test_operands_that_may_change_places_make_one_formula() -> None:
@@ -185,8 +199,9 @@ def test_operands_that_may_change_places_make_one_formula() -> None:
 
     assert key((0, 1), OR) == key((1, 0), OR) != key((0, 1), AND)
     assert key((0, 1, 2), OR, OR) == key((2, 1, 0), OR, OR)
-    assert key((0, 1, 2), AND, AND_NOT) == key((0, 2, 1), AND_NOT, AND) == key((1, 0, 2), AND,
-                                                                             AND_NOT)  # fmt: skip
+    assert (
+        key((0, 1, 2), AND, AND_NOT) == key((0, 2, 1), AND_NOT, AND) == key((1, 0, 2), AND, AND_NOT)
+    )
     assert key((0, 1), AND_NOT) != key((1, 0), AND_NOT)
     assert key((0, 1, 2), OR, AND) == key((1, 0, 2), OR, AND) != key((0, 2, 1), OR, AND)
 

@@ -53,9 +53,9 @@ def test_images_begin_with_words_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [((4, 4), (8, 8)), ((3, 5), (17, 11)), ((8, 8), (8, 8)), ((1, 1), (5, 4)),
-                     ((9, 6), (4, 3))]
-)  # fmt: skip
+    ("old", "new"),
+    [((4, 4), (8, 8)), ((3, 5), (17, 11)), ((8, 8), (8, 8)), ((1, 1), (5, 4)), ((9, 6), (4, 3))],
+)
 def test_stretching_is_torchs_bilinear(
     backend: str, old: tuple[int, int], new: tuple[int, int]
 ) -> None:
@@ -93,8 +93,12 @@ def masks_of(random: np.random.Generator, concepts: int, words: int) -> dict[str
     bits[random.random(bits.shape) < 0.6] = 0
     word, concept = bits.T.nonzero()
     rows = np.concatenate([[0], np.cumsum(np.bincount(word, minlength=words))]).astype(np.int64)
-    return {"dense": bits, "rows": rows, "concept": concept.astype(np.int32),
-            "bits": bits[concept, word]}  # fmt: skip
+    return {
+        "dense": bits,
+        "rows": rows,
+        "concept": concept.astype(np.int32),
+        "bits": bits[concept, word],
+    }
 
 
 def units_of(random: np.random.Generator, units: int, words: int) -> dict[str, Any]:
@@ -103,8 +107,12 @@ def units_of(random: np.random.Generator, units: int, words: int) -> dict[str, A
     bits[1] = 0  # a unit that never fires
     unit, word = bits.nonzero()
     starts = np.concatenate([[0], np.cumsum(np.bincount(unit, minlength=units))]).astype(np.int64)
-    return {"dense": bits, "starts": starts, "words": word.astype(np.int64),
-            "bits": bits[unit, word]}  # fmt: skip
+    return {
+        "dense": bits,
+        "starts": starts,
+        "words": word.astype(np.int64),
+        "bits": bits[unit, word],
+    }
 
 
 def test_overlaps_are_those_of_dense_masks(backend: str) -> None:
@@ -112,9 +120,14 @@ def test_overlaps_are_those_of_dense_masks(backend: str) -> None:
     concepts, units = masks_of(random, 7, 30), units_of(random, 5, 30)
     other = units["bits"] & random.integers(0, 2**63, len(units["bits"]), dtype=np.uint64)
     found = kernels.intersections(
-        units["starts"], units["words"], np.stack([units["bits"], other]), concepts["rows"],
-        concepts["concept"], concepts["bits"], 7,
-    )  # fmt: skip
+        units["starts"],
+        units["words"],
+        np.stack([units["bits"], other]),
+        concepts["rows"],
+        concepts["concept"],
+        concepts["bits"],
+        7,
+    )
     assert found.shape == (5, 2, 7)
     for unit in range(5):
         for concept in range(7):
@@ -128,9 +141,15 @@ def test_masks_of_longer_formulas(backend: str) -> None:
     concepts, units = masks_of(random, 4, 20), units_of(random, 3, 20)
     moves = np.array([[[0, 0, 0, -1]] * 3, [[0, 1, 2, -1]] * 3, [[3, 1, 2, -1]] * 3])
     found = kernels.extend_masks(
-        units["starts"], units["words"], units["bits"][None], units["bits"], *moves,
-        concepts["rows"], concepts["concept"], concepts["bits"],
-    )  # fmt: skip
+        units["starts"],
+        units["words"],
+        units["bits"][None],
+        units["bits"],
+        *moves,
+        concepts["rows"],
+        concepts["concept"],
+        concepts["bits"],
+    )
     dense = concepts["dense"]
     for unit in range(3):
         here = slice(units["starts"][unit], units["starts"][unit + 1])
@@ -150,8 +169,11 @@ def test_formulas_are_counted_as_dense_masks(backend: str) -> None:
         masks["rows"], masks["concept"], masks["bits"], 5, operands, operators
     )
     dense = masks["dense"]
-    formulas = [(dense[0] & dense[1]) | dense[2], (dense[3] | dense[4]) & ~dense[0],
-                dense[2] & ~dense[3] & dense[1]]  # fmt: skip
+    formulas = [
+        (dense[0] & dense[1]) | dense[2],
+        (dense[3] | dense[4]) & ~dense[0],
+        dense[2] & ~dense[3] & dense[1],
+    ]
     for number, formula in enumerate(formulas):
         assert sizes[number] == plain.popcount(formula).sum()
         assert shared[number].tolist() == plain.popcount(formula & dense).sum(1).tolist()

@@ -35,14 +35,28 @@ SHARE = 0.1
 
 
 def describe(
-    root: Path, *layers: str, name: str = "network_dissection", probe_options: Any = None,
-    store: Store | None = None, batch: int = 5, own: Target | None = None, truth: Any = None,
-    images: Any = None, null: bool = True, **options: Any,
-) -> Any:  # fmt: skip
+    root: Path,
+    *layers: str,
+    name: str = "network_dissection",
+    probe_options: Any = None,
+    store: Store | None = None,
+    batch: int = 5,
+    own: Target | None = None,
+    truth: Any = None,
+    images: Any = None,
+    null: bool = True,
+    **options: Any,
+) -> Any:
     images = images or probe.build("broden", root=str(root), **(probe_options or {}))
-    job = Job(target=own or target(*layers), probe=images, store=store, images=3,
-              settings=Settings(device="cpu", workers=0, batch_size=batch),
-              truth=truth or {}, null=null)  # fmt: skip
+    job = Job(
+        target=own or target(*layers),
+        probe=images,
+        store=store,
+        images=3,
+        settings=Settings(device="cpu", workers=0, batch_size=batch),
+        truth=truth or {},
+        null=null,
+    )
     return method.build(name, **{"quantile": SHARE, **options}).describe(job)
 
 
@@ -122,8 +136,9 @@ def test_a_vector_fires_on_whole_images(tmp_path: Path) -> None:
     for unit in range(0, 96, 13):
         scores = {
             (c, n): iou_of(units[unit], shown[c, n], annotated[c])
-            for c, labels in LABELS.items() for n in labels
-        }  # fmt: skip
+            for c, labels in LABELS.items()
+            for n in labels
+        }
         assert table["similarity"][unit] == float(max(scores.values()))
 
 
@@ -131,8 +146,11 @@ def test_the_store_serves_it_again_and_serves_the_other_method(root: Path, tmp_p
     store = Store(tmp_path / "store")
     first = describe(root, "pool", "conv", store=store)
     assert first.run["computed"] == [
-        "levels of pool", "levels of conv", "masks of pool", "masks of conv",
-    ]  # fmt: skip
+        "levels of pool",
+        "levels of conv",
+        "masks of pool",
+        "masks of conv",
+    ]
     again = describe(root, "pool", "conv", store=store)
     other = describe(root, "conv", name="compositional", store=store)
     assert again.run["computed"] == other.run["computed"] == []
@@ -209,8 +227,10 @@ def test_an_image_that_was_there_for_earlier_levels_is_named(root: Path, tmp_pat
 
 
 def _keys_of(store: Store, what: str) -> list[str]:
-    abouts = {path.parent.name: json.loads(path.read_text())["what"]
-              for path in store.root.rglob("about.json")}  # fmt: skip
+    abouts = {
+        path.parent.name: json.loads(path.read_text())["what"]
+        for path in store.root.rglob("about.json")
+    }
     return [key for key, own in abouts.items() if own == what]
 
 
@@ -362,9 +382,12 @@ def test_what_the_published_files_have(root: Path) -> None:
     assert list(table.columns[:4]) == ours
     theirs = [c for c in table if re.fullmatch(r"category|label|score|(\w+)-(\w+)", str(c))]
     per_category = ("label", "truth", "activation", "intersect", "iou")
-    assert theirs == ["category", "label", "score", *(
-        f"{category}-{name}" for category in LABELS for name in per_category
-    )]  # fmt: skip
+    assert theirs == [
+        "category",
+        "label",
+        "score",
+        *(f"{category}-{name}" for category in LABELS for name in per_category),
+    ]
 
 
 class Capped(nn.Module):
@@ -429,8 +452,13 @@ def test_shuffled_masks_are_whole_images_of_one_size(root: Path) -> None:
     def of_image(masks: ConceptMasks, image: int) -> tuple[Any, ...]:
         rows = masks.entries.rows[starts[image] : starts[image + 1] + 1]
         part = slice(rows[0], rows[-1])
-        return (SIZES[image % 2], masks.annotated[image], tuple(rows - rows[0]),
-                tuple(masks.entries.concept[part]), tuple(masks.entries.bits[part]))  # fmt: skip
+        return (
+            SIZES[image % 2],
+            masks.annotated[image],
+            tuple(rows - rows[0]),
+            tuple(masks.entries.concept[part]),
+            tuple(masks.entries.bits[part]),
+        )
 
     count = len(own.annotated)
     assert {of_image(own, i) for i in range(count)} == {of_image(other, i) for i in range(count)}

@@ -19,8 +19,15 @@ from clipdissect import probe, report
 from clipdissect.errors import DissectError
 from clipdissect.probe import image_files
 
-HIDDEN = ("._1.png", ".thumbnails/1.png", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/1.png",
-          "cat/@eaDir/1.png/thumb.jpg", "cat/.Trash-0/files/1.png", "#recycle/1.png")  # fmt: skip
+HIDDEN = (
+    "._1.png",
+    ".thumbnails/1.png",
+    ".ipynb_checkpoints/1-checkpoint.png",
+    "__MACOSX/1.png",
+    "cat/@eaDir/1.png/thumb.jpg",
+    "cat/.Trash-0/files/1.png",
+    "#recycle/1.png",
+)
 
 
 def images(root: Path, **parameters: Any) -> probe.Probe:
@@ -59,8 +66,10 @@ def test_linked_folders_and_files_are_followed_as_torchvision_does(tmp_path: Pat
     (tmp_path / "root" / "dog").symlink_to(tmp_path / "far")
     (tmp_path / "root" / "cat" / "3.png").symlink_to(tmp_path / "far" / "1.png")
     found = images(tmp_path / "root", labels="folders")
-    theirs = sorted(Path(path).relative_to(tmp_path / "root").as_posix()
-                    for path, _ in ImageFolder(tmp_path / "root").samples)  # fmt: skip
+    theirs = sorted(
+        Path(path).relative_to(tmp_path / "root").as_posix()
+        for path, _ in ImageFolder(tmp_path / "root").samples
+    )
     assert list(found.images) == theirs == ["cat/2.png", "cat/3.png", "dog/1.png"]
     assert found.labels == ("cat", "cat", "dog")
     assert found.notes == ()
@@ -74,8 +83,9 @@ def test_links_that_lead_back_or_nowhere(tmp_path: Path) -> None:
     found = images(tmp_path)
     assert found.images == ("a/deep/1.png",)
     assert [note.rpartition(": ")[2] for note in found.notes] == [
-        "1 (such as gone.png)", "1 (such as a/deep/up)",
-    ]  # fmt: skip
+        "1 (such as gone.png)",
+        "1 (such as a/deep/up)",
+    ]
     (tmp_path / "b").symlink_to(tmp_path / "a")
     both = images(tmp_path)
     assert both.images == ("a/deep/1.png", "b/deep/1.png")
@@ -144,8 +154,12 @@ def test_real_permissions(nobody: Path, mode: int) -> None:
         found = images(nobody / "set")
         assert found.images == ("open/1.png",)
         assert found.notes == ("folders that can't be read, left out: 1 (such as shut)",)
-        for name, root in (("folder", shut), ("imagenet_val", shut), ("broden", shut / "deep"),
-                           ("cifar10_test", shut)):  # fmt: skip
+        for name, root in (
+            ("folder", shut),
+            ("imagenet_val", shut),
+            ("broden", shut / "deep"),
+            ("cifar10_test", shut),
+        ):
             if mode == 0o000 or root == shut:
                 with pytest.raises(DissectError, match=r"can't read the folder .*shut"):
                     probe.build(name, root=str(root))
@@ -263,16 +277,22 @@ def test_files_of_others_make_no_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("folder", {"root": ""}), ("folder", {"root": "  "}),
+        ("folder", {"root": ""}),
+        ("folder", {"root": "  "}),
         ("broden", {"root": ""}),
-        ("imagenet_val", {"root": ""}), ("imagenet_val", {"ground_truth": ""}),
-        ("imagenet_broden", {"imagenet": ""}), ("imagenet_broden", {"broden": ""}),
-        ("cifar10_test", {"root": ""}), ("cifar100_train", {"root": "", "download": True}),
-        ("hf_datasets", {"path": ""}), ("webdataset", {"shards": ""}),
-        ("webdataset", {"shards": "x.tar", "classes": ""}), ("synthetic_broden", {"root": ""}),
+        ("imagenet_val", {"root": ""}),
+        ("imagenet_val", {"ground_truth": ""}),
+        ("imagenet_broden", {"imagenet": ""}),
+        ("imagenet_broden", {"broden": ""}),
+        ("cifar10_test", {"root": ""}),
+        ("cifar100_train", {"root": "", "download": True}),
+        ("hf_datasets", {"path": ""}),
+        ("webdataset", {"shards": ""}),
+        ("webdataset", {"shards": "x.tar", "classes": ""}),
+        ("synthetic_broden", {"root": ""}),
         ("union", {"parts": [{"name": "folder", "root": ""}]}),
     ],
-)  # fmt: skip
+)
 def test_an_empty_place_is_refused(name: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(DissectError, match=r"probe\.\w+ is empty \(an unset variable\?\)"):
         probe.build(name, **parameters)

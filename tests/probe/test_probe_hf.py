@@ -30,10 +30,16 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def table(library: Any) -> Any:
-    features = {"label": library.ClassLabel(names=["cat", "dog"]), "image": library.Image(),
-                "note": library.Value("string")}  # fmt: skip
-    rows = {"image": [Image.new("RGB", (3, 2), (g, g, g)) for g in GREYS], "label": [1, 0, -1, 1],
-            "note": ["a", "b", None, "d"]}  # fmt: skip
+    features = {
+        "label": library.ClassLabel(names=["cat", "dog"]),
+        "image": library.Image(),
+        "note": library.Value("string"),
+    }
+    rows = {
+        "image": [Image.new("RGB", (3, 2), (g, g, g)) for g in GREYS],
+        "label": [1, 0, -1, 1],
+        "note": ["a", "b", None, "d"],
+    }
     return library.Dataset.from_dict(rows, features=library.Features(features))
 
 

@@ -93,8 +93,9 @@ def test_content_notices_a_file_rewritten_with_the_same_size_and_time(tmp_path: 
     file = tmp_path / "x.bmp"
     Image.new("RGB", (4, 4), (1, 2, 3)).save(file)
     os.utime(file, ns=(7, 7))
-    digests = {i: probe.build("folder", root=str(tmp_path), identity=i).digest
-               for i in ("stat", "content")}  # fmt: skip
+    digests = {
+        i: probe.build("folder", root=str(tmp_path), identity=i).digest for i in ("stat", "content")
+    }
     Image.new("RGB", (4, 4), (1, 2, 4)).save(file)
     os.utime(file, ns=(7, 7))
     assert probe.build("folder", root=str(tmp_path)).digest == digests["stat"]
@@ -146,8 +147,10 @@ def test_subset_is_the_same_however_it_is_chosen(root: Path) -> None:
 
 def test_union_is_its_parts_one_after_the_other(root: Path, tmp_path: Path) -> None:
     picture(tmp_path / "b" / "cat" / "x.png")
-    parts = [{"name": "folder", "root": str(root)},
-             {"name": "folder", "root": str(tmp_path / "b"), "labels": "folders"}]  # fmt: skip
+    parts = [
+        {"name": "folder", "root": str(root)},
+        {"name": "folder", "root": str(tmp_path / "b"), "labels": "folders"},
+    ]
     found = probe.build("union", parts=parts)
     assert len(found) == 13
     assert found.images[0] == "a/blue0.png"
@@ -159,8 +162,9 @@ def test_union_is_its_parts_one_after_the_other(root: Path, tmp_path: Path) -> N
     assert found.read(12).size == (12, 10)
     alone = probe.build("folder", root=str(root))
     assert [p.digest for p in found.parts] == [
-        alone.digest, probe.build("folder", root=str(tmp_path / "b")).digest,
-    ]  # fmt: skip
+        alone.digest,
+        probe.build("folder", root=str(tmp_path / "b")).digest,
+    ]
     assert pickle.loads(pickle.dumps(found)).read(12).size == (12, 10)  # noqa: S301 - our own
 
 

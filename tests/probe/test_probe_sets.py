@@ -131,15 +131,17 @@ def test_arrays_of_other_types_are_refused(tmp_path: Path) -> None:
         cifar.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize("names", [("n01440764", "n01443537"), ("tench", "Goldfish"),
-                                   ("tench,_Tinca_tinca", GOLDFISH)])  # fmt: skip
+@pytest.mark.parametrize(
+    "names", [("n01440764", "n01443537"), ("tench", "Goldfish"), ("tench,_Tinca_tinca", GOLDFISH)]
+)
 def test_imagenet_in_class_folders(tmp_path: Path, names: Sequence[str]) -> None:
     for name in names:
         picture(tmp_path / "val" / name / "x.JPEG")
     found = probe.build("imagenet_val", root=str(tmp_path))
     assert dict(zip(found.images, found.labels or (), strict=True)) == {
-        f"{names[0]}/x.JPEG": TENCH, f"{names[1]}/x.JPEG": GOLDFISH,
-    }  # fmt: skip
+        f"{names[0]}/x.JPEG": TENCH,
+        f"{names[1]}/x.JPEG": GOLDFISH,
+    }
     assert found.path(0) == tmp_path / "val" / found.images[0]
     assert not found.notes
 
@@ -188,10 +190,13 @@ def test_flat_imagenet_with_the_devkit(tmp_path: Path) -> None:
     [
         ("synset_labels.txt", "n01443537\nn01440764\n"),
         ("val.txt", "ILSVRC2012_val_00000002.JPEG 0\nILSVRC2012_val_00000001.JPEG 1\n"),
-        ("LOC_val_solution.csv", "ImageId,PredictionString\n"
-         "ILSVRC2012_val_00000002,n01440764 1 2 3 4\nILSVRC2012_val_00000001,n01443537 1 2 3 4 \n"),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\n"
+            "ILSVRC2012_val_00000002,n01440764 1 2 3 4\nILSVRC2012_val_00000001,n01443537 1 2 3 4 \n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_flat_imagenet_with_other_ground_truth(tmp_path: Path, name: str, text: str) -> None:
     root = flat(tmp_path / "images")
     (tmp_path / name).write_text(text)
@@ -252,8 +257,10 @@ def test_broden_knows_labels_of_whole_images(tmp_path: Path) -> None:
     write_broden(tmp_path)
     found = probe.build("broden", root=str(tmp_path))
     assert dict(zip(found.images, found.labels or (), strict=True)) == {
-        "ade/scene.jpg": "mountain path-outdoor", "dtd/dots.jpg": "dotted", "pascal/dog.jpg": None,
-    }  # fmt: skip
+        "ade/scene.jpg": "mountain path-outdoor",
+        "dtd/dots.jpg": "dotted",
+        "pascal/dog.jpg": None,
+    }
 
 
 def test_broden_is_found_where_it_is_fetched_to(own_cache: Path) -> None:

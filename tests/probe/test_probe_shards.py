@@ -31,12 +31,21 @@ def first_red(found: probe.Probe, index: int) -> int:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two shards of three images; labels in words, numbers and not at all."""
-    write_tar(tmp_path / "t" / "s-00.tar", {
-        "a/000.jpg": red(REDS[0]), "a/000.cls": b"1\n", "a/000.txt": b"a caption",
-        "a/001.jpg": red(REDS[1]), "a/001.txt": b" a  tench \n", "a/001.json": b"{}",
-        "a/002.seg.png": red(1), "a/002.jpg": red(REDS[2]), "a/._002.jpg": b"",
-        "__MACOSX/x.jpg": b"",
-    })  # fmt: skip
+    write_tar(
+        tmp_path / "t" / "s-00.tar",
+        {
+            "a/000.jpg": red(REDS[0]),
+            "a/000.cls": b"1\n",
+            "a/000.txt": b"a caption",
+            "a/001.jpg": red(REDS[1]),
+            "a/001.txt": b" a  tench \n",
+            "a/001.json": b"{}",
+            "a/002.seg.png": red(1),
+            "a/002.jpg": red(REDS[2]),
+            "a/._002.jpg": b"",
+            "__MACOSX/x.jpg": b"",
+        },
+    )
     write_tar(tmp_path / "t" / "s-01.tar", {f"{n}.jpeg": red(REDS[3 + n]) for n in range(3)})
     return tmp_path / "t"
 
@@ -44,9 +53,13 @@ def root(tmp_path: Path) -> Path:
 def test_images_and_labels_in_the_shards_order(root: Path) -> None:
     found = probe.build("webdataset", shards=f"{root}/s-{{00..01}}.tar")
     assert found.images == (
-        "s-00.tar/a/000.jpg", "s-00.tar/a/001.jpg", "s-00.tar/a/002.jpg",
-        "s-01.tar/0.jpeg", "s-01.tar/1.jpeg", "s-01.tar/2.jpeg",
-    )  # fmt: skip
+        "s-00.tar/a/000.jpg",
+        "s-00.tar/a/001.jpg",
+        "s-00.tar/a/002.jpg",
+        "s-01.tar/0.jpeg",
+        "s-01.tar/1.jpeg",
+        "s-01.tar/2.jpeg",
+    )
     assert found.labels == ("1", "a tench", None, None, None, None)
     for index in (5, 0, 3, 2):
         assert abs(first_red(found, index) - REDS[index]) <= 2
@@ -226,8 +239,11 @@ def taken(tmp_path: Path, members: dict[str, bytes], **parameters: object) -> di
     ("members", "image", "expected"),
     [
         # A name with several dots is a sample of its own where its label says so.
-        ({"a.b.png": "i", "a.b.cls": "3", "a.c.png": "i", "a.c.cls": "4"}, None,
-         {"a.b.png": "3", "a.c.png": "4"}),
+        (
+            {"a.b.png": "i", "a.b.cls": "3", "a.c.png": "i", "a.c.cls": "4"},
+            None,
+            {"a.b.png": "3", "a.c.png": "4"},
+        ),
         ({"d/v1.2.jpg": "i", "d/v1.2.txt": "cat"}, None, {"d/v1.2.jpg": "cat"}),
         # A mask is no image, whatever its ending, nor is the second image of a sample.
         ({"z.jpg": "i", "z.seg.png": "i", "z.cls": "1", "z.seg.cls": "2"}, None, {"z.jpg": "1"}),
@@ -236,12 +252,18 @@ def taken(tmp_path: Path, members: dict[str, bytes], **parameters: object) -> di
         ({"z.PNG": "i", "z.CLS": "5"}, None, {"z.PNG": "5"}),
         # Endings of the user's own, the best first.
         ({"z.rgb.png": "i", "z.depth.png": "i", "z.cls": "1"}, ".RGB.png", {"z.rgb.png": "1"}),
-        ({"z.rgb.png": "i", "y.jpg": "i", "y.rgb.png": "i"}, ["rgb.png", "jpg"],
-         {"z.rgb.png": None, "y.rgb.png": None}),
-        ({"a.1.png": "i", "a.2.png": "i", "a.cls": "0", "a.2.cls": "7"}, "*.png",
-         {"a.1.png": "0", "a.2.png": "7"}),
+        (
+            {"z.rgb.png": "i", "y.jpg": "i", "y.rgb.png": "i"},
+            ["rgb.png", "jpg"],
+            {"z.rgb.png": None, "y.rgb.png": None},
+        ),
+        (
+            {"a.1.png": "i", "a.2.png": "i", "a.cls": "0", "a.2.cls": "7"},
+            "*.png",
+            {"a.1.png": "0", "a.2.png": "7"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_which_members_are_images(
     tmp_path: Path, members: dict[str, str], image: object, expected: dict[str, str | None]
 ) -> None:

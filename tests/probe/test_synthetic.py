@@ -46,10 +46,18 @@ def test_masks_read_back_are_the_painted_ones(stamped: Sources) -> None:
     assert found.masks is not None
     assert found.masks.categories == ("color", "object", "shape", "texture", "scene")
     painter = Painter(SIZE, 0, stamped)
-    kinds = {"color": ("color",), "shape": ("shape",), "texture": ("texture",),
-             "object": ("special", "general")}  # fmt: skip
-    names = {"color": [f"{n}-c" for n in NAMES], "shape": list(SHAPES), "texture": list(TEXTURES),
-             "object": list(stamped.objects)}  # fmt: skip
+    kinds = {
+        "color": ("color",),
+        "shape": ("shape",),
+        "texture": ("texture",),
+        "object": ("special", "general"),
+    }
+    names = {
+        "color": [f"{n}-c" for n in NAMES],
+        "shape": list(SHAPES),
+        "texture": list(TEXTURES),
+        "object": list(stamped.objects),
+    }
     assert stamped.objects == ("animals", "cats", "dogs", "food")
     met = set()
     for image in range(len(found)):
@@ -84,8 +92,18 @@ def test_the_tables_are_brodens() -> None:
     found = build(10)
     root = found.path(0).parents[1]  # type: ignore[union-attr]
     index = pd.read_csv(root / "index.csv")
-    assert list(index.columns) == ["image", "split", "ih", "iw", "sh", "sw", "color", "shape",
-                                   "texture", "scene"]  # fmt: skip
+    assert list(index.columns) == [
+        "image",
+        "split",
+        "ih",
+        "iw",
+        "sh",
+        "sw",
+        "color",
+        "shape",
+        "texture",
+        "scene",
+    ]
     assert (index[["ih", "iw", "sh", "sw"]] == SIZE).all(axis=None)
     labels = pd.read_csv(root / "label.csv", keep_default_na=False)
     assert labels["number"].tolist() == list(range(len(labels)))
@@ -150,8 +168,13 @@ def test_shapes_and_textures_as_they_are_known() -> None:
     assert areas["cross"] == pytest.approx(2 * 2 * 0.5 - 0.25, rel=0.02)
     star = np.sin(np.pi / 5) * 0.42 * 5  # ten triangles between a tip and a dent
     assert areas["star"] == pytest.approx(star, rel=0.02)
-    halves = {"striped": 0.5, "chequered": 0.5, "polka-dotted": np.pi * 0.09, "grid": 0.4375,
-              "zigzagged": 0.5}  # fmt: skip
+    halves = {
+        "striped": 0.5,
+        "chequered": 0.5,
+        "polka-dotted": np.pi * 0.09,
+        "grid": 0.4375,
+        "zigzagged": 0.5,
+    }
     periods = points(200, 100, 100, 20)
     for name, share in halves.items():
         assert float(TEXTURES[name](*periods).mean()) == pytest.approx(share, abs=0.03), name

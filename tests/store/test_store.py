@@ -72,8 +72,12 @@ def test_every_damage_is_noticed(tmp_path: Path, byte: str) -> None:
     if byte in ("cut", "empty"):
         raw = raw[:-10] if byte == "cut" else bytearray()
     else:
-        place = {"length": 1, "header": raw.index(b"F32"), "facts": raw.index(b"no image"),
-                 "data": len(raw) - 1}  # fmt: skip
+        place = {
+            "length": 1,
+            "header": raw.index(b"F32"),
+            "facts": raw.index(b"no image"),
+            "data": len(raw) - 1,
+        }
         raw[place[byte]] ^= 1
     path.write_bytes(raw)
     with pytest.raises(Damaged, match="shard"):

@@ -82,9 +82,21 @@ def torchvision_nets() -> Iterator[Net]:
         make = partial(models.get_model, name, weights=None, **arguments)
         return Net("torchvision", name, make, size, **known)
 
-    for name in ("alexnet", "densenet121", "efficientnet_b0", "mnasnet0_5", "mobilenet_v2",
-                 "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
-                 "shufflenet_v2_x0_5", "squeezenet1_1", "vgg11", "wide_resnet50_2"):  # fmt: skip
+    for name in (
+        "alexnet",
+        "densenet121",
+        "efficientnet_b0",
+        "mnasnet0_5",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "regnet_y_400mf",
+        "resnet18",
+        "resnext50_32x4d",
+        "shufflenet_v2_x0_5",
+        "squeezenet1_1",
+        "vgg11",
+        "wide_resnet50_2",
+    ):
         yield net(name)
     yield net("efficientnet_v2_s", 32)
     yield net("googlenet", arguments={"init_weights": False})
@@ -93,12 +105,23 @@ def torchvision_nets() -> Iterator[Net]:
     # The classes themselves where no member is small.
     swin = {"patch_size": [4, 4], "embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]}
     for name, kind in (("swin_t", None), ("swin_v2_t", "V2")):
-        yield Net("torchvision", name, partial(_swin, kind, **swin), 56,
-                  last=r"^features($|\.0$|\.0\.[12]|\.[1-7])|^norm")  # fmt: skip
+        yield Net(
+            "torchvision",
+            name,
+            partial(_swin, kind, **swin),
+            56,
+            last=r"^features($|\.0$|\.0\.[12]|\.[1-7])|^norm",
+        )
     maxvit = partial(
-        models.MaxVit, input_size=(56, 56), stem_channels=16, partition_size=7, head_dim=8,
-        block_channels=[16, 24], block_layers=[1, 1], stochastic_depth_prob=0.0,
-    )  # fmt: skip
+        models.MaxVit,
+        input_size=(56, 56),
+        stem_channels=16,
+        partition_size=7,
+        head_dim=8,
+        block_channels=[16, 24],
+        block_layers=[1, 1],
+        stochastic_depth_prob=0.0,
+    )
     yield Net(
         "torchvision",
         "maxvit_t",
@@ -114,8 +137,7 @@ def _swin(kind: str | None, **arguments: Any) -> nn.Module:
     from torchvision.models import swin_transformer as swin
 
     if kind == "V2":
-        arguments |= {"block": swin.SwinTransformerBlockV2,
-                      "downsample_layer": swin.PatchMergingV2}  # fmt: skip
+        arguments |= {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
     return swin.SwinTransformer(window_size=[7, 7], **arguments)
 
 
@@ -130,35 +152,61 @@ def timm_nets() -> Iterator[Net]:
         arguments = known.pop("arguments", {})
         return Net("timm", name, partial(timm.create_model, name, **arguments), size, **known)
 
-    for name in ("convnext_atto", "convnextv2_atto", "densenet121", "dpn68",
-                 "edgenext_xx_small", "efficientnet_lite0", "ghostnet_050", "hrnet_w18_small",
-                 "inception_next_atto", "mobilenetv3_small_050", "nf_regnet_b0",
-                 "poolformer_s12", "regnetx_002", "repvgg_a0", "resnest14d", "resnet18",
-                 "skresnet18", "starnet_s1"):  # fmt: skip
+    for name in (
+        "convnext_atto",
+        "convnextv2_atto",
+        "densenet121",
+        "dpn68",
+        "edgenext_xx_small",
+        "efficientnet_lite0",
+        "ghostnet_050",
+        "hrnet_w18_small",
+        "inception_next_atto",
+        "mobilenetv3_small_050",
+        "nf_regnet_b0",
+        "poolformer_s12",
+        "regnetx_002",
+        "repvgg_a0",
+        "resnest14d",
+        "resnet18",
+        "skresnet18",
+        "starnet_s1",
+    ):
         last = r"norm_xca|\.xca|mlp|blocks\.\d\.norm" if name == "edgenext_xx_small" else "$^"
         yield net(name, last=last)
     small = {"depth": 2, "img_size": 64}
     narrow = {**small, "embed_dim": 192, "num_heads": 3}
     for name in ("vit_tiny_patch16_224", "deit3_small_patch16_224"):
         yield net(name, arguments=small, tokens=VIT)
-    yield net("deit_tiny_distilled_patch16_224", arguments=small,
-              tokens={**VIT, "": (2, True)})  # fmt: skip
-    yield net("vit_base_patch16_reg4_gap_256", arguments=narrow,
-              tokens={**VIT, "": (4, False)})  # fmt: skip
-    yield net("vit_small_patch14_reg4_dinov2", 56, arguments={"depth": 2, "img_size": 56},
-              tokens={**VIT, "": (5, True)})  # fmt: skip
+    yield net("deit_tiny_distilled_patch16_224", arguments=small, tokens={**VIT, "": (2, True)})
+    yield net("vit_base_patch16_reg4_gap_256", arguments=narrow, tokens={**VIT, "": (4, False)})
+    yield net(
+        "vit_small_patch14_reg4_dinov2",
+        56,
+        arguments={"depth": 2, "img_size": 56},
+        tokens={**VIT, "": (5, True)},
+    )
     yield net("vit_base_patch16_siglip_224", arguments=narrow)
     # Class tokens are there, but what these networks return is made from the patches.
-    yield net("eva02_tiny_patch14_224", 56, arguments={"depth": 2, "img_size": 56},
-              tokens={**VIT, "": (1, False)})  # fmt: skip
+    yield net(
+        "eva02_tiny_patch14_224",
+        56,
+        arguments={"depth": 2, "img_size": 56},
+        tokens={**VIT, "": (1, False)},
+    )
     yield net("beit_base_patch16_224", arguments=narrow, tokens={**VIT, "": (1, False)})
     late = {
         r"blocks_token_only\.\d\.(norm1|attn\.[kv])$|^norm|cls_attn_blocks|post_network": (1, True)
     }
     yield net("cait_xxs24_224", arguments=small, tokens=late)
     yield net("xcit_nano_12_p16_224", arguments={"depth": 2}, tokens=late)
-    volo = partial(timm.models.volo.VOLO, layers=(1, 1, 1, 1), img_size=64,
-                   embed_dims=(48, 96, 96, 96), num_heads=(2, 4, 4, 4))  # fmt: skip
+    volo = partial(
+        timm.models.volo.VOLO,
+        layers=(1, 1, 1, 1),
+        img_size=64,
+        embed_dims=(48, 96, 96, 96),
+        num_heads=(2, 4, 4, 4),
+    )
     yield Net(
         "timm",
         "volo",
@@ -168,34 +216,55 @@ def timm_nets() -> Iterator[Net]:
         last=r"^(network(?!\.1\.proj|.*attn\.pool)|pos_drop)",
         first="unfold",
     )
-    yield net("coat_lite_tiny", arguments={"img_size": 64},
-              tokens={"serial_blocks|^norm": (1, True)})  # fmt: skip
+    yield net(
+        "coat_lite_tiny", arguments={"img_size": 64}, tokens={"serial_blocks|^norm": (1, True)}
+    )
     yield net(
         "convit_tiny", arguments={"img_size": 64}, tokens={r"^(blocks\.1[01]|norm)": (1, True)}
     )
-    yield net("crossvit_tiny_240", 240,
-              tokens={r"^patch_embed": (0, False), "^(blocks|norm)": (1, True)})  # fmt: skip
+    yield net(
+        "crossvit_tiny_240", 240, tokens={r"^patch_embed": (0, False), "^(blocks|norm)": (1, True)}
+    )
     yield net("pit_ti_distilled_224", 224, tokens={r"pool\.fc|^norm$": (0, True), "": (2, True)})
     inner = r"^(pixel_embed|norm1_proj|proj|norm2_proj|blocks\.\d+\.(proj|norm1_proj))$"
-    yield net("tnt_s_legacy_patch16_224", 224, first="unfold",
-              tokens={inner: (0, False), "": (1, True)})  # fmt: skip
-    yield net("swin_tiny_patch4_window7_224", 224, last=r"^(patch_embed(?!\.proj)|layers|norm)",
-              arguments={"depths": (1, 1, 1, 1)})  # fmt: skip
-    yield net("swinv2_tiny_window8_256", 256, last=r"^(patch_embed(?!\.proj)|layers|norm)",
-              arguments={"depths": (1, 1, 1, 1)})  # fmt: skip
+    yield net(
+        "tnt_s_legacy_patch16_224", 224, first="unfold", tokens={inner: (0, False), "": (1, True)}
+    )
+    yield net(
+        "swin_tiny_patch4_window7_224",
+        224,
+        last=r"^(patch_embed(?!\.proj)|layers|norm)",
+        arguments={"depths": (1, 1, 1, 1)},
+    )
+    yield net(
+        "swinv2_tiny_window8_256",
+        256,
+        last=r"^(patch_embed(?!\.proj)|layers|norm)",
+        arguments={"depths": (1, 1, 1, 1)},
+    )
     yield net("maxvit_rmlp_pico_rw_256", 256, last=r"attn_(block|grid)")
-    gcvit = partial(timm.models.gcvit.GlobalContextVit, depths=(1, 1, 1, 1), embed_dim=16,
-                    num_heads=(2, 2, 4, 4), window_ratio=(32, 32, 16, 32))  # fmt: skip
-    yield Net("timm", "gcvit", gcvit, 224,
-              last=r"stages\.\d\.(blocks|norm|global_norm)")  # fmt: skip
-    nest = partial(timm.models.nest.Nest, depths=(1, 1, 1), embed_dims=(24, 48, 96),
-                   num_heads=(2, 2, 4))  # fmt: skip
+    gcvit = partial(
+        timm.models.gcvit.GlobalContextVit,
+        depths=(1, 1, 1, 1),
+        embed_dim=16,
+        num_heads=(2, 2, 4, 4),
+        window_ratio=(32, 32, 16, 32),
+    )
+    yield Net("timm", "gcvit", gcvit, 224, last=r"stages\.\d\.(blocks|norm|global_norm)")
+    nest = partial(
+        timm.models.nest.Nest, depths=(1, 1, 1), embed_dims=(24, 48, 96), num_heads=(2, 2, 4)
+    )
     yield Net("timm", "nest", nest, 224, last=r"transformer_encoder|pool\.norm|^norm")
     yield net("hiera_tiny_224", 224)
     yield net("mobilevit_xxs", 256)
     yield net("pvt_v2_b0", 224, last=r"^(stages\.\d\.downsample|patch_embed)$")
-    for name in ("efficientformer_l1", "levit_128s", "mixer_s32_224", "resmlp_12_224",
-                 "twins_pcpvt_small"):  # fmt: skip
+    for name in (
+        "efficientformer_l1",
+        "levit_128s",
+        "mixer_s32_224",
+        "resmlp_12_224",
+        "twins_pcpvt_small",
+    ):
         yield net(name, 224)
 
 
@@ -212,8 +281,10 @@ def compared(net: Net) -> tuple[int, list[str]]:
     trial = try_out(Target(net.name, model, lambda _: torch.zeros(3, net.size, net.size)), layers)
     known, wrong = _readings(layers, trial)
     copies: dict[str, Tensor] = {}
-    handles = [model.get_submodule(name).register_forward_hook(partial(_copy, copies, name))
-               for name in layers]  # fmt: skip
+    handles = [
+        model.get_submodule(name).register_forward_hook(partial(_copy, copies, name))
+        for name in layers
+    ]
 
     def both(output: Tensor, reading: Reading) -> Tensor:
         return torch.stack([summarise(output, one) for one in known[reading.layer]])
@@ -276,8 +347,13 @@ def open_clip_nets() -> Iterator[Net]:
     vit = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
     tokens = {"": (1, True)}
     yield Net("open_clip", "ViT", partial(tower, **vit), 64, tokens)
-    yield Net("open_clip", "ViT, patch dropout and average pool",
-              partial(tower, **vit, pool_type="avg", patch_dropout=0.5), 64, tokens)  # fmt: skip
+    yield Net(
+        "open_clip",
+        "ViT, patch dropout and average pool",
+        partial(tower, **vit, pool_type="avg", patch_dropout=0.5),
+        64,
+        tokens,
+    )
     yield Net("open_clip", "ModifiedResNet", partial(tower, layers=(1, 1, 1, 1), width=32), 64)
     timms = {"timm_model_name": "resnet18", "timm_model_pretrained": False}
     yield Net("open_clip", "timm resnet18", partial(tower, **timms), 64)
@@ -287,8 +363,14 @@ def transformers_nets() -> Iterator[Net]:
     """Vision towers of transformers with small configs."""
     import transformers as hf
 
-    shared = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "intermediate_size": 64, "image_size": 64, "patch_size": 16}  # fmt: skip
+    shared = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 64,
+        "patch_size": 16,
+    }
 
     def net(name: str, model: Any, config: Any, tokens: Any = None, **known: Any) -> Net:
         return Net("transformers", name, lambda: model(config), 64, tokens or {}, **known)
@@ -300,18 +382,24 @@ def transformers_nets() -> Iterator[Net]:
     yield net("DeiTModel", hf.DeiTModel, hf.DeiTConfig(**shared), {**embeds, "": (2, True)})
     yield net("BeitModel", hf.BeitModel, hf.BeitConfig(**shared), {**embeds, "": (1, False)})
     del shared["intermediate_size"]
-    yield net("Dinov2Model", hf.Dinov2Model, hf.Dinov2Config(**shared),
-              {**embeds, "": (1, True)})  # fmt: skip
-    yield net("Dinov2WithRegistersModel", hf.Dinov2WithRegistersModel,
-              hf.Dinov2WithRegistersConfig(**shared, num_register_tokens=3),
-              {**embeds, "": (4, True)})  # fmt: skip
+    yield net("Dinov2Model", hf.Dinov2Model, hf.Dinov2Config(**shared), {**embeds, "": (1, True)})
+    yield net(
+        "Dinov2WithRegistersModel",
+        hf.Dinov2WithRegistersModel,
+        hf.Dinov2WithRegistersConfig(**shared, num_register_tokens=3),
+        {**embeds, "": (4, True)},
+    )
     swin = hf.SwinConfig(
         image_size=64, embed_dim=24, depths=[1, 1], num_heads=[2, 2], window_size=4
     )
     yield net("SwinModel", hf.SwinModel, swin, first="pooler")
     stages = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
-    yield net("ConvNextModel", hf.ConvNextModel, hf.ConvNextConfig(**stages),
-              last=r"layers\.\d\.(layernorm|act)")  # fmt: skip
+    yield net(
+        "ConvNextModel",
+        hf.ConvNextModel,
+        hf.ConvNextConfig(**stages),
+        last=r"layers\.\d\.(layernorm|act)",
+    )
     yield net("ResNetModel", hf.ResNetModel, hf.ResNetConfig(embedding_size=16, **stages))
 
 

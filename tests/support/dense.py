@@ -17,8 +17,12 @@ from clipdissect.targets import Target
 
 SIDE = 8  # of images
 SIZES = ((8, 8), (16, 8))  # of masks
-LABELS = {"color": ("red-c", "blue-c"), "object": ("door", "cat", "sky"), "part": ("door", "leg"),
-          "scene": ("coast-s", "street-s")}  # fmt: skip
+LABELS = {
+    "color": ("red-c", "blue-c"),
+    "object": ("door", "cat", "sky"),
+    "part": ("door", "leg"),
+    "scene": ("coast-s", "street-s"),
+}
 Shown = dict[tuple[str, str], list[np.ndarray]]  # category and label to each image's mask
 
 
@@ -37,8 +41,14 @@ def write_dense(root: Path, images: int = 12, seed: int = 0, one_size: bool = Fa
         pixels = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{name}.png")
         size = SIZES[0] if one_size else SIZES[image % 2]
-        row: dict[str, object] = {"image": f"{name}.png", "split": "train", "ih": SIDE, "iw": SIDE,
-                                  "sh": size[0], "sw": size[1]}  # fmt: skip
+        row: dict[str, object] = {
+            "image": f"{name}.png",
+            "split": "train",
+            "ih": SIDE,
+            "iw": SIDE,
+            "sh": size[0],
+            "sw": size[1],
+        }
         for category, labels in LABELS.items():
             row[category] = ""
             if random.random() < 0.25:
@@ -59,16 +69,25 @@ def write_dense(root: Path, images: int = 12, seed: int = 0, one_size: bool = Fa
         rows.append(row)
     _table(root / "index.csv", rows)
     _table(root / "category.csv", [{"name": category} for category in LABELS])
-    _table(root / "label.csv", [
-        {"number": number, "name": name,
-         "category": ";".join(f"{c}(1)" for c, labels in LABELS.items() if name in labels)}
-        for name, number in numbers.items()
-    ])  # fmt: skip
+    _table(
+        root / "label.csv",
+        [
+            {
+                "number": number,
+                "name": name,
+                "category": ";".join(f"{c}(1)" for c, labels in LABELS.items() if name in labels),
+            }
+            for name, number in numbers.items()
+        ],
+    )
     for category in ("color", "object", "scene"):  # those of `part` come from label.csv
-        _table(root / f"c_{category}.csv", [
-            {"code": code, "number": numbers[name], "name": name}
-            for code, name in enumerate(LABELS[category], 1)
-        ])  # fmt: skip
+        _table(
+            root / f"c_{category}.csv",
+            [
+                {"code": code, "number": numbers[name], "name": name}
+                for code, name in enumerate(LABELS[category], 1)
+            ],
+        )
 
 
 def _table(path: Path, rows: Sequence[dict[str, object]]) -> None:
@@ -152,11 +171,17 @@ def fired(maps: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], share: s
     for unit in range(units):
         values = sorted((Fraction(float(v)) for m in maps for v in m[unit].flat), reverse=True)
         level = values[count]
-        out.append([
-            np.array([[_between(m[unit], y, x, size) > level for x in range(size[1])]
-                      for y in range(size[0])])
-            for m, size in zip(maps, sizes, strict=True)
-        ])  # fmt: skip
+        out.append(
+            [
+                np.array(
+                    [
+                        [_between(m[unit], y, x, size) > level for x in range(size[1])]
+                        for y in range(size[0])
+                    ]
+                )
+                for m, size in zip(maps, sizes, strict=True)
+            ]
+        )
     return out  # type: ignore[return-value]
 
 
@@ -177,8 +202,9 @@ def _between(grid: np.ndarray, y: int, x: int, size: tuple[int, int]) -> Fractio
     return upper * (1 - down) + lower * down
 
 
-def iou_of(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], counted: Sequence[bool]
-           ) -> Fraction:  # fmt: skip
+def iou_of(
+    mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], counted: Sequence[bool]
+) -> Fraction:
     """Intersection over union over the counted images."""
     both = sum(int((a & b).sum()) for a, b, c in zip(mine, theirs, counted, strict=True) if c)
     either = sum(int((a | b).sum()) for a, b, c in zip(mine, theirs, counted, strict=True) if c)

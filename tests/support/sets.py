@@ -51,9 +51,14 @@ def write_broden(root: Path) -> None:
         picture(root / "images" / name)
     picture(root / "images" / "ade" / "scene_object.png")
     _table(root / "index.csv", ("image", "texture", "scene", "object"), rows)
-    labels = [("0", "-", ""), ("1", "mountain_path-outdoor-s", "scene(1)"), ("2", "red-c", "color"),
-              ("3", "dotted", "texture(1)"), ("4", "mountain", "object(3)"),
-              ("5", "mountain-s", "scene(2)")]  # fmt: skip
+    labels = [
+        ("0", "-", ""),
+        ("1", "mountain_path-outdoor-s", "scene(1)"),
+        ("2", "red-c", "color"),
+        ("3", "dotted", "texture(1)"),
+        ("4", "mountain", "object(3)"),
+        ("5", "mountain-s", "scene(2)"),
+    ]
     _table(root / "label.csv", ("number", "name", "category"), labels)
 
 

@@ -28,8 +28,13 @@ def run(config: Any) -> float:
     value = -abs(float(config.similarity.a) - 10)
     facts = {"top": config.top, "threads": torch.get_num_threads(), "process": os.getpid()}
     (results_folder() / "seen.json").write_text(json.dumps(facts))
-    objective = {"name": config.objective, "tuning": value, "tuning_units": 2,
-                 "report": value - 1, "report_units": 3}  # fmt: skip
+    objective = {
+        "name": config.objective,
+        "tuning": value,
+        "tuning_units": 2,
+        "report": value - 1,
+        "report_units": 3,
+    }
     (results_folder() / "metrics.json").write_text(json.dumps({"objective": objective}))
     if config.tracking.name != "none":
         from clipdissect.app.build import track

@@ -81,9 +81,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
     count = iter(range(20))
 
     def run(
-        runner: Any, target: Target, *overrides: str,
-        colours: Mapping[str, tuple[int, int, int]] | None = None, **builders: Any,
-    ) -> Path:  # fmt: skip
+        runner: Any,
+        target: Target,
+        *overrides: str,
+        colours: Mapping[str, tuple[int, int, int]] | None = None,
+        **builders: Any,
+    ) -> Path:
         folder = tmp_path / f"run{next(count)}"
         name = runner.__name__.rpartition(".")[2]
         colours = colours or {}
@@ -93,10 +96,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
         monkeypatch.setitem(sentence.OPTIONS, "mpnet", lambda path=None: NamedSentences(colours))
         monkeypatch.setattr(runner, "results_folder", lambda: folder)
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", overrides=[
-                f"study={name}", "capture.workers=0", "capture.device=cpu",
-                "evaluation.resamples=100", *overrides,
-            ])  # fmt: skip
+            config = compose(
+                "config",
+                overrides=[
+                    f"study={name}",
+                    "capture.workers=0",
+                    "capture.device=cpu",
+                    "evaluation.resamples=100",
+                    *overrides,
+                ],
+            )
         runner.run(config)
         return folder
 

@@ -69,9 +69,14 @@ def word_tokenizer(start: bool, context: int, words: Sequence[str] = WORDS) -> A
         single="<s> $A </s>" if start else "$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=rules, pad_token="<pad>", eos_token="</s>", bos_token="<s>",
-        unk_token="<unk>", model_max_length=context, padding_side="right",
-    )  # fmt: skip
+        tokenizer_object=rules,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        model_max_length=context,
+        padding_side="right",
+    )
 
 
 def write_hf(folder: Path, kind: str = "clip") -> Path:
@@ -82,13 +87,21 @@ def write_hf(folder: Path, kind: str = "clip") -> Path:
     logging.disable_progress_bar()
     torch.manual_seed(0)
     size = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2,
-    }  # fmt: skip
+    }
     text = {
-        **size, "vocab_size": len(WORDS), "max_position_embeddings": 8, "projection_dim": 16,
-        "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "projection_size": 16,
-    }  # fmt: skip
+        **size,
+        "vocab_size": len(WORDS),
+        "max_position_embeddings": 8,
+        "projection_dim": 16,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "projection_size": 16,
+    }
     vision = {**size, "image_size": 16, "patch_size": 8, "projection_dim": 16}
     name, square = ("CLIP", "crop_size") if kind == "clip" else ("Siglip", "size")
     config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision)

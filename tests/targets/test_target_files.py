@@ -45,8 +45,9 @@ class _Module:
 
 
 def save_as_python2(values: Any, path: Path) -> None:
-    torch.save(values, path, pickle_module=_Module, pickle_protocol=2,
-               _use_new_zipfile_serialization=False)  # fmt: skip
+    torch.save(
+        values, path, pickle_module=_Module, pickle_protocol=2, _use_new_zipfile_serialization=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +127,14 @@ def test_classes_of_places_in_broden() -> None:
     names = ["airfield", "apartment_building/outdoor", "art_gallery", "zen_garden"]
     labels = ["sky", "art_gallery-s", "apartment_building-outdoor-s", "Airfield-s", "airfield"]
     assert places365.places_to_broden(names, labels) == {
-        0: "Airfield-s", 1: "apartment_building-outdoor-s", 2: "art_gallery-s",
-    }  # fmt: skip
+        0: "Airfield-s",
+        1: "apartment_building-outdoor-s",
+        2: "art_gallery-s",
+    }
     assert places365.places_to_broden(names, labels, "released") == {
-        0: "airfield", 2: "art_gallery-s",
-    }  # fmt: skip
+        0: "airfield",
+        2: "art_gallery-s",
+    }
     with pytest.raises(DissectError, match="normalised or released"):
         places365.match_key("x", "exact")
 
@@ -155,8 +159,12 @@ def test_torchvision_checkpoint_with_other_classes(
     assert (found.class_layer, found.class_names, found.notes) == (None, (), ())
     assert found.layers == ("layer1", "layer2", "layer3", "layer4", "fc")
     (tmp_path / "names.txt").write_text("\n".join(f"place {i}" for i in range(365)))
-    named = target.build("torchvision", model="resnet18", checkpoint=str(tmp_path / "w.pth"),
-                         classes=str(tmp_path / "names.txt"))  # fmt: skip
+    named = target.build(
+        "torchvision",
+        model="resnet18",
+        checkpoint=str(tmp_path / "w.pth"),
+        classes=str(tmp_path / "names.txt"),
+    )
     assert (named.class_layer, named.class_names[364]) == ("fc", "place 364")
     with pytest.raises(DissectError, match="no linear layer"):
         target.build("torchvision", model="squeezenet1_1", weights="random", classes="imagenet")
@@ -206,9 +214,12 @@ def test_timm_random_and_with_a_checkpoint(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "w.pth")
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
     vit = target.build(
-        "timm", model="test_vit", checkpoint=str(tmp_path / "w.pth"),
-        layers=["blocks.*.mlp.fc1"], classes=str(tmp_path / "names.txt"),
-    )  # fmt: skip
+        "timm",
+        model="test_vit",
+        checkpoint=str(tmp_path / "w.pth"),
+        layers=["blocks.*.mlp.fc1"],
+        classes=str(tmp_path / "names.txt"),
+    )
     assert vit.model.head.weight.equal(model.head.weight)
     assert (vit.class_layer, vit.class_names, vit.notes) == ("head", tuple("abcdefg"), ())
     assert all(layer.endswith("mlp.fc1") for layer in vit.layers)
@@ -224,7 +235,7 @@ def test_timm_random_and_with_a_checkpoint(tmp_path: Path) -> None:
         ({"model": "resnet18", "weights": "IMAGENET1K_V1"}, "Valid: pretrained, random"),
         ({"model": "test_vit", "weights": "random", "arguments": {"widht": 3}}, "build.*widht"),
     ],
-)  # fmt: skip
+)
 def test_timm_mistakes(parameters: dict[str, Any], says: str) -> None:
     with pytest.raises(DissectError, match=says):
         target.build("timm", **parameters)

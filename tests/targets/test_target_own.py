@@ -97,8 +97,11 @@ def test_factory_brings_its_transform_or_a_target(folder: Path) -> None:
     [
         ({"factory": "net_of_user"}, "must look like package.module:name"),
         ({"factory": "net_of_usr:build"}, "there is no module net_of_usr in"),
-        ({"factory": "broken_net:build"}, r"importing broken_net raised ModuleNotFoundError.*"
-                                          r"broken_net\.py, line 1"),
+        (
+            {"factory": "broken_net:build"},
+            r"importing broken_net raised ModuleNotFoundError.*"
+            r"broken_net\.py, line 1",
+        ),
         ({"factory": "net_of_user:bild"}, "Did you mean build"),
         ({"factory": "net_of_user:steps.transforms"}, "a list, which can't be called"),
         ({"factory": "net_of_user:number"}, "it returned a int"),
@@ -111,7 +114,7 @@ def test_factory_brings_its_transform_or_a_target(folder: Path) -> None:
         ({"preprocess": {"image_size": 8}, "transform": "net_of_user:steps"}, "not both"),
         ({"layers": ["con*z"]}, "unknown layer pattern"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told(folder: Path, parameters: dict[str, Any], says: str) -> None:
     with pytest.raises(DissectError, match=says):
         module(**parameters)
@@ -188,8 +191,12 @@ def test_checkpoint_that_does_not_fit_says_what_differs(folder: Path) -> None:
     torch.save(state, folder / "w.pth")
     with pytest.raises(DissectError) as caught:
         checkpoint(folder / "w.pth")
-    for part in ("1 missing (conv.bias)", "1 unexpected (extra)", "1 of another shape",
-                 "head.bias (9,) in the file, (3,) in the network"):  # fmt: skip
+    for part in (
+        "1 missing (conv.bias)",
+        "1 unexpected (extra)",
+        "1 of another shape",
+        "head.bias (9,) in the file, (3,) in the network",
+    ):
         assert part in str(caught.value)
     with pytest.raises(DissectError, match="returned a int"):
         checkpoint(folder / "w.pth", factory="net_of_user:number")

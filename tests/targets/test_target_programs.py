@@ -97,8 +97,12 @@ def build(files: Path, name: str, **parameters: Any) -> Target:
 def test_layers_return_what_the_networks_do(net: nn.Module, files: Path) -> None:
     found = build(files, "any.pt2", layers=["all_convs", "blocks.?"], class_layer="head")
     assert set(found.layers) == {
-        "blocks.0.conv", "blocks.1.conv", "extra", "blocks.0", "blocks.1",
-    }  # fmt: skip
+        "blocks.0.conv",
+        "blocks.1.conv",
+        "extra",
+        "blocks.0",
+        "blocks.1",
+    }
     torch.manual_seed(1)
     for images in (3, 5):
         x = torch.randn(images, 3, 8, 8)
@@ -113,15 +117,21 @@ def test_layers_return_what_the_networks_do(net: nn.Module, files: Path) -> None
 
 def test_digest_is_of_the_program(net: nn.Module, files: Path, tmp_path: Path) -> None:
     first = hashing.hash_model(build(files, "any.pt2").model)
-    code = (f"from pathlib import Path; from test_target_programs import build; "
-            f"from clipdissect.utils import hashing; "
-            f"folder = Path({str(files)!r}); "
-            f"print(hashing.hash_model(build(folder, 'any.pt2').model))")  # fmt: skip
+    code = (
+        f"from pathlib import Path; from test_target_programs import build; "
+        f"from clipdissect.utils import hashing; "
+        f"folder = Path({str(files)!r}); "
+        f"print(hashing.hash_model(build(folder, 'any.pt2').model))"
+    )
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parent, check=True,
-        capture_output=True, text=True, env={"PYTHONPATH": path, "HOME": str(tmp_path)},
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=Path(__file__).parent,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": path, "HOME": str(tmp_path)},
+    )
     assert done.stdout.split() == [first]
     changed = build(files, "any.pt2").model
     with torch.no_grad():

@@ -106,11 +106,15 @@ def test_code_closures_defaults_and_hooks_are_noticed(make: Callable[[float], nn
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("config", {"scale": [2.0]}), ("_private", 2.0), ("plain", torch.zeros(2)),
-        ("array", np.zeros(2)), ("act", partial(torch.mul, other=2)), ("act", nn.functional.relu),
+        ("config", {"scale": [2.0]}),
+        ("_private", 2.0),
+        ("plain", torch.zeros(2)),
+        ("array", np.zeros(2)),
+        ("act", partial(torch.mul, other=2)),
+        ("act", nn.functional.relu),
         ("extra", [nn.Linear(1, 1)]),
     ],
-)  # fmt: skip
+)
 def test_attributes_of_every_kind_are_noticed(name: str, value: object) -> None:
     assert hashing.hash_model(with_attribute(name, value)) != hashing.hash_model(Base())
 
@@ -128,19 +132,24 @@ def test_class_attributes_and_replaced_methods_are_noticed() -> None:
 
 
 def test_digest_is_the_same_in_every_process() -> None:
-    code = ("import torch, warnings; warnings.simplefilter('ignore'); "
-            "from test_digest import Base, with_hook; from test_digest_stable import MAKERS; "
-            "from clipdissect.utils import hashing; "
-            "print(hashing.hash_model(Base()), hashing.hash_model(with_hook(2.0))); "
-            "[(torch.manual_seed(0), print(name, hashing.hash_model(make()))) "
-            "for name, make in MAKERS.items()]")  # fmt: skip
+    code = (
+        "import torch, warnings; warnings.simplefilter('ignore'); "
+        "from test_digest import Base, with_hook; from test_digest_stable import MAKERS; "
+        "from clipdissect.utils import hashing; "
+        "print(hashing.hash_model(Base()), hashing.hash_model(with_hook(2.0))); "
+        "[(torch.manual_seed(0), print(name, hashing.hash_model(make()))) "
+        "for name, make in MAKERS.items()]"
+    )
     said = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
         ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(said) == 1
 
 
@@ -225,10 +234,12 @@ def test_transforms_by_what_they_do() -> None:
     assert hashing.hash_transform(preprocess(9)) != base
     shifted = transforms.Compose([preprocess(8), transforms.Normalize([0.1] * 3, [1.0] * 3)])
     assert hashing.hash_transform(shifted) != base
-    nearest = transforms.Compose([
-        transforms.Resize((8, 8), interpolation=transforms.InterpolationMode.NEAREST),
-        transforms.ToTensor(),
-    ])  # fmt: skip
+    nearest = transforms.Compose(
+        [
+            transforms.Resize((8, 8), interpolation=transforms.InterpolationMode.NEAREST),
+            transforms.ToTensor(),
+        ]
+    )
     assert hashing.hash_transform(nearest) != base
 
 

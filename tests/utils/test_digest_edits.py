@@ -17,7 +17,7 @@ from clipdissect.utils import hashing, source_files
 
 FILES = {
     "app/__init__.py": "",
-    "app/net.py": '''
+    "app/net.py": """
 import torch
 from torch import nn
 
@@ -43,7 +43,7 @@ class Net(Base, Scaled):
     def forward(self, x):
         import app.late
         return app.late.end(self.scaled(shift(twice(self.fc(x))) + TABLE["bias"]) * numbers.LAST)
-''',
+""",
     "app/bases.py": "from torch import nn\n\n\nclass Base(nn.Module):\n    FACTOR = 3.0\n",
     "app/mixins.py": "class Scaled:\n    def scaled(self, x):\n        return x * self.FACTOR\n",
     "app/helpers.py": """
@@ -58,7 +58,7 @@ def shift(x):
     "app/numbers.py": "LAST = 5.0\n",
     "app/late.py": "def end(x):\n    return x - 6.0\n",
     "other.py": "UNRELATED = 7.0\n",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -96,13 +96,18 @@ def edit(project: Path, name: str, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("app/bases.py", "3.0", "3.5"), ("app/mixins.py", "x * self", "x + self"),
-        ("app/net.py", "x * GAIN", "x + GAIN"), ("app/net.py", "GAIN = 2.0", "GAIN = 2.5"),
-        ("app/net.py", '"bias": 1.0', '"bias": 1.5'), ("app/helpers.py", "x + AM", "x - AM"),
-        ("app/deeper/amounts.py", "4.0", "4.5"), ("app/numbers.py", "5.0", "5.5"),
-        ("app/late.py", "6.0", "6.5"), ("app/__init__.py", "", "import other\n"),
+        ("app/bases.py", "3.0", "3.5"),
+        ("app/mixins.py", "x * self", "x + self"),
+        ("app/net.py", "x * GAIN", "x + GAIN"),
+        ("app/net.py", "GAIN = 2.0", "GAIN = 2.5"),
+        ("app/net.py", '"bias": 1.0', '"bias": 1.5'),
+        ("app/helpers.py", "x + AM", "x - AM"),
+        ("app/deeper/amounts.py", "4.0", "4.5"),
+        ("app/numbers.py", "5.0", "5.5"),
+        ("app/late.py", "6.0", "6.5"),
+        ("app/__init__.py", "", "import other\n"),
     ],
-)  # fmt: skip
+)
 def test_an_edit_anywhere_that_the_network_reaches_is_noticed(
     project: Path, name: str, old: str, new: str
 ) -> None:
@@ -184,9 +189,15 @@ class Net(nn.Module, Mixin):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("GAIN = 2.0", "GAIN = 2.5"), ('"bias": 1.0', '"bias": 1.5'), ("ones(3)", "zeros(3)"),
-     ("x * GAIN", "x + GAIN"), ("twice(x) * WEIGHT", "twice(x) + WEIGHT"), ("* 9.0", "* 9.5")],
-)  # fmt: skip
+    [
+        ("GAIN = 2.0", "GAIN = 2.5"),
+        ('"bias": 1.0', '"bias": 1.5'),
+        ("ones(3)", "zeros(3)"),
+        ("x * GAIN", "x + GAIN"),
+        ("twice(x) * WEIGHT", "twice(x) + WEIGHT"),
+        ("* 9.0", "* 9.5"),
+    ],
+)
 def test_an_edit_in_a_notebook_is_noticed(project: Path, old: str, new: str) -> None:
     def own(source: str) -> str:
         return hashing.hash_model(typed(source).Net())

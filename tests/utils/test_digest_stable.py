@@ -127,27 +127,34 @@ class Checked(nn.Module):
 
 
 MAKERS: dict[str, Callable[[], nn.Module]] = {
-    "abstract": Concrete, "enum": holding("mode", lambda: Mode.SCALED), "cycle": cyclic,
-    "handle": with_handle, "checked": Checked,
+    "abstract": Concrete,
+    "enum": holding("mode", lambda: Mode.SCALED),
+    "cycle": cyclic,
+    "handle": with_handle,
+    "checked": Checked,
     "generator of torch": holding("state", lambda: torch.Generator().manual_seed(1)),
     "generator": holding("items", lambda: (i for i in [1, 2])),
     "iterator": holding("items", lambda: iter([1, 2])),
     "random": holding("random", lambda: random.Random(1)),
     "numpy random": holding("random", lambda: np.random.default_rng(1)),
-    "lock": holding("lock", threading.Lock), "slots": holding("object", lambda: Slotted(2.0)),
-    "sentinel": holding("nothing", object), "bound": holding("put", lambda: [].append),
-    "weight norm": normed(weight_norm), "weight norm, parametrised":
-    normed(parametrizations.weight_norm), "spectral norm": normed(spectral_norm),
+    "lock": holding("lock", threading.Lock),
+    "slots": holding("object", lambda: Slotted(2.0)),
+    "sentinel": holding("nothing", object),
+    "bound": holding("put", lambda: [].append),
+    "weight norm": normed(weight_norm),
+    "weight norm, parametrised": normed(parametrizations.weight_norm),
+    "spectral norm": normed(spectral_norm),
     "spectral norm, parametrised": normed(parametrizations.spectral_norm),
     "orthogonal": normed(parametrizations.orthogonal),
     "pruned": normed(prune.l1_unstructured, "weight", 0.5),
-    "compiled": compiled, "compiled in place": compiled_in_place,
+    "compiled": compiled,
+    "compiled in place": compiled_in_place,
     "compiled function": with_compiled_function,
     "traced": lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3))),
     "exported": lambda: torch.export.export(
         nn.Sequential(nn.Linear(3, 3)).eval(), (torch.zeros(1, 3),)
     ).module(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -169,13 +176,17 @@ def test_key_comes_again_and_changes_with_a_weight(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [
-        ("mode", Mode.PLAIN, Mode.SCALED), ("object", Slotted(1.0), Slotted(2.0)),
+        ("mode", Mode.PLAIN, Mode.SCALED),
+        ("object", Slotted(1.0), Slotted(2.0)),
         ("state", torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
-        ("items", iter([1]), iter([2])), ("random", random.Random(1), random.Random(2)),
-        ("items", (i for i in [1]), (i for i in [2])), ("put", [1].append, [2].append),
-        ("keys", {Mode.PLAIN: 1}, {Mode.SCALED: 1}), ("lens", [len], [sum]),
+        ("items", iter([1]), iter([2])),
+        ("random", random.Random(1), random.Random(2)),
+        ("items", (i for i in [1]), (i for i in [2])),
+        ("put", [1].append, [2].append),
+        ("keys", {Mode.PLAIN: 1}, {Mode.SCALED: 1}),
+        ("lens", [len], [sum]),
     ],
-)  # fmt: skip
+)
 def test_what_such_objects_hold_is_noticed(name: str, one: Any, other: Any) -> None:
     def key(value: Any) -> str:
         torch.manual_seed(0)

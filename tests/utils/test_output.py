@@ -37,10 +37,14 @@ def test_commands_end_quietly_when_their_reader_goes(arguments: list[str], own_c
     os.close(reader)
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-m", "clipdissect.app.cli", *arguments], stdout=writer,
-        stderr=subprocess.PIPE, text=True, check=False, cwd=root,
+        [sys.executable, "-m", "clipdissect.app.cli", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=root,
         env={**os.environ, "PYTHONPATH": root},
-    )  # fmt: skip
+    )
     os.close(writer)
     assert "BrokenPipe" not in done.stderr
     assert done.returncode == (2 if arguments == ["nonsense"] else 0)

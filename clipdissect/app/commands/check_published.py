@@ -113,7 +113,7 @@ def _verdict(check: Check) -> str:
 
 def _manifest(data: Path, mpnet: Any) -> dict[str, Any]:
     from clipdissect.app.paper.published_checks import FILES
-    from clipdissect.results.provenance import git_state, versions
+    from clipdissect.results.manifest import git_state, versions
     from clipdissect.utils import hashing
 
     return {

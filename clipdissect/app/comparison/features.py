@@ -15,7 +15,7 @@ from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
 from clipdissect.results.describe import describe_layer
-from clipdissect.results.provenance import provenance
+from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations

@@ -15,7 +15,7 @@ from clipdissect.app.markdown import markdown_table
 from clipdissect.app.paper import values as paper
 from clipdissect.app.runtime.microbenchmarks import exponents, model
 from clipdissect.app.runtime.timing import OURS, PLAIN, processor, ratios, spread
-from clipdissect.results.provenance import git_state, machine, versions
+from clipdissect.results.manifest import git_state, machine, versions
 from clipdissect.results.run_files import jsonable
 
 PAPER_LAYERS = 5  # of ResNet-50

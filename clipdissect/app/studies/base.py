@@ -15,7 +15,7 @@ from clipdissect.app.build import of_group
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.method import Job
 from clipdissect.results.describe import top_images_of_layer
-from clipdissect.results.provenance import provenance
+from clipdissect.results.manifest import provenance
 from clipdissect.results.run_files import begin
 from clipdissect.studies import figures
 from clipdissect.studies.features import Features

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from clipdissect.results.provenance import git_state
+from clipdissect.results.manifest import git_state
 
 
 def git(folder: Path, *arguments: str) -> None:
