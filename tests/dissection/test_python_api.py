@@ -124,7 +124,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
 ) -> None:
     built: list[str] = []
     monkeypatch.setattr(registry, "build", lambda kind, known, name, given: built.append(name))
-    monkeypatch.setattr(concepts, "_reported", lambda built: built)
+    monkeypatch.setattr(concepts, "_log_dropped", lambda built: built)
     for name in concepts.OPTIONS:
         concepts.resolve(name)
     for name in probe.OPTIONS:

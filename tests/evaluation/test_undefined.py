@@ -16,7 +16,6 @@ import pytest
 from omegaconf import OmegaConf
 from test_runtime import facts, made_pieces, made_rounds
 
-from clipdissect.app import build as parts
 from clipdissect.app import jobs, study_job
 from clipdissect.app.comparison import report as comparison_report
 from clipdissect.app.comparison import table as comparing
@@ -27,6 +26,7 @@ from clipdissect.report.report_data import ReportData, compact_json, read_report
 from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
+from clipdissect.utils.figures import save_figure
 from clipdissect.utils.timing import Timers
 
 NAN, INF = math.nan, math.inf
@@ -102,7 +102,7 @@ def write_plainly(folder: Path) -> Path:
 def test_writers_write_what_there_is(
     write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "track", lambda *_: None)
+    monkeypatch.setattr(study_job, "track", lambda *_: None)
     check(strict(write(tmp_path)))
 
 
@@ -192,7 +192,7 @@ def test_figures_draw_what_there_is(tmp_path: Path) -> None:
     assert np.isnan(figures.heights(values)[0])
     drawn, (axis,) = figures.plot(3, 3)
     axis.bar([0, 1], figures.heights(values), yerr=figures.bar_errors(values))
-    figures.save_figure(drawn, tmp_path, "bars")
+    save_figure(drawn, tmp_path, "bars")
     assert (tmp_path / "bars.png").stat().st_size > 300
 
 

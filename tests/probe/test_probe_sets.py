@@ -193,7 +193,8 @@ def test_flat_imagenet_with_the_devkit(tmp_path: Path) -> None:
         (
             "LOC_val_solution.csv",
             "ImageId,PredictionString\n"
-            "ILSVRC2012_val_00000002,n01440764 1 2 3 4\nILSVRC2012_val_00000001,n01443537 1 2 3 4 \n",
+            "ILSVRC2012_val_00000002,n01440764 1 2 3 4\n"
+            "ILSVRC2012_val_00000001,n01443537 1 2 3 4 \n",
         ),
     ],
 )
