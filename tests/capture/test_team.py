@@ -136,7 +136,7 @@ def test_what_draws_goes_to_a_temporary_store_that_all_see(tmp_path: Path) -> No
     code, said = launch(tmp_path, "job", "full", "draw")
     assert code == 0, said
     notes = json.loads((tmp_path / "job" / "run" / "run.json").read_text())["notes"]
-    assert any("activations of head" in note and "not kept" in note for note in notes)
+    assert any("activations of head" in note and "not cached" in note for note in notes)
     store = tmp_path / "job" / "store"
     kept = [json.loads(path.read_text())["what"] for path in store.rglob("about.json")]
     assert "conv" in kept
