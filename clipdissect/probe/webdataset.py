@@ -14,8 +14,14 @@ from clipdissect.images.decode import Picture, UnreadableImage, decode_picture
 from clipdissect.probe.base import Labels, Probe
 from clipdissect.probe.identity import file_identities
 from clipdissect.probe.options import ProbeOptions, not_empty
-from clipdissect.probe.samples import extensions_of, select_images, shard_notes
-from clipdissect.probe.shards import Shard, find_shards, index_shard
+from clipdissect.probe.shards import (
+    Shard,
+    extensions_of,
+    find_shards,
+    index_shard,
+    select_images,
+    shard_notes,
+)
 from clipdissect.utils import hashing
 
 

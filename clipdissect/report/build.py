@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.report.overview import overview
-from clipdissect.report.page import Page
-from clipdissect.report.page_data import (
+from clipdissect.report.page import (
     CHUNK,
+    Page,
     TextTable,
     descriptions,
     details,
     ground_truth,
     other_labels,
 )
-from clipdissect.report.paths import known_folders, shorten_paths
 from clipdissect.report.report_data import REPORT
 from clipdissect.report.run import Run, load, run_folder
-from clipdissect.report.run_header import header, picture_notes, warnings
+from clipdissect.report.run_header import (
+    header,
+    known_folders,
+    picture_notes,
+    shorten_paths,
+    warnings,
+)
 
 
 def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 30.0) -> Path:

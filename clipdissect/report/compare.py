@@ -16,12 +16,24 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.report.build import has_regions, picture_slots
 from clipdissect.report.overview import histogram_of, overview
-from clipdissect.report.page import Page, check_folder
-from clipdissect.report.page_data import CHUNK, TextTable, descriptions, details, ground_truth
-from clipdissect.report.paths import known_folders, shorten_paths
+from clipdissect.report.page import (
+    CHUNK,
+    Page,
+    TextTable,
+    check_folder,
+    descriptions,
+    details,
+    ground_truth,
+)
 from clipdissect.report.report_data import REPORT, THUMBNAILS, rounded
 from clipdissect.report.run import Run, load
-from clipdissect.report.run_header import header, picture_notes, warnings
+from clipdissect.report.run_header import (
+    header,
+    known_folders,
+    picture_notes,
+    shorten_paths,
+    warnings,
+)
 from clipdissect.store import Store
 from clipdissect.utils.files import atomic
 

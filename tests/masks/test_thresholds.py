@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from clipdissect.report.outlines import outline
+from clipdissect.report.regions import outline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

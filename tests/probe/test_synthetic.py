@@ -15,9 +15,17 @@ from clipdissect.probe import scenes as synthetic
 from clipdissect.probe import synthetic as synthetic_probe
 from clipdissect.probe.scenes import sources as found_sources
 from clipdissect.probe.scenes import write
-from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
-from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
-from clipdissect.probe.scenes.scene import NOISE, SHADE, Painter
+from clipdissect.probe.scenes.scene import (
+    NAMES,
+    NOISE,
+    PALETTE,
+    SHADE,
+    SHAPES,
+    TEXTURES,
+    Painter,
+    name_colours,
+    points,
+)
 from clipdissect.probe.scenes.sources import Sources, find_sources
 
 SIZE = 48

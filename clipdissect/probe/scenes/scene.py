@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
-from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
 from clipdissect.probe.scenes.sources import PLAIN, Sources, cut_out, photograph
 
 VERSION = 1  # increment when a seed draws different scenes
@@ -23,6 +21,111 @@ NOISE = 5  # grey levels by which pixels of a colour differ
 SHADE = 8  # grey levels by which things of a colour differ
 NOTHING = 0
 LABELS = ("texture", "shape", "special", "general")
+# Colours of painted things; `name_colours` recognises them, a few shades off too.
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "black": (22, 22, 22),
+    "white": (238, 238, 238),
+    "grey": (128, 128, 128),
+    "red": (214, 32, 32),
+    "orange": (240, 140, 24),
+    "yellow": (236, 222, 44),
+    "green": (44, 160, 60),
+    "blue": (40, 84, 216),
+    "purple": (134, 52, 190),
+    "pink": (236, 116, 178),
+    "brown": (122, 72, 26),
+}
+NAMES = tuple(PALETTE)
+# Upper limit of each colour's hue, in degrees.
+_HUES = {
+    15: "red",
+    45: "orange",
+    70: "yellow",
+    170: "green",
+    260: "blue",
+    300: "purple",
+    345: "pink",
+    361: "red",
+}
+Points = Float[np.ndarray, "h w"]
+Inside = Callable[[Points, Points], Bool[np.ndarray, "h w"]]
+
+
+def _star(x: Points, y: Points) -> Bool[np.ndarray, "h w"]:
+    # Five points: between a tip and a dent the edge is a straight line in polar coordinates.
+    turn = np.abs((np.arctan2(x, -y) / (2 * np.pi) * 5) % 1 - 0.5) * 2  # 0 at a dent, 1 at a tip
+    angle = turn * np.pi / 5
+    tip, dent = 1.0, 0.42
+    height = tip * np.sin(angle) + dent * np.sin(np.pi / 5 - angle) + 1e-12
+    edge = tip * dent * np.sin(np.pi / 5) / height
+    inside: Bool[np.ndarray, "h w"] = np.hypot(x, y) <= edge
+    return inside
+
+
+# Masks of points in units of the shape's radius, y downwards.
+SHAPES: dict[str, Inside] = {
+    "circle": lambda x, y: np.hypot(x, y) <= 0.9,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.7,
+    "triangle": lambda x, y: (y <= 0.5) & (np.abs(x) * 1.7320508 <= y + 1),
+    "ring": lambda x, y: (np.hypot(x, y) <= 1) & (np.hypot(x, y) >= 0.6),
+    "cross": lambda x, y: (
+        (np.minimum(np.abs(x), np.abs(y)) <= 0.25) & (np.maximum(np.abs(x), np.abs(y)) <= 1)
+    ),
+    "star": _star,
+}
+# Masks of a texture's second colour, of points in units of its period.
+TEXTURES: dict[str, Inside] = {
+    "striped": lambda x, y: x % 1 < 0.5,
+    "chequered": lambda x, y: (x % 1 < 0.5) ^ (y % 1 < 0.5),
+    "polka-dotted": lambda x, y: np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.3,
+    "grid": lambda x, y: (x % 1 < 0.25) | (y % 1 < 0.25),
+    "zigzagged": lambda x, y: (y + np.abs(x % 1 - 0.5)) % 1 < 0.5,
+}
+
+
+def points(size: int, x: float, y: float, unit: float, turn: float = 0) -> tuple[Points, Points]:
+    """Return the coordinates of a square image's pixel centres around the origin `x`, `y`.
+
+    `size`, `x`, `y` (from the left and top) and `unit` are in pixels, `turn` in degrees.
+    """
+    centres = np.arange(size) + 0.5
+    right, down = np.meshgrid((centres - x) / unit, (centres - y) / unit)
+    angle = np.deg2rad(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return right * cos + down * sin, down * cos - right * sin
+
+
+def name_colours(pixels: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
+    """Return the index in `NAMES` of each pixel's colour."""
+    rgb = pixels.astype(np.float64)
+    brightest, darkest = rgb.max(-1), rgb.min(-1)
+    saturation = (brightest - darkest) / np.maximum(brightest, 1)
+    hue = _hue(rgb, brightest, brightest - darkest)
+    number = np.empty(hue.shape, dtype=np.int64)
+    for end, name in reversed(_HUES.items()):
+        number[hue < end] = NAMES.index(name)
+    # Hue alone can't separate brown (dark orange) and pink (pale red).
+    is_red = number == NAMES.index("red")
+    number[(hue >= 10) & (hue < 45) & (brightest < 158)] = NAMES.index("brown")
+    number[is_red & (saturation < 0.55) & (brightest >= 178)] = NAMES.index("pink")
+    pale = saturation < 0.2
+    number[pale & (brightest < 204)] = NAMES.index("grey")
+    number[pale & (brightest >= 204)] = NAMES.index("white")
+    number[brightest < 51] = NAMES.index("black")
+    return number
+
+
+def _hue(rgb: np.ndarray, brightest: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the hue in degrees, 0 to 360; 0 for greys."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    divisor = np.maximum(spread, 1e-9)
+    sextant = np.select(
+        [brightest == red, brightest == green],
+        [((green - blue) / divisor) % 6, (blue - red) / divisor + 2],
+        (red - green) / divisor + 4,
+    )
+    degrees: np.ndarray = np.where(spread > 0, 60 * sextant, 0.0)
+    return degrees
 
 
 @dataclass

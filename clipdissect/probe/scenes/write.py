@@ -16,9 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from clipdissect.errors import DissectError
-from clipdissect.probe.scenes.colours import NAMES
-from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES
-from clipdissect.probe.scenes.scene import VERSION, Painter, Scene
+from clipdissect.probe.scenes.scene import NAMES, SHAPES, TEXTURES, VERSION, Painter, Scene
 from clipdissect.probe.scenes.sources import PLAIN, Sources
 from clipdissect.utils import hashing
 from clipdissect.utils.files import note_use
