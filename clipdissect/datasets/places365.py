@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.utils.paths import data_places
+from clipdissect.utils.paths import data_candidates, find_data
 
 # Paths of the file of categories below a data folder; the first is its original name.
 CATEGORIES = (
@@ -21,25 +21,15 @@ MATCHINGS = ("normalised", "released")
 _LINE = re.compile(r"(?:/\w/)?(?P<name>\S+)\s+(?P<number>\d+)")
 
 
-def find(below: Sequence[str], what: str, remedy: str) -> Path:
-    """Return the first existing path below the data folders, or raise a MissingResource."""
-    paths = [folder / name for folder in data_places() for name in below]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise MissingResource(what, [str(path.absolute()) for path in paths], remedy)
-
-
 def places365_names(path: str | None = None) -> tuple[str, ...]:
     """Return the 365 class names in class order, such as `apartment_building/outdoor`.
 
     `path` has lines like `/a/airfield 0`; by default it is searched in the data folders.
     """
     what, remedy = "the Places365 class names", "download categories_places365.txt and set its path"
-    file = Path(path).expanduser() if path else find(CATEGORIES, what, remedy)
-    if not file.is_file():
-        raise MissingResource(what, [str(file.absolute())], remedy)
-    lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    file = find_data(what, data_candidates(path, *CATEGORIES), remedy)
+    text = "" if file.is_dir() else file.read_text(encoding="utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip()]
     matches = [_LINE.fullmatch(line.strip()) for line in lines]
     numbers = [int(match["number"]) for match in matches if match]
     if None in matches or numbers != list(range(365)):

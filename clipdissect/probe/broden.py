@@ -14,8 +14,14 @@ import pandas as pd
 from jaxtyping import Int
 from PIL import Image
 
-from clipdissect.datasets.broden_labels import label_names, words
-from clipdissect.datasets.segmentation import UNLABELLED, Annotation, Concept, SegmentationLabels
+from clipdissect.datasets.segmentation import (
+    UNLABELLED,
+    Annotation,
+    Concept,
+    SegmentationLabels,
+    label_names,
+    words,
+)
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.folder import of_files

@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from clipdissect.report.regions import outline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from clipdissect.masks.thresholds import (
     is_saturated,
     threshold_estimator,
 )
+from clipdissect.report.regions import outline
 
 VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
