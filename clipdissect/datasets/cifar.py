@@ -12,17 +12,6 @@ import numpy as np
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils.paths import data_places, find_data
 
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -104,7 +93,7 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return {k: v.to_numpy() if isinstance(v, _Array) else v for k, v in content.items()}
-    except _DAMAGED as error:
+    except Exception as error:  # a damaged pickle can raise any
         raise DissectError(f"{path} is damaged, or isn't a CIFAR file: {error}") from error
 
 

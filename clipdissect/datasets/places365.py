@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError
 from clipdissect.utils.paths import data_candidates, find_data
+from clipdissect.utils.type_checks import check_choice
 
 # Paths of the file of categories below a data folder; the first is its original name.
 CATEGORIES = (
@@ -44,13 +45,7 @@ def scene_labels(broden: str | Path) -> tuple[str, ...]:
     """Return the scene labels (`abbey-s`) of an unpacked Broden release, in its order."""
     root = Path(broden).expanduser()
     files = [root / "c_scene.csv", root / "label.csv"]
-    file = next((f for f in files if f.is_file()), None)
-    if file is None:
-        raise MissingResource(
-            "Broden's scene labels",
-            [str(f.absolute()) for f in files],
-            "give the folder of the unpacked release",
-        )
+    file = find_data("Broden's scene labels", files, "give the folder of the unpacked release")
     table = pd.read_csv(file, keep_default_na=False, dtype=str)
     needed = {"name"} if file.name == "c_scene.csv" else {"name", "category"}
     if needed - set(table):
@@ -67,8 +62,7 @@ def match_key(name: str, matching: str = "normalised") -> str:
     `released` only removes Broden's `-s`; `normalised` also ignores case and the difference
     between `_`, `-`, `/` and blanks.
     """
-    if matching not in MATCHINGS:
-        raise DissectError(f"matching is '{matching}'; it can be {' or '.join(MATCHINGS)}")
+    check_choice("matching", matching, MATCHINGS)
     stem = name.strip().removesuffix("-s")
     return stem if matching == "released" else re.sub(r"[\s_/-]+", " ", stem).strip().lower()
 

@@ -124,12 +124,21 @@ def _renumbered(
 
 def label_names(root: Path) -> dict[str, str]:
     """Map the release's label numbers to names in words; see `words`."""
-    table = pd.read_csv(root / "label.csv", dtype=str, keep_default_na=False)
-    if not {"number", "name"} <= set(table):
-        raise DissectError(f"{root / 'label.csv'} must have the columns number and name")
+    table = read_labels(root / "label.csv", "number", "name")
     return {n: words(name) for n, name in zip(table["number"], table["name"], strict=True)}
 
 
 def words(name: str) -> str:
     """Return a label in words: `apartment_building-outdoor-s` is `apartment building-outdoor`."""
     return name.removesuffix("-s").replace("_", " ")
+
+
+def read_labels(file: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV file of labels as text; raise a DissectError if a column is missing."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DissectError(f"{file} is not a CSV file: {error}") from error
+    if not set(columns) <= set(table):
+        raise DissectError(f"{file} must have the columns {', '.join(columns)}")
+    return table

@@ -20,6 +20,7 @@ from clipdissect.datasets.segmentation import (
     Concept,
     SegmentationLabels,
     label_names,
+    read_labels,
     words,
 )
 from clipdissect.errors import DissectError
@@ -205,7 +206,9 @@ def _categories(root: Path, table: pd.DataFrame) -> list[str]:
     file = root / "category.csv"
     if not file.is_file():
         return columns
-    return [category for category in _read(file, "name")["name"].tolist() if category in columns]
+    return [
+        category for category in read_labels(file, "name")["name"].tolist() if category in columns
+    ]
 
 
 def _concepts(
@@ -227,10 +230,10 @@ def _labels(root: Path, category: str) -> list[tuple[int, str]]:
     """Read a category's label numbers and names from `c_<category>.csv`, else `label.csv`."""
     file = root / f"c_{category}.csv"
     if file.is_file():
-        table = _read(file, "number", "name")
+        table = read_labels(file, "number", "name")
     else:
         file = root / "label.csv"
-        table = _read(file, "number", "name", "category")
+        table = read_labels(file, "number", "name", "category")
         table = table[[category in _category_names(cell) for cell in table["category"]]]
     names = dict(zip(table["number"], table["name"], strict=True))
     for number in names:
@@ -264,13 +267,3 @@ def _size(file: Path, image: str, height: Any, width: Any) -> tuple[int, int]:
     if not all(str(side).isdecimal() and int(side) for side in (height, width)):
         raise DissectError(f"{file}: the masks of {image} have no size (sh, sw)")
     return int(height), int(width)
-
-
-def _read(file: Path, *columns: str) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DissectError(f"{file} is not a CSV file: {error}") from error
-    if not set(columns) <= set(table):
-        raise DissectError(f"{file} must have the columns {', '.join(columns)}")
-    return table

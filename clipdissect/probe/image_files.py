@@ -162,7 +162,7 @@ def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bo
 
 def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
     """Return why a folder doesn't hold the user's images; None if it does."""
-    if _is_run(folder, names) or _is_wandb(folder, names):
+    if _is_run(folder, names):
         return RUNS
     cache = cache_dir()
     is_cache = "CACHEDIR.TAG" in names or (os.path.isdir(cache) and _inode(cache) == inode)
@@ -170,7 +170,9 @@ def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:
-    """Return whether a run, `Result.save` or a report wrote the folder."""
+    """Return whether a run, its tracker, `Result.save` or a report wrote the folder."""
+    if folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names):
+        return True
     marks = {
         "run.json": b'"clipdissect"',
         "index.html": GENERATOR,
@@ -180,10 +182,6 @@ def _is_run(folder: Path, names: set[str]) -> bool:
     return {"descriptions.csv", "top_images.csv"} <= names or any(
         mark in _head(folder / name) for name, mark in marks.items() if name in names
     )
-
-
-def _is_wandb(folder: Path, names: set[str]) -> bool:
-    return folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names)
 
 
 def _head(path: Path) -> bytes:

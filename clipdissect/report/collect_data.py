@@ -27,11 +27,10 @@ from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.files import atomic
-from clipdissect.utils.type_checks import check_fields
+from clipdissect.utils.type_checks import check_choice, check_fields, check_range
 
 Pictures = dict[str, list[str | None]]
 Labels = dict[str, dict[str, str]]  # layer to unit number to label
-PATHS = ("relative", "absolute")
 RANGES = {
     "images": (1, 100),
     "regions": (0, 10**9),
@@ -64,12 +63,9 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, "report.")
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise DissectError(f"report.{name} is {value}; it can be {least} to {most}")
-        if self.paths not in PATHS:
-            raise DissectError(f"report.paths is '{self.paths}'; it can be {' or '.join(PATHS)}")
+        for name, limits in RANGES.items():
+            check_range(f"report.{name}", getattr(self, name), *limits)
+        check_choice("report.paths", self.paths, ("relative", "absolute"))
 
 
 def collect(

@@ -83,10 +83,8 @@ def compare(
     check_folder(folder)  # before the slow part
     runs = (load(first), load(second))
     pairs = _pair_layers(runs, sentences, store)
-    if sentences is None or isinstance(sentences, MissingResource):
-        page = _page(runs, pairs)
-    else:
-        page = _page(runs, pairs, sentences.name)
+    encoder = "" if sentences is None or isinstance(sentences, MissingResource) else sentences.name
+    page = _page(runs, pairs, encoder)
     for run in runs:
         _copy_thumbnails(run, folder)
     return page.write(folder, single_file, megabytes)
@@ -134,7 +132,7 @@ def _cosines(
     return cosines
 
 
-def _page(runs: Runs, pairs: list[LayerPair], encoder: str = "") -> Page:
+def _page(runs: Runs, pairs: list[LayerPair], encoder: str) -> Page:
     texts = TextTable()
     shared = _same_images(runs, pairs)
     start = {

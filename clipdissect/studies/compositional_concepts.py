@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -27,8 +28,8 @@ from clipdissect.similarity.softmax import Exponentials, safe_group, union
 from clipdissect.similarity.sources import Factors, concept_blocks
 from clipdissect.similarity.wpmi import Wpmi
 from clipdissect.studies.numbers import check_least, mean_interval
+from clipdissect.utils.type_checks import check_choice
 
-NORMALISERS = ("concepts", "candidates")
 CHUNK = 8192  # phrases embedded and scored at a time
 
 Embed = Callable[[Sequence[str]], Float[Tensor, "texts dims"]]
@@ -75,10 +76,7 @@ class CompositionalConcepts:
             raise DissectError(
                 f"study.templates is {list(self.templates)}: each needs two {{}}, as in '{{}} {{}}'"
             )
-        if self.normaliser not in NORMALISERS:
-            raise DissectError(
-                f"study.normaliser is '{self.normaliser}'; it can be {' or '.join(NORMALISERS)}"
-            )
+        check_choice("study.normaliser", self.normaliser, ("concepts", "candidates"))
         if self.normaliser == "candidates" and self.length > 2:
             raise DissectError("study.normaliser=candidates is for phrases of two: study.length=2")
 
@@ -259,10 +257,7 @@ def _score_each_unit(
     top: int,
 ) -> None:
     """Score each unit's phrases as the whole concept set, as in the released code."""
-
-    def score_alone(embeds: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
-        return alone(similarity, activations.image_embeds, embeds, q)
-
+    score_alone = partial(alone, similarity, activations.image_embeds, q)
     # An ordered set: different pairs can give the same phrase.
     candidates_of: list[dict[str, None]] = [{} for _ in phrases.texts]
     for texts, units, places in candidates.chunks(CHUNK):
@@ -297,14 +292,14 @@ def scorer(similarity: Similarity, concepts: ConceptActivations, q: Activations)
     """
     if isinstance(similarity, (SoftWpmi, Wpmi)):
         return _probability_scorer(similarity, concepts, q)
-    return lambda texts: alone(similarity, concepts.image_embeds, texts, q)
+    return partial(alone, similarity, concepts.image_embeds, q)
 
 
 def alone(
     similarity: Similarity,
     images: Float[Tensor, "images dims"],
-    texts: Float[Tensor, "texts dims"],
     q: Activations,
+    texts: Float[Tensor, "texts dims"],
 ) -> Float[Tensor, "units texts"]:
     """Return scores of texts that are the whole concept set themselves."""
     plan = similarity.streaming(ConceptActivations(images, texts), q)
