@@ -19,8 +19,17 @@ from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import read_broden
 from clipdissect.probe.options import ProbeOptions, not_empty
-from clipdissect.probe.scenes.scene import NAMES, SHAPES, TEXTURES, VERSION, Painter, Scene
-from clipdissect.probe.scenes.sources import PLAIN, Sources, find_sources
+from clipdissect.probe.scenes import (
+    NAMES,
+    PLAIN,
+    SHAPES,
+    TEXTURES,
+    VERSION,
+    Painter,
+    Scene,
+    Sources,
+    find_sources,
+)
 from clipdissect.utils import hashing
 from clipdissect.utils.files import note_use
 from clipdissect.utils.paths import cache_dir

@@ -15,8 +15,8 @@ from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
-from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.numbers import check_least, image_labels, share
+from clipdissect.studies.weight_similarity import Pairs
 
 Classes = Int[np.ndarray, " images"]  # each image's class
 Units = Int[np.ndarray, " images"]  # each image's unit

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect.probe.scenes.scene import PALETTE, RADII, SHAPES, TURNS, points
+from clipdissect.probe.scenes import PALETTE, RADII, SHAPES, TURNS, points
 from clipdissect.targets import Target
 from clipdissect.testing.synthetic_units import Planted
 

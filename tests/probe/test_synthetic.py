@@ -11,9 +11,9 @@ from PIL import Image
 
 from clipdissect import probe
 from clipdissect.errors import DissectError
+from clipdissect.probe import scenes as found_sources
 from clipdissect.probe import synthetic
-from clipdissect.probe.scenes import sources as found_sources
-from clipdissect.probe.scenes.scene import (
+from clipdissect.probe.scenes import (
     NAMES,
     NOISE,
     PALETTE,
@@ -21,10 +21,11 @@ from clipdissect.probe.scenes.scene import (
     SHAPES,
     TEXTURES,
     Painter,
+    Sources,
+    find_sources,
     name_colours,
     points,
 )
-from clipdissect.probe.scenes.sources import Sources, find_sources
 
 SIZE = 48
 

@@ -18,7 +18,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.formulas import Formula
 from clipdissect.method import Job
-from clipdissect.probe.scenes.scene import NAMES, PALETTE, SHAPES
+from clipdissect.probe.scenes import NAMES, PALETTE, SHAPES
 from clipdissect.store import Store
 from clipdissect.targets import Target
 
@@ -73,7 +73,7 @@ def test_colours_are_their_own_units() -> None:
 
 def test_shapes_are_told_apart() -> None:
     planted = testing.planted_filters(112)
-    from clipdissect.probe.scenes.scene import points
+    from clipdissect.probe.scenes import points
 
     pictures = []
     for shape in SHAPES.values():

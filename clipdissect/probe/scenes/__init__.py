@@ -1,1 +1,0 @@
-"""Synthetic scenes with a label per pixel."""
