@@ -194,7 +194,10 @@ def _head(path: Path) -> bytes:
 
 def file_identities(root: Path, names: Sequence[str], identity: str) -> list[str]:
     """Return an identity per file below `root`; see `ProbeOptions.identity`."""
-    stats = [_stat(root / name) for name in names]
+    try:
+        stats = [(root / name).stat() for name in names]
+    except OSError as error:
+        raise DissectError(f"can't access {error.filename}: {error.strerror}") from error
     if identity == "content":
         return _cached_digests(root, names, stats)
     return [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
@@ -222,13 +225,6 @@ def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_re
         except OSError as error:
             log.warning("can't cache the file hashes in %s: %s", cache, error.strerror)
     return [str(known[name][3]) for name in names]
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise DissectError(f"can't access {path}: {error.strerror}") from error
 
 
 def _hash_file(path: Path) -> str:

@@ -196,17 +196,11 @@ def _match(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:
 
 def find_ground_truth(folder: Path, path: str | None) -> Path | None:
     """Return the file of `path`, else in the images' folder or the two above; None if absent."""
-    if path is None:
-        folders = (folder, folder.parent, folder.parent.parent)
-        candidates = [place / name for place in folders for name in GROUND_TRUTH_FILES]
-    else:
-        given = Path(path).expanduser()
-        candidates = [given, *(given / name for name in GROUND_TRUTH_FILES)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    if path is None:
-        return None
+    tops = [Path(path).expanduser()] if path else [folder, folder.parent, folder.parent.parent]
+    candidates = [top / name for top in tops for name in ("", *GROUND_TRUTH_FILES)]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is not None or path is None:
+        return file
     raise MissingResource(
         "the ground truth of the ImageNet images",
         [str(candidates[0].absolute())],
