@@ -73,13 +73,13 @@ def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
     return np.asarray(margins <= LOW_MARGIN * float(np.nanmedian(margins)))
 
 
-def histogram_of(values: pd.Series, bins: int = BINS) -> Histogram | None:
+def histogram_of(values: pd.Series) -> Histogram | None:
     """Return the histogram of the finite values; None if there are none."""
     finite = values.to_numpy(float)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
         return None
-    counts, edges = np.histogram(finite, bins)
+    counts, edges = np.histogram(finite, BINS)
     return Histogram(float(edges[0]), float(edges[-1]), tuple(counts.tolist()))
 
 

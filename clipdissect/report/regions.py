@@ -60,16 +60,14 @@ class Regions:
 class RegionAccumulator:
     """Accumulates a layer's maps and largest values, batch by batch; image -1 means none."""
 
-    def __init__(
-        self, top_images: Int[Tensor, "units slots"], sample_size: int, seed: int = 0
-    ) -> None:
+    def __init__(self, top_images: Int[Tensor, "units slots"], sample_size: int) -> None:
         units = len(top_images)
         self.top_images, self.sample_size, self.positions = top_images, sample_size, 0
         self.maps: Tensor | None = None
         self.largest = torch.empty(units, 0, dtype=torch.float32)
         self.lowest = torch.full((units,), torch.inf, dtype=torch.float32)
         self.highest = -self.lowest
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(0)
 
     def add(
         self,
@@ -132,7 +130,7 @@ def find_regions(
 
 
 def choose_images(
-    top_images: pd.DataFrame, images: Sequence[str], limit: int, seed: int = 0
+    top_images: pd.DataFrame, images: Sequence[str], limit: int
 ) -> tuple[list[int], list[int]]:
     """Return the sorted numbers of the images to run, and of the random sample among them.
 
@@ -140,7 +138,7 @@ def choose_images(
     by rank, those shared by most units first.
     """
     numbers = {name: i for i, name in enumerate(images)}
-    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
     sample = shuffled[: min(SAMPLE, max(1, limit // 2))]
     counts = top_images.groupby(["rank", "image"], sort=False).size().reset_index(name="units")
     ordered = counts.sort_values(["rank", "units"], ascending=[True, False], kind="stable")
