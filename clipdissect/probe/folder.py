@@ -67,12 +67,11 @@ def of_files(
     name: str,
     root: Path,
     files: Sequence[Path],
-    options: ProbeOptions | None = None,
+    options: ProbeOptions,
     label_of: LabelOf | None = None,
     notes: tuple[str, ...] = (),
 ) -> Probe:
     """Return a probe of files below `root`, ordered and labelled by their relative path."""
-    options = options or ProbeOptions()
     relative = sorted(file.relative_to(root).as_posix() for file in files)
     images = tuple(relative[i] for i in options.pick(len(relative)))
     reader = FileReader(root, images, **options.reading)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +67,6 @@ class CompositionalConcepts:
     units: int | None = None
     panels: int = 8
     panel_images: int = 5
-    name: ClassVar[str] = "compositional_concepts"
 
     def __post_init__(self) -> None:
         check_least(self, words=2, length=2, beam=1, units=1, panels=0, panel_images=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,6 @@ class Qualitative:
     rank_by: str = "ours"
     unit_table: int | None = None
     panel_images: int = 5
-    name: ClassVar[str] = "qualitative"
 
     def __post_init__(self) -> None:
         check_choice("study.select", self.select, ("random", "interpretable", "listed"))

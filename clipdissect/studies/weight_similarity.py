@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,6 @@ class WeightSimilarity:
     permutations: int = 1000
     panels: int = 6
     panel_images: int = 5
-    name: ClassVar[str] = "weight_similarity"
 
     def __post_init__(self) -> None:
         check_least(self, top_pairs=3, permutations=20, panels=0, panel_images=1)
