@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from clipdissect.report.build import build
+from clipdissect.report.build import build, compare
 from clipdissect.report.collect_data import ReportSettings, collect, read_labels, set_others
-from clipdissect.report.compare import compare
 from clipdissect.report.run import Run, load
 
 __all__ = [
