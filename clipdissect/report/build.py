@@ -14,7 +14,15 @@ from jaxtyping import Float
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
-from clipdissect.report.overview import histogram_of, overview
+from clipdissect.report.overview import (
+    header,
+    histogram_of,
+    known_folders,
+    overview,
+    picture_notes,
+    shorten_paths,
+    warnings,
+)
 from clipdissect.report.page import (
     CHUNK,
     Page,
@@ -27,13 +35,6 @@ from clipdissect.report.page import (
 )
 from clipdissect.report.report_data import REPORT, THUMBNAILS, rounded
 from clipdissect.report.run import Run, load, run_folder
-from clipdissect.report.run_header import (
-    header,
-    known_folders,
-    picture_notes,
-    shorten_paths,
-    warnings,
-)
 from clipdissect.store import Store
 from clipdissect.utils.files import atomic
 
