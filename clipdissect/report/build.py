@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.evaluation.vectors import Sentences, vectors
+from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
 from clipdissect.report.overview import (
     header,
     histogram_of,
@@ -179,12 +178,11 @@ def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[
             f"the two runs have no described unit in common: {runs[0].name} has layers {names[0]}; "
             f"{runs[1].name} has {names[1]}"
         )
-    texts = [tuple(rows["description"].tolist() for rows in pair) for pair in tables.values()]
-    cosines = _cosines(texts, sentences, store)
-    return [
-        LayerPair(layer, rows, values)
-        for (layer, rows), values in zip(tables.items(), cosines, strict=True)
-    ]
+    embeddings = None
+    if sentences is not None and not isinstance(sentences, MissingResource):
+        texts = {text for rows in tables.values() for side in rows for text in side["description"]}
+        embeddings = vectors(sentences, [sorted(filter(None, texts))], store)
+    return [LayerPair(layer, rows, _cosines(rows, embeddings)) for layer, rows in tables.items()]
 
 
 def _common_rows(runs: Runs, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -196,17 +194,13 @@ def _common_rows(runs: Runs, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _cosines(
-    texts: Sequence[Sequence[list[str]]], sentences: Sentences, store: Store | None
-) -> list[Float[np.ndarray, " units"]]:
-    cosines = [np.full(len(first), np.nan) for first, _ in texts]
-    if sentences is None or isinstance(sentences, MissingResource):
-        return cosines
-    distinct = sorted({text for pair in texts for side in pair for text in side if text})
-    embeddings = vectors(sentences, [distinct], store)
-    for values, (first, second) in zip(cosines, texts, strict=True):
-        rows = [i for i in range(len(first)) if first[i] and second[i]]
-        if rows:
-            values[rows] = embeddings.cosines([first[i] for i in rows], [second[i] for i in rows])
+    rows: tuple[pd.DataFrame, pd.DataFrame], embeddings: Vectors | None
+) -> Float[np.ndarray, " units"]:
+    first, second = (side["description"].to_numpy(dtype=object) for side in rows)
+    cosines = np.full(len(first), np.nan)
+    described = (first != "") & (second != "")
+    if embeddings is not None and described.any():
+        cosines[described] = embeddings.cosines(list(first[described]), list(second[described]))
     return cosines
 
 
