@@ -35,7 +35,7 @@ def test_units_are_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"select": "best"}, "random, interpretable, listed"), ({"select": "listed"}, "goes with"),
+    [({"select": "best"}, "random or interpretable or listed"), ({"select": "listed"}, "goes with"),
      ({"units": ["a:1"]}, "goes with"), ({"select": "listed", "units": ["a"]}, "written as"),
      ({"select": "listed", "units": ["b:1"]}, "unknown layer"), ({"count": 0}, "at least 1"),
      ({"select": "listed", "units": ["a:4"]}, "no unit 4"), ({"rank_by": "x"}, "unknown method"),
