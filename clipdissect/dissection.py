@@ -167,11 +167,11 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
             probe,
             job.store,
             job.settings,
-            top_k=_stored_top_k(similarity, job.images),
+            top_k=stored_top_k(similarity, job.images),
             team=job.team,
         )
     log_skipped(captured.skipped, len(probe))
-    _check_top_k(similarity, len(captured.images))
+    check_top_k(similarity, len(captured.images))
     activations = ConceptActivations(captured.image_embeds, texts.embeddings)
     describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
     top_images, layer_histograms = [], {}
@@ -204,7 +204,7 @@ def run_worker(
     team: Team,
 ) -> None:
     """Capture this process's share of the images, while the leader runs `dissect`."""
-    top_k = _stored_top_k(similarity, images)
+    top_k = stored_top_k(similarity, images)
     run_capture_worker(
         target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team
     )
@@ -307,7 +307,7 @@ def _check_job(job: Job) -> None:
     for name, count in (("top", job.top), ("images", job.images)):
         if not isinstance(count, int):
             raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
-    _check_top_k(similarity, len(probe))
+    check_top_k(similarity, len(probe))
     if job.top < 1 or job.images < 1:
         raise DissectError(f"top and images must be at least 1; got {job.top} and {job.images}")
     if job.settings.keep == "top_k" and similarity.needs_all:
@@ -328,15 +328,16 @@ def _check_job(job: Job) -> None:
             raise unknown("layer of truth", layer, target.layers)
 
 
-def _check_top_k(similarity: Similarity, images: int) -> None:
+def check_top_k(similarity: Similarity, images: int) -> None:
+    """Raise a DissectError if the similarity's `top_k` exceeds the number of images."""
     top_k = similarity.images_per_unit
     if top_k is not None and top_k > images:
         raise DissectError(
-            f"similarity.top_k is {top_k}, but the probe has only {images} images: "
-            f"lower top_k (20 suits a few hundred images) or add images"
+            f"similarity.top_k is {top_k}, but only {images} images are available: lower top_k "
+            f"(20 suits a few hundred images) or add images"
         )
 
 
-def _stored_top_k(similarity: Similarity, images: int) -> int:
+def stored_top_k(similarity: Similarity, images: int) -> int:
     """Return the k that both the scores and the table of top images need."""
     return max(similarity.images_per_unit or 0, images)

@@ -23,7 +23,7 @@ from clipdissect import encoder as encoders
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import MissingResource
 from clipdissect.method import Job
-from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES
+from clipdissect.probe.scenes import SHAPES, TEXTURES
 from clipdissect.results.manifest import git_state, machine, versions
 from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store

@@ -15,7 +15,7 @@ from clipdissect.errors import MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.probe import Probe
 from clipdissect.report import ReportSettings
-from clipdissect.report.other_methods import Labels
+from clipdissect.report.collect_data import Labels
 from clipdissect.results.result import Result
 from clipdissect.store import Store
 from clipdissect.targets import Target

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from clipdissect.concepts.base import Concepts, clean
 from clipdissect.concepts.sources import read_lines
 from clipdissect.datasets import cifar
-from clipdissect.datasets.broden_labels import label_names
 from clipdissect.datasets.cifar import CIFAR100
 from clipdissect.datasets.class_names import imagenet_names
+from clipdissect.datasets.segmentation import label_names
 from clipdissect.utils.paths import BRODEN, data_candidates, find_data
 
 # A line of categories_places365.txt: `/a/apartment_building/outdoor 8`.

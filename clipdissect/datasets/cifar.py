@@ -10,19 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.utils.files import check_listable
-from clipdissect.utils.paths import data_places
-
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)
+from clipdissect.utils.paths import data_places, find_data
 
 
 @dataclass(frozen=True)
@@ -57,15 +45,12 @@ def find(layout: Layout, root: str | None = None) -> Path:
     base, meta = layout.source.base_folder, layout.source.meta["filename"]
     tops = [Path(root).expanduser()] if root else data_places()
     folders = [folder for top in tops for folder in (top / base, top)]
-    for folder in folders:
-        check_listable(folder)
-        if (folder / meta).is_file():
-            return folder
-    raise MissingResource(
+    return find_data(
         f"{layout.dataset} ({base}, in torchvision's layout)",
-        [str((folder / meta).absolute()) for folder in folders],
+        folders,
         f"clipdissect fetch {layout.dataset.lower()}, or set root to the folder that holds {base}, "
         f"or probe.download=true",
+        meta,
     )
 
 
@@ -108,7 +93,7 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return {k: v.to_numpy() if isinstance(v, _Array) else v for k, v in content.items()}
-    except _DAMAGED as error:
+    except Exception as error:  # a damaged pickle can raise any
         raise DissectError(f"{path} is damaged, or isn't a CIFAR file: {error}") from error
 
 

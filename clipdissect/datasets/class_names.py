@@ -61,15 +61,15 @@ def named_by(names: Iterable[str], texts: Iterable[str]) -> int:
     return sum(not known.isdisjoint(synonyms(name)) for name in names)
 
 
-def class_names(source: str, units: int | None = None) -> tuple[str, ...]:
+def class_names(
+    source: str, units: int | None = None, option: str = "target.classes"
+) -> tuple[str, ...]:
     """Return the names of `imagenet` or of a file; `units` is the required number."""
     if source == "imagenet":
         names = imagenet_names()
     else:
-        names = names_of_file(
-            Path(source).expanduser(),
-            "set target.classes to a file with one name per line, or to imagenet",
-        )
+        remedy = f"set {option} to a file with one name per line, or to imagenet"
+        names = names_of_file(Path(source).expanduser(), remedy)
     if units is not None and len(names) != units:
         raise DissectError(
             f"target.classes ({source}) has {len(names)} names, but the layer of classes has "

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipdissect.errors import DissectError, MissingResource
-from clipdissect.utils.paths import data_places
+from clipdissect.errors import DissectError
+from clipdissect.utils.paths import data_candidates, find_data
+from clipdissect.utils.type_checks import check_choice
 
 # Paths of the file of categories below a data folder; the first is its original name.
 CATEGORIES = (
@@ -21,25 +22,15 @@ MATCHINGS = ("normalised", "released")
 _LINE = re.compile(r"(?:/\w/)?(?P<name>\S+)\s+(?P<number>\d+)")
 
 
-def find(below: Sequence[str], what: str, remedy: str) -> Path:
-    """Return the first existing path below the data folders, or raise a MissingResource."""
-    paths = [folder / name for folder in data_places() for name in below]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise MissingResource(what, [str(path.absolute()) for path in paths], remedy)
-
-
 def places365_names(path: str | None = None) -> tuple[str, ...]:
     """Return the 365 class names in class order, such as `apartment_building/outdoor`.
 
     `path` has lines like `/a/airfield 0`; by default it is searched in the data folders.
     """
     what, remedy = "the Places365 class names", "download categories_places365.txt and set its path"
-    file = Path(path).expanduser() if path else find(CATEGORIES, what, remedy)
-    if not file.is_file():
-        raise MissingResource(what, [str(file.absolute())], remedy)
-    lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    file = find_data(what, data_candidates(path, *CATEGORIES), remedy)
+    text = "" if file.is_dir() else file.read_text(encoding="utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip()]
     matches = [_LINE.fullmatch(line.strip()) for line in lines]
     numbers = [int(match["number"]) for match in matches if match]
     if None in matches or numbers != list(range(365)):
@@ -54,13 +45,7 @@ def scene_labels(broden: str | Path) -> tuple[str, ...]:
     """Return the scene labels (`abbey-s`) of an unpacked Broden release, in its order."""
     root = Path(broden).expanduser()
     files = [root / "c_scene.csv", root / "label.csv"]
-    file = next((f for f in files if f.is_file()), None)
-    if file is None:
-        raise MissingResource(
-            "Broden's scene labels",
-            [str(f.absolute()) for f in files],
-            "give the folder of the unpacked release",
-        )
+    file = find_data("Broden's scene labels", files, "give the folder of the unpacked release")
     table = pd.read_csv(file, keep_default_na=False, dtype=str)
     needed = {"name"} if file.name == "c_scene.csv" else {"name", "category"}
     if needed - set(table):
@@ -77,8 +62,7 @@ def match_key(name: str, matching: str = "normalised") -> str:
     `released` only removes Broden's `-s`; `normalised` also ignores case and the difference
     between `_`, `-`, `/` and blanks.
     """
-    if matching not in MATCHINGS:
-        raise DissectError(f"matching is '{matching}'; it can be {' or '.join(MATCHINGS)}")
+    check_choice("matching", matching, MATCHINGS)
     stem = name.strip().removesuffix("-s")
     return stem if matching == "released" else re.sub(r"[\s_/-]+", " ", stem).strip().lower()
 

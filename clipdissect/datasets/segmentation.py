@@ -1,11 +1,13 @@
-"""Dense labels: the concept of each pixel."""
+"""Dense labels: the concept of each pixel; names of Broden's labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from clipdissect.errors import DissectError, unknown
@@ -118,3 +120,25 @@ def _renumbered(
     }
     pixels = {c: number[layers] for c, layers in annotation.pixels.items() if c in wanted}
     return replace(annotation, whole=whole, pixels=pixels)
+
+
+def label_names(root: Path) -> dict[str, str]:
+    """Map the release's label numbers to names in words; see `words`."""
+    table = read_labels(root / "label.csv", "number", "name")
+    return {n: words(name) for n, name in zip(table["number"], table["name"], strict=True)}
+
+
+def words(name: str) -> str:
+    """Return a label in words: `apartment_building-outdoor-s` is `apartment building-outdoor`."""
+    return name.removesuffix("-s").replace("_", " ")
+
+
+def read_labels(file: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV file of labels as text; raise a DissectError if a column is missing."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DissectError(f"{file} is not a CSV file: {error}") from error
+    if not set(columns) <= set(table):
+        raise DissectError(f"{file} must have the columns {', '.join(columns)}")
+    return table

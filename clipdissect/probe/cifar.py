@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +95,10 @@ def _read(layout: Layout, split: str, folder: Path, options: ProbeOptions) -> Pr
 
 
 def _folder(layout: Layout, root: str | None, download: bool) -> Path:
-    try:
-        return files.find(layout, root)
-    except MissingResource:
-        if not download:
-            raise
-    files.download(layout, root)
+    if download:
+        with suppress(MissingResource):
+            return files.find(layout, root)
+        files.download(layout, root)
     return files.find(layout, root)
 
 

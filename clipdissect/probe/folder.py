@@ -9,8 +9,7 @@ from pathlib import Path
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.images.decode import Picture, open_picture, orientation_of
 from clipdissect.probe.base import Probe
-from clipdissect.probe.identity import file_identities
-from clipdissect.probe.image_files import find_image_files
+from clipdissect.probe.image_files import file_identities, find_image_files
 from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils.files import check_listable
 from clipdissect.utils.type_checks import check_choice
@@ -68,12 +67,11 @@ def of_files(
     name: str,
     root: Path,
     files: Sequence[Path],
-    options: ProbeOptions | None = None,
+    options: ProbeOptions,
     label_of: LabelOf | None = None,
     notes: tuple[str, ...] = (),
 ) -> Probe:
     """Return a probe of files below `root`, ordered and labelled by their relative path."""
-    options = options or ProbeOptions()
     relative = sorted(file.relative_to(root).as_posix() for file in files)
     images = tuple(relative[i] for i in options.pick(len(relative)))
     reader = FileReader(root, images, **options.reading)

@@ -1,17 +1,23 @@
-"""Find the image files below a folder."""
+"""Find the image files below a folder, and identify them in cache keys."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from tqdm import tqdm
 
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import SUFFIXES
-from clipdissect.utils.files import check_listable
+from clipdissect.utils import hashing
+from clipdissect.utils.files import check_listable, note_use, write_text
 from clipdissect.utils.paths import cache_dir
 
 log = logging.getLogger(__name__)
@@ -28,6 +34,7 @@ SYSTEM = frozenset([*_SYSTEM.split(","), "lost+found", "system volume informatio
 # Image formats that aren't supported.
 _OTHER_FORMATS = "arw cr2 cr3 dng exr hdr heic heif jxl nef psd raw svg tga"
 OTHER_SUFFIXES = frozenset(f".{name}" for name in _OTHER_FORMATS.split())
+THREADS = 8  # that hash files
 HEAD = 1 << 16  # bytes to read to see whether this project wrote a file
 GENERATOR = b'content="clipdissect '  # in the pages of reports
 LAUNCHED = b"callbacks.Launched"  # in the configs that Hydra writes for this project's runners
@@ -155,7 +162,7 @@ def _leads_to(entry: os.DirEntry[str], test: Literal["is_dir", "is_file"]) -> bo
 
 def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
     """Return why a folder doesn't hold the user's images; None if it does."""
-    if _is_run(folder, names) or _is_wandb(folder, names):
+    if _is_run(folder, names):
         return RUNS
     cache = cache_dir()
     is_cache = "CACHEDIR.TAG" in names or (os.path.isdir(cache) and _inode(cache) == inode)
@@ -163,7 +170,9 @@ def _reason_to_skip(folder: Path, inode: _Inode, names: set[str]) -> str | None:
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:
-    """Return whether a run, `Result.save` or a report wrote the folder."""
+    """Return whether a run, its tracker, `Result.save` or a report wrote the folder."""
+    if folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names):
+        return True
     marks = {
         "run.json": b'"clipdissect"',
         "index.html": GENERATOR,
@@ -175,13 +184,61 @@ def _is_run(folder: Path, names: set[str]) -> bool:
     )
 
 
-def _is_wandb(folder: Path, names: set[str]) -> bool:
-    return folder.name == "wandb" and any(n.startswith(("run-", "offline-run-")) for n in names)
-
-
 def _head(path: Path) -> bytes:
     try:
         with (path / "hydra.yaml" if path.is_dir() else path).open("rb") as source:
             return source.read(HEAD)
     except OSError:
         return b""
+
+
+def file_identities(root: Path, names: Sequence[str], identity: str) -> list[str]:
+    """Return an identity per file below `root`; see `ProbeOptions.identity`."""
+    try:
+        stats = [(root / name).stat() for name in names]
+    except OSError as error:
+        raise DissectError(f"can't access {error.filename}: {error.strerror}") from error
+    if identity == "content":
+        return _cached_digests(root, names, stats)
+    return [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, stats, strict=True)]
+
+
+def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_result]) -> list[str]:
+    """Return the SHA-256 per file, reading only files that changed since the last call."""
+    cache = cache_dir() / "digests" / f"{hashing.hash_values(str(root.resolve()))}.json"
+    known = _load(cache)
+    note_use(cache)
+    # ctime too: every write updates it, and users can't set it back.
+    keys = {n: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in zip(names, stats, strict=True)}
+    changed = [name for name, key in keys.items() if known.get(name, [])[:3] != key]
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        digests = pool.map(_hash_file, (root / name for name in changed))
+        # disable=None: shown only in a terminal.
+        progress = tqdm(digests, "digests", len(changed), disable=None if changed else True)
+        updates = {
+            name: [*keys[name], digest] for name, digest in zip(changed, progress, strict=True)
+        }
+    known |= updates
+    if updates:
+        try:
+            write_text(cache, json.dumps(known))
+        except OSError as error:
+            log.warning("can't cache the file hashes in %s: %s", cache, error.strerror)
+    return [str(known[name][3]) for name in names]
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return hashing.hash_file(path)
+    except OSError as error:
+        raise DissectError(f"can't read {path} to hash it: {error.strerror}") from error
+
+
+def _load(cache: Path) -> dict[str, list[Any]]:
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {n: entry for n, entry in entries.items() if isinstance(entry, list) and len(entry) == 4}

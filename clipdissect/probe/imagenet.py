@@ -1,4 +1,4 @@
-"""ImageNet's validation images, in the layouts in common use."""
+"""ImageNet's validation images and their ground truth, in the layouts in common use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from clipdissect.probe.base import Probe
 from clipdissect.probe.broden import broden as broden_probe
 from clipdissect.probe.folder import LabelOf, existing_folder, of_files, top_folder
 from clipdissect.probe.image_files import find_image_files, is_image
-from clipdissect.probe.imagenet_ground_truth import find_ground_truth, read_ground_truth
 from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.probe.unions import join
 from clipdissect.utils.paths import IMAGENET, data_candidates
@@ -30,6 +29,18 @@ NO_LABELS = (
     "the ImageNet images have no labels: no ground truth file is next to them (set "
     "probe.ground_truth)"
 )
+DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
+GROUND_TRUTH_FILES = (
+    DEVKIT,
+    f"data/{DEVKIT}",
+    f"ILSVRC2012_devkit_t12/data/{DEVKIT}",
+    "imagenet_2012_validation_synset_labels.txt",
+    "synset_labels.txt",
+    "LOC_val_solution.csv",
+    "val.txt",
+)
+NUMBERED_LINE = re.compile(r"ILSVRC2012_val_(\d{8})\S*?[\s,]+(\S+)")
+WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def imagenet_val(
@@ -181,3 +192,69 @@ def _number(image: str) -> int:
 def _match(pattern: re.Pattern[str], text: str, group: int = 0) -> str | None:
     match = pattern.search(text)
     return match[group] if match else None
+
+
+def find_ground_truth(folder: Path, path: str | None) -> Path | None:
+    """Return the file of `path`, else in the images' folder or the two above; None if absent."""
+    tops = [Path(path).expanduser()] if path else [folder, folder.parent, folder.parent.parent]
+    candidates = [top / name for top in tops for name in ("", *GROUND_TRUTH_FILES)]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is not None or path is None:
+        return file
+    raise MissingResource(
+        "the ground truth of the ImageNet images",
+        [str(candidates[0].absolute())],
+        f"set probe.ground_truth to the devkit's folder or its {DEVKIT}",
+    )
+
+
+def read_ground_truth(path: Path) -> dict[int, str]:
+    """Map validation images' numbers, from 1, to WordNet ids.
+
+    Reads the devkit's file, `LOC_val_solution.csv`, one WordNet id per line, or lines
+    `<image> <class number from 0>`.
+    """
+    stripped = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line for line in stripped if line and not line.startswith("ImageId")]
+    matches = [NUMBERED_LINE.search(line) for line in lines]
+    if lines and all(matches):
+        classes = dict(enumerate(synsets()))
+        return {int(m[1]): _wordnet_id(path, classes, m[2]) for m in matches if m}
+    if lines and all(WORDNET_ID.fullmatch(line) for line in lines):
+        return dict(enumerate(lines, 1))
+    if lines and all(line.isdigit() for line in lines):
+        classes = _devkit_ids(path)
+        return {i: _wordnet_id(path, classes, line) for i, line in enumerate(lines, 1)}
+    raise DissectError(
+        f"{path} is not an ImageNet ground truth file: each line must be a WordNet id, the "
+        f"devkit's class number, or an image's name with either"
+    )
+
+
+def _wordnet_id(path: Path, classes: dict[int, str], text: str) -> str:
+    if WORDNET_ID.fullmatch(text):
+        return text
+    if not text.isdigit():
+        raise DissectError(f"{path} has the class '{text}': it must be a WordNet id or a number")
+    if int(text) not in classes:
+        raise DissectError(f"{path} has the class number {int(text)}, which doesn't exist")
+    return classes[int(text)]
+
+
+def _devkit_ids(path: Path) -> dict[int, str]:
+    """Map the devkit's class numbers, which don't follow class order, to WordNet ids."""
+    from scipy.io import loadmat
+
+    meta = path.parent / "meta.mat"
+    if not meta.is_file():
+        raise MissingResource(
+            "the classes of ImageNet's ground truth numbers (the devkit's meta.mat)",
+            [str(meta.absolute())],
+            "unpack the whole devkit (ILSVRC2012_devkit_t12.tar.gz), or set probe.ground_truth to "
+            "a file with one WordNet id per line",
+        )
+    try:
+        rows: Sequence[object] = loadmat(meta, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}  # type: ignore[index]
+    except (KeyError, ValueError, TypeError, NotImplementedError) as error:
+        raise DissectError(f"{meta} isn't the devkit's: {error}") from error

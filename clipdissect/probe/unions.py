@@ -58,7 +58,12 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
         name,
         [f"{probe.name}/{image}" for probe in probes for image in probe.images],
         partial(_call_part, [probe.read for probe in probes], starts),
-        [identity for probe in probes for identity in _identities(probe)],
+        # A custom probe may have only a digest.
+        [
+            identity
+            for probe in probes
+            for identity in probe.identities or (f"{probe.digest} {i}" for i in range(len(probe)))
+        ],
         on_error=on_error,
         notes=tuple(notes),
         labels=tuple(labels) if any(labels) else None,
@@ -71,11 +76,6 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
 def _call_part(functions: Sequence[Callable[[int], T]], starts: Sequence[int], index: int) -> T:
     part = bisect_right(starts, index) - 1
     return functions[part](index - starts[part])
-
-
-def _identities(part: Probe) -> Sequence[str]:
-    # A custom probe may have only a digest.
-    return part.identities or [f"{part.digest} {i}" for i in range(len(part))]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from clipdissect.datasets.class_names import imagenet_names, names_of_file
+from clipdissect.datasets.class_names import class_names
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import Picture, UnreadableImage, decode_picture
 from clipdissect.probe.base import Labels, Probe
-from clipdissect.probe.identity import file_identities
+from clipdissect.probe.image_files import file_identities
 from clipdissect.probe.options import ProbeOptions, not_empty
-from clipdissect.probe.samples import extensions_of, select_images, shard_notes
-from clipdissect.probe.shards import Shard, find_shards, index_shard
+from clipdissect.probe.shards import (
+    Shard,
+    extensions_of,
+    find_shards,
+    index_shard,
+    select_images,
+    shard_notes,
+)
 from clipdissect.utils import hashing
 
 
@@ -104,16 +109,9 @@ def _unique_names(shards: Sequence[Shard]) -> list[str]:
 
 def _labels(labels: Sequence[str | None], classes: str | None) -> Labels | None:
     if classes is not None:
-        names = _class_names(classes)
+        names = class_names(classes, option="probe.classes")
         labels = [label and _class_name(label, names) for label in labels]
     return tuple(labels) if any(labels) else None
-
-
-def _class_names(classes: str) -> tuple[str, ...]:
-    if classes == "imagenet":
-        return imagenet_names()
-    remedy = "set probe.classes to a file with one name per line, or to imagenet"
-    return names_of_file(Path(classes).expanduser(), remedy)
 
 
 def _class_name(label: str, names: Sequence[str]) -> str:

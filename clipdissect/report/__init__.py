@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from clipdissect.report.build import build
-from clipdissect.report.collect_data import collect
-from clipdissect.report.compare import compare
-from clipdissect.report.other_methods import read_labels, set_others
+from clipdissect.report.build import build, compare
+from clipdissect.report.collect_data import ReportSettings, collect, read_labels, set_others
 from clipdissect.report.run import Run, load
-from clipdissect.report.settings import ReportSettings
 
 __all__ = [
     "ReportSettings",

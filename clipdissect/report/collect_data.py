@@ -4,31 +4,68 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from clipdissect import method
 from clipdissect.capture.settings import Settings
-from clipdissect.errors import MissingResource
+from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
+from clipdissect.method import Job
 from clipdissect.probe import Probe
-from clipdissect.report.other_methods import Labels
-from clipdissect.report.regions import Regions, find_regions
-from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, rounded
-from clipdissect.report.settings import ReportSettings
-from clipdissect.report.svg import outline
-from clipdissect.report.thumbnails import NetworkInputs
+from clipdissect.probe.thumbnails import NetworkInputs
+from clipdissect.report.regions import Regions, find_regions, outline
+from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
+from clipdissect.report.run import run_folder
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.result import Result
 from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.files import atomic
+from clipdissect.utils.type_checks import check_choice, check_fields, check_range
 
 Pictures = dict[str, list[str | None]]
+Labels = dict[str, dict[str, str]]  # layer to unit number to label
+RANGES = {
+    "images": (1, 100),
+    "regions": (0, 10**9),
+    "thumbnail": (16, 1024),
+    "megabytes": (0, 10**6),
+}
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Content and storage of a report.
+
+    Args:
+        images: top images per unit, at most as many as the run has.
+        regions: most images to run again for regions: a random sample, then top images by rank;
+            0 disables regions.
+        thumbnail: width and height of a picture, in pixels.
+        single_file: embed everything in `index.html`, up to `megabytes`.
+        megabytes: limit for the pictures in a single file.
+        paths: `relative` to the probe's folder, or `absolute`, which links to the image files and
+            reveals folders of this machine.
+    """
+
+    images: int = 5
+    regions: int = 400
+    thumbnail: int = 160
+    single_file: bool = False
+    megabytes: float = 30.0
+    paths: str = "relative"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "report.")
+        for name, limits in RANGES.items():
+            check_range(f"report.{name}", getattr(self, name), *limits)
+        check_choice("report.paths", self.paths, ("relative", "absolute"))
 
 
 def collect(
@@ -172,3 +209,38 @@ def _other_texts(texts: Mapping[str, Any], layer: str, unit: int) -> list[str]:
 
 def _rounded_list(values: Any) -> list[float | int | None]:
     return [rounded(value) for value in values.tolist()]
+
+
+def read_labels(name: str, source: str | Mapping[str, Any]) -> Labels:
+    """Read a method's labels from a run's folder, a CSV file, or a method's name and parameters.
+
+    The file has columns `layer, unit, description`; the method must read labels from a file,
+    such as `{name: published_milan, path: FILE}`. `name` is the method's name in messages.
+    """
+    if isinstance(source, str):
+        path = Path(source).expanduser()
+        path = path / "descriptions.csv" if path.is_dir() else path
+        if not path.is_file():
+            hint = "report.against names folders of runs, and files of labels"
+            raise MissingResource(f"the labels of {name}", [str(path.absolute())], hint)
+        source = {"name": "published", "path": str(path)}
+    built = method.build(**source)
+    if built.needs:
+        raise DissectError(
+            f"report.against.{name} must read labels from a file; "
+            f"{built.name} describes units itself"
+        )
+    table = built.describe(Job()).descriptions
+    labels: Labels = {}
+    columns = (table[column] for column in ("layer", "unit", "description"))
+    for layer, unit, text in zip(*columns, strict=True):
+        labels.setdefault(str(layer), {})[str(unit)] = str(text)
+    return labels
+
+
+def set_others(run: str | Path, others: Mapping[str, Labels]) -> None:
+    """Replace other methods' labels in a run's report data; drop the outdated agreement."""
+    folder = run_folder(run)
+    data = read_report_data(folder)
+    facts = {key: v for key, v in data.facts.items() if not key.startswith("agreement")}
+    replace(data, facts={**facts, "others": dict(others)}).write(folder)

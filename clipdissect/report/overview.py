@@ -1,8 +1,13 @@
-"""Summary statistics of each layer's labels."""
+"""Overview of a run: settings, warnings, notes, and statistics of each layer's labels."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +22,18 @@ BINS = 30
 FREQUENT = 10
 # Relative to the layer's median margin: the scale of scores differs between functions.
 LOW_MARGIN = 0.1
+HIDDEN = ("name", "memory_gb")  # `memory_gb` changes no result
+_SLASH = r"[/\\]+"
+_BEFORE = r"(?<![\w./\\])(?!(?<=:)//)"  # not inside `a/b`, nor at the slashes of `https://`
+_NAME = r"[^\s/\\'\",;]"
+_USER = rf"(?:home|Users){_SLASH}[^/\\'\",;\n]+{_SLASH}"  # user names may have spaces
+# Unix, Windows (`C:\x\y`), a share (`\\server\x`), `file://`, or below a shortened folder.
+_ABSOLUTE = re.compile(
+    rf"{_BEFORE}(?:(?:file:{_SLASH})?[A-Za-z]:|file:|~(?:[A-Za-z][\w.-]*)?|…)?{_SLASH}"
+    rf"(?:{_USER}|{_NAME}+{_SLASH})(?:{_NAME}+{_SLASH})*({_NAME}*)"
+)
+_STARTS_AS_PATH = re.compile(r"file:/|~|[A-Za-z]:[/\\]|[/\\]")
+_ROOT = re.compile(r"(?:~|[A-Za-z]:)?")
 
 
 @dataclass(frozen=True)
@@ -73,13 +90,13 @@ def low_margins(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
     return np.asarray(margins <= LOW_MARGIN * float(np.nanmedian(margins)))
 
 
-def histogram_of(values: pd.Series, bins: int = BINS) -> Histogram | None:
+def histogram_of(values: pd.Series) -> Histogram | None:
     """Return the histogram of the finite values; None if there are none."""
     finite = values.to_numpy(float)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
         return None
-    counts, edges = np.histogram(finite, bins)
+    counts, edges = np.histogram(finite, BINS)
     return Histogram(float(edges[0]), float(edges[-1]), tuple(counts.tolist()))
 
 
@@ -114,3 +131,139 @@ def _layer(run: Run, name: str) -> LayerOverview:
         null_95=null.get("null_95"),
         above_null=null.get("above_null"),
     )
+
+
+def header(run: Run, units: int) -> list[tuple[str, str]]:
+    """Return names and values of the run's settings, without unknown values."""
+    metadata, layers = run.run, run.layers
+    rows = [
+        ("Target", _dict(metadata, "target").get("name")),
+        ("Layers", f"{len(layers)}: {', '.join(layers)}" if len(layers) > 1 else layers[0]),
+        ("Units", f"{units:,}"),
+        ("Probe", _with_size(_dict(metadata, "probe"), "used", "images")),
+        ("Concepts", _with_size(_dict(metadata, "concepts"), "texts", "texts")),
+        ("Encoder", metadata.get("encoder")),
+        ("Similarity", _with_parameters(_dict(metadata, "similarity"))),
+        ("Method", _with_parameters(_dict(metadata, "method"))),
+        ("Date", str(metadata.get("date", "")).replace("T", " ")[:16]),
+        ("Took", _duration(_dict(metadata, "seconds"))),
+        ("Version", _dict(metadata, "versions").get("clipdissect")),
+    ]
+    folders = known_folders(run)
+    return [(name, shorten_paths(str(value), folders)) for name, value in rows if value]
+
+
+def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
+    """Return warnings to read before interpreting the labels."""
+    probe = _dict(run.run, "probe")
+    skipped, dead = len(probe.get("skipped", ())), sum(layer.dead for layer in layers)
+    texts = [run.problem] if run.problem else []
+    texts += [str(note) for note in run.run.get("notes", ())]
+    if skipped:
+        texts.append(
+            f"{skipped} of {probe.get('images')} images couldn't be read and were left out; "
+            f"run.json lists them"
+        )
+    if dead:
+        texts.append(f"{dead} units never vary on these images (dead) and have no description")
+    if len(run.top_images) and not run.report_data.pictures:
+        texts.append(
+            "there are no pictures and no histograms: the run's report data are missing "
+            "(switched off, interrupted, or written by another version)"
+        )
+    folders = known_folders(run)
+    return [shorten_paths(text, folders) for text in texts]
+
+
+def picture_notes(run: Run) -> list[str]:
+    """Return notes on how pictures, regions and histograms were computed."""
+    data, layers = run.report_data, run.report_data.layers.values()
+    notes = []
+    if data.pictures:
+        notes.append("Pictures show the network's input: the image after resizing and cropping.")
+    sample_sizes = [layer["threshold_images"] for layer in layers if "thresholds" in layer]
+    if sample_sizes:
+        threshold = _threshold(sample_sizes[0], data.facts.get("probe_images"))
+        notes.append(
+            f"Bright regions are where the unit exceeds {threshold}. Maps finer than 28 x 28 "
+            f"positions are shown by the largest value of each cell."
+        )
+    paths = [path for layer in layers for unit in layer.get("outlines", ()) for path in unit]
+    missing = paths.count(None)
+    if sample_sizes and missing:
+        notes.append(
+            f"{missing:,} pictures have no region: the network was run again on some images "
+            f"only (report.regions)."
+        )
+    top_only = [layer["images"] for layer in layers if layer.get("whole") is False]
+    if top_only:
+        notes.append(
+            f"Activation histograms count only the {top_only[0]} stored top images of each unit."
+        )
+    return notes
+
+
+def _threshold(images: int, total: int | None) -> str:
+    if not images:
+        return "the threshold that the method used (column threshold)"
+    sample = f"all {total}" if images == total else f"a random {images} of the {total}"
+    return f"its 99.5 % quantile over positions, estimated from {sample} images of the probe"
+
+
+def _dict(values: dict[str, Any], key: str) -> dict[str, Any]:
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _with_size(values: dict[str, Any], size: str, unit: str) -> str:
+    return f"{values['name']}, {values.get(size, 0):,} {unit}" if "name" in values else ""
+
+
+def _with_parameters(values: dict[str, Any]) -> str:
+    parameters = ", ".join(
+        f"{key} {value}" for key, value in values.items() if key not in HIDDEN and value is not None
+    )
+    return f"{values.get('name', '')} ({parameters})" if parameters else values.get("name", "")
+
+
+def _duration(stages: dict[str, float]) -> str:
+    if not stages:
+        return ""
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
+    total = sum(stages.values())
+    return f"{total:.0f} s ({parts})" if total < 120 else f"{total / 60:.0f} min ({parts})"
+
+
+def shorten_paths(text: str, folders: Sequence[str] = ()) -> str:
+    """Reduce absolute paths in a text to their last part.
+
+    Paths with spaces end ambiguously, so known folders are replaced first, literally.
+    """
+    for folder in sorted(folders, key=len, reverse=True):
+        parts = re.split(_SLASH, folder.rstrip("/\\"))
+        if not all(map(_ROOT.fullmatch, parts)):
+            literal = rf"{_BEFORE}(?:file:[/\\]*)?{_SLASH.join(map(re.escape, parts))}"
+            text = re.sub(rf"{literal}{_SLASH}", "…/", text)
+            text = re.sub(rf"{literal}(?![\w.-])", "…", text)
+    return _ABSOLUTE.sub(r"…/\1", text)
+
+
+def known_folders(run: Run) -> list[str]:
+    """Return home, the working folder, the run's parent, and parents of paths in run.json."""
+    metadata = {name: value for name, value in run.run.items() if name != "notes"}
+    texts = [text for text in _texts(metadata) if _STARTS_AS_PATH.match(text)]
+    parents = [
+        re.sub(rf"{_SLASH}[^/\\]*$", "", text.removeprefix("file:").rstrip("/\\")) for text in texts
+    ]
+    folders = [Path.cwd(), run.folder.absolute().parent]
+    with suppress(RuntimeError):  # the user has no home
+        folders.append(Path.home())
+    return list(dict.fromkeys([*map(str, folders), *parents]))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

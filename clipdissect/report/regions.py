@@ -1,10 +1,11 @@
-"""Active regions of the top images: activation maps and thresholds."""
+"""Active regions of the top images: activation maps, thresholds and outlines."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ VERSION = 2  # raise it when the numbers change
 ABOVE = 0.005  # share of positions above the threshold
 FINEST = 28  # stored positions per side of a map
 SAMPLE = 200  # images for the threshold
+BOX = 100  # coordinates of outlines are integers from 0 to this
 TENSORS = ("maps", "thresholds", "lowest", "highest")  # fields of `Regions` in the store
 
 
@@ -58,16 +60,14 @@ class Regions:
 class RegionAccumulator:
     """Accumulates a layer's maps and largest values, batch by batch; image -1 means none."""
 
-    def __init__(
-        self, top_images: Int[Tensor, "units slots"], sample_size: int, seed: int = 0
-    ) -> None:
+    def __init__(self, top_images: Int[Tensor, "units slots"], sample_size: int) -> None:
         units = len(top_images)
         self.top_images, self.sample_size, self.positions = top_images, sample_size, 0
         self.maps: Tensor | None = None
         self.largest = torch.empty(units, 0, dtype=torch.float32)
         self.lowest = torch.full((units,), torch.inf, dtype=torch.float32)
         self.highest = -self.lowest
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(0)
 
     def add(
         self,
@@ -130,7 +130,7 @@ def find_regions(
 
 
 def choose_images(
-    top_images: pd.DataFrame, images: Sequence[str], limit: int, seed: int = 0
+    top_images: pd.DataFrame, images: Sequence[str], limit: int
 ) -> tuple[list[int], list[int]]:
     """Return the sorted numbers of the images to run, and of the random sample among them.
 
@@ -138,7 +138,7 @@ def choose_images(
     by rank, those shared by most units first.
     """
     numbers = {name: i for i, name in enumerate(images)}
-    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
     sample = shuffled[: min(SAMPLE, max(1, limit // 2))]
     counts = top_images.groupby(["rank", "image"], sort=False).size().reset_index(name="units")
     ordered = counts.sort_values(["rank", "units"], ascending=[True, False], kind="stable")
@@ -234,3 +234,45 @@ def _entry(regions: dict[str, Regions]) -> Entry:
         arrays |= {f"{name} {layer}": getattr(values, name) for name in TENSORS}
     images = {layer: values.images for layer, values in regions.items()}
     return Entry(arrays, {"what": "regions for reports", "layers": images})
+
+
+def outline(values: Float[np.ndarray, "h w"], threshold: float) -> str:
+    """Return the outline of where a map exceeds a threshold, as an SVG path in a 100 x 100 box.
+
+    The map is interpolated linearly and extended to the edges; holes are subpaths (`evenodd`).
+    """
+    from contourpy import FillType, contour_generator
+
+    if not values.max() > threshold:
+        return ""
+    height, width = values.shape
+    padded = np.pad(values, 1, mode="edge")
+    contours = contour_generator(
+        _coordinates(width), _coordinates(height), padded, fill_type=FillType.OuterOffset
+    )
+    # The region must exceed the threshold, and contourpy includes its lower level.
+    above = float(np.nextafter(np.float64(threshold), np.inf))
+    filled = contours.filled(above, float(values.max()) + 1)
+    parts: list[str] = []
+    for points, starts in zip(filled[0], filled[1], strict=True):
+        assert points is not None and starts is not None  # None for chunked contours only
+        parts += [_closed_path(points[start:stop]) for start, stop in pairwise(starts)]
+    return "".join(parts)
+
+
+def _coordinates(count: int) -> Float[np.ndarray, " points"]:
+    """Return the positions' centres, and both edges."""
+    centres = (np.arange(count) + 0.5) / count
+    return np.concatenate([[0.0], centres, [1.0]]) * BOX
+
+
+def _closed_path(points: Float[np.ndarray, "points 2"]) -> str:
+    """Return a closed subpath in integers, without collinear points; empty if degenerate."""
+    points = np.rint(points[:-1]).astype(int)
+    points = points[(points != np.roll(points, 1, axis=0)).any(1)]
+    before = points - np.roll(points, 1, axis=0)
+    after = np.roll(points, -1, axis=0) - points
+    corners = points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    if len(corners) < 3:
+        return ""
+    return "M" + "L".join(f"{x} {y}" for x, y in corners) + "Z"

@@ -68,11 +68,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def rounded(value: float | None, digits: int = 4) -> float | int | None:
-    """Round to significant digits, for small files; None for NaN and infinities."""
+def rounded(value: float | None) -> float | int | None:
+    """Round to 4 significant digits, for small files; None for NaN and infinities."""
     if value is None or not math.isfinite(value):
         return None
-    number = float(f"{value:.{digits}g}")
+    number = float(f"{value:.4g}")
     return int(number) if number == int(number) and abs(number) < 1e15 else number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.probe import Probe
-from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.numbers import check_least, image_labels, share
+from clipdissect.studies.weight_similarity import Pairs
 
 Classes = Int[np.ndarray, " images"]  # each image's class
 Units = Int[np.ndarray, " images"]  # each image's unit
@@ -39,7 +39,6 @@ class ClassFromDescriptions:
     shuffles: int = 100
     panels: int = 8
     panel_images: int = 4
-    name: ClassVar[str] = "class_from_descriptions"
 
     def __post_init__(self) -> None:
         check_least(self, shuffles=1, panels=0, panel_images=1)

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
-from clipdissect.capture.text_embeddings import text_embeddings
+from clipdissect.dissection import NEEDS, check_top_k, embed_concepts, stored_top_k
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.results.describe import describe_layer
-from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 
 
@@ -42,9 +41,8 @@ class Features:
         if rows is not None:
             chosen = torch.tensor(list(rows), dtype=torch.int64)
             q, images = q[chosen], images[chosen]
-        similarity, concepts = similarity_of(self.job), self.job.concepts
-        assert concepts is not None  # checked by `features`
-        check_images(similarity, len(q))
+        concepts, similarity = self.job.require("clip_dissect", ("concepts", "similarity"))
+        check_top_k(similarity, len(q))
         activations = ConceptActivations(images, self.texts)
         return describe_layer(
             layer, q, activations, concepts.texts, similarity, self.job.top, truth, null=False
@@ -53,13 +51,8 @@ class Features:
 
 def features(job: Job, layers: Sequence[str]) -> Features:
     """Capture layers of the job's target and embed its concepts, cached in the store."""
-    target, probe, concepts, encoder = job.target, job.probe, job.concepts, job.encoder
-    if target is None or probe is None or concepts is None or encoder is None:
-        raise DissectError("this study needs target, probe, concepts and encoder")
-    similarity, device = similarity_of(job), job.settings.torch_device
-    embeds = text_embeddings(
-        encoder.embed_texts, encoder.text_digest, concepts.texts, job.store, device
-    )
+    target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
+    texts = embed_concepts(encoder, concepts, job.store, job.settings)
     captured = capture(
         replace(target, layers=tuple(layers)),
         layers,
@@ -67,28 +60,12 @@ def features(job: Job, layers: Sequence[str]) -> Features:
         probe,
         job.store,
         job.settings,
-        top_k=max(similarity.images_per_unit or 0, job.images),
+        top_k=stored_top_k(similarity, job.images),
         team=job.team,
     )
-    return Features(job, captured, embeds)
-
-
-def similarity_of(job: Job) -> Similarity:
-    if job.similarity is None:
-        raise DissectError("this study needs a similarity function")
-    return job.similarity
+    return Features(job, captured, texts.embeddings)
 
 
 def check_keep(job: Job) -> None:
     if job.settings.keep != "full":
         raise DissectError("this study needs every activation: use capture.keep=full")
-
-
-def check_images(similarity: Similarity, images: int) -> None:
-    """Raise a DissectError if the similarity's `top_k` exceeds the number of images."""
-    top_k = similarity.images_per_unit
-    if top_k is not None and top_k > images:
-        raise DissectError(
-            f"similarity.top_k is {top_k}, but {images} images are left: lower top_k, or use a "
-            f"larger probe"
-        )

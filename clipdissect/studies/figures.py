@@ -14,6 +14,7 @@ from clipdissect.probe.thumbnails import Thumbnails
 SIDE = 160  # pixels of an image in a panel
 _IMAGE = 0.72  # inches per image
 _LINE = 0.155  # inches per line of text
+COLUMNS = 2  # of panels in a figure
 _MARGIN = 0.2  # inches between panels
 _TITLE = 0.35  # inches
 _CHARACTERS = 52  # per line of a panel of five images
@@ -38,20 +39,20 @@ def plot(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Any
     return figure, axes
 
 
-def panels(units: Sequence[Panel], probe: Probe, columns: int = 2, title: str = "") -> Any:
+def panels(units: Sequence[Panel], probe: Probe, title: str) -> Any:
     from matplotlib.figure import Figure
 
     images = max([len(unit.images) for unit in units] + [1])
     texts = [[part for line in unit.lines for part in _wrapped(*line, images)] for unit in units]
-    lines = [max(map(len, texts[i : i + columns])) for i in range(0, len(units), columns)]
+    lines = [max(map(len, texts[i : i + COLUMNS])) for i in range(0, len(units), COLUMNS)]
     row_heights = [_IMAGE + count * _LINE + 0.15 for count in lines]
     step = images * _IMAGE + _MARGIN
-    figure = Figure((columns * step, sum(row_heights) + _TITLE))
+    figure = Figure((COLUMNS * step, sum(row_heights) + _TITLE))
     width, height = figure.get_size_inches()
     figure.text(0.5, 1 - 0.12 / height, title, ha="center", va="top", fontsize=9)
     thumbnails = Thumbnails(probe, SIDE)
     for number, (unit, text) in enumerate(zip(units, texts, strict=True)):
-        row, column = divmod(number, columns)
+        row, column = divmod(number, COLUMNS)
         left = (_MARGIN / 2 + column * step) / width
         top = height - _TITLE - sum(row_heights[:row])
         for line, (part, bold) in enumerate(text):

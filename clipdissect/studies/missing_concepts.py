@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,6 @@ class MissingConcepts:
     exclude_from_probe: bool = False
     panels: int = 8
     panel_images: int = 5
-    name: ClassVar[str] = "missing_concepts"
 
     def __post_init__(self) -> None:
         if not self.groups:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import MissingResource
 from clipdissect.evaluation import Resampling, interval, share_interval, values
 from clipdissect.evaluation.bootstrap import distributions, intervals
 from clipdissect.evaluation.units import Units
@@ -16,6 +16,7 @@ from clipdissect.evaluation.vectors import Vectors, vectors
 from clipdissect.probe import Probe
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.store import Store
+from clipdissect.utils.type_checks import check_range
 
 
 def mean_interval(numbers: Float[np.ndarray, " n"], resampling: Resampling) -> dict[str, Any]:
@@ -70,7 +71,5 @@ def check_least(study: Any, **minimums: int) -> None:
     """Raise a DissectError unless each of the study's settings is None or at least its minimum."""
     for setting, least in minimums.items():
         value = getattr(study, setting)
-        if value is not None and value < least:
-            raise DissectError(
-                f"study.{setting} of {study.name} is {value}; it must be at least {least}"
-            )
+        if value is not None:
+            check_range(f"study.{setting}", value, least)

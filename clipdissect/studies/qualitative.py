@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipdissect.errors import DissectError, unknown
 from clipdissect.studies.numbers import check_least
-
-SELECT = ("random", "interpretable", "listed")
+from clipdissect.utils.type_checks import check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +39,9 @@ class Qualitative:
     rank_by: str = "ours"
     unit_table: int | None = None
     panel_images: int = 5
-    name: ClassVar[str] = "qualitative"
 
     def __post_init__(self) -> None:
-        if self.select not in SELECT:
-            raise DissectError(f"study.select is '{self.select}'; it can be {', '.join(SELECT)}")
+        check_choice("study.select", self.select, ("random", "interpretable", "listed"))
         if (self.select == "listed") != bool(self.units):
             raise DissectError("study.units, such as [layer4:12], goes with study.select=listed")
         if self.labels is not None and not isinstance(self.labels, Mapping):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from clipdissect.datasets import places365
 from clipdissect.errors import MissingResource
 from clipdissect.fetch.items import PLACES365_DIGEST
@@ -11,6 +9,7 @@ from clipdissect.models import checkpoints
 from clipdissect.targets.base import Target
 from clipdissect.targets.preprocess import image_transform
 from clipdissect.targets.torchvision import default_layers
+from clipdissect.utils.paths import data_candidates, find_data
 
 FILE = "resnet18_places365.pth.tar"
 CHECKPOINTS = (f"places365/{FILE}", FILE, f"weights/{FILE}")
@@ -38,14 +37,10 @@ def resnet18_places365(
     """
     from torchvision.models import resnet18
 
-    file = (
-        Path(checkpoint).expanduser()
-        if checkpoint
-        else places365.find(
-            CHECKPOINTS,
-            f"the Places365 weights {FILE}",
-            "download it from the Places365 project and set target.checkpoint",
-        )
+    file = find_data(
+        f"the Places365 weights {FILE}",
+        data_candidates(checkpoint, *CHECKPOINTS),
+        "download it from the Places365 project and set target.checkpoint",
     )
     state = checkpoints.read(file)
     model = resnet18(weights=None, num_classes=CLASSES)

@@ -8,9 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect.probe.scenes.colours import PALETTE
-from clipdissect.probe.scenes.patterns import SHAPES, points
-from clipdissect.probe.scenes.scene import RADII, TURNS
+from clipdissect.probe.scenes import PALETTE, RADII, SHAPES, TURNS, points
 from clipdissect.targets import Target
 from clipdissect.testing.synthetic_units import Planted
 

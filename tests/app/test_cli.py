@@ -164,7 +164,7 @@ def test_default_profile_lists_everything_that_is_missing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (["similarity.top_k=99"], "top_k is 99, but the probe has only 48 images"),
+        (["similarity.top_k=99"], "top_k is 99, but only 48 images are available"),
         (["target.layers=[clasifier]"], "Did you mean classifier"),
         (["capture.summary=median"], "auto or mean or max or cls"),
         (["similarity.topk=3"], "Did you mean similarity.top_k"),

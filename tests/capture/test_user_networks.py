@@ -303,7 +303,7 @@ def test_forward_that_takes_something_else(images: Path, kind: str) -> None:
     if kind == "dict wrapped":
         assert run(images, Wrapper(), "net.head").activations["net.head"].shape == (6, 4)
         return
-    with pytest.raises(DissectError, match="forward take a batch of images alone"):
+    with pytest.raises(DissectError, match="forward take only a batch of images"):
         run(images, Odd(), "head")
 
 

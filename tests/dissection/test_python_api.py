@@ -13,7 +13,7 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 import clipdissect
 from clipdissect import Settings, Summary, concepts, encoder, probe, similarity
 from clipdissect.errors import DissectError
-from clipdissect.report.settings import ReportSettings
+from clipdissect.report.collect_data import ReportSettings
 from clipdissect.utils import registry
 
 

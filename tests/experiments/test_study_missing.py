@@ -164,7 +164,7 @@ def test_labels_of_unknown_meaning_are_told() -> None:
         (["study.groups=[fungus.n.01]"], "none of the 4 classes"),
         ([], "2 images of probe images"),
         (["study.exclude_from_probe=true", "probe=plain"], "needs a labelled probe"),
-        (["study.exclude_from_probe=true", "similarity.top_k=7"], "but 6 images are left"),
+        (["study.exclude_from_probe=true", "similarity.top_k=7"], "only 6 images are available"),
         (["study.exclude_from_probe=true", "capture.keep=top_k"], "use capture.keep=full"),
     ],
 )

@@ -23,8 +23,7 @@ from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.studies import build
-from clipdissect.studies.compositional_concepts import search
-from clipdissect.studies.phrase_scores import scorer
+from clipdissect.studies.compositional_concepts import scorer, search
 from experiments import compositional_concepts as runner
 
 WORDS = [f"w{i}" for i in range(12)]

@@ -36,7 +36,7 @@ def test_units_are_chosen() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"select": "best"}, "random, interpretable, listed"),
+        ({"select": "best"}, "random or interpretable or listed"),
         ({"select": "listed"}, "goes with"),
         ({"units": ["a:1"]}, "goes with"),
         ({"select": "listed", "units": ["a"]}, "written as"),

@@ -19,7 +19,7 @@ from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.vectors import Vectors
-from clipdissect.studies import build, correlation
+from clipdissect.studies import build, weight_similarity
 from clipdissect.studies.weight_similarity import Weights, linear_weights, permuted
 from experiments import weight_similarity as runner
 
@@ -36,7 +36,7 @@ def pairs(seed: int = 0, shape: tuple[int, int] = (7, 9)) -> tuple[np.ndarray, n
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_correlations_are_scipys(offset: float) -> None:
     one, other = pairs()
-    found = correlation.tested(one.astype(float) + offset, other.astype(float))
+    found = weight_similarity.tested(one.astype(float) + offset, other.astype(float))
     right = stats.pearsonr(one.ravel(), other.ravel())
     assert found["pearson_r"] == pytest.approx(right.statistic, abs=1e-6)
     assert found["log10_p"] == pytest.approx(np.log10(right.pvalue), rel=1e-4)
@@ -46,9 +46,9 @@ def test_correlations_are_scipys(offset: float) -> None:
 
 @pytest.mark.parametrize(("r", "n"), [(0.5, 20), (-0.3, 200), (0.05, 5000), (0.9, 11)])
 def test_series_of_small_p_is_exact(r: float, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = correlation.log10_p(r, n)
-    monkeypatch.setattr(correlation, "_SMALLEST_P", 2.0)
-    assert correlation.log10_p(r, n) == pytest.approx(right, rel=1e-9)
+    right = weight_similarity.log10_p(r, n)
+    monkeypatch.setattr(weight_similarity, "_SMALLEST_P", 2.0)
+    assert weight_similarity.log10_p(r, n) == pytest.approx(right, rel=1e-9)
 
 
 def test_p_below_what_floats_hold() -> None:
@@ -58,16 +58,16 @@ def test_p_below_what_floats_hold() -> None:
             mpmath.mpf(50_000 - 2) / 2, 0.5, 0, 1 - mpmath.mpf("0.258") ** 2, regularized=True
         )
         right = float(mpmath.log10(p))
-    assert correlation.log10_p(0.258, 50_000) == pytest.approx(right, rel=1e-6)
+    assert weight_similarity.log10_p(0.258, 50_000) == pytest.approx(right, rel=1e-6)
     assert right < -300
-    assert correlation.log10_p(1.0, 10) is None
-    assert correlation.log10_p(float("nan"), 10) is None
+    assert weight_similarity.log10_p(1.0, 10) is None
+    assert weight_similarity.log10_p(float("nan"), 10) is None
 
 
 def drawn(shape: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Numbers of the outputs and inputs in each resampled set, repeated as often as drawn."""
     found = []
-    for rows, columns in correlation.two_way(*shape, HOW):
+    for rows, columns in weight_similarity.two_way(*shape, HOW):
         for row, column in zip(rows.astype(int), columns.astype(int), strict=True):
             found.append(
                 (np.repeat(np.arange(shape[0]), row), np.repeat(np.arange(shape[1]), column))
@@ -82,11 +82,11 @@ def test_two_way_bootstrap_is_the_slow_one() -> None:
         for r, c in drawn(one.shape)
     ]
     assert len(slow) == 130
-    found = correlation.pearson_interval(one, other, HOW)
+    found = weight_similarity.pearson_interval(one, other, HOW)
     low, high = np.quantile(slow, [0.025, 0.975])
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-5)
     at = tuple(i.ravel() for i in np.indices(one.shape))
-    some = correlation.chosen_interval(one.ravel(), other.ravel(), at, one.shape, HOW)
+    some = weight_similarity.chosen_interval(one.ravel(), other.ravel(), at, one.shape, HOW)
     assert (some["low"], some["high"]) == pytest.approx((low, high), abs=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_running_means_are_the_slow_ones() -> None:
     weights = Weights(one, np.arange(9), tuple("abcdefghi"), tuple("ABCDEFG"))
     at = weights.largest()
     assert (np.diff(one[at]) <= 0).all()
-    found = correlation.running_means(other[at], np.array([1, 2, 4, 63]), at, one.shape, HOW)
+    found = weight_similarity.running_means(other[at], np.array([1, 2, 4, 63]), at, one.shape, HOW)
     assert [row["k"] for row in found] == [1, 2, 4, 63]
     assert [row["value"] for row in found] == pytest.approx(
         [other[at][:k].mean() for k in (1, 2, 4, 63)], abs=1e-6

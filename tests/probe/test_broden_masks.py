@@ -15,7 +15,7 @@ from clipdissect import probe
 from clipdissect.datasets.segmentation import Concept
 from clipdissect.errors import DissectError
 from clipdissect.masks import concept_masks
-from clipdissect.probe.broden_masks import label_numbers
+from clipdissect.probe.broden import label_numbers
 from clipdissect.store import Store
 
 

@@ -16,7 +16,7 @@ from tiny import write_colours
 
 from clipdissect import probe
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.probe import identity as identities
+from clipdissect.probe import image_files
 from clipdissect.probe.base import Probe
 from clipdissect.probe.options import ProbeOptions
 
@@ -106,9 +106,9 @@ def test_content_notices_a_file_rewritten_with_the_same_size_and_time(tmp_path: 
 
 def test_files_are_digested_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    original = identities.hashing.hash_file
+    original = image_files.hashing.hash_file
     monkeypatch.setattr(
-        identities.hashing, "hash_file", lambda path: (read.append(path), original(path))[1]
+        image_files.hashing, "hash_file", lambda path: (read.append(path), original(path))[1]
     )
     first = probe.build("folder", root=str(root), identity="content")
     assert len(read) == 12

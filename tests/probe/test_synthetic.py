@@ -11,14 +11,21 @@ from PIL import Image
 
 from clipdissect import probe
 from clipdissect.errors import DissectError
-from clipdissect.probe import scenes as synthetic
-from clipdissect.probe import synthetic as synthetic_probe
-from clipdissect.probe.scenes import sources as found_sources
-from clipdissect.probe.scenes import write
-from clipdissect.probe.scenes.colours import NAMES, PALETTE, name_colours
-from clipdissect.probe.scenes.patterns import SHAPES, TEXTURES, points
-from clipdissect.probe.scenes.scene import NOISE, SHADE, Painter
-from clipdissect.probe.scenes.sources import Sources, find_sources
+from clipdissect.probe import scenes as found_sources
+from clipdissect.probe import synthetic
+from clipdissect.probe.scenes import (
+    NAMES,
+    NOISE,
+    PALETTE,
+    SHADE,
+    SHAPES,
+    TEXTURES,
+    Painter,
+    Sources,
+    find_sources,
+    name_colours,
+    points,
+)
 
 SIZE = 48
 
@@ -140,14 +147,14 @@ def test_it_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch, own_cache
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(write, "_write_scene", fails)
+        broken.setattr(synthetic, "_write_scene", fails)
         with pytest.raises(DissectError, match="No space left"):
             build(4)
     base = own_cache / "synthetic_broden"
     assert [p for p in base.iterdir() if p.is_dir()] == []
     build(4)
     folder = next(p for p in base.iterdir() if p.is_dir())
-    monkeypatch.setattr(write, "_write_scene", fails)
+    monkeypatch.setattr(synthetic, "_write_scene", fails)
     assert build(4).path(0).parents[1] == folder  # type: ignore[union-attr]
 
 
@@ -206,5 +213,5 @@ def test_mistakes(options: dict[str, object], says: str) -> None:
 
 
 def test_the_library_offers_it() -> None:
-    assert probe.OPTIONS["synthetic_broden"] is synthetic_probe.synthetic_broden
+    assert probe.OPTIONS["synthetic_broden"] is synthetic.synthetic_broden
     assert synthetic.SceneSettings and synthetic.write_once

@@ -27,13 +27,12 @@ from clipdissect.capture.activations import TopKActivations
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.masks import without_crop
 from clipdissect.method import Job
+from clipdissect.probe.thumbnails import NetworkInputs
 from clipdissect.report import ReportSettings, regions
-from clipdissect.report.overview import overview
-from clipdissect.report.paths import shorten_paths
+from clipdissect.report.overview import overview, shorten_paths
+from clipdissect.report.regions import outline
 from clipdissect.report.report_data import compact_json, read_report_data
-from clipdissect.report.svg import outline
-from clipdissect.report.thumbnails import NetworkInputs
-from clipdissect.report.unit import unit_of
+from clipdissect.report.run import unit_of
 from clipdissect.results.histograms import histograms
 from clipdissect.results.run_files import write_json
 from clipdissect.targets import Target

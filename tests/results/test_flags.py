@@ -12,8 +12,7 @@ import torch
 
 from clipdissect import similarity
 from clipdissect.evaluation.layers import layer_metrics
-from clipdissect.report.run import load
-from clipdissect.report.unit import Unit, unit_of
+from clipdissect.report.run import Unit, load, unit_of
 from clipdissect.results.describe import describe_layer
 from clipdissect.results.flags import flags_of, has_flag, read, written
 from clipdissect.results.run_files import write_table

@@ -44,7 +44,9 @@ def test_too_few_images_for_a_fraction() -> None:
     factors, q = inputs()
     with pytest.raises(DissectError, match=r"top_fraction=0.05 of 8 images gives 0"):
         similarity.build("rank_reorder").top(factors, q, 1)
-    with pytest.raises(DissectError, match=r"top_fraction needs the top 8 images .* keeps 3"):
+    with pytest.raises(
+        DissectError, match=r"top_fraction needs the top 8 images per unit; q has 3"
+    ):
         small("rank_reorder").top(factors, top_images(q, 3), 1)
 
 

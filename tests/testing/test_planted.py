@@ -18,8 +18,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.formulas import Formula
 from clipdissect.method import Job
-from clipdissect.probe.scenes.colours import NAMES, PALETTE
-from clipdissect.probe.scenes.patterns import SHAPES
+from clipdissect.probe.scenes import NAMES, PALETTE, SHAPES
 from clipdissect.store import Store
 from clipdissect.targets import Target
 
@@ -74,7 +73,7 @@ def test_colours_are_their_own_units() -> None:
 
 def test_shapes_are_told_apart() -> None:
     planted = testing.planted_filters(112)
-    from clipdissect.probe.scenes.patterns import points
+    from clipdissect.probe.scenes import points
 
     pictures = []
     for shape in SHAPES.values():
@@ -134,7 +133,7 @@ def test_the_encoder_knows_its_own_images_alone(images: probe.Probe) -> None:
     assert scores[-1] == 0
     expected = torch.tensor(list(shares.values())).sqrt()
     assert torch.allclose(scores[:-1], expected / expected.norm(), atol=1e-6)
-    with pytest.raises(DissectError, match="alone"):
+    with pytest.raises(DissectError, match="knows only the images of"):
         encoder.embed_images(torch.rand(1, 3, SIZE, SIZE))
 
 

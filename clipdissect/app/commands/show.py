@@ -13,7 +13,7 @@ from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.console import RIGHT, console, text_table
 
 if TYPE_CHECKING:
-    from clipdissect.report.unit import Unit
+    from clipdissect.report.run import Unit
 
 BAR = 24  # characters
 IMAGE = 22  # characters
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--no-pictures", action="store_true", help="only the images' names")
     options = parser.parse_args()
     from clipdissect.report import load
-    from clipdissect.report.unit import unit_of
+    from clipdissect.report.run import unit_of
 
     unit = unit_of(load(options.run), options.unit)
     out = console()

@@ -15,8 +15,8 @@ from clipdissect.errors import DissectError
 from clipdissect.results.result import Result
 from clipdissect.studies import class_from_descriptions as library
 from clipdissect.studies import figures
-from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.features import Features, check_keep
+from clipdissect.studies.weight_similarity import Pairs
 from clipdissect.utils.figures import save_figure
 
 Classes: TypeAlias = Int[np.ndarray, " images"]

@@ -13,9 +13,10 @@ import pandas as pd
 from clipdissect.app.print_evaluation import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, top_images
 from clipdissect.datasets.wordnet import WordNet
+from clipdissect.dissection import check_top_k
 from clipdissect.studies import figures
 from clipdissect.studies import missing_concepts as library
-from clipdissect.studies.features import Features, check_images, check_keep
+from clipdissect.studies.features import Features, check_keep
 from clipdissect.studies.missing_concepts import GroupLabels
 from clipdissect.utils.figures import save_figure
 
@@ -58,7 +59,7 @@ def check(run: StudyRun, hypernyms: WordNet) -> None:
     check_keep(run.job)
     for group in run.settings.groups:
         remaining = library.check_group(group, run.settings, run.job.probe, run.truth, hypernyms)
-        check_images(run.job.similarity, remaining)
+        check_top_k(run.job.similarity, remaining)
 
 
 def evaluate(run: StudyRun, features: Features, hypernyms: WordNet) -> list[GroupResult]:

@@ -16,9 +16,14 @@ from clipdissect.evaluation.units import rows_of
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.method import Job
 from clipdissect.studies import figures
-from clipdissect.studies.correlation import Pairs
 from clipdissect.studies.features import features
-from clipdissect.studies.weight_similarity import Weights, check_width, linearity, similarities
+from clipdissect.studies.weight_similarity import (
+    Pairs,
+    Weights,
+    check_width,
+    linearity,
+    similarities,
+)
 from clipdissect.utils.figures import save_figure
 
 
