@@ -17,8 +17,8 @@ from clipdissect.app.launch import launch, results_folder
 def run(config: Any) -> float | None:
     """Run one dissection; return the objective on the tuning half, if set."""
     from clipdissect import evaluation
-    from clipdissect.app.build import Parts, track
-    from clipdissect.app.print_run import show
+    from clipdissect.app.build import DissectionJob, track
+    from clipdissect.app.printing import show_run
     from clipdissect.app.reporting import Reporter, truth_of
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
@@ -26,7 +26,7 @@ def run(config: Any) -> float | None:
     from clipdissect.utils.timing import Timers
 
     reporter = Reporter.of(config)
-    parts = Parts.build(config)
+    parts = DissectionJob.build(config)
     folder = results_folder()
     if not parts.team.leads:
         parts.run_worker()
@@ -52,7 +52,7 @@ def run(config: Any) -> float | None:
     result.run["seconds"] |= timers.seconds
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
-    show(result, metrics, folder, units=config.show)
+    show_run(result, metrics, folder, units=config.show)
     sentences, truth = reporter.sentences(config, parts.sentences), truth_of(parts.target)
     used = parts.target, parts.probe, parts.settings, parts.store
     reporter.write(folder, result, *used, truth, sentences)

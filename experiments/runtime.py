@@ -23,7 +23,7 @@ def run(config: Any) -> None:
 
     from clipdissect.app.build import track
     from clipdissect.app.runtime import report
-    from clipdissect.app.runtime.figure import figure
+    from clipdissect.app.runtime.report import figure
     from clipdissect.app.runtime.rounds import Rounds, measure_pieces
     from clipdissect.results.run_files import begin, write_json, write_table
     from clipdissect.utils.files import write_text

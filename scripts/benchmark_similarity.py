@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from clipdissect import similarity
-from clipdissect.app.markdown import markdown_table
+from clipdissect.app.console import markdown_table
 from clipdissect.app.runtime.timing import (
     memory_of,
     processor,

@@ -19,6 +19,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.results.result import Result
+from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store
 from clipdissect.utils.distributed import from_environment, own_device
 from clipdissect.utils.extras import install
@@ -72,9 +73,6 @@ class DissectionJob(methods.Job):
     def run_worker(self) -> None:
         """Run the share of a process other than the leader of the team."""
         self.method.run_worker(self)
-
-
-Parts = DissectionJob
 
 
 def build_job(config: Any, method: methods.Method, groups: Collection[str] = ()) -> methods.Job:
@@ -132,9 +130,6 @@ def build_group(build: Build, config: Any) -> Any:
     return build(**parameters(config))
 
 
-of_group = build_group
-
-
 def parameters(config: Any) -> dict[str, Any]:
     """Return a group's config as plain values."""
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -149,6 +144,23 @@ def _sentences(config: Any, target: targets.Target) -> Sentences:
         return sentence.CachedSentenceEncoder(build_group(sentence.build, config.sentence))
     except MissingResource as error:
         return error
+
+
+def save(
+    config: Any,
+    folder: Path,
+    tables: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    run: Mapping[str, Any],
+    images: probe.Probe | None = None,
+) -> None:
+    """Write tables by file stem, metrics and, last, `run.json`, and track the complete run."""
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", run)
+    print(f"files: {folder}")
+    track(config, folder, metrics, images)
 
 
 def track(

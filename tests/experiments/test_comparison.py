@@ -15,12 +15,12 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import concepts, sentence, similarity
 from clipdissect.app import build as parts
+from clipdissect.app import paper
 from clipdissect.app.commands import tables
 from clipdissect.app.comparison import table as comparing
 from clipdissect.app.comparison.cells import concept_set
 from clipdissect.app.help import conf_folder
 from clipdissect.app.paper import matching, study_tables
-from clipdissect.app.paper import values as paper
 from clipdissect.app.schema import register
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError

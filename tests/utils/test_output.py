@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from clipdissect.app import jobs
+from clipdissect.app.cli import Forgiving
 from clipdissect.app.commands import store
-from clipdissect.app.output import Forgiving
 from clipdissect.errors import DissectError
 from clipdissect.results.run_files import write_json
 from clipdissect.store import Entry, Store, inventory

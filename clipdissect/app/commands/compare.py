@@ -68,7 +68,3 @@ def _default_folder(first: str, second: str) -> Path:
     other = Path(second).expanduser()
     folder = other if other.is_dir() else other.parent
     return folder / "compare" / Path(first).expanduser().resolve().name
-
-
-if __name__ == "__main__":
-    main()

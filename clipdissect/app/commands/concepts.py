@@ -95,7 +95,3 @@ def _report(concepts: Concepts, problems: dict[str, tuple[str, ...]], show: int)
         if len(texts) > show > 0 and any(texts):
             lines.append(f"    ... and {len(texts) - show} more")
     return lines if problems else [*lines, "  no problems found"]
-
-
-if __name__ == "__main__":
-    main()

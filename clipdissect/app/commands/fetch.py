@@ -111,7 +111,3 @@ def _use(item: Item, path: Path, folder: Path | None) -> str:
     if item.bases is data_places:
         return f"CLIPDISSECT_DATA={shlex.quote(str(folder.expanduser().absolute()))} {use}"
     return f"{use}, with the path above (the library doesn't look there by itself)"
-
-
-if __name__ == "__main__":
-    main()

@@ -73,7 +73,3 @@ def _closing(target: Any, modules: list[Any]) -> list[str]:
 
 def main() -> None:
     launch_without_folder(run, "layers")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipdissect.app import paper
 from clipdissect.app.commands import command_parser, exit_on_user_errors, write_comparison
 from clipdissect.app.paper import matching as fitting
-from clipdissect.app.paper import values as paper
 
 TOLERANCE = 0.005
 NAMES = {
@@ -224,7 +224,3 @@ def _needs(facts: Mapping[str, Any], metric: str) -> str:
         f"needs {DATA.get(probe, probe)} and CLIP: {command} probe={probe} "
         f"concepts={facts['concepts']} similarity={facts['similarity']}"
     )
-
-
-if __name__ == "__main__":
-    main()

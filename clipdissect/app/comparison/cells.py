@@ -5,22 +5,36 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from clipdissect import concepts, probe, sentence, similarity
-from clipdissect.app.build import build_groups, of_group, parameters, settings_of, store_of
-from clipdissect.app.comparison.features import SharedFeatures
+from clipdissect import encoder as encoders
+from clipdissect.app.build import build_group, build_groups, parameters, settings_of, store_of
 from clipdissect.app.comparison.table import Cell, best_of, compared_columns, unsearched
 from clipdissect.app.evaluation_job import resampling_of, truth_of
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import CapturedFeatures
+from clipdissect.capture.settings import Settings
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
+from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.evaluation import unit_table
 from clipdissect.evaluation.half_split import halves
 from clipdissect.evaluation.units import rows_of
 from clipdissect.evaluation.vectors import vectors
+from clipdissect.probe import Probe
+from clipdissect.results.describe import describe_layer
+from clipdissect.results.provenance import provenance
+from clipdissect.results.result import Result
+from clipdissect.similarity import Similarity
+from clipdissect.similarity.inputs import ConceptActivations
+from clipdissect.store import Store
+from clipdissect.targets import Target
 from clipdissect.utils import registry
 
 log = logging.getLogger(__name__)
@@ -33,7 +47,9 @@ class Comparison:
     """The parts of a comparison, built once, and its cells."""
 
     def __init__(self, config: Any) -> None:
-        self.sentences = sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
+        self.sentences = sentence.CachedSentenceEncoder(
+            build_group(sentence.build, config.sentence)
+        )
         self.resampling = resampling_of(config)
         self.options = parameters(config.comparison)
         _check(self.options)
@@ -137,3 +153,50 @@ def concept_set(entry: Any) -> tuple[str, Concepts]:
 
 def has_top_k(name: str) -> bool:
     return similarity.build(name).images_per_unit is not None
+
+
+@dataclass
+class SharedFeatures:
+    """Features of the target's only layer, for any probe, concepts and similarity."""
+
+    target: Target
+    encoder: Encoder
+    settings: Settings
+    store: Store
+    _captured: dict[str, CapturedFeatures] = field(default_factory=dict)
+    _embeds: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
+        """Describe units as `clipdissect.dissect(top=1)` does, without top images."""
+        captured, embeds = self._of_probe(probe), self._of_texts(concepts)
+        [(layer, q)] = captured.activations.items()
+        activations = ConceptActivations(captured.image_embeds, embeds)
+        table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
+        run = provenance(
+            self.target, probe, concepts, self.encoder, similarity, self.settings, captured
+        )
+        run["digests"]["encoder texts"] = self._text_digest
+        run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
+        return Result(table, table.iloc[:0], run)
+
+    def _of_probe(self, probe: Probe) -> CapturedFeatures:
+        if probe.digest not in self._captured:
+            self._captured[probe.digest] = capture(
+                self.target, self.target.layers, self.encoder, probe, self.store, self.settings
+            )
+        return self._captured[probe.digest]
+
+    def _of_texts(self, concepts: Concepts) -> Any:
+        if concepts.digest not in self._embeds:
+            self._embeds[concepts.digest] = text_embeddings(
+                self.encoder.embed_texts,
+                self._text_digest,
+                concepts.texts,
+                self.store,
+                self.settings.torch_device,
+            )
+        return self._embeds[concepts.digest]
+
+    @cached_property
+    def _text_digest(self) -> str:
+        return self.encoder.text_digest  # it may hash a whole network

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.app.markdown import markdown_table
-from clipdissect.app.print_evaluation import number
+from clipdissect.app.console import markdown_table
+from clipdissect.app.printing import number
 from clipdissect.utils.figures import save_figure
 
 MARKERS = "osD^vPX*"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from clipdissect.app.paper import values as paper
+from clipdissect.app import paper
 
 ENCODER = "clip_vit_b16"
 IMAGES = {"imagenet_val": 50_000, "cifar100_train": 50_000}

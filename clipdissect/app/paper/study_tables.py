@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipdissect.app import paper
 from clipdissect.app.paper import matching
-from clipdissect.app.paper import values as paper
 
 Facts = dict[str, Any]
 

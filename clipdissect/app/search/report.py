@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from clipdissect.app.print_run import objective_line
-from clipdissect.app.search.default import ATTRIBUTE
+from clipdissect.app.printing import objective_line
+from clipdissect.app.search.callback import ATTRIBUTE
 from clipdissect.results.run_files import write_json, write_table
 from clipdissect.utils.files import atomic
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, facts_of, top_images
 from clipdissect.errors import DissectError
 from clipdissect.results.result import Result

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipdissect.app.print_evaluation import with_interval
+from clipdissect.app.printing import with_interval
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.capture.activations import dead_units, for_scoring
 from clipdissect.capture.text_embeddings import text_embeddings

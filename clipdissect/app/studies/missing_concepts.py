@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, top_images
 from clipdissect.datasets.wordnet import WordNet
 from clipdissect.studies import figures

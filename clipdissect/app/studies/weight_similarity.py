@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.errors import unknown
