@@ -44,8 +44,7 @@ def run(config: Any) -> None:
     write_evaluation(folder, result, evaluation)
     show_evaluation(evaluation, result.run, folder, units=config.show)
     names = {str(evaluation.rows["layer"].iloc[0]): truth.names}
-    parts = job.target, job.probe, job.settings, job.store
-    reporter.write(folder, result, *parts, names, next(iter(evaluator.sentences.values()), None))
+    reporter.write(folder, result, job, names, next(iter(evaluator.sentences.values()), None))
     track(config, folder, evaluation.metrics, job.probe)  # with the report
 
 

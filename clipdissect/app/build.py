@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from clipdissect import concepts, encoder, probe, sentence, similarity, targets, tracking
 from clipdissect import method as methods
-from clipdissect.app.jobs import identity, job_name, multirun
+from clipdissect.app.launch import identity, job_name, multirun
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
@@ -113,17 +113,13 @@ def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:
         message = "this job can't run here, because something it needs isn't there:"
-        raise DissectError("\n".join([message, *missing, *_offline_hint(config)]))
+        hint = (
+            "To try the tool without a hub or a data set: clipdissect dissect profile=offline "
+            f"(needs {install('offline')})"
+        )
+        hints = [] if config.profile.get("name") == "offline" else [hint]
+        raise DissectError("\n".join([message, *missing, *hints]))
     return built
-
-
-def _offline_hint(config: Any) -> list[str]:
-    if config.profile.get("name") == "offline":
-        return []
-    return [
-        "To try the tool without a hub or a data set: clipdissect dissect profile=offline "
-        f"(needs {install('offline')})"
-    ]
 
 
 def build_group(build: Build, config: Any) -> Any:

@@ -72,15 +72,11 @@ def sentences_of(config: Any) -> Sentences:
             encoder = sentence.build(**values)
             encoders[encoder.name] = encoder
         except MissingResource as error:
-            encoders[_name(values)] = error
+            name, path = str(values["name"]), values.get("path")
+            if name == "clip_text":
+                name = str(values.get("encoder", "clip_vit_b16"))
+            encoders[Path(path).name if name == "local" and path else name] = error
     return encoders
-
-
-def _name(values: dict[str, Any]) -> str:
-    if values["name"] == "clip_text":
-        return str(values.get("encoder", "clip_vit_b16"))
-    path = values.get("path")
-    return Path(path).name if values["name"] == "local" and path else str(values["name"])
 
 
 def resampling_of(config: Any) -> Resampling:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from test_runtime import facts, made_pieces, made_rounds
 
 from clipdissect.app import build as parts
-from clipdissect.app import jobs
+from clipdissect.app import launch
 from clipdissect.app.comparison import report as comparison_report
 from clipdissect.app.comparison import table as comparing
 from clipdissect.app.evaluation_job import write_evaluation
@@ -106,7 +106,7 @@ def test_writers_write_what_there_is(
 
 
 def test_failures_are_written(tmp_path: Path) -> None:
-    jobs._write(tmp_path / "failure.json", jobs.Failure("x", overrides=("a=nan",)))
+    launch._write(tmp_path / "failure.json", launch.Failure("x", overrides=("a=nan",)))
     assert strict(tmp_path / "failure.json")["overrides"] == ["a=nan"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdissect.app import jobs
+from clipdissect.app import launch
 from clipdissect.app.cli import Forgiving
 from clipdissect.app.commands import store
 from clipdissect.errors import DissectError
@@ -56,8 +56,8 @@ def test_a_disk_that_fails_while_results_are_written_is_no_fault_of_the_program(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         write_json(tmp_path / "run.json", {})
-    failure = jobs.of_error(caught.value)
-    assert failure.code == jobs.MISTAKE
+    failure = launch.of_error(caught.value)
+    assert failure.code == launch.MISTAKE
     assert failure.trace is None
     assert failure.message.startswith(f"{tmp_path / 'run.json'}: {os.strerror(number)}")
     assert ("free space" in failure.message) == (number in (errno.ENOSPC, errno.EDQUOT))
@@ -65,7 +65,7 @@ def test_a_disk_that_fails_while_results_are_written_is_no_fault_of_the_program(
 
 
 def test_a_full_disk_without_a_name_is_told_too() -> None:
-    failure = jobs.of_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    failure = launch.of_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert failure.trace is None
     assert failure.message.startswith("No space left on device; free space")
 

@@ -19,7 +19,7 @@ from typing import Any
 from clipdissect import sentence
 from clipdissect.app import paper
 from clipdissect.app.commands import command_parser, exit_on_user_errors, write_comparison
-from clipdissect.app.jobs import set_up_logging
+from clipdissect.app.launch import set_up_logging
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation import Evaluation, Resampling, evaluate, places365
 from clipdissect.evaluation.truth import of_source
@@ -32,7 +32,7 @@ from clipdissect.store import Store
 from clipdissect.utils import hashing
 from clipdissect.utils.paths import store_dir
 
-COLUMNS = (
+HEADER = [
     "table",
     "row",
     "metric",
@@ -42,7 +42,7 @@ COLUMNS = (
     "difference",
     "equal",
     "note",
-)
+]
 
 
 @exit_on_user_errors
@@ -80,7 +80,7 @@ def run(data: Path, out: Path) -> list[Check]:
 
 
 def write_tables(checks: Sequence[Check], out: Path) -> None:
-    write_comparison(out / "published", COLUMNS, [_cells(check) for check in checks], HEAD)
+    write_comparison(out / "published", HEADER, [_cells(check) for check in checks], HEAD)
 
 
 HEAD = """The paper's numbers from published labels

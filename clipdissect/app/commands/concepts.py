@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.help import conf_folder
-from clipdissect.app.jobs import set_up_logging
+from clipdissect.app.launch import set_up_logging
 
 if TYPE_CHECKING:
     from clipdissect.concepts import Concepts

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdissect.app.commands import command_parser, exit_on_user_errors
-from clipdissect.app.jobs import set_up_logging
+from clipdissect.app.launch import set_up_logging
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils.files import human_size
 

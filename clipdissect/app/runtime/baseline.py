@@ -65,8 +65,7 @@ class PlainPipeline:
         with self.timers.stage("similarity"):
             P = images.to(device) @ texts.to(device).T
             tables = [self._table(layer, P, q.to(device)) for layer, q in activations.items()]
-        joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
-        return joined
+        return pd.concat(tables, ignore_index=True)
 
     @torch.no_grad()
     def features(self) -> tuple[Mapping[str, Tensor], Float[Tensor, "images dims"]]:
@@ -79,8 +78,8 @@ class PlainPipeline:
         best = soft_wpmi(P, q, **parameters_of(self.similarity)).max(1)
         words, scores = [self.concepts[i] for i in best.indices.tolist()], best.values.tolist()
         columns = {"layer": layer, "unit": range(len(words))}
-        table: pd.DataFrame = pd.DataFrame(columns | {"description": words, "similarity": scores})
-        return table
+        frame: pd.DataFrame = pd.DataFrame(columns | {"description": words, "similarity": scores})
+        return frame
 
     def _embed_texts(self) -> dict[str, Tensor]:
         texts = list(self.concepts)

@@ -112,8 +112,8 @@ def model(table: pd.DataFrame, side: str) -> tuple[float, float, float]:
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    table: pd.DataFrame = pd.DataFrame(rows)
-    return table
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
 
 
 def _score(

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -70,20 +71,14 @@ class Rounds:
         try:
             for name, side in group.items():
                 arguments = [str(self.scratch / "config.yaml"), side]
-                clock, environment = (
-                    self.scratch / f"{name}.clock",
-                    environment_of(name, self.options),
-                )
+                environment = environment_of(name, self.options)
+                clock = self.scratch / f"{name}.clock"
                 module = "clipdissect.app.runtime.rounds"
                 processes.append(PausedProcess(name, module, arguments, clock, environment))
                 self.facts[name] = processes[-1].turn(None)  # the networks are loaded
                 processes[-1].pause()
             numbers = range(1, self.options.rounds + 1)
-            stores = [
-                ("warm-up", 0),
-                *(("cold", n) for n in numbers),
-                *(("warm", n) for n in numbers),
-            ]
+            stores = [("warm-up", 0), *product(("cold", "warm"), numbers)]
             for store, number in stores:  # the warm-up fills the store of the warm rounds
                 log.info("%s, store %s, round %d", " and ".join(group), store, number)
                 self._round(processes, store, number)
@@ -149,8 +144,8 @@ def measure_pieces(config: Any) -> pd.DataFrame:
     """Run the microbenchmarks; return an empty table if none are configured."""
     options = config.runtime
     if not options.repeats:
-        empty: pd.DataFrame = pd.DataFrame()
-        return empty
+        frame: pd.DataFrame = pd.DataFrame()
+        return frame
     # The data loader logs a line per pass.
     logging.getLogger("clipdissect.capture.dataloader").setLevel(logging.WARNING)
     job = job_of(config, PLAIN_NEEDS)
@@ -163,8 +158,7 @@ def measure_pieces(config: Any) -> pd.DataFrame:
     log.info("microbenchmarks: passes over images")
     plain = with_baseline_batch(config, job) if options.baseline else None
     passes = microbenchmarks.passes(job, list(options.pass_images), repeats, plain)
-    pieces: pd.DataFrame = pd.concat([scoring, passes], ignore_index=True)
-    return pieces
+    return pd.concat([scoring, passes], ignore_index=True)
 
 
 PLAIN_NEEDS = ("target", "probe", "concepts", "encoder", "similarity")
@@ -201,16 +195,12 @@ def build_side(config: Any, side: str) -> tuple[Work, dict[str, Any]]:
     if side == PLAIN:
         job = with_baseline_batch(config, job_of(config, PLAIN_NEEDS))
         return lambda folder: _describe_plainly(job, folder), facts_of(job)
-    method = _method_of(config.runtime.methods[int(side)])
+    entry = config.runtime.methods[int(side)]
+    method: Method = (
+        methods.build(entry) if isinstance(entry, str) else build_group(methods.build, entry)
+    )
     job = job_of(config, method.needs)
     return lambda folder: _describe(method, job, folder), facts_of(job)
-
-
-def _method_of(entry: Any) -> Method:
-    if isinstance(entry, str):
-        return methods.build(entry)
-    method: Method = build_group(methods.build, entry)
-    return method
 
 
 def job_of(config: Any, needs: tuple[str, ...]) -> Job:

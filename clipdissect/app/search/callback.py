@@ -40,10 +40,9 @@ class Search(Callback):
     """Hydra's callback for multiruns of the Optuna sweeper; idle in others."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        if not _is_search(config):
-            return
         try:
-            prepare(config)
+            if _is_search(config):
+                prepare(config)
         except DissectError as error:
             # Hydra turns a callback's errors into warnings, but not SystemExit.
             print(f"error: {error}", file=sys.stderr)
@@ -73,7 +72,10 @@ def prepare(config: Any) -> None:
     study.set_user_attr("folders", [*folders, str(Path(config.hydra.sweep.dir).absolute())])
     if study.trials:
         print(f"study {study.study_name} has {len(study.trials)} trials: going on with it")
-        _advance_seed(config, len(study.trials))
+        sampler = config.hydra.sweeper.sampler
+        if sampler is not None and sampler.get("seed") is not None:
+            with flag_override(config, ["struct", "readonly"], [False, False]):
+                sampler.seed += len(study.trials)  # the same seed would repeat earlier trials
     try_default(config, study, space, fixed)
 
 
@@ -176,14 +178,6 @@ def _check_setting(study: Any, setting: dict[str, str]) -> None:
             f"under different settings can't be compared: set a new study name with "
             f"hydra.sweeper.study_name=<name>"
         )
-
-
-def _advance_seed(config: Any, trials: int) -> None:
-    """Change the sampler's seed, if set: the same seed would repeat earlier trials."""
-    sampler = config.hydra.sweeper.sampler
-    if sampler is not None and sampler.get("seed") is not None:
-        with flag_override(config, ["struct", "readonly"], [False, False]):
-            sampler.seed += trials
 
 
 FOLDER = "default"  # of the job

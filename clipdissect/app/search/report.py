@@ -78,8 +78,8 @@ def table(study: Any, jobs: Sequence[Job]) -> pd.DataFrame:
         row |= {"report": job.objective["report"] if job else None, **trial.params}
         rows.append({**row, "folder": str(job.folder) if job else ""})
     types = {"trial": "Int64", "tuning": float, "report": float}
-    trials: pd.DataFrame = pd.DataFrame(rows).astype(types)
-    return trials
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(types)
+    return frame
 
 
 def _default_cells(default: Mapping[str, Any]) -> dict[str, Any]:

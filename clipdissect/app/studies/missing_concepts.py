@@ -49,8 +49,8 @@ class GroupResult:
             table.insert(0, "setting", setting)
             table.insert(0, "group", self.group)
             tables.append(table)
-        joined: pd.DataFrame = pd.concat(tables)
-        return joined
+        frame: pd.DataFrame = pd.concat(tables)
+        return frame
 
 
 def check(run: StudyRun, hypernyms: WordNet) -> None:
@@ -174,5 +174,5 @@ def _half_right(units: pd.DataFrame, count: int) -> pd.DataFrame:
     is_right = units.get("right", pd.Series(0.0, units.index)) == 1
     right, wrong = units[is_right], units[~is_right]
     half = min(len(right), max(count // 2, count - len(wrong)))
-    chosen: pd.DataFrame = pd.concat([right.head(half), wrong.head(count - half)])
-    return chosen
+    frame: pd.DataFrame = pd.concat([right.head(half), wrong.head(count - half)])
+    return frame

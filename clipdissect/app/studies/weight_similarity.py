@@ -59,8 +59,8 @@ def curves(metrics: Mapping[str, Any]) -> pd.DataFrame:
         for row in values["by_top_k"]
     ]
     columns = ["sentence", "k", "value", "low", "high"]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=columns)
-    return table
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return frame
 
 
 def print_metrics(layers: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
