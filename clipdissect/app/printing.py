@@ -80,7 +80,13 @@ def _units_table(evaluation: Evaluation, units: int) -> Any:
 
 def _evaluation_lines(metrics: dict[str, Any]) -> list[str]:
     final = metrics["final_layer"]
-    lines = [f"{final['described']} of {final['units']} units are described; " + _known(final)]
+    known = str(final.get("concepts_reason"))
+    if final["concepts"] is not None:
+        known = (
+            f"{final['classes_in_concepts']} class names are among the {final['concepts']} "
+            f"concepts, {final['classes_in_concepts_any_synonym']} by any synonym"
+        )
+    lines = [f"{final['described']} of {final['units']} units are described; {known}"]
     reasons = undefined_reasons(final)
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, value in reasons.items() if value == reason]
@@ -92,15 +98,6 @@ def _evaluation_lines(metrics: dict[str, Any]) -> list[str]:
             value = with_interval(difference["value"], difference)
             lines.append(f"minus {name}: {metric} {value}")
     return lines
-
-
-def _known(final: dict[str, Any]) -> str:
-    if final["concepts"] is None:
-        return str(final["concepts_reason"])
-    return (
-        f"{final['classes_in_concepts']} class names are among the {final['concepts']} concepts, "
-        f"{final['classes_in_concepts_any_synonym']} by any synonym"
-    )
 
 
 def _best_constant(metrics: dict[str, Any]) -> str:

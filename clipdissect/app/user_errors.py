@@ -101,9 +101,7 @@ def _composition_error(error: hydra.ConfigCompositionException) -> str | None:
         override = text[len(MERGING) :]
         return _not_text(override, cause) if _wants_text(cause) else _key_error(cause)
     file = re.match(r"In '(.+?)': ", text)
-    if file is None:
-        return None
-    return _file_error(file[1], cause)
+    return None if file is None else _file_error(file[1], cause)
 
 
 def _wants_text(error: ConfigError) -> bool:
@@ -266,7 +264,9 @@ def _quote_elements(value: str) -> str:
     if value.startswith("{") and value.endswith("}"):
         pairs = [part.partition(":") for part in _split(value[1:-1])]
         return f"{{{','.join(f'{k.strip()}:{_quote_elements(v)}' for k, _, v in pairs)}}}"
-    return value if _is_text(value) else _quote(value)
+    override = _parsed(f"x={value}")
+    is_text = override and not override.is_sweep_override() and isinstance(override.value(), str)
+    return value if is_text else _quote(value)
 
 
 def _quote(value: str) -> str:
@@ -300,8 +300,3 @@ def _parsed(override: str) -> Override | None:
         return OverridesParser.create().parse_override(override)
     except HydraException:
         return None
-
-
-def _is_text(value: str) -> bool:
-    override = _parsed(f"x={value}")
-    return bool(override and not override.is_sweep_override() and isinstance(override.value(), str))

@@ -18,7 +18,6 @@ from test_runtime import facts, made_pieces, made_rounds
 
 from clipdissect.app import build as parts
 from clipdissect.app import launch
-from clipdissect.app.comparison import report as comparison_report
 from clipdissect.app.comparison import table as comparing
 from clipdissect.app.evaluation_job import write_evaluation
 from clipdissect.app.runtime import report as runtime_report
@@ -179,10 +178,10 @@ def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
         "minus_best_high": None,
     }
     table = comparing.as_frame([row])
-    text = comparison_report.markdown(table, "wpmi")
+    text = comparing.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
-    comparison_report.figure(table, tmp_path)
-    run_files.write_json(tmp_path / "metrics.json", comparison_report.metrics(table))
+    comparing.figure(table, tmp_path)
+    run_files.write_json(tmp_path / "metrics.json", comparing.metrics(table))
     assert strict(tmp_path / "metrics.json")["comparison"][0]["low"] is None
 
 

@@ -26,7 +26,7 @@ from clipdissect.app.runtime import microbenchmarks as runtime_pieces
 from clipdissect.app.runtime import report as runtime_report
 from clipdissect.app.runtime import rounds, time_slicing
 from clipdissect.app.runtime.baseline import PlainPipeline, soft_wpmi
-from clipdissect.app.runtime.timing import synthetic_inputs
+from clipdissect.app.runtime.microbenchmarks import synthetic_inputs
 from clipdissect.app.schema import register
 from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect

@@ -52,7 +52,12 @@ class Comparison:
         )
         self.resampling = resampling_of(config)
         self.options = parameters(config.comparison)
-        _check(self.options)
+        for name in ("concepts", "similarities"):
+            if not self.options[name]:
+                raise DissectError(f"comparison.{name} is empty")
+        for name in self.options["similarities"]:
+            if name not in similarity.OPTIONS:
+                raise unknown("similarity", name, similarity.OPTIONS)
         self.similarity = parameters(config.similarity)  # with its overrides
         self.top_k = config.profile.get("top_k")
         self.seed = config.objective_seed
@@ -136,15 +141,6 @@ class Comparison:
         }
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    for name in ("concepts", "similarities"):
-        if not options[name]:
-            raise DissectError(f"comparison.{name} is empty")
-    for name in options["similarities"]:
-        if name not in similarity.OPTIONS:
-            raise unknown("similarity", name, similarity.OPTIONS)
-
-
 def concept_set(entry: Any) -> tuple[str, Concepts]:
     """Return the name in the table, and the concept set of a config's name or parameters."""
     built: Concepts = registry.named("a part of comparison.concepts", concepts.build, entry)
@@ -188,13 +184,9 @@ class SharedFeatures:
 
     def _of_texts(self, concepts: Concepts) -> Any:
         if concepts.digest not in self._embeds:
-            self._embeds[concepts.digest] = text_embeddings(
-                self.encoder.embed_texts,
-                self._text_digest,
-                concepts.texts,
-                self.store,
-                self.settings.torch_device,
-            )
+            embed, device = self.encoder.embed_texts, self.settings.torch_device
+            options = embed, self._text_digest, concepts.texts, self.store, device
+            self._embeds[concepts.digest] = text_embeddings(*options)
         return self._embeds[concepts.digest]
 
     @cached_property

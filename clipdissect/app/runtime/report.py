@@ -14,8 +14,15 @@ from omegaconf import OmegaConf
 from clipdissect.app import paper
 from clipdissect.app.build import settings_of
 from clipdissect.app.console import markdown_table
-from clipdissect.app.runtime.microbenchmarks import exponents, model
-from clipdissect.app.runtime.timing import OURS, PLAIN, processor, ratios, spread
+from clipdissect.app.runtime.microbenchmarks import (
+    OURS,
+    PLAIN,
+    exponents,
+    model,
+    processor,
+    ratios,
+    spread,
+)
 from clipdissect.results.provenance import git_state, machine, versions
 from clipdissect.results.run_files import jsonable
 from clipdissect.utils.figures import save_figure
@@ -146,7 +153,13 @@ def markdown(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     options = facts["runtime"]
     parts = [_head(facts), _methods_table(metrics)]
     if metrics["ratios"]:
-        text = f"Both take turns of {options['slice']} s. {_agreement(metrics)}"
+        agreement = metrics["same_descriptions"]
+        text = f"Both take turns of {options['slice']} s. " + (
+            f"They give {100 * agreement:.2f} % of the units the same description."
+            if agreement is not None
+            else "Whether they give the same descriptions is unknown: "
+            f"{metrics['same_descriptions_reason']}."
+        )
         parts.append(f"## Plain over ours\n\n{text}\n\n{_ratio_table(metrics['ratios'])}")
     if "pieces" in metrics:
         base = ", ".join(f"{n} {axis}" for axis, n in options["base"].items())
@@ -196,14 +209,6 @@ def _methods_table(metrics: Mapping[str, Any]) -> str:
 def _ratio_table(spreads: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [[name, _spread(values)] for name, values in spreads.items()]
     return markdown_table(["", "times as long"], rows)
-
-
-def _agreement(metrics: Mapping[str, Any]) -> str:
-    agreement = metrics["same_descriptions"]
-    if agreement is None:
-        reason = metrics["same_descriptions_reason"]
-        return f"Whether they give the same descriptions is unknown: {reason}."
-    return f"They give {100 * agreement:.2f} % of the units the same description."
 
 
 def _exponents(metrics: Mapping[str, Any]) -> str:

@@ -25,14 +25,19 @@ from clipdissect import method as methods
 from clipdissect import similarity
 from clipdissect.app.build import build_group, build_groups, settings_of
 from clipdissect.app.runtime import microbenchmarks
-from clipdissect.app.runtime.microbenchmarks import plain_pipeline
+from clipdissect.app.runtime.microbenchmarks import (
+    OURS,
+    PLAIN,
+    peak_memory,
+    plain_pipeline,
+    reset_peak_memory,
+)
 from clipdissect.app.runtime.time_slicing import (
     PausedClock,
     PausedProcess,
     alternate,
     end_with_parent,
 )
-from clipdissect.app.runtime.timing import OURS, PLAIN, peak_memory, reset_peak_memory
 from clipdissect.errors import DissectError
 from clipdissect.method import Job, Method
 from clipdissect.results.run_files import write_table
