@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from clipdissect import concepts, probe, sentence, similarity
 from clipdissect import encoder as encoders
 from clipdissect.app.build import build_group, build_groups, parameters, settings_of, store_of
@@ -86,17 +84,13 @@ class Comparison:
                     default = self._cell(probe_name, concepts_name, name, top_k)
                     yield default
                     if self.options["top_k"]:
-                        yield self._best(default, tuning, report)
+                        names = probe_name, concepts_name, name
+                        counts = self.options["top_k"] if has_top_k(name) else []
+                        cells = [self._cell(*names, k) for k in counts if k <= default.images]
+                        # The default is a candidate.
+                        metric = f"{self.sentences.name}_cos"
+                        yield best_of([default, *cells], metric, tuning, report)
                         yield unsearched(default, report)
-
-    def _best(self, default: Cell, tuning: np.ndarray, report: np.ndarray) -> Cell:
-        """Return the cell of the best `top_k`; the default's is a candidate."""
-        cells = [default]
-        if has_top_k(default.similarity):
-            names = default.probe, default.concepts, default.similarity
-            counts = [k for k in self.options["top_k"] if k <= default.images]
-            cells += [self._cell(*names, k) for k in counts]
-        return best_of(cells, f"{self.sentences.name}_cos", tuning, report)
 
     def _cell(self, probe_name: str, concepts_name: str, name: str, top_k: int | None) -> Cell:
         key = probe_name, concepts_name, name, top_k

@@ -186,7 +186,11 @@ ATTRIBUTE = "default"  # of the study: the parameters, the objective, and the jo
 
 def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[str]) -> None:
     """Run the default configuration and add its value to the study, unless it is there."""
-    params = default_of(config, space)
+    choices = config.hydra.runtime.choices
+    params = {
+        key: choices[key] if key in choices else OmegaConf.select(config, key.lstrip("+"))
+        for key in space
+    }
     if study.user_attrs.get(ATTRIBUTE, {}).get("params") == params:
         return
     print("the default configuration comes first, to compare the trials with")
@@ -199,15 +203,6 @@ def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[s
     inside = _add(study, params, space, objective["tuning"])
     default = {"params": params, "inside": inside, "folder": str(folder), "objective": objective}
     study.set_user_attr(ATTRIBUTE, default)
-
-
-def default_of(config: Any, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the searched keys and config groups without the search."""
-    choices = config.hydra.runtime.choices
-    return {
-        key: choices[key] if key in choices else OmegaConf.select(config, key.lstrip("+"))
-        for key in space
-    }
 
 
 def _launch(config: Any, fixed: list[str]) -> None:
