@@ -25,6 +25,7 @@ from clipdissect.report.report_data import ReportData, compact_json, read_report
 from clipdissect.results import run_files
 from clipdissect.studies import figures
 from clipdissect.tracking import Finished, build
+from clipdissect.utils.figures import save_figure
 from clipdissect.utils.timing import Timers
 
 NAN, INF = math.nan, math.inf
@@ -190,7 +191,7 @@ def test_figures_draw_what_there_is(tmp_path: Path) -> None:
     assert np.isnan(figures.heights(values)[0])
     drawn, (axis,) = figures.plot(3, 3)
     axis.bar([0, 1], figures.heights(values), yerr=figures.bar_errors(values))
-    figures.save_figure(drawn, tmp_path, "bars")
+    save_figure(drawn, tmp_path, "bars")
     assert (tmp_path / "bars.png").stat().st_size > 300
 
 
