@@ -13,15 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from clipdissect.app.launch import results_folder
-from clipdissect.app.study_job import launch_study
+from clipdissect.app.launch import launch_study, results_folder
 
 PARTS = ("target", "probe", "encoder", "concepts")
 
 
 def run(config: Any) -> None:
     from clipdissect import similarity
-    from clipdissect.app.build import of_group
+    from clipdissect.app.build import build_group
     from clipdissect.app.studies import class_from_descriptions as outputs
     from clipdissect.app.studies.base import StudyRun
     from clipdissect.app.studies.weight_similarity import rows_of_layer
@@ -32,7 +31,7 @@ def run(config: Any) -> None:
     study = StudyRun(config, results_folder(), parts=PARTS)
     names, settings = study.truth.names, study.settings
     with study.timers.stage("load"):
-        job = replace(study.job, similarity=of_group(similarity.build, config.similarity))
+        job = replace(study.job, similarity=build_group(similarity.build, config.similarity))
         into = settings.into or str(study.truth.layer)
         layer = feeding_layer(job.target, into, settings.layer)
         weights = linear_weights(job.target.model, into)

@@ -17,8 +17,8 @@ from clipdissect.app.launch import launch, results_folder
 def run(config: Any) -> float | None:
     """Run one dissection; return the objective on the tuning half, if set."""
     from clipdissect import evaluation
-    from clipdissect.app.build import Parts, track
-    from clipdissect.app.print_run import show
+    from clipdissect.app.build import DissectionJob, track
+    from clipdissect.app.printing import show_run
     from clipdissect.app.reporting import Reporter, truth_of
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
@@ -26,14 +26,14 @@ def run(config: Any) -> float | None:
     from clipdissect.utils.timing import Timers
 
     reporter = Reporter.of(config)
-    parts = Parts.build(config)
+    parts = DissectionJob.build(config)
     folder = results_folder()
     if not parts.team.leads:
         parts.run_worker()
         return None
-    if config.objective and parts.concepts is None:
-        raise DissectError(f"objective={config.objective} needs a method with concepts")
-    if config.objective and parts.concepts:
+    if config.objective:
+        if parts.concepts is None:
+            raise DissectError(f"objective={config.objective} needs a method with concepts")
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
@@ -44,18 +44,16 @@ def run(config: Any) -> float | None:
             result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
         )
         if config.objective and parts.concepts:
-            table, networks = result.descriptions, (parts.target, parts.concepts, parts.sentences)
-            options = (parts.store, config.objective_seed)
+            networks = parts.target, parts.concepts, parts.sentences, parts.store
             metrics["objective"] = half_split.objective(
-                config.objective, table, *networks, *options
+                config.objective, result.descriptions, *networks, config.objective_seed
             )
     result.run["seconds"] |= timers.seconds
     write_json(folder / "metrics.json", metrics)
     result.save(folder)
-    show(result, metrics, folder, units=config.show)
+    show_run(result, metrics, folder, units=config.show)
     sentences, truth = reporter.sentences(config, parts.sentences), truth_of(parts.target)
-    used = parts.target, parts.probe, parts.settings, parts.store
-    reporter.write(folder, result, *used, truth, sentences)
+    reporter.write(folder, result, parts, truth, sentences)
     track(config, folder, metrics, parts.probe)  # with the report
     return metrics["objective"]["tuning"] if config.objective else None
 

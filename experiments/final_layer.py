@@ -19,17 +19,16 @@ from clipdissect.app.launch import launch, results_folder
 
 def run(config: Any) -> None:
     from clipdissect import method as methods
-    from clipdissect.app.build import of_group, track
-    from clipdissect.app.evaluation_job import job_and_truth
-    from clipdissect.app.evaluator import Evaluator, write_evaluation
-    from clipdissect.app.print_evaluation import show
+    from clipdissect.app.build import build_group, track
+    from clipdissect.app.evaluation_job import Evaluator, job_and_truth, write_evaluation
+    from clipdissect.app.printing import show_evaluation
     from clipdissect.app.reporting import Reporter
     from clipdissect.utils.timing import Timers
 
     folder, timers = results_folder(), Timers()
     with timers.stage("load"):
         reporter = Reporter.of(config)
-        method = of_group(methods.build, config.method)
+        method = build_group(methods.build, config.method)
         job, truth = job_and_truth(config, method)
         if not job.team.leads:
             method.run_worker(job)
@@ -43,10 +42,9 @@ def run(config: Any) -> None:
     result.run["seconds"] = {**seconds, "load": load, "metrics": timers.seconds["metrics"]}
     result.run.update(evaluator.facts)
     write_evaluation(folder, result, evaluation)
-    show(evaluation, result.run, folder, units=config.show)
+    show_evaluation(evaluation, result.run, folder, units=config.show)
     names = {str(evaluation.rows["layer"].iloc[0]): truth.names}
-    parts = job.target, job.probe, job.settings, job.store
-    reporter.write(folder, result, *parts, names, next(iter(evaluator.sentences.values()), None))
+    reporter.write(folder, result, job, names, next(iter(evaluator.sentences.values()), None))
     track(config, folder, evaluation.metrics, job.probe)  # with the report
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from clipdissect.app.launch import results_folder
-from clipdissect.app.study_job import launch_study
+from clipdissect.app.launch import launch_study, results_folder
 
 
 def run(config: Any) -> None:

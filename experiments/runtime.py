@@ -21,11 +21,10 @@ from clipdissect.app.launch import launch, results_folder
 def run(config: Any) -> None:
     import pandas as pd
 
-    from clipdissect.app.build import track
+    from clipdissect.app.build import save
     from clipdissect.app.runtime import report
-    from clipdissect.app.runtime.figure import figure
     from clipdissect.app.runtime.rounds import Rounds, measure_pieces
-    from clipdissect.results.run_files import begin, write_json, write_table
+    from clipdissect.results.run_files import begin, write_table
     from clipdissect.utils.files import write_text
 
     folder, facts = results_folder(), report.manifest(config)
@@ -40,11 +39,9 @@ def run(config: Any) -> None:
     metrics = report.metrics(rounds, pieces, facts, measured.agreement)
     text = report.markdown(metrics, facts)
     write_text(folder / "runtime.md", text)
-    figure(metrics, pieces, folder)
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "run.json", facts)
-    print(text, f"files: {folder}", sep="\n")
-    track(config, folder, metrics)
+    report.figure(metrics, pieces, folder)
+    print(text)
+    save(config, folder, {}, metrics, facts)
 
 
 def main() -> None:

@@ -27,9 +27,8 @@ UNUSED = {
 
 def run(config: Any) -> None:
     from clipdissect.app.build import track
-    from clipdissect.app.comparison import report
+    from clipdissect.app.comparison import table as outputs
     from clipdissect.app.comparison.cells import Comparison
-    from clipdissect.app.comparison.table import overlapping_unions, table
     from clipdissect.results.run_files import begin, write_json, write_table
     from clipdissect.utils.files import write_text
     from clipdissect.utils.timing import Timers
@@ -40,16 +39,17 @@ def run(config: Any) -> None:
     with timers.stage("scores"):
         cells = list(comparison.cells())
     with timers.stage("metrics"):
-        scores = table(cells, comparison.resampling, overlapping_unions(comparison.probes))
+        unions = outputs.overlapping_unions(comparison.probes)
+        scores = outputs.table(cells, comparison.resampling, unions)
     begin(folder)
     write_table(folder / "comparison.csv", scores)
-    text = report.markdown(scores, config.similarity.name)
+    text = outputs.markdown(scores, config.similarity.name)
     write_text(folder / "comparison.md", text)
-    report.figure(scores, folder)
-    write_json(folder / "metrics.json", report.metrics(scores))
+    outputs.figure(scores, folder)
+    write_json(folder / "metrics.json", outputs.metrics(scores))
     write_json(folder / "run.json", comparison.manifest(timers.seconds))
     print(text, f"files: {folder}", sep="\n")
-    track(config, folder, report.tracked(scores))
+    track(config, folder, outputs.tracked(scores))
 
 
 def main() -> None:

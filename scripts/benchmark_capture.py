@@ -34,7 +34,7 @@ from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity, targets
 from clipdissect.app.runtime.baseline import PlainPipeline
-from clipdissect.app.runtime.timing import in_turn, processor, ratios, synchronize
+from clipdissect.app.runtime.microbenchmarks import in_turn, processor, ratios, synchronize
 from clipdissect.capture import capture as capture_module
 from clipdissect.capture import networks as networks_module
 from clipdissect.capture.capture import capture

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from clipdissect import similarity
-from clipdissect.app.markdown import markdown_table
-from clipdissect.app.runtime.timing import (
+from clipdissect.app.console import markdown_table
+from clipdissect.app.runtime.microbenchmarks import (
     memory_of,
     processor,
     reset_peak_memory,

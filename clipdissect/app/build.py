@@ -13,12 +13,13 @@ from omegaconf import OmegaConf
 
 from clipdissect import concepts, encoder, probe, sentence, similarity, targets, tracking
 from clipdissect import method as methods
-from clipdissect.app.jobs import identity, job_name, multirun
+from clipdissect.app.launch import identity, job_name, multirun
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.results.result import Result
+from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store
 from clipdissect.utils.distributed import from_environment, own_device
 from clipdissect.utils.extras import install
@@ -74,9 +75,6 @@ class DissectionJob(methods.Job):
         self.method.run_worker(self)
 
 
-Parts = DissectionJob
-
-
 def build_job(config: Any, method: methods.Method, groups: Collection[str] = ()) -> methods.Job:
     """Build the parts that a method needs and the additional `groups`."""
     job = methods.Job(
@@ -115,24 +113,17 @@ def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:
         message = "this job can't run here, because something it needs isn't there:"
-        raise DissectError("\n".join([message, *missing, *_offline_hint(config)]))
+        hint = (
+            "To try the tool without a hub or a data set: clipdissect dissect profile=offline "
+            f"(needs {install('offline')})"
+        )
+        hints = [] if config.profile.get("name") == "offline" else [hint]
+        raise DissectError("\n".join([message, *missing, *hints]))
     return built
-
-
-def _offline_hint(config: Any) -> list[str]:
-    if config.profile.get("name") == "offline":
-        return []
-    return [
-        "To try the tool without a hub or a data set: clipdissect dissect profile=offline "
-        f"(needs {install('offline')})"
-    ]
 
 
 def build_group(build: Build, config: Any) -> Any:
     return build(**parameters(config))
-
-
-of_group = build_group
 
 
 def parameters(config: Any) -> dict[str, Any]:
@@ -149,6 +140,23 @@ def _sentences(config: Any, target: targets.Target) -> Sentences:
         return sentence.CachedSentenceEncoder(build_group(sentence.build, config.sentence))
     except MissingResource as error:
         return error
+
+
+def save(
+    config: Any,
+    folder: Path,
+    tables: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    run: Mapping[str, Any],
+    images: probe.Probe | None = None,
+) -> None:
+    """Write tables by file stem, metrics and, last, `run.json`, and track the complete run."""
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", run)
+    print(f"files: {folder}")
+    track(config, folder, metrics, images)
 
 
 def track(

@@ -62,3 +62,8 @@ def undefined_reasons(metrics: Mapping[str, Any]) -> dict[str, str]:
         for key, value in metrics.items()
         if key.endswith("_reason") and "concepts" not in key
     }
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

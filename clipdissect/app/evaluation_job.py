@@ -11,11 +11,21 @@ import pandas as pd
 
 from clipdissect import sentence, targets
 from clipdissect.app.build import build_job, parameters
-from clipdissect.datasets import places365
+from clipdissect.datasets.places365 import scene_labels
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.evaluation import ClassLabels, Resampling, Units
+from clipdissect.evaluation import (
+    ClassLabels,
+    Evaluation,
+    Resampling,
+    Units,
+    difference,
+    evaluate,
+    places365,
+)
 from clipdissect.evaluation.truth import of_source, of_target
 from clipdissect.method import Job, Method
+from clipdissect.results.result import Result
+from clipdissect.results.run_files import begin, write_json, write_table
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.utils.paths import data_places
 
@@ -62,15 +72,11 @@ def sentences_of(config: Any) -> Sentences:
             encoder = sentence.build(**values)
             encoders[encoder.name] = encoder
         except MissingResource as error:
-            encoders[_name(values)] = error
+            name, path = str(values["name"]), values.get("path")
+            if name == "clip_text":
+                name = str(values.get("encoder", "clip_vit_b16"))
+            encoders[Path(path).name if name == "local" and path else name] = error
     return encoders
-
-
-def _name(values: dict[str, Any]) -> str:
-    if values["name"] == "clip_text":
-        return str(values.get("encoder", "clip_vit_b16"))
-    path = values.get("path")
-    return Path(path).name if values["name"] == "local" and path else str(values["name"])
 
 
 def resampling_of(config: Any) -> Resampling:
@@ -81,10 +87,10 @@ def resampling_of(config: Any) -> Resampling:
 def scenes_of(config: Any) -> Sequence[str] | None:
     """Return Broden's scene labels; None if Broden is neither configured nor installed."""
     if config.evaluation.broden:
-        return places365.scene_labels(config.evaluation.broden)
+        return scene_labels(config.evaluation.broden)
     for folder in data_places():
         try:
-            return places365.scene_labels(folder / "broden1_224")
+            return scene_labels(folder / "broden1_224")
         except MissingResource:
             continue
     return None
@@ -106,3 +112,46 @@ def earlier(config: Any) -> dict[str, Units]:
         numbers = {str(c): pd.to_numeric(table[c]) for c in table if c not in texts}
         units[str(folder)] = Units(table.assign(**numbers), {})
     return units
+
+
+class Evaluator:
+    """The parts of an evaluation besides the labels, built before any image is read."""
+
+    def __init__(self, config: Any, truth: ClassLabels) -> None:
+        self.truth = truth
+        self.resampling = resampling_of(config)
+        self.earlier = earlier(config)
+        self.scenes = scenes_of(config)
+        self.sentences = sentences_of(config)
+
+    def evaluate(self, result: Result, job: Job) -> Evaluation:
+        """Return the metrics, with paired differences to the earlier runs."""
+        texts = result.vocabulary.texts if result.vocabulary else None
+        table, device = result.descriptions, job.settings.torch_device
+        truth, resampling = self.truth, self.resampling
+        evaluation = evaluate(table, truth, texts, self.sentences, job.store, resampling, device)
+        if truth.is_places:
+            scenes = places365(evaluation.rows, truth.names, self.scenes, resampling)
+            evaluation.metrics["places365"] = scenes
+        for name, units in self.earlier.items():
+            minus = difference(evaluation.units, units, resampling)
+            evaluation.metrics["differences"][name] = minus
+        return evaluation
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        truth = self.truth
+        digests = {name: getattr(e, "digest", None) for name, e in self.sentences.items()}
+        about = {"name": truth.name, "layer": truth.layer, "classes": len(truth.names)}
+        return {"truth": about, "sentences": digests}
+
+
+def write_evaluation(folder: Path, result: Result, evaluation: Evaluation) -> None:
+    """Write the tables and metrics, then `run.json`, which marks the run as complete."""
+    begin(folder)
+    write_table(folder / "descriptions.csv", result.descriptions)
+    write_table(folder / "units.csv", evaluation.units.table)
+    if len(result.top_images):
+        write_table(folder / "top_images.csv", result.top_images)
+    write_json(folder / "metrics.json", evaluation.metrics)
+    write_json(folder / "run.json", result.run)

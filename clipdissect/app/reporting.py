@@ -10,14 +10,12 @@ from typing import Any
 
 from clipdissect import report, sentence
 from clipdissect.app.build import build_group, parameters
-from clipdissect.capture.settings import Settings
 from clipdissect.errors import MissingResource
 from clipdissect.evaluation import Sentences
-from clipdissect.probe import Probe
+from clipdissect.method import Job
 from clipdissect.report import ReportSettings
 from clipdissect.report.collect_data import Labels
 from clipdissect.results.result import Result
-from clipdissect.store import Store
 from clipdissect.targets import Target
 
 log = logging.getLogger(__name__)
@@ -42,10 +40,7 @@ class Reporter:
         self,
         folder: Path,
         result: Result,
-        target: Target | None,
-        probe: Probe | None,
-        settings: Settings,
-        store: Store | None,
+        job: Job,
         truth: Mapping[str, Sequence[str]],
         sentences: Sentences,
     ) -> None:
@@ -53,21 +48,12 @@ class Reporter:
         if self.look is None:
             return
         try:
-            report.collect(
-                folder,
-                result,
-                target,
-                probe,
-                settings,
-                store,
-                truth=truth,
-                others=self.others,
-                sentences=sentences,
-                look=self.look,
-            )
+            parts = job.target, job.probe, job.settings, job.store
+            options: dict[str, Any] = {"truth": truth, "others": self.others}
+            options |= {"sentences": sentences, "look": self.look}
+            report.collect(folder, result, *parts, **options)
             single_file, megabytes = self.look.single_file, self.look.megabytes
-            page = report.build(folder, single_file=single_file, megabytes=megabytes)
-            print(f"report: {page}")
+            print("report:", report.build(folder, single_file=single_file, megabytes=megabytes))
         except Exception as error:  # from any of the networks' and images' libraries
             reason = f"{type(error).__name__}: {error}"
             log.warning("the report failed (%s); the run's files are complete", reason)

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from sets import picture
 
-from clipdissect.app.build import BUILDERS, of_group
+from clipdissect.app.build import BUILDERS, build_group
 from clipdissect.app.help import conf_folder
 from clipdissect.app.schema import GROUPS, register, schema_of
 
@@ -62,7 +62,7 @@ def test_an_example_composes_and_builds(example: tuple[str, str], tmp_path: Path
     given = [f'probe.root="{tmp_path / "photos"}"'] if group == "probe" else []
     search = f"hydra.searchpath=['file://{tmp_path}']"
     config = compose("config", overrides=[search, f"{group}={name}", *given])
-    built = of_group({**BUILDERS, "similarity": _similarity}[group], config[group])
+    built = build_group({**BUILDERS, "similarity": _similarity}[group], config[group])
     check = {"probe": _check_probe, "target": _check_target, "similarity": _check_similarity}
     check[group](built)
 

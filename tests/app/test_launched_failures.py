@@ -10,7 +10,7 @@ import pytest
 
 from clipdissect import targets
 from clipdissect.app.callbacks import Launched
-from clipdissect.app.jobs import FAILURE, Failure, failures
+from clipdissect.app.launch import FAILURE, Failure, failures
 from clipdissect.tracking.base import flatten
 
 

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from clipdissect import targets as target
-from clipdissect.app.build import of_group
+from clipdissect.app.build import build_group
 from clipdissect.app.commands import layers
 from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, usage
 from clipdissect.app.schema import register
@@ -91,7 +91,7 @@ def test_every_option_is_built_from_its_config(here: Path, option: str) -> None:
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", overrides=[f"target={option}", *OPTIONS[option]])
-    found: target.Target = of_group(target.build, config.target)
+    found: target.Target = build_group(target.build, config.target)
     check_layers(found.model, found.layers)
     rows = {row.name: row for row in summarise_model(found)}
     assert all(rows[layer].units for layer in found.layers)

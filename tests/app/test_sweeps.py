@@ -16,8 +16,7 @@ import standin
 from conftest import ROOT
 
 from clipdissect.app.callbacks import Launched
-from clipdissect.app.jobs import FAILURE, UNFINISHED
-from clipdissect.app.launch import launch
+from clipdissect.app.launch import FAILURE, UNFINISHED, launch
 
 
 def launched(

@@ -18,9 +18,8 @@ from omegaconf.errors import ValidationError
 from clipdissect import concepts, probe
 from clipdissect.app import evaluation_job
 from clipdissect.app.help import conf_folder
-from clipdissect.app.quoting import on_command_line
 from clipdissect.app.schema import GROUPS, Root, Text, register, schema_of, strict
-from clipdissect.app.user_errors import explain
+from clipdissect.app.user_errors import explain, on_command_line
 from clipdissect.errors import DissectError, MissingResource
 
 # Words that YAML or Hydra's grammar read as something else, and characters that they refuse.

@@ -16,11 +16,10 @@ import pytest
 from omegaconf import OmegaConf
 from test_runtime import facts, made_pieces, made_rounds
 
-from clipdissect.app import jobs, study_job
-from clipdissect.app.comparison import report as comparison_report
+from clipdissect.app import build as parts
+from clipdissect.app import launch
 from clipdissect.app.comparison import table as comparing
-from clipdissect.app.evaluator import write_evaluation
-from clipdissect.app.runtime import figure as runtime_figure
+from clipdissect.app.evaluation_job import write_evaluation
 from clipdissect.app.runtime import report as runtime_report
 from clipdissect.report.report_data import ReportData, compact_json, read_report_data
 from clipdissect.results import run_files
@@ -72,7 +71,7 @@ def check(found: dict[str, Any]) -> None:
 
 def write_studies(folder: Path) -> Path:
     config = OmegaConf.create({"tracking": {"name": "none"}})
-    study_job.save(config, folder, {"units": pd.DataFrame({"x": [NAN]})}, METRICS, METRICS)
+    parts.save(config, folder, {"units": pd.DataFrame({"x": [NAN]})}, METRICS, METRICS)
     assert (folder / "run.json").is_file()
     return folder / "metrics.json"
 
@@ -102,12 +101,12 @@ def write_plainly(folder: Path) -> Path:
 def test_writers_write_what_there_is(
     write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_job, "track", lambda *_: None)
+    monkeypatch.setattr(parts, "track", lambda *_: None)
     check(strict(write(tmp_path)))
 
 
 def test_failures_are_written(tmp_path: Path) -> None:
-    jobs._write(tmp_path / "failure.json", jobs.Failure("x", overrides=("a=nan",)))
+    launch._write(tmp_path / "failure.json", launch.Failure("x", overrides=("a=nan",)))
     assert strict(tmp_path / "failure.json")["overrides"] == ["a=nan"]
 
 
@@ -156,7 +155,7 @@ def test_runtime_with_one_size_no_units_and_no_time(tmp_path: Path) -> None:
     assert "| pass | clip_dissect | 24 | 24 | only one size was measured |" in text
     assert "is unknown" in text
     assert "nan" not in text
-    runtime_figure.figure(found, pieces, tmp_path)
+    runtime_report.figure(found, pieces, tmp_path)
     run_files.write_json(tmp_path / "metrics.json", found)
     assert strict(tmp_path / "metrics.json") == found
 
@@ -180,10 +179,10 @@ def test_comparison_of_undefined_numbers(tmp_path: Path) -> None:
         "minus_best_high": None,
     }
     table = comparing.as_frame([row])
-    text = comparison_report.markdown(table, "wpmi")
+    text = comparing.markdown(table, "wpmi")
     assert "| wpmi | 0.5000 [-, -] |" in text
-    comparison_report.figure(table, tmp_path)
-    run_files.write_json(tmp_path / "metrics.json", comparison_report.metrics(table))
+    comparing.figure(table, tmp_path)
+    run_files.write_json(tmp_path / "metrics.json", comparing.metrics(table))
     assert strict(tmp_path / "metrics.json")["comparison"][0]["low"] is None
 
 

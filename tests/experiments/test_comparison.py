@@ -15,12 +15,11 @@ from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import concepts, sentence, similarity
 from clipdissect.app import build as parts
+from clipdissect.app import paper
 from clipdissect.app.commands import tables
 from clipdissect.app.comparison import table as comparing
 from clipdissect.app.comparison.cells import concept_set
 from clipdissect.app.help import conf_folder
-from clipdissect.app.paper import matching, study_tables
-from clipdissect.app.paper import values as paper
 from clipdissect.app.schema import register
 from clipdissect.concepts import of_list
 from clipdissect.errors import DissectError
@@ -183,7 +182,7 @@ CLIP_DISSECT = "clip_dissect/resnet50_imagenet_broden.csv"
 
 def published(file: str, **options: Any) -> dict[str, Any]:
     """The manifest's facts on labels of a published file."""
-    config = compose_method(matching.PRESETS[file.partition("/")[0]])
+    config = compose_method(paper.PRESETS[file.partition("/")[0]])
     digest = paper.values()["label_files"][file]
     return {"method": config | {"path": file} | options, "digests": {"labels": digest}}
 
@@ -313,7 +312,7 @@ def comparison(values: dict[str, float], **facts: Any) -> tuple[dict[str, Any], 
                     "high": own + 0.01,
                 }
             )
-    probes = {name: {"name": name, "images": matching.IMAGES.get(name, 9)} for name in values}
+    probes = {name: {"name": name, "images": paper.IMAGES.get(name, 9)} for name in values}
     probes.pop("average", None)
     keys = ("date", "encoder", "target", "truth", "summary")
     run = {key: OWN[key] for key in keys} | {
@@ -394,7 +393,7 @@ def test_labels_fill_only_their_rows_of_the_studies(
     tmp_path: Path, facts: dict[str, Any], row: str | None
 ) -> None:
     write(tmp_path / "a", *of_study("class_from_descriptions", AGREEMENT, **facts))
-    found = filled({"studies": study_tables.rows(tmp_path)})
+    found = filled({"studies": tables.gather(tmp_path)["studies"]})
     assert {name.rpartition(": ")[2] for _, name, _ in found} == ({row} if row else set())
 
 
@@ -427,23 +426,24 @@ def test_weight_similarity_in_the_papers_setting(
 ) -> None:
     run, metrics = of_study("weight_similarity", CORRELATION, **facts)
     write(tmp_path / "a", run, metrics)
-    found = [row for row in study_tables.rows(tmp_path) if row["ours"] is not None]
+    found = [row for row in tables.gather(tmp_path)["studies"] if row["ours"] is not None]
     assert len(found) == rows
     # An interval that ends at 0 is no interval without an end.
     assert all(row["verdict"] == "differs" for row in found)
     metrics["weight_similarity"]["layer"] = "layer3"
     (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
-    assert not filled({"studies": study_tables.rows(tmp_path)})
+    assert not filled({"studies": tables.gather(tmp_path)["studies"]})
 
 
 def test_a_lower_end_of_zero_is_an_end(tmp_path: Path) -> None:
     write(tmp_path / "a", *of_study("class_from_descriptions", AGREEMENT))
-    verdicts = {row["metric"]: row["verdict"] for row in study_tables.rows(tmp_path) if row["ours"]}
+    rows = tables.gather(tmp_path)["studies"]
+    verdicts = {row["metric"]: row["verdict"] for row in rows if row["ours"]}
     assert verdicts == dict.fromkeys(("truth", "prediction"), "the paper's is in our interval")
 
 
 def test_commands_of_published_labels_give_runs_that_fit() -> None:
-    rows = study_tables.rows(Path("nowhere"))
+    rows = tables.gather(Path("nowhere"))["studies"]
     said = {row["row"].rpartition(": ")[2]: row["verdict"] for row in rows}
     assert "method=published_netdissect" in said["network_dissection"]
     assert f"FOLDER/{NETDISSECT} 'method.layers=[layer4]'" in said["network_dissection"]

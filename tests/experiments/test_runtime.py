@@ -25,9 +25,8 @@ from clipdissect.app.help import conf_folder
 from clipdissect.app.runtime import microbenchmarks as runtime_pieces
 from clipdissect.app.runtime import report as runtime_report
 from clipdissect.app.runtime import rounds, time_slicing
-from clipdissect.app.runtime import worker as runtime_worker
 from clipdissect.app.runtime.baseline import PlainPipeline, soft_wpmi
-from clipdissect.app.runtime.timing import synthetic_inputs
+from clipdissect.app.runtime.microbenchmarks import synthetic_inputs
 from clipdissect.app.schema import register
 from clipdissect.capture.settings import Settings
 from clipdissect.dissection import dissect
@@ -366,19 +365,19 @@ def test_a_worker_runs_any_method(tmp_path: Path) -> None:
 
     captioner = f"{{name: captioner, model: {write_captioner(tmp_path / 'captions')}}}"
     config = composed(tmp_path, f"[{captioner},{{name: published, path: none.csv}}]")
-    do, about = runtime_worker.build_side(config, "0")
+    do, about = rounds.build_side(config, "0")
     assert about["names"] == {"target": "tiny", "probe": "images"}
     assert about["images"] == 24
     (tmp_path / "store").mkdir()
-    first, second = (runtime_worker.timed(do, tmp_path / "store") for _ in range(2))
+    first, second = (rounds.timed(do, tmp_path / "store") for _ in range(2))
     assert {"load", "captions", "digests", "decode", "forward"} <= set(first["stages"])
     assert "decode" not in second["stages"]  # from the store
     assert first["units"] == 4
     assert first["ram"] > 1e7
     assert (tmp_path / "store" / "descriptions.csv").is_file()
-    do, _ = runtime_worker.build_side(config, "1")
+    do, _ = rounds.build_side(config, "1")
     with pytest.raises(DissectError, match="the file of labels"):
-        runtime_worker.timed(do, tmp_path / "store")
+        rounds.timed(do, tmp_path / "store")
 
 
 @pytest.mark.usefixtures("importable")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clipdissect.app import jobs
+from clipdissect.app import launch
+from clipdissect.app.cli import Forgiving
 from clipdissect.app.commands import store
-from clipdissect.app.output import Forgiving
 from clipdissect.errors import DissectError
 from clipdissect.results.run_files import write_json
 from clipdissect.store import Entry, Store, inventory
@@ -60,8 +60,8 @@ def test_a_disk_that_fails_while_results_are_written_is_no_fault_of_the_program(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         write_json(tmp_path / "run.json", {})
-    failure = jobs.of_error(caught.value)
-    assert failure.code == jobs.MISTAKE
+    failure = launch.of_error(caught.value)
+    assert failure.code == launch.MISTAKE
     assert failure.trace is None
     assert failure.message.startswith(f"{tmp_path / 'run.json'}: {os.strerror(number)}")
     assert ("free space" in failure.message) == (number in (errno.ENOSPC, errno.EDQUOT))
@@ -69,7 +69,7 @@ def test_a_disk_that_fails_while_results_are_written_is_no_fault_of_the_program(
 
 
 def test_a_full_disk_without_a_name_is_told_too() -> None:
-    failure = jobs.of_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    failure = launch.of_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert failure.trace is None
     assert failure.message.startswith("No space left on device; free space")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdissect.app.markdown import markdown_table
+from clipdissect.app.console import markdown_table
 
 
 def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -35,10 +35,12 @@ def main() -> None:
     from clipdissect.store import Store
     from clipdissect.utils.paths import store_dir
 
+    other = Path(options.second).expanduser()
+    folder = other if other.is_dir() else other.parent
     page = report.compare(
         options.first,
         options.second,
-        options.out or _default_folder(options.first, options.second),
+        options.out or folder / "compare" / Path(options.first).expanduser().resolve().name,
         sentences=_sentences(options.sentence),
         store=Store(store_dir()),
         single_file=options.single_file,
@@ -62,13 +64,3 @@ def _sentences(name: str) -> Any:
         except MissingResource:
             print(f"{choice} isn't here (clipdissect fetch {choice})", file=sys.stderr)
     return None
-
-
-def _default_folder(first: str, second: str) -> Path:
-    other = Path(second).expanduser()
-    folder = other if other.is_dir() else other.parent
-    return folder / "compare" / Path(first).expanduser().resolve().name
-
-
-if __name__ == "__main__":
-    main()

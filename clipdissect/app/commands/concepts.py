@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.help import conf_folder
-from clipdissect.app.jobs import set_up_logging
+from clipdissect.app.launch import set_up_logging
 
 if TYPE_CHECKING:
     from clipdissect.concepts import Concepts
@@ -57,7 +57,7 @@ def _names() -> list[str]:
 
 
 def _concepts(arguments: Sequence[str]) -> Concepts:
-    from clipdissect.concepts import file, is_wrong_name
+    from clipdissect.concepts import build, file, is_wrong_name
     from clipdissect.errors import DissectError, unknown
 
     overrides = [a for a in arguments if a.startswith(("concepts=", "concepts."))]
@@ -70,20 +70,16 @@ def _concepts(arguments: Sequence[str]) -> Concepts:
         if is_wrong_name(named[0]):
             raise unknown("concept set or text file", named[0], _names())
         return file(named[0])
-    return _configured([*(f"concepts={name}" for name in named), *overrides])
-
-
-def _configured(overrides: Sequence[str]) -> Concepts:
     from hydra import compose, initialize_config_dir
 
-    from clipdissect import concepts
     from clipdissect.app.build import build_group
     from clipdissect.app.schema import register
 
     register()
+    overrides = [*(f"concepts={name}" for name in named), *overrides]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
-    built: Concepts = build_group(concepts.build, config.concepts)
+        config = compose("config", overrides=overrides)
+    built: Concepts = build_group(build, config.concepts)
     return built
 
 
@@ -95,7 +91,3 @@ def _report(concepts: Concepts, problems: dict[str, tuple[str, ...]], show: int)
         if len(texts) > show > 0 and any(texts):
             lines.append(f"    ... and {len(texts) - show} more")
     return lines if problems else [*lines, "  no problems found"]
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdissect.app.commands import command_parser, exit_on_user_errors
-from clipdissect.app.jobs import set_up_logging
+from clipdissect.app.launch import set_up_logging
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils.files import human_size
 
@@ -111,7 +111,3 @@ def _use(item: Item, path: Path, folder: Path | None) -> str:
     if item.bases is data_places:
         return f"CLIPDISSECT_DATA={shlex.quote(str(folder.expanduser().absolute()))} {use}"
     return f"{use}, with the path above (the library doesn't look there by itself)"
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,11 @@ Modules that can't be dissected say why.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from clipdissect.app.console import RIGHT, console, print_lines, text_table
-from clipdissect.app.launch import launch_without_folder
+from clipdissect.app.launch import launch, temporary_folder
 
 
 def run(config: Any) -> None:
@@ -72,8 +73,5 @@ def _closing(target: Any, modules: list[Any]) -> list[str]:
 
 
 def main() -> None:
-    launch_without_folder(run, "layers")
-
-
-if __name__ == "__main__":
-    main()
+    sys.argv += temporary_folder()  # Hydra's files are discarded
+    launch(run, "layers")

@@ -40,7 +40,3 @@ def named(text: str) -> tuple[str, str]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"'{text}' isn't NAME=PATH")
     return name, path
-
-
-if __name__ == "__main__":
-    main()

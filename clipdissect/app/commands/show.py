@@ -123,7 +123,3 @@ def _print_pictures(out: Any, unit: Unit, images: int) -> None:
         out.print(Inline(row, width=min(out.width, IMAGE * len(pictures)), height="auto"))
     except Exception as error:  # terminals answer in many ways
         print(f"no pictures in this terminal ({type(error).__name__}: {error})", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -158,7 +158,3 @@ def _print(items: Sequence[Item]) -> None:
         for item in items
     ]
     console(160).print(text_table(columns, rows, padding=1, pad_edge=False))
-
-
-if __name__ == "__main__":
-    main()

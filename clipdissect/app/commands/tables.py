@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipdissect.app import paper
 from clipdissect.app.commands import command_parser, exit_on_user_errors, write_comparison
-from clipdissect.app.paper import matching as fitting
-from clipdissect.app.paper import values as paper
 
 TOLERANCE = 0.005
 NAMES = {
@@ -35,6 +35,8 @@ DATA = {
 }
 COLUMNS = ("row", "metric", "paper", "ours", "low", "high", "difference", "verdict")
 AVERAGE = "average"
+TARGET = "resnet50"
+OWN = {"target": TARGET, "similarity": "soft_wpmi", "concepts": "google_20k"}
 
 Run = Mapping[str, Any]
 Row = dict[str, Any]
@@ -54,30 +56,33 @@ def main() -> None:
 
 def gather(results: Path) -> dict[str, list[Row]]:
     """Return rows by table: the paper's numbers, those of complete runs, and verdicts."""
-    from clipdissect.app.paper import study_tables
-
-    runs = list(runs_below(results))
+    complete = list(_complete_runs(results))
+    runs = _evaluated(complete)
     tables = {name: _rows(name, runs) for name in ("table1", "table2", "table3")}
-    return {**tables, "studies": study_tables.rows(results)}
+    return {**tables, "studies": _study_rows(complete)}
 
 
-def runs_below(results: Path) -> Iterator[Run]:
-    """Yield `run` and `metrics` of complete runs and of comparisons' cells, by date."""
-    runs: list[Run] = []
+def _complete_runs(results: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the contents of `run.json` and `metrics.json` from any depth below `results`."""
     for path in results.rglob("metrics.json"):
         if not (path.parent / "run.json").is_file():
             continue
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            run = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
+            yield json.loads((path.parent / "run.json").read_text(encoding="utf-8")), metrics
         except ValueError:
             print(f"{path.parent} isn't readable and is left out", file=sys.stderr)
-            continue
+
+
+def _evaluated(complete: Sequence[tuple[Any, Any]]) -> list[Run]:
+    """Return `run` and `metrics` of runs of final_layer and of comparisons' cells, by date."""
+    runs: list[Run] = []
+    for run, metrics in complete:
         if "final_layer" in metrics and "intervals" in metrics:
             runs.append({"run": run, "metrics": metrics})
         elif "comparison" in metrics:
             runs += _cells(run, metrics["comparison"])
-    yield from sorted(runs, key=lambda entry: str(entry["run"].get("date")))
+    return sorted(runs, key=lambda entry: str(entry["run"].get("date")))
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -153,29 +158,33 @@ def _compared(number: Row, runs: Sequence[Run]) -> Row:
     matching = [run["metrics"] for run in runs if _matches(run["run"], facts)]
     known = [v for v in (_value(m, metric, facts["target"]) for m in matching) if v]
     if known:
-        return _empty_row(number) | known[-1] | _verdict(number, known[-1]["ours"])
+        return _own_row(number) | known[-1] | _verdict(number, known[-1]["ours"])
     reason = f"{metric} is undefined in its run" if matching else "not run"
-    return _empty_row(number) | {"verdict": f"{reason}: {_needs(facts, metric)}"}
+    return _own_row(number) | {"verdict": f"{reason}: {_needs(facts, metric)}"}
 
 
 def _average(number: Row, cells: Sequence[Row], runs: Sequence[Run]) -> Row:
     """Average the cells as Table 3 does: one of its four probes is the union of two others."""
     values = [cell["ours"] for cell in cells]
     if None in values:
-        return _empty_row(number) | {"verdict": "not run: needs the numbers that it is of"}
+        return _own_row(number) | {"verdict": "not run: needs the numbers that it is of"}
     mean = sum(values) / len(values)
     facts = number["facts"]
     matching = [run["metrics"] for run in runs if _matches(run["run"], facts)]
     known = [_value(metrics, number["metric"], facts["target"]) for metrics in matching]
     same = [v for v in known if v and abs(v["ours"] - mean) < 1e-9]
     interval = {end: same[-1][end] if same else None for end in ("low", "high")}
-    return _empty_row(number) | interval | {"ours": mean} | _verdict(number, mean)
+    return _own_row(number) | interval | {"ours": mean} | _verdict(number, mean)
 
 
-def _empty_row(number: Row) -> Row:
+def _own_row(number: Row) -> Row:
     facts = number["facts"]
     names = [facts[k] for k in ("method", "probe", "concepts", "similarity") if k in facts]
-    row = {"row": " ".join(names), "metric": number["metric"], "paper": number["paper"]}
+    return _empty_row(" ".join(names), number["metric"], number["paper"])
+
+
+def _empty_row(name: str, metric: str, published: float | None) -> Row:
+    row = {"row": name, "metric": metric, "paper": published}
     return row | dict.fromkeys(("ours", "low", "high", "difference"))
 
 
@@ -192,12 +201,12 @@ def _agrees(difference: float) -> bool:
 
 
 def _matches(run: Run, facts: Mapping[str, Any]) -> bool:
-    if not fitting.is_judged(run, facts["target"]):
+    if not paper.is_judged(run, facts["target"]):
         return False
     if "labels" in facts:
         strip = facts.get("strip", ())
-        return fitting.is_published(run, facts["labels"], fitting.CLASS_LAYER, strip)
-    return fitting.is_own(run, facts)
+        return paper.is_published(run, facts["labels"], paper.CLASS_LAYER, strip)
+    return paper.is_own(run, facts)
 
 
 def _value(metrics: Mapping[str, Any], metric: str, target: str) -> Row | None:
@@ -216,7 +225,7 @@ def _needs(facts: Mapping[str, Any], metric: str) -> str:
     command = f"clipdissect final_layer target={facts['target']}"
     if "labels" in facts:
         strip = facts.get("strip", ())
-        options = fitting.published_options(facts["labels"], fitting.CLASS_LAYER, strip)
+        options = paper.published_options(facts["labels"], paper.CLASS_LAYER, strip)
         data = "needs CLIP and the" if metric.startswith("clip") else "see published.md; from the"
         return f"{data} published labels: {command} {options}"
     probe = str(facts["probe"])
@@ -226,5 +235,131 @@ def _needs(facts: Mapping[str, Any], metric: str) -> str:
     )
 
 
-if __name__ == "__main__":
-    main()
+@dataclass(frozen=True)
+class Number:
+    """A number of the paper, and the conditions on runs that reproduce it.
+
+    `own` are the parts of our labels (see `paper.is_own`), `labels` a published label
+    file and `images` its probe. `keys` lead to the number in the metrics.
+    """
+
+    study: str
+    name: str
+    metric: str
+    keys: tuple[str, ...]
+    published: float | None = None
+    own: Mapping[str, str] | None = None
+    labels: str | None = None
+    images: str | None = None
+    settings: Row = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self, runs: list[tuple[Row, Row]]) -> Row:
+        row = _empty_row(f"{self.study}: {self.name}", self.metric, self.published)
+        fitting = [metrics[self.study] for run, metrics in runs if self._fits(run, metrics)]
+        known = [value for metrics in fitting if (value := self._value(metrics))]
+        if not known:
+            return row | {"verdict": f"not run: {self._command}"}
+        ours = known[-1]
+        if self.published is None:
+            return row | ours | {"verdict": "the paper has no such number"}
+        low, high = (ours["ours"] if ours[end] is None else ours[end] for end in ("low", "high"))
+        verdict = "the paper's is in our interval" if low <= self.published <= high else "differs"
+        return row | ours | {"difference": ours["ours"] - self.published, "verdict": verdict}
+
+    def _fits(self, run: Row, metrics: Row) -> bool:
+        values = metrics.get(self.study)
+        if run["study"].get("name") != self.study or not isinstance(values, Mapping):
+            return False
+        return (
+            self.settings.items() <= run["study"].items()
+            and self.layers.items() <= values.items()
+            and paper.is_judged(run, TARGET)
+            and paper.has_target(run, TARGET)
+            and ((self.own and paper.is_own(run, self.own)) or self._is_published(run))
+        )
+
+    def _is_published(self, run: Row) -> bool:
+        if not self.labels or not paper.is_published(run, self.labels, self.layers["layer"]):
+            return False
+        if self.images is None:
+            return True
+        return paper.has_probe(run, self.images) and paper.has_summary(run)
+
+    @property
+    def _command(self) -> str:
+        command = f"clipdissect {self.study} experiment={self.study}"
+        if self.labels is None:
+            return command
+        published = paper.published_options(self.labels, self.layers["layer"])
+        alternative = f", or with our own labels: {command}" if self.own else ""
+        return f"with the published labels: {command} {published}{alternative}"
+
+    def _value(self, metrics: Any) -> Row | None:
+        for key in self.keys:
+            metrics = (metrics or {}).get(key)
+        if not metrics:
+            return None
+        value = metrics.get("value", metrics.get(self.metric))
+        intervals = metrics.get("intervals") or {}
+        span = metrics.get("interval") or intervals.get(self.metric) or metrics
+        if value is None:
+            return None
+        return {"ours": value, "low": span.get("low"), "high": span.get("high")}
+
+
+def _study_rows(runs: Sequence[tuple[Row, Row]]) -> list[Row]:
+    """Return the studies' numbers: the paper's, and ours."""
+    of_studies = [
+        (run, metrics)
+        for run, metrics in runs
+        if isinstance(run, dict) and isinstance(run.get("study"), dict)
+    ]
+    ordered = sorted(of_studies, key=lambda entry: str(entry[0].get("date")))
+    numbers = (*_missing(), *_weights(), *_classes(), *_phrases())
+    return [number.row(ordered) for number in numbers]
+
+
+def _missing() -> Iterator[Number]:
+    values = paper.values()["missing_concepts"]
+    parts = OWN | {key: values[key] for key in ("probe", "concepts")}
+    for group in ("dog.n.01", "bird.n.01"):
+        name, share = f"{group}, {values['probe']}", values[group]["right"] / values[group]["units"]
+        yield Number("missing_concepts", name, "top1", (group, "missing"), share, parts)
+
+
+def _weights() -> Iterator[Number]:
+    values, parts = paper.values()["weight_similarity"], OWN | {"probe": "imagenet_broden"}
+    layers = {key: values[key] for key in ("layer", "into")}
+    for pairs, r in values["pearson_r"].items():
+        is_part = int(pairs) <= 50_000
+        yield Number(
+            "weight_similarity",
+            f"{layers['layer']} to {layers['into']}, {pairs} weights",
+            "pearson_r",
+            (paper.ENCODER, "top_pairs" if is_part else "all_pairs"),
+            r,
+            parts,
+            values["labels"],
+            settings={"top_pairs": int(pairs)} if is_part else {},
+            layers=layers,
+        )
+
+
+def _classes() -> Iterator[Number]:
+    study, images = "class_from_descriptions", "imagenet_val"
+    layers = {"layer": "layer4", "into": "fc"}
+    for method, values in paper.values()[study].items():
+        parts = OWN | {"probe": images} if method == "clip_dissect" else None
+        for metric in ("truth", "prediction"):
+            keys, labels = ("mpnet", metric), values["labels"]
+            number = values[metric]
+            yield Number(study, method, metric, keys, number, parts, labels, images, layers=layers)
+
+
+def _phrases() -> Iterator[Number]:
+    keys = ("fc", "judged", "mpnet", "phrases_minus_words")
+    parts = OWN | {"probe": "imagenet_broden"}
+    settings = {"templates": ["{} {}"], "words": 100, "length": 2}
+    name = "phrases minus words, fc"
+    yield Number("compositional_concepts", name, "mpnet_cos", keys, own=parts, settings=settings)

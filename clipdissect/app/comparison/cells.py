@@ -5,22 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from clipdissect import concepts, probe, sentence, similarity
-from clipdissect.app.build import build_groups, of_group, parameters, settings_of, store_of
-from clipdissect.app.comparison.features import SharedFeatures
+from clipdissect import encoder as encoders
+from clipdissect.app.build import build_group, build_groups, parameters, settings_of, store_of
 from clipdissect.app.comparison.table import Cell, best_of, compared_columns, unsearched
 from clipdissect.app.evaluation_job import resampling_of, truth_of
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import CapturedFeatures
+from clipdissect.capture.settings import Settings
+from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
+from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.evaluation import unit_table
 from clipdissect.evaluation.half_split import halves
 from clipdissect.evaluation.units import rows_of
 from clipdissect.evaluation.vectors import vectors
+from clipdissect.probe import Probe
+from clipdissect.results.describe import describe_layer
+from clipdissect.results.manifest import provenance
+from clipdissect.results.result import Result
+from clipdissect.similarity import Similarity
+from clipdissect.similarity.inputs import ConceptActivations
+from clipdissect.store import Store
+from clipdissect.targets import Target
 from clipdissect.utils import registry
 
 log = logging.getLogger(__name__)
@@ -33,10 +45,17 @@ class Comparison:
     """The parts of a comparison, built once, and its cells."""
 
     def __init__(self, config: Any) -> None:
-        self.sentences = sentence.CachedSentenceEncoder(of_group(sentence.build, config.sentence))
+        self.sentences = sentence.CachedSentenceEncoder(
+            build_group(sentence.build, config.sentence)
+        )
         self.resampling = resampling_of(config)
         self.options = parameters(config.comparison)
-        _check(self.options)
+        for name in ("concepts", "similarities"):
+            if not self.options[name]:
+                raise DissectError(f"comparison.{name} is empty")
+        for name in self.options["similarities"]:
+            if name not in similarity.OPTIONS:
+                raise unknown("similarity", name, similarity.OPTIONS)
         self.similarity = parameters(config.similarity)  # with its overrides
         self.top_k = config.profile.get("top_k")
         self.seed = config.objective_seed
@@ -65,17 +84,13 @@ class Comparison:
                     default = self._cell(probe_name, concepts_name, name, top_k)
                     yield default
                     if self.options["top_k"]:
-                        yield self._best(default, tuning, report)
+                        names = probe_name, concepts_name, name
+                        counts = self.options["top_k"] if has_top_k(name) else []
+                        cells = [self._cell(*names, k) for k in counts if k <= default.images]
+                        # The default is a candidate.
+                        metric = f"{self.sentences.name}_cos"
+                        yield best_of([default, *cells], metric, tuning, report)
                         yield unsearched(default, report)
-
-    def _best(self, default: Cell, tuning: np.ndarray, report: np.ndarray) -> Cell:
-        """Return the cell of the best `top_k`; the default's is a candidate."""
-        cells = [default]
-        if has_top_k(default.similarity):
-            names = default.probe, default.concepts, default.similarity
-            counts = [k for k in self.options["top_k"] if k <= default.images]
-            cells += [self._cell(*names, k) for k in counts]
-        return best_of(cells, f"{self.sentences.name}_cos", tuning, report)
 
     def _cell(self, probe_name: str, concepts_name: str, name: str, top_k: int | None) -> Cell:
         key = probe_name, concepts_name, name, top_k
@@ -120,15 +135,6 @@ class Comparison:
         }
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    for name in ("concepts", "similarities"):
-        if not options[name]:
-            raise DissectError(f"comparison.{name} is empty")
-    for name in options["similarities"]:
-        if name not in similarity.OPTIONS:
-            raise unknown("similarity", name, similarity.OPTIONS)
-
-
 def concept_set(entry: Any) -> tuple[str, Concepts]:
     """Return the name in the table, and the concept set of a config's name or parameters."""
     built: Concepts = registry.named("a part of comparison.concepts", concepts.build, entry)
@@ -137,3 +143,46 @@ def concept_set(entry: Any) -> tuple[str, Concepts]:
 
 def has_top_k(name: str) -> bool:
     return similarity.build(name).images_per_unit is not None
+
+
+@dataclass
+class SharedFeatures:
+    """Features of the target's only layer, for any probe, concepts and similarity."""
+
+    target: Target
+    encoder: Encoder
+    settings: Settings
+    store: Store
+    _captured: dict[str, CapturedFeatures] = field(default_factory=dict)
+    _embeds: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
+        """Describe units as `clipdissect.dissect(top=1)` does, without top images."""
+        captured, embeds = self._of_probe(probe), self._of_texts(concepts)
+        [(layer, q)] = captured.activations.items()
+        activations = ConceptActivations(captured.image_embeds, embeds)
+        table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
+        run = provenance(
+            self.target, probe, concepts, self.encoder, similarity, self.settings, captured
+        )
+        run["digests"]["encoder texts"] = self._text_digest
+        run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
+        return Result(table, table.iloc[:0], run)
+
+    def _of_probe(self, probe: Probe) -> CapturedFeatures:
+        if probe.digest not in self._captured:
+            self._captured[probe.digest] = capture(
+                self.target, self.target.layers, self.encoder, probe, self.store, self.settings
+            )
+        return self._captured[probe.digest]
+
+    def _of_texts(self, concepts: Concepts) -> Any:
+        if concepts.digest not in self._embeds:
+            embed, device = self.encoder.embed_texts, self.settings.torch_device
+            options = embed, self._text_digest, concepts.texts, self.store, device
+            self._embeds[concepts.digest] = text_embeddings(*options)
+        return self._embeds[concepts.digest]
+
+    @cached_property
+    def _text_digest(self) -> str:
+        return self.encoder.text_digest  # it may hash a whole network

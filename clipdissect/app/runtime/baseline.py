@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,13 @@ class PlainPipeline:
         """Return `layer, unit, description, similarity` of each unit's best concept."""
         device = self.settings.torch_device
         with self.timers.stage("texts"):
-            texts = self._saved("texts", self._embed_texts)["values"]
+            embed = partial(self.encoder.embed_texts, list(self.concepts), device)
+            texts = self._saved("texts", lambda: {"values": embed()})["values"]
         activations, images = self.features()
         with self.timers.stage("similarity"):
             P = images.to(device) @ texts.to(device).T
             tables = [self._table(layer, P, q.to(device)) for layer, q in activations.items()]
-        joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
-        return joined
+        return pd.concat(tables, ignore_index=True)
 
     @torch.no_grad()
     def features(self) -> tuple[Mapping[str, Tensor], Float[Tensor, "images dims"]]:
@@ -79,12 +80,8 @@ class PlainPipeline:
         best = soft_wpmi(P, q, **parameters_of(self.similarity)).max(1)
         words, scores = [self.concepts[i] for i in best.indices.tolist()], best.values.tolist()
         columns = {"layer": layer, "unit": range(len(words))}
-        table: pd.DataFrame = pd.DataFrame(columns | {"description": words, "similarity": scores})
-        return table
-
-    def _embed_texts(self) -> dict[str, Tensor]:
-        texts = list(self.concepts)
-        return {"values": self.encoder.embed_texts(texts, self.settings.torch_device)}
+        frame: pd.DataFrame = pd.DataFrame(columns | {"description": words, "similarity": scores})
+        return frame
 
     def _activations(self) -> dict[str, Tensor]:
         """Run the target and pool its layers' outputs in forward hooks."""

@@ -82,7 +82,11 @@ class PausedProcess:
     def turn(self, seconds: float | None) -> dict[str, Any] | None:
         """Run for this long or until the answer; raise its error if it has one."""
         assert self.process.stdout is not None
-        self._resume()
+        if self._paused_at is not None:
+            self.clock.add(time.perf_counter() - self._paused_at)
+            self._paused_at = None
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGCONT)
         if not select.select([self.process.stdout], [], [], seconds)[0]:
             self.pause()
             return None
@@ -109,14 +113,6 @@ class PausedProcess:
             with suppress(BrokenPipeError):
                 pipe.close() if pipe else None
         self.process.wait()
-
-    def _resume(self) -> None:
-        if self._paused_at is None:
-            return
-        self.clock.add(time.perf_counter() - self._paused_at)
-        self._paused_at = None
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGCONT)
 
 
 def end_with_parent() -> None:

@@ -4,7 +4,9 @@ The sweeper's settings are in conf/experiment/tune_*.yaml."""
 
 from __future__ import annotations
 
+import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf, flag_override
 
 from clipdissect.app.help import RUNNERS
-from clipdissect.app.search.default import try_default
 from clipdissect.errors import DissectError
 
 # What a trial's value depends on, except for the searched parameters.
@@ -39,10 +40,9 @@ class Search(Callback):
     """Hydra's callback for multiruns of the Optuna sweeper; idle in others."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        if not _is_search(config):
-            return
         try:
-            prepare(config)
+            if _is_search(config):
+                prepare(config)
         except DissectError as error:
             # Hydra turns a callback's errors into warnings, but not SystemExit.
             print(f"error: {error}", file=sys.stderr)
@@ -72,7 +72,10 @@ def prepare(config: Any) -> None:
     study.set_user_attr("folders", [*folders, str(Path(config.hydra.sweep.dir).absolute())])
     if study.trials:
         print(f"study {study.study_name} has {len(study.trials)} trials: going on with it")
-        _advance_seed(config, len(study.trials))
+        sampler = config.hydra.sweeper.sampler
+        if sampler is not None and sampler.get("seed") is not None:
+            with flag_override(config, ["struct", "readonly"], [False, False]):
+                sampler.seed += len(study.trials)  # the same seed would repeat earlier trials
     try_default(config, study, space, fixed)
 
 
@@ -177,9 +180,65 @@ def _check_setting(study: Any, setting: dict[str, str]) -> None:
         )
 
 
-def _advance_seed(config: Any, trials: int) -> None:
-    """Change the sampler's seed, if set: the same seed would repeat earlier trials."""
-    sampler = config.hydra.sweeper.sampler
-    if sampler is not None and sampler.get("seed") is not None:
-        with flag_override(config, ["struct", "readonly"], [False, False]):
-            sampler.seed += trials
+FOLDER = "default"  # of the job
+ATTRIBUTE = "default"  # of the study: the parameters, the objective, and the job's folder
+
+
+def try_default(config: Any, study: Any, space: Mapping[str, Any], fixed: list[str]) -> None:
+    """Run the default configuration and add its value to the study, unless it is there."""
+    choices = config.hydra.runtime.choices
+    params = {
+        key: choices[key] if key in choices else OmegaConf.select(config, key.lstrip("+"))
+        for key in space
+    }
+    if study.user_attrs.get(ATTRIBUTE, {}).get("params") == params:
+        return
+    print("the default configuration comes first, to compare the trials with")
+    _launch(config, fixed)
+    folder = Path(config.hydra.sweep.dir).absolute() / FOLDER
+    metrics = folder / "metrics.json"
+    if not metrics.is_file():
+        return  # its error is printed at the end
+    objective = json.loads(metrics.read_text(encoding="utf-8"))["objective"]
+    inside = _add(study, params, space, objective["tuning"])
+    default = {"params": params, "inside": inside, "folder": str(folder), "objective": objective}
+    study.set_user_attr(ATTRIBUTE, default)
+
+
+def _launch(config: Any, fixed: list[str]) -> None:
+    """Run one job as the sweeper would, numbered after its trials."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+
+    from clipdissect.app.callbacks import Launched
+
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None and Launched.job is not None
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(hydra.config_loader, Callbacks()),
+        task_function=Launched.job,
+        config=config,
+    )
+    overrides = [*fixed, f"hydra.sweep.subdir={FOLDER}"]
+    launcher.launch([overrides], initial_job_idx=config.hydra.sweeper.n_trials)
+
+
+def _add(study: Any, params: dict[str, Any], space: Mapping[str, Any], value: float) -> bool:
+    """Add the default as a trial; return False if it is outside of the search space."""
+    from optuna.trial import create_trial
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both functions are marked as experimental
+        try:
+            trial = create_trial(
+                params=params,
+                distributions=dict(space),
+                value=value,
+                user_attrs={ATTRIBUTE: True},
+            )
+        except (ValueError, TypeError):  # a parameter is out of its range
+            return False
+        study.add_trial(trial)
+    return True

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from clipdissect.app.print_run import objective_line
-from clipdissect.app.search.default import ATTRIBUTE
+from clipdissect.app.printing import objective_line
+from clipdissect.app.search.callback import ATTRIBUTE
 from clipdissect.results.run_files import write_json, write_table
 from clipdissect.utils.files import atomic
 
@@ -78,8 +78,8 @@ def table(study: Any, jobs: Sequence[Job]) -> pd.DataFrame:
         row |= {"report": job.objective["report"] if job else None, **trial.params}
         rows.append({**row, "folder": str(job.folder) if job else ""})
     types = {"trial": "Int64", "tuning": float, "report": float}
-    trials: pd.DataFrame = pd.DataFrame(rows).astype(types)
-    return trials
+    frame: pd.DataFrame = pd.DataFrame(rows).astype(types)
+    return frame
 
 
 def _default_cells(default: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from clipdissect import method as methods
-from clipdissect.app import evaluation_job, study_job
-from clipdissect.app.build import of_group
+from clipdissect import studies
+from clipdissect.app.build import build_group, build_job, parameters, save
+from clipdissect.app.evaluation_job import resampling_of, sentences_of, truth_of
+from clipdissect.errors import DissectError
 from clipdissect.evaluation.vectors import Vectors
 from clipdissect.method import Job
 from clipdissect.results.describe import top_images_of_layer
@@ -20,6 +22,7 @@ from clipdissect.results.run_files import begin
 from clipdissect.studies import figures
 from clipdissect.studies.features import Features
 from clipdissect.studies.numbers import embedded
+from clipdissect.utils.distributed import from_environment
 from clipdissect.utils.figures import save_figure
 from clipdissect.utils.timing import Timers
 
@@ -39,11 +42,13 @@ class StudyRun:
     ) -> None:
         self.config, self.folder, self.timers = config, folder, Timers()
         with self.timers.stage("load"):
-            self.method = of_group(methods.build, config.method)
-            self.settings = study_job.settings(config, self.method if own_labels else None)
-            self.job, self.truth = study_job.job_of(config, self.method, parts)
-            self.sentences = evaluation_job.sentences_of(config) if embeds_texts else {}
-            self.resampling = evaluation_job.resampling_of(config)
+            self.method = build_group(methods.build, config.method)
+            _check(config, self.method if own_labels else None)
+            self.settings: Any = build_group(studies.build, config.study)
+            self.job: Any = build_job(config, self.method, parts)
+            self.truth = truth_of(config, self.job.target)
+            self.sentences = sentences_of(config) if embeds_texts else {}
+            self.resampling = resampling_of(config)
 
     def job_of_layers(self, *layers: str) -> Job:
         job: Job = replace(self.job, target=replace(self.job.target, layers=layers))
@@ -65,10 +70,27 @@ class StudyRun:
     def save(
         self, tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Any], facts: dict[str, Any]
     ) -> None:
-        """Write tables by file stem, metrics and the manifest; track the run."""
-        seconds = self.timers.seconds
-        facts = study_job.completed(facts, self.config, self.sentences, seconds)
-        study_job.save(self.config, self.folder, tables, metrics, facts, self.job.probe)
+        """Write tables by file stem, metrics and the completed manifest; track the run."""
+        config = self.config
+        study = {
+            "study": parameters(config.study),
+            # As configured: `auto` is the target's own.
+            "truth": {"name": config.evaluation.truth, "layer": config.evaluation.layer},
+            "sentences": {name: getattr(e, "digest", None) for name, e in self.sentences.items()},
+            "bootstrap": {"kind": "percentile", **asdict(self.resampling)},
+            "seconds": {**facts.get("seconds", {}), **self.timers.seconds},
+        }
+        run = {**facts, "method": facts.get("method", {"name": config.method.name}), **study}
+        save(config, self.folder, tables, metrics, run, self.job.probe)
+
+
+def _check(config: Any, method: Any) -> None:
+    if from_environment().size > 1:
+        raise DissectError("the studies run in one process: leave out torchrun")
+    if method is not None and method.name != "clip_dissect":
+        raise DissectError(
+            f"{config.study.name} makes its own labels: leave out method={config.method.name}"
+        )
 
 
 def facts_of(features: Features) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, facts_of, top_images
 from clipdissect.errors import DissectError
 from clipdissect.results.result import Result
@@ -104,7 +104,7 @@ def draw(run: StudyRun, agreements: Mapping[str, Any], chance: float) -> None:
     drawn, axes = figures.plot(3.2 + 3.6 * len(agreements), 3.4, len(agreements))
     for axis, (encoder, values) in zip(axes, agreements.items(), strict=True):
         for shift, (label, (grey, hatch)) in enumerate(BARS.items()):
-            shown = [_bar(values, name, label) for name in AGREEMENTS]
+            shown = [_bars(values, name)[label] for name in AGREEMENTS]
             errors = figures.bar_errors(shown) if shift == 0 else None
             style = {"label": label, "color": grey, "hatch": hatch, "yerr": errors, **BAR_STYLE}
             at = [place + 0.27 * (shift - 1) for place in range(2)]
@@ -116,13 +116,13 @@ def draw(run: StudyRun, agreements: Mapping[str, Any], chance: float) -> None:
     save_figure(drawn, run.folder, "class_from_descriptions")
 
 
-def _bar(values: Mapping[str, Any], name: str, label: str) -> dict[str, Any]:
+def _bars(values: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     control = values["controls"][name]
-    if label == "description":
-        return dict(values[name])
-    if label == "best constant":
-        return {"value": control["best_constant"]}
-    return {"value": control["shuffled"]["mean"]}
+    return {
+        "description": dict(values[name]),
+        "shuffled descriptions": {"value": control["shuffled"]["mean"]},
+        "best constant": {"value": control["best_constant"]},
+    }
 
 
 def save_panels(run: StudyRun, table: pd.DataFrame, features: Features, layer: str) -> None:

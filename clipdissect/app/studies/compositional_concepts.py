@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipdissect.app.print_evaluation import with_interval
+from clipdissect.app.printing import with_interval
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.capture.activations import dead_units, for_scoring
 from clipdissect.capture.text_embeddings import text_embeddings
@@ -86,8 +86,8 @@ def _table(
     for n in range(1, min(map(len, phrases.texts))):
         columns[f"phrase_{n + 1}"] = [unit_phrases[n] for unit_phrases in phrases.texts]
         columns[f"phrase_score_{n + 1}"] = phrases.scores[:, n]
-    table: pd.DataFrame = pd.DataFrame(columns)
-    return table
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    return frame
 
 
 def evaluate(run: StudyRun, table: pd.DataFrame) -> dict[str, Any]:
@@ -160,5 +160,5 @@ def ranked(table: pd.DataFrame, comparable: bool) -> pd.DataFrame:
     """Sort by the gain over the word or, unless `comparable`, by the phrase's score."""
     gain = table["phrase_score"] - (table["word_score"] if comparable else 0.0)
     order = (-gain.to_numpy(dtype=float)).argsort(kind="stable")
-    ordered: pd.DataFrame = table.iloc[order]
-    return ordered
+    frame: pd.DataFrame = table.iloc[order]
+    return frame

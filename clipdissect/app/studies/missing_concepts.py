@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, top_images
 from clipdissect.datasets.wordnet import WordNet
 from clipdissect.dissection import check_top_k
@@ -50,8 +50,8 @@ class GroupResult:
             table.insert(0, "setting", setting)
             table.insert(0, "group", self.group)
             tables.append(table)
-        joined: pd.DataFrame = pd.concat(tables)
-        return joined
+        frame: pd.DataFrame = pd.concat(tables)
+        return frame
 
 
 def check(run: StudyRun, hypernyms: WordNet) -> None:
@@ -175,5 +175,5 @@ def _half_right(units: pd.DataFrame, count: int) -> pd.DataFrame:
     is_right = units.get("right", pd.Series(0.0, units.index)) == 1
     right, wrong = units[is_right], units[~is_right]
     half = min(len(right), max(count // 2, count - len(wrong)))
-    chosen: pd.DataFrame = pd.concat([right.head(half), wrong.head(count - half)])
-    return chosen
+    frame: pd.DataFrame = pd.concat([right.head(half), wrong.head(count - half)])
+    return frame

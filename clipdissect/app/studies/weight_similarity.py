@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from clipdissect.app.print_evaluation import number, with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.errors import unknown
@@ -64,8 +64,8 @@ def curves(metrics: Mapping[str, Any]) -> pd.DataFrame:
         for row in values["by_top_k"]
     ]
     columns = ["sentence", "k", "value", "low", "high"]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=columns)
-    return table
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return frame
 
 
 def print_metrics(layers: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

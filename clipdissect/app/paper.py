@@ -1,11 +1,30 @@
-"""Match runs with the paper's settings by `run.json`; a missing entry doesn't match."""
+"""The paper's numbers, and how ours are matched and compared with them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from clipdissect.app.paper import values as paper
+FILE = Path(__file__).parent / "paper_values.json"
+
+
+@cache
+def values() -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return numbers
+
+
+def row(table: str, **wanted: Any) -> dict[str, Any]:
+    """Return the only row with these values, else raise: `row("table1", method="milan_base")`."""
+    rows: list[dict[str, Any]] = values()[table]["rows"]
+    fitting = [r for r in rows if wanted.items() <= r.items()]
+    if len(fitting) != 1:
+        raise LookupError(f"{len(fitting)} rows of {table} have {wanted}")
+    return fitting[0]
+
 
 ENCODER = "clip_vit_b16"
 IMAGES = {"imagenet_val": 50_000, "cifar100_train": 50_000}
@@ -37,7 +56,7 @@ Run = Mapping[str, Any]
 
 def is_own(run: Run, wanted: Mapping[str, str]) -> bool:
     """Return whether the labels are CLIP-Dissect's with the `wanted` parts and its defaults."""
-    hyperparameters = paper.values()["hyperparameters"][wanted["similarity"]]
+    hyperparameters = values()["hyperparameters"][wanted["similarity"]]
     return (
         _name(run, "method") == "clip_dissect"
         and run.get("encoder") == ENCODER
@@ -55,7 +74,7 @@ def is_published(run: Run, file: str, layer: str, strip: Collection[str] = ()) -
     method = _part(run, "method")
     return (
         method.get("name") == "published"
-        and _part(run, "digests").get("labels") == paper.values()["label_files"][file]
+        and _part(run, "digests").get("labels") == values()["label_files"][file]
         and COLUMNS[file.partition("/")[0]].items() <= method.items()
         and set(method.get("strip") or ()) == set(strip)
         and layer in (method.get("layers") or [layer])

@@ -1,1 +1,0 @@
-"""The paper's numbers, and the runs and label files that reproduce them."""
