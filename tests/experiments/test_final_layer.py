@@ -20,8 +20,8 @@ from clipdissect import report, sentence
 from clipdissect.app import build as parts
 from clipdissect.app import paper
 from clipdissect.app.commands import check_published
-from clipdissect.app.commands.check_published import Check
 from clipdissect.app.help import conf_folder
+from clipdissect.app.published_checks import Check
 from clipdissect.app.schema import register
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.targets import Target
