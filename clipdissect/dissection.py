@@ -160,16 +160,7 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
     with timers.stage("texts"), all_cores(job.team):
         texts = embed_concepts(encoder, concepts, job.store, job.settings)
     with timers.stage("images"):
-        captured = capture(
-            target,
-            target.layers,
-            encoder,
-            probe,
-            job.store,
-            job.settings,
-            top_k=stored_top_k(similarity, job.images),
-            team=job.team,
-        )
+        captured = capture_features(job, target.layers)
     log_skipped(captured.skipped, len(probe))
     check_top_k(similarity, len(captured.images))
     activations = ConceptActivations(captured.image_embeds, texts.embeddings)
@@ -204,18 +195,35 @@ def run_worker(
     team: Team,
 ) -> None:
     """Capture this process's share of the images, while the leader runs `dissect`."""
-    top_k = stored_top_k(similarity, images)
+    top_k = _stored_top_k(similarity, images)
     run_capture_worker(
         target, target.layers, encoder, probe, store, settings, top_k=top_k, team=team
     )
 
 
+def capture_features(job: Job, layers: Sequence[str]) -> CapturedFeatures:
+    """Capture layers of the job's target and its probe's image embeddings."""
+    needs = ("target", "probe", "encoder", "similarity")
+    target, probe, encoder, similarity = job.require("clip_dissect", needs)
+    top_k = _stored_top_k(similarity, job.images)
+    return capture(
+        target, layers, encoder, probe, job.store, job.settings, top_k=top_k, team=job.team
+    )
+
+
 def embed_concepts(
-    encoder: Encoder, concepts: Concepts, store: Store | None, settings: Settings
+    encoder: Encoder,
+    concepts: Concepts,
+    store: Store | None,
+    settings: Settings,
+    digest: str | None = None,
 ) -> ConceptEmbeddings:
-    """Compute the text embeddings of a concept set, or read them from the store."""
+    """Compute the text embeddings of a concept set, or read them from the store.
+
+    `digest` is the encoder's text digest if known; computing it may hash a whole network.
+    """
     notes = list(encoders.text_notes(encoder, concepts.texts))
-    digest = encoder.text_digest  # read once: it may hash a whole network
+    digest = digest or encoder.text_digest
     embeddings = text_embeddings(
         encoder.embed_texts, digest, concepts.texts, store, settings.torch_device
     )
@@ -338,6 +346,6 @@ def check_top_k(similarity: Similarity, images: int) -> None:
         )
 
 
-def stored_top_k(similarity: Similarity, images: int) -> int:
+def _stored_top_k(similarity: Similarity, images: int) -> int:
     """Return the k that both the scores and the table of top images need."""
     return max(similarity.images_per_unit or 0, images)

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
-from clipdissect.dissection import NEEDS, check_top_k, embed_concepts, stored_top_k
+from clipdissect.dissection import NEEDS, capture_features, check_top_k, embed_concepts
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.results.describe import describe_layer
@@ -51,19 +50,10 @@ class Features:
 
 def features(job: Job, layers: Sequence[str]) -> Features:
     """Capture layers of the job's target and embed its concepts, cached in the store."""
-    target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
+    target, _, concepts, encoder, _ = job.require("clip_dissect", NEEDS)
     texts = embed_concepts(encoder, concepts, job.store, job.settings)
-    captured = capture(
-        replace(target, layers=tuple(layers)),
-        layers,
-        encoder,
-        probe,
-        job.store,
-        job.settings,
-        top_k=stored_top_k(similarity, job.images),
-        team=job.team,
-    )
-    return Features(job, captured, texts.embeddings)
+    chosen = replace(job, target=replace(target, layers=tuple(layers)))
+    return Features(job, capture_features(chosen, layers), texts.embeddings)
 
 
 def check_keep(job: Job) -> None:

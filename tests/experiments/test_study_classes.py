@@ -120,7 +120,7 @@ def test_labels_must_be_classes(images: Probe) -> None:
 def test_mistakes_are_told_before_any_image(
     overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    monkeypatch.setattr("clipdissect.studies.features.capture_features", no_images)
     names = (*NAMES, "y") if "class names" in says else NAMES
     plain = replace(images, labels=None)
     with pytest.raises(DissectError, match=says):

@@ -171,7 +171,7 @@ def test_labels_of_unknown_meaning_are_told() -> None:
 def test_mistakes_are_told_before_any_image(
     overrides: list[str], says: str, study: Study, images: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    monkeypatch.setattr("clipdissect.studies.features.capture_features", no_images)
     plain = "probe=plain" in overrides
     with pytest.raises(DissectError, match=says):
         study(

@@ -123,6 +123,6 @@ def test_mistakes_are_told_before_any_image(
 ) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("layer,unit,description\nconv,1,dots\n")
-    monkeypatch.setattr("clipdissect.studies.features.capture", no_images)
+    monkeypatch.setattr("clipdissect.studies.features.capture_features", no_images)
     with pytest.raises(DissectError, match=says):
         run(study, tmp_path, *(text.replace("LABELS", str(path)) for text in overrides))

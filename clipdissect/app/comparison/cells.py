@@ -10,15 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from clipdissect import concepts, probe, sentence, similarity
-from clipdissect import encoder as encoders
 from clipdissect.app.build import build_group, build_groups, parameters, settings_of, store_of
 from clipdissect.app.comparison.table import Cell, best_of, compared_columns, unsearched
 from clipdissect.app.evaluation_job import resampling_of, truth_of
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
-from clipdissect.capture.text_embeddings import text_embeddings
 from clipdissect.concepts import Concepts
+from clipdissect.dissection import ConceptEmbeddings, Job, embed_concepts, manifest
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.evaluation import unit_table
@@ -27,7 +26,6 @@ from clipdissect.evaluation.units import rows_of
 from clipdissect.evaluation.vectors import vectors
 from clipdissect.probe import Probe
 from clipdissect.results.describe import describe_layer
-from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
@@ -154,20 +152,16 @@ class SharedFeatures:
     settings: Settings
     store: Store
     _captured: dict[str, CapturedFeatures] = field(default_factory=dict)
-    _embeds: dict[str, Any] = field(default_factory=dict)
+    _texts: dict[str, ConceptEmbeddings] = field(default_factory=dict)
 
     def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
         """Describe units as `clipdissect.dissect(top=1)` does, without top images."""
-        captured, embeds = self._of_probe(probe), self._of_texts(concepts)
+        captured, texts = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
-        activations = ConceptActivations(captured.image_embeds, embeds)
+        activations = ConceptActivations(captured.image_embeds, texts.embeddings)
         table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
-        run = provenance(
-            self.target, probe, concepts, self.encoder, similarity, self.settings, captured
-        )
-        run["digests"]["encoder texts"] = self._text_digest
-        run["notes"] += encoders.text_notes(self.encoder, concepts.texts)
-        return Result(table, table.iloc[:0], run)
+        job = Job(self.target, probe, concepts, self.encoder, similarity, self.settings)
+        return Result(table, table.iloc[:0], manifest(job, captured, texts))
 
     def _of_probe(self, probe: Probe) -> CapturedFeatures:
         if probe.digest not in self._captured:
@@ -176,12 +170,12 @@ class SharedFeatures:
             )
         return self._captured[probe.digest]
 
-    def _of_texts(self, concepts: Concepts) -> Any:
-        if concepts.digest not in self._embeds:
-            embed, device = self.encoder.embed_texts, self.settings.torch_device
-            options = embed, self._text_digest, concepts.texts, self.store, device
-            self._embeds[concepts.digest] = text_embeddings(*options)
-        return self._embeds[concepts.digest]
+    def _of_texts(self, concepts: Concepts) -> ConceptEmbeddings:
+        if concepts.digest not in self._texts:
+            self._texts[concepts.digest] = embed_concepts(
+                self.encoder, concepts, self.store, self.settings, self._text_digest
+            )
+        return self._texts[concepts.digest]
 
     @cached_property
     def _text_digest(self) -> str:
