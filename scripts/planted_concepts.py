@@ -31,7 +31,6 @@ from clipdissect.utils.paths import store_dir
 
 KINDS = ("color", "shape", "texture")  # of the probes, with the most frequent objects
 OBJECTS = 10
-ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
     write_table(options.out / "units.csv", units)
     table = summary(units)
     (options.out / "table.md").write_text(table, encoding="utf-8")
-    facts = {"versions": versions(), "machine": machine(), "git": git_state(ROOT)}
+    facts = {"versions": versions(), "machine": machine(), "git": git_state()}
     facts |= {"seconds": seconds, "images": options.images, "fit": options.fit}
     facts |= {"layer": options.layer, "top_k": options.top_k}
     write_json(options.out / "run.json", facts)

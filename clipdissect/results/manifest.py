@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": machine(),
-        "git": git_state(REPOSITORY),
+        "git": git_state(),
     }
 
 
@@ -134,7 +134,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def git_state(root: Path) -> dict[str, Any] | None:
+def git_state(root: Path = REPOSITORY) -> dict[str, Any] | None:
     """Return commit and dirty state (without results/); None if `root` isn't its top."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():

@@ -120,7 +120,7 @@ def _manifest(data: Path, mpnet: Any) -> dict[str, Any]:
         "inputs": {name: {"sha256": hashing.hash_file(data / name)} for name in FILES.values()},
         "sentence encoder": {"name": mpnet.name, "digest": mpnet.digest},
         "versions": {name: v for name, v in versions().items() if name != "platform"},
-        "git": git_state(Path(__file__).parents[3]),
+        "git": git_state(),
     }
 
 

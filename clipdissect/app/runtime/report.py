@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from clipdissect.app.runtime.microbenchmarks import (
     ratios,
     spread,
 )
-from clipdissect.results.manifest import git_state, machine, versions
+from clipdissect.results.manifest import environment
 from clipdissect.results.run_files import jsonable
 from clipdissect.utils.figures import save_figure
 
@@ -41,11 +40,10 @@ RATES = {
 def manifest(config: Any) -> dict[str, Any]:
     settings = settings_of(config)
     options: Any = OmegaConf.to_container(config, resolve=True)
+    head = environment()
+    head["machine"]["processor"] = processor()
     return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": {**machine(), "processor": processor()},
-        "git": git_state(Path(__file__).parents[3]),
+        **head,
         "device": settings.torch_device,
         "precision": settings.numeric,
         "runtime": options["runtime"],
