@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,12 +18,11 @@ from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.batches import in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.models import hub, tokenizers
+from clipdissect.models import checkpoints, hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
-RANDOM = "random"
 RANDOM_NOTE = "the encoder's weights are random (seed 0): good for timing and trials alone"
 
 
@@ -105,7 +103,7 @@ def open_clip(
             that does not fit, or wrong templates.
     """
     prompting = checked(templates, long_texts)
-    if pretrained == RANDOM and checkpoint is None:
+    if pretrained == checkpoints.RANDOM and checkpoint is None:
         return PromptEncoder(_random(model, cache), *prompting)
     chosen = _source(model, pretrained, checkpoint)
     path = _weights(chosen, cache)
@@ -123,10 +121,8 @@ def open_clip(
 
 def _random(model: str, cache: str | None) -> OpenClip:
     weights.check_names(model, None)
-    source = _Source(model, RANDOM, None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network, preprocess = _build(replace(source, tag=None), cache)
+    source = _Source(model, checkpoints.RANDOM, None)
+    network, preprocess = checkpoints.random(lambda: _build(replace(source, tag=None), cache))
     tokenizer = _tokenizer(source, Path(), cache)
     return OpenClip(source.name, network.eval(), preprocess, tokenizer, (RANDOM_NOTE,))
 

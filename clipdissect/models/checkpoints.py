@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pooch import file_hash
@@ -26,6 +26,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys for it in training scripts
 PREFIXES = ("module.", "_orig_mod.", "model.")  # that wrappers of modules put before its names
 RANDOM = "random"
+T = TypeVar("T")
 RANDOM_NOTE = "the target's weights are random (seed 0): for timing and trials only"
 
 
@@ -161,8 +162,8 @@ def rows(state: dict[str, Tensor], layer: str | None) -> int | None:
     return next(sizes, None)
 
 
-def random(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network with random weights (seed 0), preserving the global random state."""
+def random(build: Callable[[], T]) -> T:
+    """Build something with random weights (seed 0), preserving the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
