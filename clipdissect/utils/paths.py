@@ -9,11 +9,9 @@ from pathlib import Path
 from clipdissect.errors import MissingResource
 from clipdissect.utils.files import check_listable
 
-# Data sets' places below a data folder, both for fetching and for reading them.
+# Data sets' places below a data folder, where `fetch/items.yaml` puts them.
 BRODEN = "broden1_224"
 IMAGENET = "imagenet"
-IMAGENET_VAL = f"{IMAGENET}/val"
-IMAGENET_DEVKIT = f"{IMAGENET}/ILSVRC2012_devkit_t12"
 # As torchvision names them.
 CIFAR10 = "cifar-10-batches-py"
 CIFAR100 = "cifar-100-python"
