@@ -28,7 +28,7 @@ from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.probe import Probe
 from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
-from clipdissect.results.histograms import histograms
+from clipdissect.results.histograms import Histograms, histograms
 from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
@@ -163,24 +163,62 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
         captured = capture_features(job, target.layers)
     log_skipped(captured.skipped, len(probe))
     check_top_k(similarity, len(captured.images))
-    activations = ConceptActivations(captured.image_embeds, texts.embeddings)
-    describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
-    top_images, layer_histograms = [], {}
     with all_cores(job.team):
-        for layer in captured.activations:
-            with timers.stage("summaries"):
-                q = captured.activations[layer]  # reads one layer at a time
-                top_images.append(top_images_of_layer(layer, q, captured.images, job.images))
-                layer_histograms[layer] = histograms(q)
-            with timers.stage("similarity"):
-                describer.add(layer, q, job.truth.get(layer))
-        with timers.stage("similarity"):
-            descriptions = pd.concat(describer.tables(), ignore_index=True)
+        described = _describe_on_device(job, captured, texts.embeddings, timers)
     run = manifest(job, captured, texts)
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
-    top_table = pd.concat(top_images, ignore_index=True)
-    return Result(descriptions, top_table, run, layer_histograms, vocabulary=concepts)
+    return Result(
+        described.descriptions,
+        described.top_images,
+        run,
+        described.histograms,
+        vocabulary=concepts,
+    )
+
+
+@dataclass(frozen=True)
+class _Described:
+    descriptions: pd.DataFrame
+    top_images: pd.DataFrame
+    histograms: dict[str, Histograms]
+
+
+def _describe_on_device(
+    job: Job, captured: CapturedFeatures, texts: Float[Tensor, "concepts dims"], timers: Timers
+) -> _Described:
+    """Score where the networks run; if a GPU's memory doesn't suffice, on the CPU."""
+    device = job.settings.scoring_device
+    try:
+        return _describe(job, captured, texts, timers, device)
+    except torch.OutOfMemoryError:
+        log.warning("the GPU's memory is too small for scoring: scoring on the CPU")
+    torch.cuda.empty_cache()
+    return _describe(job, captured, texts, timers, "cpu")
+
+
+def _describe(
+    job: Job,
+    captured: CapturedFeatures,
+    texts: Float[Tensor, "concepts dims"],
+    timers: Timers,
+    device: str,
+) -> _Described:
+    concepts, similarity = job.require("clip_dissect", ("concepts", "similarity"))
+    with timers.stage("similarity"):
+        activations = ConceptActivations(captured.image_embeds, texts).to(device)
+        describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
+    top_images, of_layers = [], {}
+    for layer in captured.activations:
+        with timers.stage("summaries"):
+            q = captured.activations[layer].to(device)  # reads one layer at a time
+            top_images.append(top_images_of_layer(layer, q, captured.images, job.images))
+            of_layers[layer] = histograms(q)
+        with timers.stage("similarity"):
+            describer.add(layer, q, job.truth.get(layer))
+    with timers.stage("similarity"):
+        descriptions = pd.concat(describer.tables(), ignore_index=True)
+    return _Described(descriptions, pd.concat(top_images, ignore_index=True), of_layers)
 
 
 def run_worker(

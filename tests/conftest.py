@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
+
+# Triton reads it once, when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).parents[1]
 # Tests import helpers from `support/`, and a few share them with tests of another package.

@@ -47,6 +47,10 @@ class TopKActivations:
         """Distinct activations per unit, at most `k`."""
         return (~self.distinct.isnan()).sum(0)
 
+    def to(self, device: torch.device | str) -> TopKActivations:
+        """Return a copy on the device."""
+        return TopKActivations(self.top.to(device), self.distinct.to(device))
+
     def select(self, units: Tensor) -> TopKActivations:
         return TopKActivations(self.top.select(units), self.distinct[:, units])
 
@@ -96,7 +100,7 @@ def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[T
     suspects = (top.values[1:] == top.values[:-1]).any(0).nonzero()[:, 0]
     ordered = activations[:, suspects].sort(0).values
     distinct = 1 + (ordered[1:] != ordered[:-1]).sum(0)
-    few = torch.zeros(activations.shape[1], dtype=torch.bool)
+    few = torch.zeros(activations.shape[1], dtype=torch.bool, device=activations.device)
     few[suspects] = distinct < len(top.values)
     return few
 

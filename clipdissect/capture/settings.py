@@ -72,6 +72,12 @@ class Settings:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
+    def scoring_device(self) -> str:
+        """The device that scores: the networks' where it is CUDA, else the CPU."""
+        # Scores need float64, which other devices lack.
+        return self.torch_device if self._device_kind == "cuda" else "cpu"
+
+    @property
     def _device_kind(self) -> str:
         return torch.device(self.torch_device).type
 

@@ -64,6 +64,8 @@ class Describer:
         self._waiting: dict[str, TopActivations] = {}
 
     def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
+        """Score a layer's units, or prepare it; activations are moved to the embeddings' device."""
+        activations = activations.to(self._concept_activations.image_embeds.device)
         units = units_of(activations)
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
@@ -72,7 +74,7 @@ class Describer:
         top = None if top_k is None else top_of(activations, top_k)
         few = few_distinct(activations, top)
         ranks = None if truth is None else self._truth_ranks(activations, truth, scored)
-        self._layers.append(_Layer(layer, dead.numpy(), scored.numpy(), few.numpy(), ranks))
+        self._layers.append(_Layer(layer, _array(dead), _array(scored), _array(few), ranks))
         if not scored.any():
             self._best[layer] = _empty_best(min(self._top, len(self._texts)))
             self._null[layer] = torch.zeros(0, dtype=torch.float32)
@@ -105,7 +107,7 @@ class Describer:
         texts = np.asarray(self._texts, dtype=object)
         for rank in range(best.concepts.shape[1]):
             suffix = column_suffix(rank)
-            names = texts[best.concepts[:, rank].cpu().numpy()]
+            names = texts[_array(best.concepts[:, rank])]
             table[f"description{suffix}"] = _scatter(names, scored, "")
             table[f"similarity{suffix}"] = _scatter(best.scores[:, rank], scored, np.nan)
         table["margin"] = _scatter(best.margin, scored, np.nan)
@@ -124,7 +126,9 @@ class Describer:
         """Return ranks among distinct texts; NaN for unknown texts and unscored units."""
         # Copies of a text share its embedding, so the first stands for all.
         first = {text: i for i, text in reversed([*enumerate(self._texts)])}
-        wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[scored]
+        wanted = torch.tensor([first.get(text, -1) for text in truth], dtype=torch.int64)[
+            scored.cpu()
+        ]
         result = np.full(len(scored), np.nan)
         if (wanted >= 0).any():
             rivals = None
@@ -133,7 +137,7 @@ class Describer:
                 rivals[list(first.values())] = True
             q = for_scoring(activations, scored)
             unit_ranks = ranks(self._similarity, self._concept_activations, q, wanted, rivals)
-            result[scored.numpy()] = unit_ranks.numpy()
+            result[_array(scored)] = unit_ranks.numpy()
         return result
 
 
@@ -184,8 +188,8 @@ def top_images_of_layer(
         "layer": layer,
         "unit": np.repeat(np.arange(units), k),
         "rank": np.tile(np.arange(1, k + 1), units),
-        "image": np.asarray(images, dtype=object)[top.indices.T.reshape(-1).cpu().numpy()],
-        "activation": top.values.T.reshape(-1).cpu().numpy(),
+        "image": np.asarray(images, dtype=object)[_array(top.indices.T.reshape(-1))],
+        "activation": _array(top.values.T.reshape(-1)),
     }
     frame: pd.DataFrame = pd.DataFrame(columns)
     return frame
@@ -218,12 +222,16 @@ def _empty_best(concepts: int) -> Best:
     return Best(none.new_zeros(0, concepts).long(), none.new_zeros(0, concepts), none, none)
 
 
+def _array(values: Tensor) -> Shaped[np.ndarray, "..."]:
+    return values.cpu().numpy()
+
+
 def _scatter(
     values: Tensor | Shaped[np.ndarray, " scored"],
     scored: Bool[np.ndarray, " units"],
     fill_value: Any,
 ) -> Shaped[np.ndarray, " units"]:
-    array = values.cpu().numpy() if isinstance(values, Tensor) else values
+    array = _array(values) if isinstance(values, Tensor) else values
     result = np.full(len(scored), fill_value, dtype=array.dtype)
     result[scored] = array
     return result

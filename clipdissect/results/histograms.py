@@ -26,16 +26,16 @@ class Histograms:
 
 
 def histograms(activations: Activations, bins: int = BINS) -> Histograms:
-    """Compute each unit's histogram; a constant unit falls into the last bin."""
+    """Compute each unit's histogram, on the CPU; a constant unit falls into the last bin."""
     is_top_k = isinstance(activations, TopKActivations)
     values = activations.top.values if isinstance(activations, TopKActivations) else activations
-    values = values.float().cpu()
+    values = values.float()
     low, high = values.amin(0), values.amax(0)
-    counts = torch.zeros(values.shape[1], bins, dtype=torch.int64)
+    counts = torch.zeros(values.shape[1], bins, dtype=torch.int64, device=values.device)
     for start in range(0, values.shape[1], _BLOCK):
         units = slice(start, start + _BLOCK)
         span = high[units] - low[units]
-        position = torch.where(span > 0, (values[:, units] - low[units]) / span, torch.ones(()))
+        position = torch.where(span > 0, (values[:, units] - low[units]) / span, 1.0)
         indices = (position * bins).long().clamp(0, bins - 1)
         counts[units].scatter_add_(1, indices.T, torch.ones_like(indices.T))
-    return Histograms(low, high, counts, len(values), not is_top_k)
+    return Histograms(low.cpu(), high.cpu(), counts.cpu(), len(values), not is_top_k)

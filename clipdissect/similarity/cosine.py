@@ -12,7 +12,7 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.moments import column_means, inverse_root, subtract
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks, product
+from clipdissect.similarity.sources import Source, concept_blocks, product, rows_at_once
 
 _ACTIVATIONS_AT_ONCE = 250_000
 
@@ -73,7 +73,7 @@ class CosineCubed(Similarity):
         scale = self._inverse_lengths(full, mean_q).pow_(1 / 3)
         # In use: a chunk of P, its cubes transposed and a copy; the scores and a copy of them. The
         # cubes of activations are recomputed per block, so memory doesn't grow with the images.
-        floats = 3 * ROWS_AT_ONCE + 2 * units
+        floats = 3 * rows_at_once(source.device) + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -14,6 +15,10 @@ class ConceptActivations:
 
     image_embeds: Float[Tensor, "images dims"]
     text_embeds: Float[Tensor, "concepts dims"]
+
+    def to(self, device: torch.device | str) -> ConceptActivations:
+        """Return a copy on the device, or this one if it is there."""
+        return ConceptActivations(self.image_embeds.to(device), self.text_embeds.to(device))
 
     def dense(self) -> Float[Tensor, "images concepts"]:
         """Return P as one dense matrix, for small sets and tests."""
@@ -29,6 +34,10 @@ class TopActivations:
     images: int
     # Units per layer after `ranking.concat_layers`, because a marginal over units is per layer.
     layers: tuple[int, ...] = ()
+
+    def to(self, device: torch.device | str) -> TopActivations:
+        """Return a copy on the device, or this one if it is there."""
+        return replace(self, values=self.values.to(device), indices=self.indices.to(device))
 
     def select(self, units: Tensor) -> TopActivations:
         """Return some units of a single layer, by mask or number."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from clipdissect.similarity import checks
 from clipdissect.similarity.base import Activations, Plan, Similarity, all_activations
 from clipdissect.similarity.moments import Moments, column_means, inverse_root, subtract
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
+from clipdissect.similarity.sources import Source, concept_blocks, rows_at_once
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Lp(Similarity):
     def _general(self, source: Source, q: Float[Tensor, "images units"]) -> Plan:
         units, scaled = q.shape[1], self._scaled(source, q)
         # In use: a chunk of P, transposed too; the distances so far, and those of a chunk.
-        floats = 2 * ROWS_AT_ONCE + 4 * units
+        floats = 2 * rows_at_once(source.device) + 4 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:

@@ -15,7 +15,7 @@ from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
 from clipdissect.similarity.ranking import as_top
 from clipdissect.similarity.softmax import union
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
+from clipdissect.similarity.sources import Source, concept_blocks, rows_at_once
 
 VARIANTS = ("released", "eq1")
 # A negative mean cosine has no real power; image-text cosines are far above this threshold.
@@ -76,8 +76,10 @@ class RankReorder(Similarity):
         del top
         selected, units = source.take(rows), len(index)
         means = selected.bag_sums(index) if self.scale_p and self.variant == "released" else None
-        # In use: columns of P and a chunk of them, the errors and one copy of them.
-        floats = len(rows) + ROWS_AT_ONCE + 3 * units
+        # In use: columns of P (on a GPU their order and places too) and a chunk of them, the errors
+        # and one copy of them.
+        columns = len(rows) * (8 if source.device.type == "cuda" else 1)
+        floats = columns + rows_at_once(source.device) + 3 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
 
         def scores(start: int, stop: int) -> Float[Tensor, "units block"]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.similarity import checks
 from clipdissect.similarity.inputs import TopActivations
-from clipdissect.similarity.kernels.plain import from_sort_keys, sort_keys
+from clipdissect.similarity.kernels.plain import from_sort_keys, largest, sort_keys
 
-# Bytes of sort keys in use at once: much less than any model, enough to keep cores busy.
-_CHUNK_BYTES = 4_000_000
+# Activations that are looked through at once: on a CPU what stays in its cache, elsewhere enough to
+# keep a device busy.
+_NUMBERS_AT_ONCE, _NUMBERS_AT_ONCE_ON_DEVICE = 500_000, 100_000_000
 
 
 def top_images(
@@ -34,11 +35,11 @@ def top_images(
     values = torch.empty(k, units, dtype=torch.float32, device=q.device)
     indices = torch.empty(k, units, dtype=torch.int64, device=q.device)
     numbers = torch.arange(first, first + images, device=q.device)
-    step = max(1, _CHUNK_BYTES // (8 * images))
+    at_once = _NUMBERS_AT_ONCE if q.device.type == "cpu" else _NUMBERS_AT_ONCE_ON_DEVICE
+    step = max(1, at_once // images)
     for start in range(0, units, step):
         part = q[:, start : start + step].T.float().contiguous()
-        keys = torch.topk(sort_keys(part, numbers), k, dim=1).values
-        part_values, part_indices = from_sort_keys(keys)
+        part_values, part_indices = largest(part, numbers, k)
         values[:, start : start + step] = part_values.T
         indices[:, start : start + step] = part_indices.T
     return TopActivations(values=values, indices=indices, images=images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,13 +13,10 @@ from torch import Tensor
 from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.base import Activations, Plan, Similarity
 from clipdissect.similarity.ranking import as_top
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Blocks, Source, concept_blocks
+from clipdissect.similarity.sources import Blocks, Budget, Source, concept_blocks, rows_at_once
 
 # exp(40) times any number of concepts, and exp(-40), are normal float32 numbers.
 _SAFE_EXPONENT = 40.0
-# Share of the budget for cached blocks. It keeps all functions below a third of the memory of a
-# dense P and its softmax at the sizes of the benchmark.
-_CACHE_SHARE = 0.16
 _NUMBERS_AT_ONCE = 250_000
 # exp(-80) is far enough above the smallest normal float32, exp(-87.3), for rounding to be normal.
 _SAFE_PRODUCT = 80.0
@@ -66,7 +62,7 @@ class MutualInformation(Similarity):
         del top
         group = safe_group(smallest)
         # In use: P, its exponentials, and the scores.
-        floats = len(rows) + 2 * ROWS_AT_ONCE + 2 * units
+        floats = len(rows) + 2 * rows_at_once(source.device) + 2 * units
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
         exponentials = Exponentials(source.take(rows), blocks, self.a, self.memory_gb)
         inverse, magnitudes = exponentials.inverse, base.new_zeros(units)
@@ -103,13 +99,19 @@ class Exponentials:
     """
 
     def __init__(
-        self, source: Source, blocks: Blocks, a: float, memory_gb: float, keep: bool = True
+        self,
+        source: Source,
+        blocks: Blocks,
+        a: float,
+        memory_gb: float | None,
+        keep: bool = True,
     ) -> None:
         self._source, self._a = source, a
         self._cache: dict[tuple[int, int], Tensor] = {}
         # A shift by the image's largest exponent costs a pass; skipped if exp stays in range.
         self._shift = None if a * source.largest() <= _SAFE_EXPONENT else self._largest(blocks)
-        bytes_left = int(memory_gb * 1e9 * _CACHE_SHARE) if keep else 0
+        budget = Budget.of(memory_gb, source.device)
+        bytes_left = budget.kept if keep else 0
         # Float64: a sum over many thousand concepts in float32 would lose digits.
         sums = torch.zeros(source.images, dtype=torch.float64, device=source.device)
         for start, stop in blocks:
@@ -117,8 +119,8 @@ class Exponentials:
             if bytes_left >= 0:
                 self._cache[start, stop] = self._compute(start, stop, sums)
             else:
-                for rows, chunk in self._exponents(start, stop):
-                    sums[rows] += chunk.exp_().sum(dim=1)
+                for rows, chunk in self._source.chunks(start, stop):
+                    self._exponentials(rows, chunk, chunk, sums)
         self._sums = sums
 
     @property
@@ -144,20 +146,19 @@ class Exponentials:
         out = torch.empty(
             self._source.images, stop - start, dtype=torch.float32, device=self._source.device
         )
-        for rows, chunk in self._exponents(start, stop):
-            torch.exp(chunk, out=out[rows])
-            if sums is not None:
-                sums[rows] += out[rows].sum(dim=1)
+        for rows, chunk in self._source.chunks(start, stop):
+            self._exponentials(rows, chunk, out[rows], sums)
         return out
 
-    def _exponents(
-        self, start: int, stop: int
-    ) -> Iterator[tuple[slice, Float[Tensor, "rows block"]]]:
-        for rows, chunk in self._source.chunks(start, stop):
-            chunk.mul_(self._a)
-            if self._shift is not None:
-                chunk.sub_(self._shift[rows, None])
-            yield rows, chunk
+    def _exponentials(
+        self,
+        rows: slice,
+        chunk: Float[Tensor, "rows block"],
+        out: Float[Tensor, "rows block"],
+        sums: Float[Tensor, " images"] | None,
+    ) -> None:
+        shift = None if self._shift is None else self._shift[rows]
+        kernels.exponentials(chunk, self._a, shift, out, None if sums is None else sums[rows])
 
     def _largest(self, blocks: Blocks) -> Float[Tensor, " images"]:
         out = torch.full(

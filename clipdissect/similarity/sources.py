@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,16 +26,41 @@ _NUMBERS_AT_ONCE = 250_000
 _CACHE_BYTES = 24_000_000
 # Below this many concepts a block's fixed costs dominate.
 _MIN_CONCEPTS = 64
-# Share of the budget for one block with all its temporary arrays.
-_BLOCK_SHARE = 0.5
+
+
+class Budget(NamedTuple):
+    """Working memory in bytes: of one block with its temporary arrays, and of blocks kept."""
+
+    block: int
+    kept: int
+
+    @classmethod
+    def of(cls, memory_gb: float | None, device: torch.device) -> Budget:
+        """Divide the memory; None is 2 GB on a CPU, on a GPU 8 or two fifths of its memory."""
+        if device.type != "cuda":
+            # The second share keeps all functions below a third of the memory of a dense P and its
+            # softmax at the sizes of the benchmark.
+            size = 1e9 * (2.0 if memory_gb is None else memory_gb)
+            return cls(int(0.5 * size), int(0.16 * size))
+        # On a GPU computing P again takes longer than scoring with it, so more of it is kept.
+        if memory_gb is None:
+            size = min(8e9, 0.4 * torch.cuda.get_device_properties(device).total_memory)
+        else:
+            size = 1e9 * memory_gb
+        return cls(int(0.25 * size), int(0.6 * size))
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Return the images per chunk of P."""
+    return ROWS_AT_ONCE if device.type == "cpu" else _DEVICE_ROWS_AT_ONCE
 
 
 def concept_blocks(
-    concepts: int, floats_per_concept: int, memory_gb: float, device: torch.device
+    concepts: int, floats_per_concept: int, memory_gb: float | None, device: torch.device
 ) -> Blocks:
     """Split the concepts into ranges whose float32 working memory stays within the budget."""
     bytes_per_concept = 4 * max(1, floats_per_concept)
-    size = int(memory_gb * 1e9 * _BLOCK_SHARE / bytes_per_concept)
+    size = Budget.of(memory_gb, device).block // bytes_per_concept
     if device.type == "cpu":
         size = min(size, max(_MIN_CONCEPTS, _CACHE_BYTES // bytes_per_concept))
     size = max(1, min(size, concepts))
@@ -49,13 +76,29 @@ def product(
 ) -> Float[Tensor, "rows columns"]:
     """Compute `a @ b.T` as a new contiguous float32 matrix."""
     if a.device.type != "cpu" or not torch._C._has_mkldnn:
-        return a @ b.T
+        with _full_precision():
+            return a @ b.T
     # On processors that aren't Intel's, MKL uses at most 256-bit code. oneDNN has no such limit; a
     # 1x1 convolution calls it: rows are pixels, columns are filters. Measured 2.3 times faster than
     # torch.mm on an AMD EPYC with AVX-512, with the same rounding error.
     pixels = a.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
     filters = b.contiguous()[:, :, None, None].contiguous(memory_format=torch.channels_last)
     return conv2d(pixels, filters)[0, :, :, 0].T.contiguous()
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute float32 products on a GPU without TF32, whatever the program has set."""
+    # TF32 has ten binary digits: a softmax with a = 10 would see cosines of 0.2 off by 1e-3.
+    matmul: Any = torch.backends.cuda.matmul
+    is_new = hasattr(matmul, "fp32_precision")  # since torch 2.9
+    name, exact = ("fp32_precision", "ieee") if is_new else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
 
 
 class Source(ABC):
@@ -120,7 +163,7 @@ class Source(ABC):
         """Compute inner products of q with the columns of P, and squared lengths."""
 
     def _row_chunks(self) -> Iterator[tuple[slice, Float[Tensor, "rows columns"]]]:
-        step = ROWS_AT_ONCE if self.device.type == "cpu" else _DEVICE_ROWS_AT_ONCE
+        step = rows_at_once(self.device)
         for first in range(0, self.images, step):
             part = slice(first, min(first + step, self.images))
             rows = self.rows

@@ -20,7 +20,7 @@ from clipdissect.similarity.softmax import (
     grow,
     union,
 )
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Source, concept_blocks
+from clipdissect.similarity.sources import Source, concept_blocks, rows_at_once
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Wpmi(MutualInformation):
         rows, index = union(top.indices, source.images)
         selected, units = source.take(rows), len(index)
         # In use: a chunk of P, then the scores and one copy of them.
-        floats = max(2 * ROWS_AT_ONCE, 3 * units)
+        floats = max(2 * rows_at_once(source.device), 3 * units)
         blocks = concept_blocks(source.concepts, floats, self.memory_gb, source.device)
         exponentials = Exponentials(selected, blocks, self.a, self.memory_gb, keep=False)
         lse_sums = embedding_bag(index, exponentials.log_normaliser[:, None], mode="sum").float()

@@ -25,7 +25,7 @@ from clipdissect.similarity.inputs import Best, ConceptActivations
 from clipdissect.similarity.ranking import as_top
 from clipdissect.similarity.soft_wpmi import SoftWpmi, membership
 from clipdissect.similarity.softmax import Exponentials, safe_group, union
-from clipdissect.similarity.sources import Factors, concept_blocks
+from clipdissect.similarity.sources import Factors, concept_blocks, product
 from clipdissect.similarity.wpmi import Wpmi
 from clipdissect.studies.numbers import check_least, mean_interval
 from clipdissect.utils.type_checks import check_choice
@@ -301,7 +301,7 @@ def alone(
     texts: Float[Tensor, "texts dims"],
 ) -> Float[Tensor, "units texts"]:
     """Return scores of texts that are the whole concept set themselves."""
-    plan = similarity.streaming(ConceptActivations(images, texts), q)
+    plan = similarity.streaming(ConceptActivations(images, texts.to(images.device)), q)
     with torch.no_grad():
         return torch.cat([plan.scores(start, stop) for start, stop in plan.blocks], dim=1)
 
@@ -320,14 +320,15 @@ def _probability_scorer(
         top_embeds = images[rows]
 
     def block_scores(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
-        exponents = similarity.a * (top_embeds @ texts.T) - log_sums.float()[:, None]
+        exponents = similarity.a * product(top_embeds, texts) - log_sums.float()[:, None]
         return kernels.less_marginal(log_joint(exponents, index), similarity.lam)
 
     def scores(texts: Float[Tensor, "texts dims"]) -> Float[Tensor, "units texts"]:
         floats = 3 * len(rows) + 2 * len(index)
         blocks = concept_blocks(len(texts), floats, similarity.memory_gb, images.device)
         with torch.no_grad():
-            parts = [block_scores(texts[start:stop].float()) for start, stop in blocks]
+            texts = texts.to(images.device).float()
+            parts = [block_scores(texts[start:stop]) for start, stop in blocks]
             return torch.cat(parts, dim=1)
 
     return scores

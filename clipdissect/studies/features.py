@@ -42,7 +42,8 @@ class Features:
             q, images = q[chosen], images[chosen]
         concepts, similarity = self.job.require("clip_dissect", ("concepts", "similarity"))
         check_top_k(similarity, len(q))
-        activations = ConceptActivations(images, self.texts)
+        device = self.job.settings.scoring_device
+        activations = ConceptActivations(images, self.texts).to(device)
         return describe_layer(
             layer, q, activations, concepts.texts, similarity, self.job.top, truth, null=False
         )

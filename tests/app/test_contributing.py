@@ -94,4 +94,4 @@ def _check_target(target: Any) -> None:
 def _check_similarity(dot: Any) -> None:
     P, q = torch.rand(6, 4), torch.rand(6, 3)
     assert torch.allclose(dot(P, q), q.T @ P)
-    assert dot.parameters == {"memory_gb": 2.0, "dead": "exclude", "scale": 1.0}
+    assert dot.parameters == {"memory_gb": None, "dead": "exclude", "scale": 1.0}

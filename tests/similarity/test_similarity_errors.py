@@ -104,12 +104,12 @@ def test_build_errors(name: str, parameters: dict[str, Any], message: str) -> No
 def test_options_have_typed_plain_parameters(name: str) -> None:
     signature = inspect.signature(similarity.OPTIONS[name], eval_str=True)
     for parameter in signature.parameters.values():
-        assert parameter.annotation in (int, float, bool, str)
+        assert parameter.annotation in (int, float, bool, str, float | None)
         assert isinstance(parameter.default, parameter.annotation)
     function = similarity.build(name)
     assert function.name == name
     assert function.parameters == {p.name: p.default for p in signature.parameters.values()}
-    assert function.memory_gb == 2.0
+    assert function.memory_gb is None
 
 
 def test_importing_does_not_import_numba() -> None:

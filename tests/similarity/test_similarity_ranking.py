@@ -93,7 +93,7 @@ def test_float16_keeps_its_order() -> None:
 def test_more_units_than_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     q = torch.randn(30, 17)
     whole = top_images(q, 7)
-    monkeypatch.setattr("clipdissect.similarity.ranking._CHUNK_BYTES", 8 * 30 * 5)
+    monkeypatch.setattr("clipdissect.similarity.ranking._NUMBERS_AT_ONCE", 30 * 5)
     assert torch.equal(top_images(q, 7).indices, whole.indices)
 
 

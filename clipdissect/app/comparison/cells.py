@@ -159,6 +159,7 @@ class SharedFeatures:
         captured, texts = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
         activations = ConceptActivations(captured.image_embeds, texts.embeddings)
+        activations = activations.to(self.settings.scoring_device)
         table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
         job = Job(self.target, probe, concepts, self.encoder, similarity, self.settings)
         return Result(table, table.iloc[:0], manifest(job, captured, texts))

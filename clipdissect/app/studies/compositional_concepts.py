@@ -37,12 +37,13 @@ def search_layer(
     run: StudyRun, features: Features, layer: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the best words and phrases per living unit, and the cost of the search."""
-    job, activations = run.job, features.captured.activations[layer]
+    job, scoring = run.job, run.job.settings.scoring_device
+    activations = features.captured.activations[layer].to(scoring)
     live = scored_units(dead_units(activations), job.similarity)
     if not live.any():
         raise DissectError(f"no unit of layer {layer} varies over the probe")
     q, encoder, device = for_scoring(activations, live), job.encoder, job.settings.torch_device
-    concepts = ConceptActivations(features.captured.image_embeds, features.texts)
+    concepts = ConceptActivations(features.captured.image_embeds, features.texts).to(scoring)
     best = job.similarity.top(concepts, q, run.settings.words)
 
     def embed(texts: Any) -> Any:

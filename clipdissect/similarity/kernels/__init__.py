@@ -1,4 +1,4 @@
-"""The inner loops: compiled on a CPU where Numba works, plain torch everywhere else."""
+"""The inner loops: by Numba on a CPU, by Triton on a GPU, plain torch where these don't work."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipdissect.similarity.kernels import plain
-from clipdissect.utils.compiled_kernels import CompiledKernels
+from clipdissect.utils.compiled_kernels import CompiledKernels, GpuKernels
 
 COMPILED = CompiledKernels("clipdissect.similarity.kernels.compiled", "torch")
+FUSED = GpuKernels("clipdissect.similarity.kernels.fused", "torch")
 # Threads take whole cache lines of concepts, so that no two write to the same line.
 _CONCEPTS_STEP = 32
 # Insertion into a sorted list is the fastest for short lists only.
@@ -25,6 +26,19 @@ def backend() -> str:
     return "torch" if COMPILED.module() is None else "numba"
 
 
+def exponentials(
+    x: Float[Tensor, "rows block"],
+    a: float,
+    shift: Float[Tensor, " rows"] | None,
+    out: Float[Tensor, "rows block"],
+    sums: Float[Tensor, " rows"] | None,
+) -> None:
+    """Apply `plain.exponentials`."""
+    arguments = (x, a, shift, out, sums)
+    if not FUSED.run("exponentials", arguments):
+        plain.exponentials(*arguments)
+
+
 def log_product_sums(
     x: Float[Tensor, "images block"],
     index: Int[Tensor, "units k"],
@@ -36,7 +50,9 @@ def log_product_sums(
     """Compute `plain.log_product_sums`."""
     out = torch.empty(len(index), x.shape[1], dtype=torch.float32, device=x.device)
     arguments = (x, index, scale, base, weight, group)
-    if COMPILED.run("log_product_sums", x.shape[1], (*arguments, out), _CONCEPTS_STEP):
+    if FUSED.run("log_product_sums", (*arguments, out)) or COMPILED.run(
+        "log_product_sums", x.shape[1], (*arguments, out), _CONCEPTS_STEP
+    ):
         return out
     return plain.log_product_sums(*arguments)
 
@@ -60,8 +76,10 @@ def rank_errors(
 ) -> Float[Tensor, "units block"]:
     """Compute `plain.rank_errors`."""
     out = torch.empty(len(index), len(columns), dtype=torch.float32, device=columns.device)
-    arguments = (columns.view(torch.uint32), index, values, float(p), out)
-    if COMPILED.run("rank_errors", len(columns), arguments):
+    arguments = (index, values, float(p), out)
+    if FUSED.run("rank_errors", (columns, *arguments)) or COMPILED.run(
+        "rank_errors", len(columns), (columns.view(torch.uint32), *arguments)
+    ):
         return out
     return plain.rank_errors(columns, index, values, p)
 

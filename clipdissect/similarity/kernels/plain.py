@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# P values that `rank_errors` sorts at once: a sort takes some 30 bytes for each.
+_SORTED_AT_ONCE = 8_000_000
 _LOW_32 = 0xFFFFFFFF
 _ALL_BUT_SIGN = 0x7FFFFFFF
 
@@ -33,6 +35,37 @@ def from_sort_keys(
     ordered = (keys >> 32).int()
     bits = ordered ^ ((ordered >> 31) & _ALL_BUT_SIGN)
     return bits.view(torch.float32), _LOW_32 - (keys & _LOW_32)
+
+
+def largest(
+    values: Float[Tensor, "rows columns"], numbers: Int[Tensor, " columns"], k: int
+) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+    """Return each row's `k` largest values and their numbers, ties by ascending number."""
+    # Selecting floats is several times faster than selecting keys, but ties at the last place are
+    # then decided at random: one more value than needed shows where there are any.
+    best = torch.topk(values, min(k + 1, values.shape[1]), dim=1)
+    keys = sort_keys(best.values[:, :k], numbers[best.indices[:, :k]]).sort(1, True).values
+    if best.values.shape[1] > k:
+        tied = (best.values[:, k - 1] == best.values[:, k]).nonzero()[:, 0]
+        if len(tied):
+            keys[tied] = torch.topk(sort_keys(values[tied], numbers), k, dim=1).values
+    return from_sort_keys(keys)
+
+
+def exponentials(
+    x: Float[Tensor, "rows block"],
+    a: float,
+    shift: Float[Tensor, " rows"] | None,
+    out: Float[Tensor, "rows block"],
+    sums: Float[Tensor, " rows"] | None,
+) -> None:
+    """Compute `out = exp(a * x - shift)` and add its row sums to `sums` (float64); x is changed."""
+    x.mul_(a)
+    if shift is not None:
+        x.sub_(shift[:, None])
+    torch.exp(x, out=out)
+    if sums is not None:
+        sums += out.sum(dim=1)
 
 
 def log_product_sums(
@@ -80,12 +113,23 @@ def rank_errors(
     `columns` are columns of P as rows; a unit's images descend by activation, as do ties in P.
     """
     out = torch.empty(len(index), len(columns), dtype=torch.float32, device=columns.device)
-    for unit, images in enumerate(index):
+    step = max(1, _SORTED_AT_ONCE // (len(columns) * index.shape[1]))
+    for first in range(0, len(index), step):
+        units = slice(first, first + step)
+        activations = values[units].expand(len(columns), -1, -1)
         # The image at place r of the order stands at place order[r] in the activations.
-        order = columns[:, images].argsort(dim=1, descending=True, stable=True)
-        difference = values[unit][order].sub_(values[unit]).abs_()
-        out[unit] = difference.pow_(p).sum(1)
+        order = columns[:, index[units]].argsort(dim=2, descending=True, stable=True)
+        difference = activations.gather(2, order).sub_(activations).abs_()
+        out[units] = difference.pow_(p).sum(2).T
     return out
+
+
+def dense_places(columns: Float[Tensor, "block images"]) -> Int[Tensor, "block images"]:
+    """Rank each row's values from the largest, int32; equal values share a place."""
+    ordered, order = columns.sort(dim=1, descending=True)
+    place = torch.zeros_like(ordered, dtype=torch.int32)
+    torch.cumsum(ordered[:, 1:] != ordered[:, :-1], 1, out=place[:, 1:])
+    return torch.empty_like(place).scatter_(1, order, place)
 
 
 def update_best(
@@ -97,9 +141,6 @@ def update_best(
     """Merge a block of scores into the best so far, in place; ties in concept order."""
     n = best.shape[1]
     numbers = torch.arange(start, start + scores.shape[1], device=scores.device)
-    step = max(1, 4_000_000 // scores.shape[1])
-    for first in range(0, len(scores), step):
-        rows = slice(first, first + step)
-        new = torch.topk(sort_keys(scores[rows], numbers), min(n, scores.shape[1]), dim=1).values
-        both = torch.cat([sort_keys(best[rows], concepts[rows]), new], dim=1)
-        best[rows], concepts[rows] = from_sort_keys(torch.topk(both, n, dim=1).values)
+    new = sort_keys(*largest(scores, numbers, min(n, scores.shape[1])))
+    both = torch.cat([sort_keys(best, concepts), new], dim=1)
+    best[:], concepts[:] = from_sort_keys(torch.topk(both, n, dim=1).values)
