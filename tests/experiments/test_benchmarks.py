@@ -1,0 +1,45 @@
+"""The GPU benchmark in a reduced form on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipdissect.app.runtime.microbenchmarks import processor
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--device", "cpu", "--images", "6", "--concepts", "12", "--scoring-images", "60"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_whole_benchmark_on_a_cpu(tmp_path: Path) -> None:
+    done = run(*SMALL, "--units", "6", "--plain-rank-units", "3", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    [numbers], [table] = tmp_path.glob("*.json"), tmp_path.glob("*.md")
+    written: dict[str, Any] = json.loads(numbers.read_text())
+    assert written["card"] == processor()
+    rows = {row["what"]: row for row in written["rows"]}
+    for case in ("SoftWPMI", "WPMI", "WPMI, eps=0", "rank reorder"):
+        row = rows[f"scoring, {case}"]
+        assert row["ratio"] == row["plain"] / row["ours"]
+        units = 3 if case == "rank reorder" else 6
+        assert row["note"].startswith(f"same best concept for {units} of {units} units")
+    for what in ("decoding, decode=fast", "forward, resnet50", "forward, ViT-B-16"):
+        assert rows[what]["bare"] > 0
+    job = rows["whole job, empty store, 6 images, decode=fast"]
+    assert job["note"].endswith("of 3904 units")
+    assert rows["whole job, features stored, 6 images, decode=fast"]["ours"] < job["ours"]
+    assert all(row["what"] in table.read_text() for row in written["rows"])
+
+
+def test_unknown_section() -> None:
+    done = run("--only", "scoring,dekoding")
+    assert done.returncode == 2
+    assert "'dekoding'; valid: scoring, decoding, networks, jobs" in done.stderr
