@@ -88,14 +88,14 @@ class Row:
         return [self.what, self.unit, *texts, self.note]
 
 
-def least_seconds(work: Work, device: str, repeats: int = 3) -> float:
+def least_seconds(a: argparse.Namespace, work: Work) -> float:
     """Return the least of several durations, the device's work included."""
     durations = []
-    for _ in range(repeats):
-        synchronize(device)
+    for _ in range(a.repeats):
+        synchronize(a.device)
         start = time.perf_counter()
         work()
-        synchronize(device)
+        synchronize(a.device)
         durations.append(time.perf_counter() - start)
     return min(durations)
 
@@ -113,7 +113,7 @@ def scoring(a: argparse.Namespace) -> Iterator[Row]:
     }
     for what, work in bare.items():
         work()
-        yield Row(what, bare=least_seconds(work, a.device), note=sizes)
+        yield Row(what, bare=least_seconds(a, work), note=sizes)
     del P, bare
     for case in CASES:
         yield _scoring_case(a, case, factors, q)
@@ -125,7 +125,7 @@ def _scoring_case(a: argparse.Namespace, case: str, factors: ConceptActivations,
         parameters = {**parameters, "top_k": min(100 if name == "soft_wpmi" else 28, len(q))}
     function = similarity.build(name, **parameters)
     function.top(factors, q[:, :4].contiguous(), BEST)  # compiles the kernels
-    ours = least_seconds(lambda: function.top(factors, q, BEST), a.device)
+    ours = least_seconds(a, lambda: function.top(factors, q, BEST))
     count = min(a.plain_rank_units, a.units) if name == "rank_reorder" else a.units
     start = time.perf_counter()
     plain = Plain(name, parameters, factors)
@@ -209,7 +209,7 @@ def networks(a: argparse.Namespace) -> Iterator[Row]:
             with torch.autocast(kind, torch.bfloat16, enabled=is_float):
                 work = partial(model, batch.to(weights))
                 work()
-                rate = size / least_seconds(work, a.device)
+                rate = size / least_seconds(a, work)
             note = f"{str(weights).removeprefix('torch.')} weights, batches of {size}"
             note += ", autocast" if is_float else ""
             yield Row(f"forward, {name}", "images/s", bare=rate, note=note)
@@ -346,6 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--concepts", type=int, default=20_000)
     add("--units", type=int, default=3904, help="of the synthetic layer that is scored")
     add("--plain-rank-units", type=int, default=20, help="of the plain rank reorder, scaled")
+    add("--repeats", type=int, default=3, help="of what takes less than a second")
     add("--decoders", type=_listed(("fast", "pil", "gpu")), default=["fast"], help="of our jobs")
     add("--only", type=_listed(SECTIONS), default=list(SECTIONS), help="comma-separated sections")
     add("--device", default="auto")

@@ -76,7 +76,7 @@ def product(
 ) -> Float[Tensor, "rows columns"]:
     """Compute `a @ b.T` as a new contiguous float32 matrix."""
     if a.device.type != "cpu" or not torch._C._has_mkldnn:
-        with _full_precision():
+        with full_precision():
             return a @ b.T
     # On processors that aren't Intel's, MKL uses at most 256-bit code. oneDNN has no such limit; a
     # 1x1 convolution calls it: rows are pixels, columns are filters. Measured 2.3 times faster than
@@ -87,7 +87,7 @@ def product(
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Compute float32 products on a GPU without TF32, whatever the program has set."""
     # TF32 has ten binary digits: a softmax with a = 10 would see cosines of 0.2 off by 1e-3.
     matmul: Any = torch.backends.cuda.matmul

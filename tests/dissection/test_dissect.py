@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 from torch import nn
 
 import clipdissect
-from clipdissect import similarity
+from clipdissect import dissection, similarity
 from clipdissect.capture.activations import TopKActivations, few_distinct, top_of
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts.base import clean
@@ -335,3 +336,31 @@ def test_the_null_can_be_left_out(images: Path) -> None:
     pd.testing.assert_frame_equal(
         whole.descriptions.drop(columns="null_similarity"), without.descriptions
     )
+
+
+def test_scoring_goes_on_on_the_cpu_where_the_card_is_too_small(
+    images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = dissect(images)
+    devices = []
+    describe = dissection._describe
+
+    def too_small(*arguments: Any) -> Any:
+        devices.append(arguments[-1])
+        if arguments[-1] == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return describe(*arguments)
+
+    monkeypatch.setattr(dissection, "_describe", too_small)
+    monkeypatch.setattr(Settings, "scoring_device", "cuda")
+    with caplog.at_level(logging.WARNING):
+        found = dissect(images)
+    assert devices == ["cuda", "cpu"]
+    assert "too small for scoring" in caplog.text
+    pd.testing.assert_frame_equal(found.descriptions, wanted.descriptions)
+    pd.testing.assert_frame_equal(found.top_images, wanted.top_images)
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cpu", "cpu"), ("meta", "cpu")])
+def test_device_that_scores(device: str, wanted: str) -> None:
+    assert Settings(device=device).scoring_device == wanted

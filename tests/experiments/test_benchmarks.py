@@ -11,7 +11,7 @@ from typing import Any
 from clipdissect.app.runtime.microbenchmarks import processor
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--device", "cpu", "--images", "6", "--concepts", "12", "--scoring-images", "60"]
+SMALL = ["--device", "cpu", "--images", "2", "--concepts", "12", "--repeats", "1"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_whole_benchmark_on_a_cpu(tmp_path: Path) -> None:
-    done = run(*SMALL, "--units", "6", "--plain-rank-units", "3", "--out", str(tmp_path))
+    sizes = ["--scoring-images", "60", "--units", "6", "--plain-rank-units", "3"]
+    done = run(*SMALL, *sizes, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     [numbers], [table] = tmp_path.glob("*.json"), tmp_path.glob("*.md")
     written: dict[str, Any] = json.loads(numbers.read_text())
@@ -33,9 +34,9 @@ def test_whole_benchmark_on_a_cpu(tmp_path: Path) -> None:
         assert row["note"].startswith(f"same best concept for {units} of {units} units")
     for what in ("decoding, decode=fast", "forward, resnet50", "forward, ViT-B-16"):
         assert rows[what]["bare"] > 0
-    job = rows["whole job, empty store, 6 images, decode=fast"]
+    job = rows["whole job, empty store, 2 images, decode=fast"]
     assert job["note"].endswith("of 3904 units")
-    assert rows["whole job, features stored, 6 images, decode=fast"]["ours"] < job["ours"]
+    assert rows["whole job, features stored, 2 images, decode=fast"]["ours"] < job["ours"]
     assert all(row["what"] in table.read_text() for row in written["rows"])
 
 

@@ -207,3 +207,35 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
     assert done.stdout.split()[-1] == "12.0"
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 10])
+@pytest.mark.parametrize("levels", [1, 3, 1000])  # all tied, some, none
+def test_largest_values_with_ties_by_number(k: int, levels: int) -> None:
+    torch.manual_seed(0)
+    values = torch.randint(-levels, levels, (20, 10)) / 4
+    values[0, :2] = torch.tensor([0.0, -0.0])
+    numbers = torch.arange(7, 17)
+    found, indices = plain.largest(values, numbers, k)
+    order = torch.argsort(-values, dim=1, stable=True)[:, :k]
+    assert torch.equal(found, values.gather(1, order))
+    assert torch.equal(indices, numbers[order])
+
+
+@pytest.mark.parametrize("at_once", [1, 60, 10**6])  # a unit at a time, two, all
+def test_plain_rank_errors_by_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    columns, values = torch.rand(6, 30), torch.rand(4, 5).sort(1, descending=True).values
+    index = torch.stack([torch.randperm(30)[:5] for _ in range(4)]).int()
+    monkeypatch.setattr(plain, "_SORTED_AT_ONCE", at_once)
+    found = plain.rank_errors(columns, index, values, 3.0)
+    for unit, images in enumerate(index.tolist()):
+        for concept, column in enumerate(columns):
+            ranks = (-column[images]).argsort().argsort()
+            wanted = (values[unit][ranks] - values[unit]).abs().pow(3).sum()
+            assert found[unit, concept] == pytest.approx(float(wanted))
+
+
+def test_dense_places() -> None:
+    columns = torch.tensor([[0.5, -1.0, 0.5, 2.0], [0.0, -0.0, -3.0, 0.0]])
+    assert plain.dense_places(columns).tolist() == [[1, 2, 1, 0], [0, 0, 1, 0]]

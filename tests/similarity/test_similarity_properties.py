@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from clipdissect import similarity
 from clipdissect.similarity import ConceptActivations, Similarity, top_images
 from clipdissect.similarity.ranking import concat_layers
-from clipdissect.similarity.sources import ROWS_AT_ONCE, Dense, Factors
+from clipdissect.similarity.sources import ROWS_AT_ONCE, Budget, Dense, Factors, full_precision
 
 ALL = list(similarity.OPTIONS)
 OF_TOP = ["soft_wpmi", "wpmi", "rank_reorder"]
@@ -259,3 +260,29 @@ def test_parts_are_small_and_only_what_is_taken() -> None:
         torch.testing.assert_close(taken.means().float(), (images @ texts.T)[1::2].mean(0))
         assert taken.table.data_ptr() == source.table.data_ptr()
         assert source.largest() >= float((images @ texts.T).abs().max())
+
+
+def test_working_memory_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert Budget.of(None, cpu) == Budget.of(2.0, cpu) == (1_000_000_000, 320_000_000)
+    for memory, wanted in ((80e9, 8e9), (10e9, 4e9)):
+        card = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        assert Budget.of(None, gpu) == (0.25 * wanted, 0.6 * wanted)
+        assert Budget.of(1.0, gpu) == (250_000_000, 600_000_000)
+
+
+@pytest.mark.parametrize("allowed", ["ieee", "tf32"])
+def test_products_on_a_gpu_are_in_full_precision(allowed: str) -> None:
+    matmul: Any = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("torch before 2.9")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = allowed
+        with pytest.raises(KeyError), full_precision():
+            assert matmul.fp32_precision == "ieee"
+            raise KeyError
+        assert matmul.fp32_precision == allowed
+    finally:
+        matmul.fp32_precision = before
