@@ -221,7 +221,7 @@ def jobs(a: argparse.Namespace, target: Target, encoder: Encoder, folder: Path) 
     function = similarity.build("soft_wpmi", top_k=min(100, a.images))
     with TemporaryDirectory() as work:
         few = probes.build("folder", root=str(folder)).subset(range(min(64, a.images)))
-        small = similarity.build("soft_wpmi", top_k=4)
+        small = similarity.build("soft_wpmi", top_k=min(4, a.images))
         parts = target, few, words[:100], encoder, small, settings
         PlainPipeline(*parts, Path(work) / "plain").describe()
         _ours(*parts, Path(work) / "ours")
