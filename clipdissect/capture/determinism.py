@@ -15,7 +15,7 @@ from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import UnreadableImage
-from clipdissect.images.transforms import apply
+from clipdissect.images.transforms import split
 from clipdissect.probe import Probe
 from clipdissect.targets import Target
 
@@ -101,8 +101,8 @@ def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str)
 def _first_images(
     target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
 ) -> _Inputs | None:
-    """Return both networks' inputs; None if none is readable or shapes differ."""
-    transforms = [target.preprocess, *([encoder.preprocess] if encoder else [])]
+    """Return both networks' images; None if none is readable or shapes differ."""
+    transforms = [split(network.preprocess) for network in (target, encoder) if network]
     rows: list[list[Tensor]] = []
     for index in range(min(len(probe), MAX_READ)):
         if len(rows) == min(TRIAL, settings.images_a_batch):
@@ -111,7 +111,7 @@ def _first_images(
             image = probe.read(index)
         except UnreadableImage:
             continue
-        rows.append([apply(transform, image) for transform in transforms])
+        rows.append([transform.pixels(image) for transform in transforms])
     columns = list(zip(*rows, strict=True))
     if not columns or any(len({image.shape for image in column}) > 1 for column in columns):
         return None

@@ -12,14 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.dataloader import (
-    Batch,
-    BatchRequest,
-    DecodeError,
-    batch_requests,
-    batches,
-    workers_for,
-)
+from clipdissect.capture.dataloader import batches
+from clipdissect.capture.decoding import Batch, BatchRequest, DecodeError, batch_requests
 from clipdissect.capture.networks import EMBEDS, ModelRunner, Outputs
 from clipdissect.capture.writers import ShardWriter
 from clipdissect.errors import DissectError
@@ -52,8 +46,7 @@ class ShardTask:
 
     def run(self, stream: Iterator[Batch], run: ModelRunner, timers: Timers) -> None:
         for _ in self.requests(run.settings.images_a_batch):
-            with timers.stage("decode"):
-                batch = next(stream)
+            batch = next(stream)
             with timers.stage("forward"):
                 inputs = batch.inputs
                 self.outputs.append(run(self.names, inputs.get(TARGET), inputs.get(ENCODER)))
@@ -88,7 +81,7 @@ def run_shards(
     """Compute the tasks' arrays and write them per shard; each image is decoded once."""
     transforms = [network.preprocess for network in (run.target, run.encoder) if network]
     requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]
-    stream = batches(probe, transforms, requests, workers_for(run.settings))
+    stream = batches(probe, transforms, requests, run.settings, timers)
     with closing(stream), _WriterThread() as thread:
         for task in tasks:
             task.run(stream, run, timers)
