@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from clipdissect.capture.decoding import Batch, BatchRequest, Transforms, decode_in_slots
 from clipdissect.capture.device_copies import DeviceCopies
+from clipdissect.capture.gpu_decoding import check_decodes_on, decode_on_device
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.workers import SHARED, workers_for
 from clipdissect.errors import DissectError
@@ -39,16 +40,16 @@ def batches(
 
     Raises:
         DissectError: an image can't be read and the probe says `raise`, a transform gives tensors
-            of different shapes, or a decoding process died.
+            of different shapes, a decoding process died, or `decode=gpu` without a GPU.
     """
-    stream = decode_in_slots(
-        probe,
-        Transforms([split(transform) for transform in transforms]),
-        requests,
-        workers_for(settings),
-        DeviceCopies(settings.torch_device),
-        timers or Timers(),
-    )
+    parts = Transforms([split(transform) for transform in transforms])
+    copies, timers = DeviceCopies(settings.torch_device), timers or Timers()
+    if probe.on_gpu:
+        check_decodes_on(settings.torch_device)
+        stream = decode_on_device(probe, parts, requests, copies, timers)
+    else:
+        workers = workers_for(settings)
+        stream = decode_in_slots(probe, parts, requests, workers, copies, timers)
     total = sum(len(request.images) for request in requests)
     with tqdm(total=total, desc="images", unit="img", disable=None) as bar:
         log_progress = _LogProgress(total, quiet=not bar.disable)

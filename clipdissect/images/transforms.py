@@ -99,7 +99,7 @@ class SplitTransform:
         return all(step.on_tensor is not None for step in self.steps)
 
     def pixels(self, picture: Picture) -> Tensor:
-        """Transform a PIL image or uint8 `[3, h, w]`; return `[channels, h, w]`."""
+        """Transform an image, a tensor on its device; return `[channels, h, w]`."""
         if isinstance(picture, Tensor) and self.on_tensors:
             for step in self.steps:
                 assert step.on_tensor is not None  # as `on_tensors` says
@@ -107,7 +107,7 @@ class SplitTransform:
             return picture
         if isinstance(picture, Tensor):
             _mention_pil(self.steps)
-        changed = to_pil(picture)
+        changed: Any = to_pil(picture)
         for step in self.steps:
             changed = step.on_pil(changed)
         return _as_tensor(changed)
@@ -267,13 +267,13 @@ def _pil_step(name: str, step: Any, before: Sequence[Step | BatchStep]) -> Conve
     return _keep_ratio(step) if name == "ResizeKeepRatio" else None
 
 
-def _as_tensor(picture: Picture) -> Tensor:
+def _as_tensor(picture: Image.Image | Tensor) -> Tensor:
     from torchvision.transforms.functional import pil_to_tensor
 
     return pil_to_tensor(picture) if isinstance(picture, Image.Image) else picture
 
 
-def _then(step: Callable[[Tensor], Tensor], picture: Picture) -> Tensor:
+def _then(step: Callable[[Tensor], Tensor], picture: Image.Image | Tensor) -> Tensor:
     return step(_as_tensor(picture))
 
 
