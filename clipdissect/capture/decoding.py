@@ -217,14 +217,17 @@ def decode_in_slots(
     slots.allocate(sample, shared=workers > 0)
     stream = slots.decoded(parts, workers)
     # After the processes were started, so that they don't inherit pinned memory.
-    with copies.pinned(slots.arrays.values()):
-        for request, of_request in zip(requests, parts, strict=True):
-            with timers.stage("decode"):
-                items = [next(stream) for _ in of_request]
-                batch = slots.batch(request, items, copies)
-            yield batch
-            with timers.stage("forward"):
-                copies.wait()
+    try:
+        with copies.pinned(slots.arrays.values()):
+            for request, of_request in zip(requests, parts, strict=True):
+                with timers.stage("decode"):
+                    items = [next(stream) for _ in of_request]
+                    batch = slots.batch(request, items, copies)
+                yield batch
+                with timers.stage("forward"):
+                    copies.wait()
+    finally:
+        del stream  # ends the processes, even if an error's traceback refers to this frame
 
 
 def _first_pixels(
