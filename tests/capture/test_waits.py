@@ -67,7 +67,6 @@ class Normalised(ColourEncoder):
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "resnet": (models.resnet18, ("conv1", "layer1", "layer4", "fc")),
     "transformer": (models.vit_b_32, ("encoder.layers.encoder_layer_3", "heads.head")),
-    "windows": (models.swin_t, ("features.1", "head")),
     "mobile": (models.mobilenet_v3_small, ("features.2", "classifier.3")),
 }
 
