@@ -3,6 +3,8 @@
     python scripts/benchmark_capture.py --images ~/photos            # the offline networks
     python scripts/benchmark_capture.py --images ~/photos --variants # the effect of settings
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
+    python scripts/benchmark_capture.py --images ~/photos --loader   # decoding alone, by processes
+    python scripts/benchmark_capture.py --images ~/photos --decoder gpu   # how far it is from PIL
 
 After a warm-up, on the same images: "bare" runs both networks on batches in memory, in turn with
 the capture (per batch on a CPU, per pass on a GPU); "ours" is `capture` into an empty store;
@@ -13,6 +15,7 @@ ResNet-50 (five layers) and CLIP ViT-B/16 with random weights.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -27,7 +30,6 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from clipdissect import encoder as encoders
@@ -38,10 +40,13 @@ from clipdissect.app.runtime.microbenchmarks import in_turn, processor, ratios, 
 from clipdissect.capture import capture as capture_module
 from clipdissect.capture import networks as networks_module
 from clipdissect.capture.capture import capture
+from clipdissect.capture.dataloader import batches
+from clipdissect.capture.decoding import batch_requests
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
+from clipdissect.images.decode import DECODE, Picture, to_pil
 from clipdissect.probe import Probe
 from clipdissect.store import Store
 from clipdissect.targets import Target
@@ -85,7 +90,7 @@ class Benchmark:
 
     def batches(self, probe: Probe, count: int) -> Batches:
         """Preprocess the probe's first images into batches in memory."""
-        images = [probe.read(index) for index in range(min(count, len(probe)))]
+        images = [to_pil(probe.read(index)) for index in range(min(count, len(probe)))]
         pairs = [(self.target.preprocess(i), self.encoder.preprocess(i)) for i in images]
         size = self.settings.images_a_batch
         chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
@@ -159,13 +164,64 @@ class Benchmark:
         return seconds - bare, bare
 
 
+def loader_rates(
+    benchmark: Benchmark, probe: Probe, counts: list[int]
+) -> Iterator[tuple[int, float, float]]:
+    """Yield decoding processes, seconds to the first batch, and images/s of the loader alone."""
+    transforms = benchmark.target.preprocess, benchmark.encoder.preprocess
+    for workers in counts:
+        settings = replace(benchmark.settings, workers=workers)
+        requests = batch_requests(range(len(probe)), settings.images_a_batch, (0, 1))
+        start = time.perf_counter()
+        stream = batches(probe, transforms, requests, settings)
+        next(stream)
+        first = time.perf_counter() - start
+        for _ in stream:
+            pass
+        synchronize(settings.torch_device)
+        yield workers, first, len(probe) / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def decoder_difference(benchmark: Benchmark, root: str, limit: int | None, decode: str) -> str:
+    """Compare a decoder with PIL: pixels, and the top class of the target's last layer."""
+    settings = benchmark.settings
+    transforms = benchmark.target.preprocess, benchmark.encoder.preprocess
+    streams = []
+    for name in ("pil", decode):
+        probe = probes.build("folder", root=root, limit=limit, decode=name)
+        requests = batch_requests(range(len(probe)), settings.images_a_batch, (0, 1))
+        streams.append(batches(probe, transforms, requests, settings))
+    largest = total = pixels = agreeing = images = 0
+    layer = benchmark.target.layers[-1]
+    with benchmark.networks() as run:
+        for exact, other in zip(*streams, strict=True):
+            classes = []
+            for batch in (exact, other):
+                outputs = run([layer], batch.inputs.get(0), None)
+                classes.append(outputs[layer].argmax(1) if layer in outputs else torch.empty(0))
+            agreeing += int((classes[0] == classes[1]).sum())
+            images += len(exact.indices)
+            for number in exact.inputs:
+                gap = (exact.inputs[number].int() - other.inputs[number].int()).abs()
+                largest, total = max(largest, int(gap.max())), total + int(gap.sum())
+                pixels += gap.numel()
+    return (
+        f"{decode} against pil, {images} images: pixels differ by at most {largest} of 255, by "
+        f"{total / max(pixels, 1):.4f} on average; the strongest unit of {layer} is the same for "
+        f"{agreeing / max(images, 1):.2%} of the images"
+    )
+
+
 def repeated(probe: Probe, count: int) -> Probe:
     """Return a probe of `count` images that cycles through the given probe."""
     names = tuple(f"{n // len(probe)}/{probe.images[n % len(probe)]}" for n in range(count))
-    return Probe(probe.name, names, partial(_read_repeated, probe), f"{probe.digest} x{count}")
+    digest = f"{probe.digest} x{count}"
+    read = partial(_read_repeated, probe)
+    return Probe(probe.name, names, read, digest, on_gpu=probe.on_gpu)
 
 
-def _read_repeated(probe: Probe, index: int) -> Image.Image:
+def _read_repeated(probe: Probe, index: int) -> Picture:
     return probe.read(index % len(probe))
 
 
@@ -249,7 +305,7 @@ def main() -> None:
         device=options.device, batch_size=options.batch_size, workers=options.workers
     )
     benchmark = Benchmark.of(options.networks, settings)
-    folder = probes.build("folder", root=options.images)
+    folder = probes.build("folder", root=options.images, decode=options.decode)
     count = min(options.limit or len(folder), len(folder)) * options.repeat
     threads = f"{processor()}, {torch.get_num_threads()} threads"
     print(
@@ -258,6 +314,15 @@ def main() -> None:
         f", torch {torch.__version__}, {settings.numeric}, batches of {settings.images_a_batch}, "
         f"freed memory kept: {memory_is_kept()}"
     )
+    if options.loader:
+        counts = [0, *(1 << n for n in range((os.cpu_count() or 1).bit_length()))]
+        for workers, first, rate in loader_rates(benchmark, repeated(folder, count), counts):
+            print(f"{workers:2d} processes: {rate:8.1f} images/s, first batch after {first:.2f} s")
+        return
+    if options.decoder:
+        limit = options.limit
+        print(decoder_difference(benchmark, options.images, limit, options.decoder))
+        return
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
             text = f"{rate:7.1f} images/s, {gain:.2f} times the defaults, deviation {deviation:.1e}"
@@ -305,6 +370,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--plain-batch-size", type=int, default=32)
     add("--no-plain", action="store_true", help="leave the plain loop out")
     add("--give-memory-back", action="store_true", help="don't call memory.keep_memory")
+    add("--decode", choices=DECODE, default="pil", help="the decoder of the measurements")
+    add("--loader", action="store_true", help="only the loader, by decoding processes")
+    add("--decoder", choices=DECODE[1:], help="only the difference of a decoder from PIL")
     add("--variants", action="store_true", help="only the table of settings")
     return parser
 

@@ -65,7 +65,7 @@ class Capture:
     summary: str = "auto"  # or mean, max, cls
     layout: str = "auto"  # or channels_first, channels_last
     keep: str = "full"  # or top_k: only the top images per unit
-    shard: int = 1024  # images; an interrupted pass resumes at the last shard
+    shard: Optional[int] = None  # noqa: UP045 - images; a killed pass resumes at the last one
     compile: bool = False
 
 

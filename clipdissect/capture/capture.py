@@ -207,7 +207,7 @@ class _Capture:
         return shards, tuple(missing)
 
     def _compute(self, probe: Probe, writers: dict[str, ShardWriter]) -> dict[str, list[Shard]]:
-        count, step = len(probe), self.settings.shard
+        count, step = len(probe), self.settings.images_a_shard
         grid = [(start, min(start + step, count)) for start in range(0, count, step)]
         missing: dict[str, set[Rows]] = {}
         if self.team.leads:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipdissect.capture.gpu_decoding import check_decodes_on, decoded
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
-from clipdissect.images.decode import UnreadableImage
-from clipdissect.images.transforms import apply
+from clipdissect.images.decode import Picture, UnreadableImage
+from clipdissect.images.transforms import split
 from clipdissect.probe import Probe
 from clipdissect.targets import Target
 
@@ -101,22 +102,34 @@ def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str)
 def _first_images(
     target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
 ) -> _Inputs | None:
-    """Return both networks' inputs; None if none is readable or shapes differ."""
-    transforms = [target.preprocess, *([encoder.preprocess] if encoder else [])]
+    """Return both networks' images; None if none is readable or shapes differ."""
+    transforms = [split(network.preprocess) for network in (target, encoder) if network]
     rows: list[list[Tensor]] = []
+    device = settings.torch_device
     for index in range(min(len(probe), MAX_READ)):
         if len(rows) == min(TRIAL, settings.images_a_batch):
             break
         try:
-            image = probe.read(index)
+            image = _read(probe, index, device)
         except UnreadableImage:
             continue
-        rows.append([apply(transform, image) for transform in transforms])
+        rows.append([transform.pixels(image).to(device) for transform in transforms])
     columns = list(zip(*rows, strict=True))
     if not columns or any(len({image.shape for image in column}) > 1 for column in columns):
         return None
     stacked = [torch.stack(column) for column in columns]
     return stacked[0], stacked[1] if encoder else None
+
+
+def _read(probe: Probe, index: int, device: str) -> Picture:
+    picture = probe.read(index)
+    if not probe.on_gpu:
+        return picture
+    check_decodes_on(device)
+    (decoded_picture,) = decoded([picture], torch.device(device))
+    if isinstance(decoded_picture, UnreadableImage):
+        raise decoded_picture
+    return decoded_picture
 
 
 def _generator_states() -> list[Any]:

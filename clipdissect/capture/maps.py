@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.dataloader import DecodeError, batch_requests, batches, workers_for
+from clipdissect.capture.dataloader import batches
+from clipdissect.capture.decoding import DecodeError, batch_requests
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import networks
 from clipdissect.capture.output_layout import Reading, as_maps
@@ -40,7 +41,7 @@ def activation_maps(
     """Yield the layers' maps per batch, in the probe's order."""
     requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
     readings = readings or map_readings(target, layers, settings)
-    stream = batches(probe, (target.preprocess,), requests, workers_for(settings))
+    stream = batches(probe, (target.preprocess,), requests, settings)
     with networks(target, readings, None, settings, as_maps) as run, closing(stream):
         for batch in stream:
             maps = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}

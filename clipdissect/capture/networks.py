@@ -16,6 +16,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
+from clipdissect.images.transforms import split
 from clipdissect.targets import Target
 from clipdissect.utils.fingerprint import is_compile_wrapper
 
@@ -36,12 +37,18 @@ class ModelRunner:
         self.model = torch.compile(target.model) if settings.compile else target.model
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
+        # The parts of the transforms that run on the device, on batches of 8-bit pixels.
+        self.target_inputs = split(target.preprocess).finish
+        self.encoder_inputs = split(encoder.preprocess).finish if encoder else None
         self.max_images: int | None = None  # that fit the device at once; None: unknown
 
     def __call__(
         self, names: Collection[str], for_target: Tensor | None, for_encoder: Tensor | None
     ) -> Outputs:
-        """Compute arrays `[images, ...]` on the device for layers and perhaps `EMBEDS`."""
+        """Compute arrays `[images, ...]` on the device for layers and perhaps `EMBEDS`.
+
+        Images are 8-bit pixels, or finished inputs.
+        """
         layers = [name for name in names if name != EMBEDS]
         outputs: Outputs = {}
         if layers and for_target is not None:
@@ -67,17 +74,19 @@ class ModelRunner:
             log.info("out of memory: continuing with %d images at a time", self.max_images)
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
+        inputs = self.target_inputs(images).to(self.dtype)
         with self._autocast():
-            run_network(self.model, images.to(self.dtype))
+            run_network(self.model, inputs)
         batch = self.recorder.take(layers)
         for layer in layers:
             _check_rows(layer, batch[layer], len(images))
         return {layer: batch[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
-        assert self.encoder is not None  # nobody asks for embeddings without one
+        assert self.encoder and self.encoder_inputs  # nobody asks for embeddings without one
+        inputs = self.encoder_inputs(images)
         with self._autocast():
-            embeds = self.encoder.embed_images(images).float()
+            embeds = self.encoder.embed_images(inputs).float()
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}
 

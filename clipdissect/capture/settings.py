@@ -16,6 +16,7 @@ from clipdissect.utils.type_checks import check_choice, check_fields
 PRECISIONS = ("auto", "fp32", "bf16")
 KEEPS = ("full", "top_k")
 CUDA_BATCH = 256  # halved until it fits
+SHARD, CUDA_SHARD = 1024, 4096  # seconds of work; three wait on the device at most
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Settings:
         summary: a `Summary` or its kind.
         keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk.
         shard: images per shard of the store; an interrupted capture resumes after the last one.
+            None: 1024, on CUDA 4096.
         compile: run the target through `torch.compile`.
     """
 
@@ -39,7 +41,7 @@ class Settings:
     workers: int | None = None
     summary: Summary = field(default_factory=Summary)
     keep: str = "full"
-    shard: int = 1024
+    shard: int | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +95,13 @@ class Settings:
         # process's threads, so that processes that share a job make the same batches.
         per_core = 8 if memory_is_kept() else 2
         return min(32, max(4, per_core * (os.cpu_count() or 1)))
+
+    @property
+    def images_a_shard(self) -> int:
+        """The shard's size, with None resolved."""
+        if self.shard is not None:
+            return self.shard
+        return CUDA_SHARD if self._device_kind == "cuda" else SHARD
 
     @property
     def mode(self) -> str:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.dataloader import (
-    Batch,
-    BatchRequest,
-    DecodeError,
-    batch_requests,
-    batches,
-    workers_for,
-)
+from clipdissect.capture.dataloader import batches
+from clipdissect.capture.decoding import Batch, BatchRequest, DecodeError, batch_requests
+from clipdissect.capture.device_copies import cuda
 from clipdissect.capture.networks import EMBEDS, ModelRunner, Outputs
 from clipdissect.capture.writers import ShardWriter
 from clipdissect.errors import DissectError
@@ -28,7 +24,7 @@ from clipdissect.store.entries import Rows
 from clipdissect.utils.timing import Timers
 
 TARGET, ENCODER = 0, 1  # numbers of the transforms
-MAX_QUEUED = 2  # arrays waiting to be written before the pass waits too
+MAX_QUEUED = 2  # shards waiting to be written before the pass waits too
 
 
 @dataclass
@@ -52,8 +48,7 @@ class ShardTask:
 
     def run(self, stream: Iterator[Batch], run: ModelRunner, timers: Timers) -> None:
         for _ in self.requests(run.settings.images_a_batch):
-            with timers.stage("decode"):
-                batch = next(stream)
+            batch = next(stream)
             with timers.stage("forward"):
                 inputs = batch.inputs
                 self.outputs.append(run(self.names, inputs.get(TARGET), inputs.get(ENCODER)))
@@ -62,6 +57,7 @@ class ShardTask:
 
     def pop(self, name: str, probe: Probe) -> Float[Tensor, "images n"]:
         """Move an array out of the results to the CPU; values must be finite."""
+        # Held until they are copied: another stream than that of the networks reads them.
         batches = [output.pop(name) for output in self.outputs if name in output]
         if not batches:  # no readable image: no network ran, and the width isn't known
             return torch.zeros(0, 0, dtype=torch.float32)
@@ -88,35 +84,54 @@ def run_shards(
     """Compute the tasks' arrays and write them per shard; each image is decoded once."""
     transforms = [network.preprocess for network in (run.target, run.encoder) if network]
     requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]
-    stream = batches(probe, transforms, requests, workers_for(run.settings))
-    with closing(stream), _WriterThread() as thread:
+    stream = batches(probe, transforms, requests, run.settings, timers)
+    with closing(stream), _WriterThread(run.settings.torch_device, probe, writers) as thread:
         for task in tasks:
             task.run(stream, run, timers)
-            with timers.stage("forward"):  # a GPU's work ends where its results are asked for
-                for name in task.names:
-                    thread.write(writers[name], task, task.pop(name, probe))
+            with timers.stage("forward"):
+                thread.write(task)
         next(stream, None)  # lets it report its last batch
+        with timers.stage("forward"):  # a GPU's work ends where its results are asked for
+            thread.finish()
 
 
 class _WriterThread:
-    """A separate thread for writing, so that the networks don't wait for the disk."""
+    """A thread that takes shards from the device and writes them.
 
-    def __init__(self) -> None:
+    The networks wait neither for the disk, nor the main thread for the device.
+    """
+
+    def __init__(self, device: str, probe: Probe, writers: Mapping[str, ShardWriter]) -> None:
+        self.device, self.probe, self.writers = torch.device(device), probe, writers
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.queue: deque[Future[None]] = deque()
+        self.stream = cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __enter__(self) -> _WriterThread:
         return self
 
-    def write(self, writer: ShardWriter, task: ShardTask, values: Tensor) -> None:
-        images = torch.cat(task.images)
-        self.queue.append(self.pool.submit(writer.write, task.rows, images, values, task.skipped))
+    def write(self, task: ShardTask) -> None:
+        """Write a shard whose work was queued; raise the errors of earlier ones."""
+        queued = cuda.current_stream(self.device).record_event() if self.stream else None
+        self.queue.append(self.pool.submit(self._write, task, queued))
         while len(self.queue) > MAX_QUEUED:
             self.queue.popleft().result()
 
+    def _write(self, task: ShardTask, queued: Any) -> None:
+        # A stream of its own waits for this shard alone, and not for the batches after it.
+        with cuda.stream(self.stream) if self.stream else nullcontext():
+            if self.stream:
+                self.stream.wait_event(queued)
+            for name in task.names:
+                values = task.pop(name, self.probe)
+                images = torch.cat(task.images)
+                self.writers[name].write(task.rows, images, values, task.skipped)
+
+    def finish(self) -> None:
+        """Wait until everything is written; raise the first error."""
+        while self.queue:
+            self.queue.popleft().result()
+
     def __exit__(self, *error: object) -> None:
-        # After an error elsewhere, too, queued arrays are written: they are complete.
+        # After an error elsewhere, too, queued shards are written: they are complete.
         self.pool.shutdown(wait=True)
-        if error[0] is None:
-            for write in self.queue:
-                write.result()

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipdissect.capture.activations import TopKActivations
-from clipdissect.capture.dataloader import DecodeError
+from clipdissect.capture.decoding import DecodeError
 from clipdissect.similarity.inputs import TopActivations
 from clipdissect.store import Damaged, Series, Shard
 from clipdissect.store.entries import Rows, disk_errors_as_user_errors

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -17,10 +19,19 @@ from PIL import ExifTags, Image, features
 from PIL.Image import Transpose
 from torch import Tensor
 
-# A decoded image: PIL, or uint8 `[3, h, w]` with `decode=fast`.
-Picture = Image.Image | Tensor
 
-DECODE = ("pil", "fast")
+@dataclass(frozen=True)
+class EncodedJpeg:
+    """An RGB or grey JPEG with its EXIF orientation (1: as stored), for `decode_jpegs`."""
+
+    data: bytes
+    tag: int = 1
+
+
+# An image: PIL, with `decode=fast` uint8 `[3, h, w]`, and with `decode=gpu` perhaps undecoded.
+Picture = Image.Image | Tensor | EncodedJpeg
+
+DECODE = ("pil", "fast", "gpu")
 ORIENTATION = ("ignore", "apply")
 _FORMATS = "avif bmp gif jfif jp2 jpeg jpg pgm png ppm tif tiff webp"
 SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
@@ -46,8 +57,10 @@ def decoder_version(decode: str = "pil") -> str:
     versions = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
     turbo = features.version_feature("libjpeg_turbo")
     versions += f" turbo {turbo}" if turbo else ""
-    if decode == "fast":  # CPU and GPU builds have the same decoder
+    if decode != "pil":  # CPU and GPU builds have the same decoder
         versions += f", torchvision {version('torchvision').partition('+')[0]}"
+    if decode == "gpu":
+        versions += f", nvJPEG of CUDA {torch.version.cuda}"
     return versions
 
 
@@ -90,17 +103,65 @@ def decode_picture(data: bytes, decode: str = "pil", orientation: str = "ignore"
 
     Args:
         data: the file's bytes.
-        decode: `pil`, or `fast`: RGB and grey JPEGs to a tensor `[3, h, w]` by torchvision.
+        decode: `pil`, `fast`: RGB and grey JPEGs to a tensor `[3, h, w]` by torchvision, or `gpu`:
+            they are left to `decode_jpegs`.
         orientation: `apply` or `ignore` the EXIF orientation; the result has no tag.
     """
-    picture = fast_jpeg(data) if decode == "fast" else None
+    picture: Tensor | EncodedJpeg | None = None
+    if decode == "fast":
+        picture = fast_jpeg(data)
+    elif decode == "gpu" and _is_rgb_or_grey_jpeg(data):
+        picture = EncodedJpeg(data)
     if picture is None:
         return open_rgb(io.BytesIO(data), orientation)
     tag = orientation_of(io.BytesIO(data)) if orientation == "apply" else 1
+    return EncodedJpeg(data, tag) if isinstance(picture, EncodedJpeg) else _turned(picture, tag)
+
+
+def _turned(picture: Tensor, tag: int) -> Tensor:
     if tag not in _TURNS:
         return picture
     _, swap, flips = _TURNS[tag]
     return (picture.transpose(-2, -1) if swap else picture).flip(flips).contiguous()
+
+
+def decode_jpegs(
+    images: Sequence[EncodedJpeg], device: torch.device
+) -> list[Tensor | UnreadableImage]:
+    """Decode JPEGs to uint8 `[3, h, w]` on a device, all at once; on CUDA by nvJPEG.
+
+    What that can't decode is decoded by PIL.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    data = [torch.frombuffer(bytearray(image.data), dtype=torch.uint8) for image in images]
+    try:
+        decoded = decode_jpeg(data, ImageReadMode.RGB, device=device) if data else []
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # of one of them, and it doesn't say which
+        if len(images) > 1:
+            return [picture for image in images for picture in decode_jpegs([image], device)]
+        return [_by_pil(images[0], device)]
+    return [_turned(picture, image.tag) for picture, image in zip(decoded, images, strict=True)]
+
+
+def _by_pil(image: EncodedJpeg, device: torch.device) -> Tensor | UnreadableImage:
+    try:
+        pixels = torch.from_numpy(np.array(to_pil(image)))
+    except UnreadableImage as error:
+        return error
+    return pixels.permute(2, 0, 1).to(device)
+
+
+def _is_rgb_or_grey_jpeg(data: bytes) -> bool:
+    if not data.startswith(_JPEG):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # reads the header alone
+            return image.mode in ("RGB", "L")
+    except Exception:  # decoding will report the error
+        return False
 
 
 def orientation_of(source: Path | IO[bytes]) -> int:
@@ -164,9 +225,12 @@ def fast_jpeg(data: bytes) -> Tensor | None:
 
 
 def to_pil(picture: Picture) -> Image.Image:
+    """Return a picture as PIL image; raise an UnreadableImage where it is damaged."""
     if isinstance(picture, Image.Image):
         return picture
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    if isinstance(picture, EncodedJpeg):
+        return open_rgb(io.BytesIO(picture.data), "apply" if picture.tag != 1 else "ignore")
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def open_rgb(source: Path | io.BytesIO, orientation: str = "ignore") -> Image.Image:

@@ -1,13 +1,17 @@
-"""Apply PIL transforms to tensors, which decode and resize in half the time."""
+"""Split transforms into 8-bit pixels per image, and float inputs per batch.
+
+Transforms of PIL images are applied to tensors too, which decode and resize in half the time.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL import __version__ as pillow_version
@@ -18,57 +22,161 @@ from clipdissect.utils.hashing import Transform
 
 log = logging.getLogger(__name__)
 
-TensorTransform = Callable[[Tensor], Tensor]
-
 PILLOW = int(pillow_version.partition(".")[0])
 LIBRARIES = ("torchvision", "timm", "open_clip")
-# Interpolation that torch computes as PIL does.
+# Interpolation that torch computes as PIL does, and all of PIL's.
 INTERPOLATIONS = ("bilinear", "bicubic")
+PIL_INTERPOLATIONS = (*INTERPOLATIONS, "nearest", "nearest-exact", "box", "hamming", "lanczos")
 # Steps that leave an RGB picture unchanged.
 IDENTITIES = frozenset(["_convert_to_rgb", "Identity", "MaybeConvertMode", "RGB"])
 TO_BYTES = frozenset(["MaybePILToTensor", "PILToTensor", "ToImage"])
 TO_FLOAT = frozenset(["MaybeToTensor", "ToTensor"])
 # Deterministic steps that don't depend on the origin of a tensor.
-ON_TENSORS = frozenset(
-    ["CenterCrop", "ConvertImageDtype", "Normalize", "Resize", "ToDtype", "ToPureTensor"]
-)
+ON_TENSORS = frozenset(["CenterCrop", "ConvertImageDtype", "Normalize", "Resize", "ToDtype"])
 
 
-def apply(transform: Transform, picture: Picture) -> Tensor:
-    """Apply a transform to a PIL image or uint8 `[3, h, w]`; return `[channels, h, w]`.
+@dataclass(frozen=True)
+class Step:
+    """A step on one picture; steps of equal keys give equal pixels."""
 
-    A tensor goes through `tensor_transform` if possible, else through PIL (logged once).
+    key: tuple[object, ...]
+    on_pil: Callable[[Any], Any] = field(compare=False)
+    on_tensor: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class ToFloat:
+    """Scale 8-bit levels to 0..1: by division or, as torchvision's v2, by multiplication."""
+
+    dtype: torch.dtype
+    multiplies: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return new floats of `[..., h, w]`, the same on all devices."""
+        floats = images.to(self.dtype)
+        if self.multiplies:
+            return floats.mul_(1 / 255)
+        # Divided by a tensor: CUDA multiplies by the rounded reciprocal of a plain number.
+        return floats.div_(torch.full((), 255, dtype=self.dtype, device=images.device))
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Subtract the mean and divide by the deviation of each channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return new floats of `[..., channels, h, w]`."""
+        # torchvision's own step copies its numbers to the device, and waits for it, at every call.
+        mean, std = (_constant(v, images.dtype, images.device) for v in (self.mean, self.std))
+        return images.sub(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+
+
+BatchStep = ToFloat | Normalize
+
+
+@dataclass(frozen=True)
+class SplitTransform:
+    """A transform in two parts: `pixels` for each picture, then `finish` for a batch.
+
+    Splits with equal `steps` give equal pixels. A transform that can't be split has no
+    `batch_steps`: its pixels are its outputs.
     """
-    if isinstance(picture, Image.Image):
-        return transform(picture.copy())
-    on_tensors = _cached_transform(_ById(transform))
-    return on_tensors(picture) if on_tensors else transform(to_pil(picture))
+
+    steps: tuple[Step, ...]
+    batch_steps: tuple[BatchStep, ...] = ()
+
+    @property
+    def on_tensors(self) -> bool:
+        """Whether tensors are transformed as such, rather than through PIL."""
+        return all(step.on_tensor is not None for step in self.steps)
+
+    def pixels(self, picture: Picture) -> Tensor:
+        """Transform an image, a tensor on its device; return `[channels, h, w]`."""
+        if isinstance(picture, Tensor) and self.on_tensors:
+            for step in self.steps:
+                assert step.on_tensor is not None  # as `on_tensors` says
+                picture = step.on_tensor(picture)
+            return picture
+        if isinstance(picture, Tensor):
+            _mention_pil(self.steps)
+        changed: Any = to_pil(picture)
+        for step in self.steps:
+            changed = step.on_pil(changed)
+        return _as_tensor(changed)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Turn 8-bit pixels `[images, channels, h, w]` into inputs, on their device.
+
+        Images of another type are inputs already.
+        """
+        for step in self.batch_steps if images.dtype == torch.uint8 else ():
+            images = step(images)
+        return images
+
+
+def split(transform: Transform) -> SplitTransform:
+    """Split a transform of PIL images that are RGB, as it is now.
+
+    Known are evaluation transforms of torchvision, timm and open_clip: resize, crop, pad, to grey,
+    scale, normalise. On tensors at most 2 of 255 grey levels differ after resizing.
+    """
+    steps = _known_steps(transform)
+    if not steps:
+        return SplitTransform((_whole(transform),))
+    first = next((n for n, step in enumerate(steps) if isinstance(step, BatchStep)), len(steps))
+    pixels = tuple(step for step in steps[:first] if isinstance(step, Step))
+    finish = tuple(step for step in steps[first:] if isinstance(step, BatchStep))
+    found = SplitTransform(pixels, finish)
+    if len(pixels) + len(finish) == len(steps) and _agrees(found, transform):
+        return found
+    # A step on floats needs the whole image (resizing), or another version computes differently.
+    functions = [step.on_tensor if isinstance(step, Step) else step for step in steps]
+    known = tuple(function for function in functions if function is not None)
+    on_tensor = partial(_chain, known) if len(known) == len(steps) else None
+    return SplitTransform((_whole(transform, on_tensor),))
+
+
+def _known_steps(transform: Transform) -> list[Step | BatchStep] | None:
+    """Return a transform's converted steps; None if one is unknown."""
+    steps: list[Step | BatchStep] = []
+    has_tensor = is_grey = False
+    for name, step in steps_of(transform):
+        converted = (_tensor_step if has_tensor else _pil_step)(name, step, steps)
+        if converted is None or (is_grey and name in IDENTITIES):
+            return None
+        steps += converted
+        has_tensor = has_tensor or name in TO_BYTES | TO_FLOAT
+        is_grey = is_grey or name == "Grayscale"
+    return steps
+
+
+def _agrees(found: SplitTransform, transform: Transform) -> bool:
+    """Return whether both parts together give the transform's bytes for an image of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    try:
+        expected, output = transform(image.copy()), found.finish(found.pixels(image)[None])[0]
+    except Exception:  # of the transform itself, which will say so
+        return False
+    return output.dtype == expected.dtype and torch.equal(output, expected)
+
+
+def _whole(transform: Transform, on_tensor: Callable[[Tensor], Tensor] | None = None) -> Step:
+    key = (f"the transform {type(transform).__name__}", _ById(transform))
+    return Step(key, partial(_on_copy, transform), on_tensor)
 
 
 def steps_of(transform: Transform) -> list[tuple[str, Any]]:
     """Return a transform's steps and their names, empty for unknown libraries."""
     return [(_name(step), step) for step in _flatten(transform)]
-
-
-def tensor_transform(transform: Transform) -> TensorTransform | None:
-    """Convert a transform of PIL images to one of uint8 tensors `[3, h, w]`; None if unknown.
-
-    Covers evaluation transforms of torchvision, timm and open_clip: resize, centre crop,
-    scale, normalise. After resizing, at most 2 of 255 grey levels differ.
-    """
-    from torchvision.transforms import Compose
-
-    steps: list[TensorTransform] = []
-    named_steps = steps_of(transform)
-    is_tensor = False
-    for name, step in named_steps:
-        converted = _convert_tensor_step(name, step) if is_tensor else _convert_pil_step(name, step)
-        if converted is None:
-            return None
-        steps += converted
-        is_tensor = is_tensor or name in TO_BYTES | TO_FLOAT
-    chain: TensorTransform = Compose(steps)
-    return chain if named_steps else None
 
 
 @dataclass(frozen=True)
@@ -84,14 +192,23 @@ class _ById:
         return id(self.transform)
 
 
+# Partial applications of module functions, unlike closures, can be sent to worker processes.
+def _on_copy(transform: Transform, picture: Image.Image) -> Tensor:
+    return transform(picture.copy())  # it may draw on its image
+
+
+def _chain(functions: tuple[Callable[[Tensor], Tensor], ...], picture: Tensor) -> Tensor:
+    for function in functions:
+        picture = function(picture)
+    return picture
+
+
 @lru_cache(maxsize=32)
-def _cached_transform(key: _ById) -> TensorTransform | None:
-    on_tensors = tensor_transform(key.transform)
+def _mention_pil(steps: tuple[Step, ...]) -> None:
     worker = torch.utils.data.get_worker_info()
-    if on_tensors is None and (worker is None or worker.id == 0):
-        name = type(key.transform).__name__
-        log.info("the transform %s isn't supported on tensors: using PIL, which is slower", name)
-    return on_tensors
+    if worker is None or worker.id == 0:
+        names = ", ".join(str(step.key[0]) for step in steps if step.on_tensor is None)
+        log.info("%s isn't supported on tensors: using PIL, which is slower", names)
 
 
 def _flatten(transform: Any) -> Iterator[Any]:
@@ -110,49 +227,83 @@ def _name(step: Any) -> str:
     return str(named.__qualname__) if library in LIBRARIES or is_container else ""
 
 
-Converted = list[TensorTransform] | None  # None: unknown
+Converted = Sequence[Step | BatchStep] | None  # None: unknown
 
 
-def _convert_tensor_step(name: str, step: Any) -> Converted:
+def _tensor_step(name: str, step: Any, before: Sequence[Step | BatchStep]) -> Converted:
     """Convert a step that gets tensors in the original transform too."""
-    if name in IDENTITIES | TO_BYTES | TO_FLOAT:
+    is_float = any(isinstance(earlier, BatchStep) for earlier in before)
+    if name in IDENTITIES | TO_BYTES | TO_FLOAT | {"ToPureTensor"}:
         return []
-    return [step] if name in ON_TENSORS else None
+    if name == "Normalize" and is_float and (normalize := _normalize(step)):
+        return [normalize]
+    scales = name == "ConvertImageDtype" or (name == "ToDtype" and step.scale)
+    if scales and not is_float and step.dtype == torch.float32:
+        return [ToFloat(step.dtype, ".v2." in type(step).__module__)]
+    if name not in ON_TENSORS:
+        return None
+    key = ("tensor", name, repr(sorted(vars(step).items())))
+    return [Step(key, partial(_then, step), step)]
 
 
-def _convert_pil_step(name: str, step: Any) -> Converted:
+def _pil_step(name: str, step: Any, before: Sequence[Step | BatchStep]) -> Converted:
     """Convert a step that works on PIL images, or converts them."""
+    if any(isinstance(earlier, BatchStep) for earlier in before):  # of ImageClassification
+        return _tensor_step(name, step, before)
     if name in IDENTITIES | TO_BYTES:
         return []
     if name in TO_FLOAT:
-        return [_to_float]
+        return [ToFloat(torch.get_default_dtype())]
+    if name == "Grayscale":
+        return [Step((name, step.num_output_channels), step)]
     if name == "CenterCrop":
-        return [_center_crop(step.size)]
+        return [_center_crop(step.size, step)]
     if name == "CenterCropOrPad":
         return _crop_or_pad(step)
     if name == "ImageClassification":
         return _preset(step)
     if name == "Resize":
-        return _resize(step.size, step.interpolation, getattr(step, "max_size", None))
+        return _resize(step.size, step.interpolation, getattr(step, "max_size", None), step)
     return _keep_ratio(step) if name == "ResizeKeepRatio" else None
 
 
-def _to_float(picture: Tensor) -> Tensor:
-    return picture.float().div(255)
+def _as_tensor(picture: Image.Image | Tensor) -> Tensor:
+    from torchvision.transforms.functional import pil_to_tensor
+
+    return pil_to_tensor(picture) if isinstance(picture, Image.Image) else picture
 
 
-def _resize(size: Any, interpolation: Any, max_size: int | None = None) -> Converted:
+def _then(step: Callable[[Tensor], Tensor], picture: Image.Image | Tensor) -> Tensor:
+    return step(_as_tensor(picture))
+
+
+def _normalize(step: Any) -> Normalize | None:
+    mean, std = (torch.as_tensor(v, dtype=torch.float64) for v in (step.mean, step.std))
+    if mean.ndim > 1 or std.ndim > 1 or not bool(std.all()):
+        return None  # torchvision refuses a deviation of 0
+    return Normalize(tuple(mean.view(-1).tolist()), tuple(std.view(-1).tolist()))
+
+
+def _resize(size: Any, interpolation: Any, max_size: int | None, on_pil: Any) -> Converted:
     mode = _interpolation_mode(interpolation)
     if mode is None or size is None:
         return None
-    sides = list(size) if isinstance(size, (tuple, list)) else [size]
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    on_tensor = partial(_resize_tensor, sides, mode, max_size)
+    return [_resizing(("Resize", sides, mode.value, max_size), on_pil, on_tensor)]
 
-    def run(picture: Tensor) -> Tensor:
-        height, width = picture.shape[-2:]
-        shape = sides if len(sides) == 2 else _shorter_side(height, width, sides[0], max_size)
-        return _resized(picture, shape, mode)
 
-    return [run]
+def _resizing(key: tuple[object, ...], on_pil: Any, on_tensor: Any) -> Step:
+    return Step(key, on_pil, on_tensor if key[2] in INTERPOLATIONS else None)
+
+
+def _resize_tensor(
+    sides: tuple[int, ...], mode: Any, max_size: int | None, picture: Tensor
+) -> Tensor:
+    height, width = picture.shape[-2:]
+    pair = len(sides) == 2
+    shape = list(sides) if pair else _shorter_side(height, width, sides[0], max_size)
+    return _resized(picture, shape, mode)
 
 
 def _shorter_side(height: int, width: int, size: int, max_size: int | None) -> list[int]:
@@ -183,7 +334,7 @@ def _interpolation_mode(interpolation: Any) -> Any:
     from torchvision.transforms import InterpolationMode
 
     name = str(getattr(interpolation, "value", interpolation))
-    return InterpolationMode(name) if name in INTERPOLATIONS else None
+    return InterpolationMode(name) if name in PIL_INTERPOLATIONS else None
 
 
 def _keep_ratio(step: Any) -> Converted:
@@ -191,44 +342,54 @@ def _keep_ratio(step: Any) -> Converted:
     mode = _interpolation_mode(step.interpolation)
     if mode is None or step.random_scale_prob or step.random_aspect_prob:
         return None
-
-    def run(picture: Tensor) -> Tensor:
-        height, width = picture.shape[-2:]
-        ratios = height / step.size[0], width / step.size[1]
-        ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
-        return _resized(picture, [round(height / ratio), round(width / ratio)], mode)
-
-    return [run]
+    key = (f"{type(step).__module__}.ResizeKeepRatio", step.size, mode.value, step.longest)
+    return [_resizing(key, step, partial(_keep_ratio_of_tensor, step, mode))]
 
 
-def _center_crop(size: Any) -> TensorTransform:
-    from torchvision.transforms.v2 import functional
+def _keep_ratio_of_tensor(step: Any, mode: Any, picture: Tensor) -> Tensor:
+    height, width = picture.shape[-2:]
+    ratios = height / step.size[0], width / step.size[1]
+    ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
+    return _resized(picture, [round(height / ratio), round(width / ratio)], mode)
 
-    sides = list(size) if isinstance(size, (tuple, list)) else [size]
-    return lambda picture: functional.center_crop(picture, sides)
+
+def _center_crop(size: Any, on_pil: Any) -> Step:
+    from torchvision.transforms.v2 import CenterCrop, functional
+
+    # CenterCrop interprets the size: a number, a pair, or a list of one number.
+    sides = list(CenterCrop(size).size)
+    on_tensor = partial(functional.center_crop, output_size=sides)
+    return Step(("CenterCrop", *sides), on_pil, on_tensor)
 
 
 def _crop_or_pad(step: Any) -> Converted:
     if getattr(step, "padding_mode", "constant") != "constant":
         return None
+    fill = tuple(step.fill) if isinstance(step.fill, (tuple, list)) else step.fill
+    key = (f"{type(step).__module__}.CenterCropOrPad", tuple(step.size), fill)
+    return [Step(key, step, partial(_crop_or_pad_tensor, step))]
+
+
+def _crop_or_pad_tensor(step: Any, picture: Tensor) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    crop = _center_crop(step.size)
-
-    def run(picture: Tensor) -> Tensor:
-        wide, high = (max(step.size[n] - picture.shape[n - 2], 0) for n in (1, 0))
-        edges = [wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2]
-        return crop(functional.pad(picture, edges, fill=step.fill) if any(edges) else picture)
-
-    return [run]
+    wide, high = (max(step.size[n] - picture.shape[n - 2], 0) for n in (1, 0))
+    edges = [wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2]
+    padded = functional.pad(picture, edges, fill=step.fill) if any(edges) else picture
+    cropped: Tensor = functional.center_crop(padded, list(step.size))
+    return cropped
 
 
 def _preset(preset: Any) -> Converted:
-    from torchvision.transforms.v2 import CenterCrop, Normalize
+    from torchvision.transforms import functional
 
-    resize = _resize(preset.resize_size, preset.interpolation)
-    if resize is None:
+    size, mode = preset.resize_size, preset.interpolation
+    on_pil = partial(functional.resize, size=size, interpolation=mode)
+    resize = _resize(size, mode, None, on_pil)
+    normalize = _normalize(preset)
+    if resize is None or normalize is None:
         return None
-    # CenterCrop interprets the size: a number, a pair, or a list of one number.
-    crop = _center_crop(CenterCrop(preset.crop_size).size)
-    return [*resize, crop, _to_float, Normalize(preset.mean, preset.std)]
+    crop = _center_crop(
+        preset.crop_size, partial(functional.center_crop, output_size=preset.crop_size)
+    )
+    return [*resize, crop, ToFloat(torch.float32), normalize]

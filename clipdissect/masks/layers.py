@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipdissect.capture import determinism
 from clipdissect.capture.capture import check_layers, check_still_readable
-from clipdissect.capture.dataloader import DecodeError
+from clipdissect.capture.decoding import DecodeError
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
 from clipdissect.capture.settings import Settings

@@ -42,6 +42,7 @@ class Probe:
     origins: tuple[str, ...] | None = None  # name of the part per image; None: the probe
     parts: tuple[Probe, ...] = ()  # of a union, in order
     masks: SegmentationLabels | None = None
+    on_gpu: bool = False  # its pictures are decoded or resized by the GPU
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ON_ERROR)

@@ -31,7 +31,7 @@ class ArrayReader:
 
     def __call__(self, index: int) -> Picture:
         pixels = self.pixels[index]
-        if self.decode == "fast":
+        if self.decode != "pil":
             return torch.from_numpy(pixels.copy())
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
@@ -91,6 +91,7 @@ def _read(layout: Layout, split: str, folder: Path, options: ProbeOptions) -> Pr
         ArrayReader(np.concatenate(batches)[chosen], options.decode),
         options.identities([identities[i] for i in chosen], are_files=False),
         labels=tuple(classes[labels[i]] for i in chosen),
+        on_gpu=options.on_gpu,
     )
 
 

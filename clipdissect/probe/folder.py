@@ -83,6 +83,7 @@ def of_files(
         reader,
         options.identities(file_identities(root, images, options.identity)),
         on_error=options.on_error,
+        on_gpu=options.on_gpu,
         file=reader.path,
         labels=labels if any(labels) else None,
         notes=(*notes, *options.orientation_notes(tags)),

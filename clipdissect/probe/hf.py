@@ -128,6 +128,7 @@ def hf_datasets(
         reader,
         options.identities(reader.identities(identity, in_files)),
         on_error=on_error,
+        on_gpu=options.on_gpu,
         notes=(
             *(() if image else _other_columns(columns)),
             *options.orientation_notes(reader.tags()),

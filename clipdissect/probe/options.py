@@ -14,8 +14,8 @@ from clipdissect.utils.type_checks import check_choice, check_fields, check_rang
 
 IDENTITY = ("stat", "content")
 
-# Part of the identities of images decoded fast, or turned by EXIF orientation: increment when that
-# code changes pixels.
+# Part of the identities of images decoded as tensors, or turned by EXIF orientation: increment when
+# that code changes pixels.
 FAST_VERSION = 1
 TURNED_VERSION = 1
 
@@ -40,7 +40,8 @@ class ProbeOptions:
         seed: of the draw; the same on every machine.
         identity: `stat` (name, size, mtime) is fast, but misses a file rewritten with the
             same size and time; `content` (bytes) detects every change.
-        decode: `pil`, or `fast`: JPEGs with torchvision, a few grey levels apart.
+        decode: `pil`; `fast`: JPEGs with torchvision, a few grey levels apart; or `gpu`: JPEGs and
+            resizing on the GPU.
         on_error: for unreadable images, `skip` (counted and listed) or `raise`.
         orientation: `apply` or `ignore` (noted) EXIF tags; None: the set has none.
     """
@@ -74,6 +75,11 @@ class ProbeOptions:
         return sorted(random.Random(self.seed).sample(first, self.sample))
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether images are decoded and resized by the GPU."""
+        return self.decode == "gpu"
+
+    @property
     def reading(self) -> dict[str, str]:
         return {"decode": self.decode, "orientation": self.orientation or "ignore"}
 
@@ -81,8 +87,8 @@ class ProbeOptions:
         """Prefix identities with the decoder and turning that the pixels depend on."""
         # Arrays of pixels (`are_files=False`) depend on no decoder.
         marks = [f"turned {TURNED_VERSION}"] if self.orientation == "apply" else []
-        marks += [f"fast {FAST_VERSION}"] if self.decode == "fast" else []
-        if are_files or self.decode == "fast":  # torchvision resizes all images read fast
+        marks += [f"{self.decode} {FAST_VERSION}"] if self.decode != "pil" else []
+        if are_files or self.decode != "pil":  # torchvision resizes images that are read as tensors
             marks.append(decoder_version(self.decode))
         return tuple(" ".join([*marks, identity]) for identity in identities)
 

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, features
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from clipdissect.images.decode import UnreadableImage, open_rgb
+from clipdissect.images.decode import UnreadableImage, open_rgb, to_pil
 from clipdissect.probe import Probe
 from clipdissect.utils import hashing
 from clipdissect.utils.files import atomic, note_use
@@ -48,10 +47,10 @@ class Thumbnails:
         if path.is_file():
             return path
         try:
-            picture = self.probe.read(self._indices[name])
+            picture = to_pil(self.probe.read(self._indices[name]))
         except (UnreadableImage, KeyError):  # file names that aren't text are escaped in tables
             return None
-        thumbnail = self.made(to_pil_image(picture) if isinstance(picture, Tensor) else picture)
+        thumbnail = self.made(picture)
         with atomic(path) as temporary:
             thumbnail.save(temporary, self.format, quality=self.quality)
         return path

@@ -70,6 +70,7 @@ def join(name: str, parts: Sequence[Probe], on_error: str = "skip") -> Probe:
         file=partial(_call_part, [probe.path for probe in probes], starts),
         origins=tuple(probe.name for probe in probes for _ in probe.images),
         parts=tuple(probes),
+        on_gpu=any(probe.on_gpu for probe in probes),
     )
 
 

@@ -89,6 +89,7 @@ def webdataset(
         ShardReader(places, **options.reading),
         options.identities([f"{digests[shard]} {member.name}" for shard, member, _ in chosen]),
         on_error=on_error,
+        on_gpu=options.on_gpu,
         notes=(*notes, *options.orientation_notes(m.orientation for _, m, _ in chosen)),
         labels=_labels([label for *_, label in chosen], classes),
     )

@@ -13,10 +13,17 @@ from tiny import preprocess, write_colours
 from torch import Tensor
 
 from clipdissect import probe
-from clipdissect.capture import dataloader
-from clipdissect.capture.dataloader import BatchRequest, batches, default_workers, workers_for
+from clipdissect.capture import workers as workers_module
+from clipdissect.capture.dataloader import batches
+from clipdissect.capture.decoding import BatchRequest
 from clipdissect.capture.settings import Settings
+from clipdissect.capture.workers import default_workers, workers_for
 from clipdissect.errors import DissectError
+
+
+def workers(count: int) -> Settings:
+    return Settings(device="cpu", workers=count)
+
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems share otherwise")
 
@@ -27,10 +34,10 @@ def test_no_workers_where_there_is_no_memory_to_share(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int | None
 ) -> None:
     if free is None:
-        monkeypatch.setattr(dataloader, "SHARED", "/no/such/folder")
+        monkeypatch.setattr(workers_module, "SHARED", "/no/such/folder")
     else:
         monkeypatch.setattr(
-            dataloader.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free})
+            workers_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free})
         )
     assert default_workers("cuda") == 0
     assert workers_for(Settings(device="cpu", workers=2)) == 0
@@ -52,4 +59,8 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
 
     images = probe.build("folder", root=str(tmp_path))
     with pytest.raises(DissectError, match=r"a decoding process died .*capture\.workers=0"):
-        list(batches(images, [die], [BatchRequest(range(4), (0,))], 1))
+        list(
+            batches(
+                images, [die], [BatchRequest(range(4), (0,))], Settings(device="cpu", workers=1)
+            )
+        )

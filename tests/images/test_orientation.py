@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from clipdissect import probe
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import decode_picture, open_picture, orientation_of, to_pil
-from clipdissect.images.transforms import apply
+from clipdissect.images.transforms import split
 from clipdissect.probe.thumbnails import Thumbnails
 
 TAGS = range(1, 9)
@@ -78,7 +78,7 @@ def test_no_tag_is_left_for_a_networks_own_transform(decode: str, orientation: s
 
     picture = decode_picture(tagged(6), decode, orientation)
     expected = (3, 24, 16) if orientation == "apply" else (3, 16, 24)
-    assert tuple(apply(turning, picture).shape) == expected
+    assert tuple(split(turning).pixels(picture).shape) == expected
 
 
 def test_odd_tags_leave_the_image_as_it_is(tmp_path: Path) -> None:

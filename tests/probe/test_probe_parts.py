@@ -57,7 +57,7 @@ def test_a_draw_is_the_same_everywhere() -> None:
         ({"sample": 1.5}, r"sample must be a whole number or None; got 1\.5"),
         ({"sample": 99}, r"probe\.sample is 99, but there are 12 images"),
         ({"identity": "name"}, "stat or content"),
-        ({"decode": "slow"}, "pil or fast"),
+        ({"decode": "slow"}, "pil or fast or gpu"),
         ({"labels": "file"}, "none or folders"),
         ({"labels": "folders"}, "in no folders"),
     ],

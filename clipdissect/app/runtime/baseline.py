@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from clipdissect.capture.dataloader import workers_for
 from clipdissect.capture.settings import Settings
+from clipdissect.capture.workers import workers_for
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import to_pil
