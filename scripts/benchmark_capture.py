@@ -3,6 +3,7 @@
     python scripts/benchmark_capture.py --images ~/photos            # the offline networks
     python scripts/benchmark_capture.py --images ~/photos --variants # the effect of settings
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
+    python scripts/benchmark_capture.py --images ~/photos --script   # Python against the command
 
 After a warm-up, on the same images: "bare" runs both networks on batches in memory, in turn with
 the capture (per batch on a CPU, per pass on a GPU); "ours" is `capture` into an empty store;
@@ -13,6 +14,9 @@ ResNet-50 (five layers) and CLIP ViT-B/16 with random weights.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -45,9 +49,19 @@ from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
 from clipdissect.store import Store
 from clipdissect.targets import Target
-from clipdissect.utils.memory import keep_memory, memory_is_kept
+from clipdissect.utils.memory import can_keep_memory, kept_memory
 
 VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
+SCRIPT = """
+import json, sys
+import clipdissect
+result = clipdissect.dissect(
+    "efficientnet_lite0", encoder="conse", probe={"name": "folder", "root": sys.argv[1],
+    "limit": int(sys.argv[2])}, concepts=["cat", "dog"], store=None,
+    similarity={"name": "soft_wpmi", "top_k": 5},
+)
+result.save(sys.argv[3])
+"""
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -243,8 +257,15 @@ def _threads(count: int) -> Iterator[None]:
 
 def main() -> None:
     options = _parser().parse_args()
-    if not options.give_memory_back:
-        keep_memory()
+    if options.script:
+        script_against_command(options.images, options.limit or 100, options.rounds)
+        return
+    with kept_memory():  # for the plain loop, too
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Run the measurements that the options name."""
     settings = Settings(
         device=options.device, batch_size=options.batch_size, workers=options.workers
     )
@@ -256,7 +277,7 @@ def main() -> None:
         f"{benchmark.target.name} ({len(benchmark.target.layers)} layers) and "
         f"{benchmark.encoder.name}, {torch.cuda.get_device_name() if benchmark.on_gpu else threads}"
         f", torch {torch.__version__}, {settings.numeric}, batches of {settings.images_a_batch}, "
-        f"freed memory kept: {memory_is_kept()}"
+        f"freed memory kept: {can_keep_memory()}"
     )
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
@@ -265,6 +286,35 @@ def main() -> None:
         return
     plain_batch_size = None if options.no_plain else options.plain_batch_size
     report(benchmark, folder, count, options.rounds, plain_batch_size)
+
+
+def script_against_command(root: str, count: int, rounds: int) -> None:
+    """Print the forward seconds of a job in a plain script and on the command line, in turn."""
+    options = f"probe=folder probe.root={root} probe.limit={count} similarity.top_k=5"
+    options += " concepts=list concepts.texts=[cat,dog]"
+    shares = []
+    for number in range(rounds):
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            command = ["-m", "clipdissect", "dissect", "profile=offline", *options.split()]
+            command += [f"paths.store={folder}/store", f"hydra.run.dir={folder}/command"]
+            script = ["-c", SCRIPT, root, str(count), f"{folder}/script"]
+            sides = {"command": command, "script": script}
+            for side in list(sides)[:: 1 if number % 2 else -1]:
+                subprocess.run([sys.executable, *sides[side]], check=True, capture_output=True)
+            seconds = {side: _forward_seconds(folder / side) for side in sides}
+        shares.append(seconds["script"] / seconds["command"])
+        print(
+            f"forward passes of {count} images: script {seconds['script']:.1f} s, command line "
+            f"{seconds['command']:.1f} s: {shares[-1]:.2f} times",
+            flush=True,
+        )
+    print(f"script over command line, median of {rounds}: {median(shares):.2f}")
+
+
+def _forward_seconds(run: Path) -> float:
+    seconds: float = json.loads((run / "run.json").read_text())["seconds_of_images"]["forward"]
+    return seconds
 
 
 def report(
@@ -304,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="times to measure everything")
     add("--plain-batch-size", type=int, default=32)
     add("--no-plain", action="store_true", help="leave the plain loop out")
-    add("--give-memory-back", action="store_true", help="don't call memory.keep_memory")
+    add("--script", action="store_true", help="only dissect() in a script against the command line")
     add("--variants", action="store_true", help="only the table of settings")
     return parser
 

@@ -18,6 +18,7 @@ from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
 from clipdissect.targets import Target
 from clipdissect.utils.fingerprint import is_compile_wrapper
+from clipdissect.utils.memory import kept_memory
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def networks(
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
     """Hold the network on the device in evaluation mode; afterwards restore both."""
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with evaluating(model):
+    with kept_memory(device), evaluating(model):
         try:
             model.to(device)
             yield

@@ -10,7 +10,7 @@ import torch
 
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
-from clipdissect.utils.memory import memory_is_kept
+from clipdissect.utils.memory import can_keep_memory
 from clipdissect.utils.type_checks import check_choice, check_fields
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -82,11 +82,7 @@ class Settings:
             return self.batch_size
         if self._device_kind != "cpu":
             return CUDA_BATCH
-        # Small where the C library requests every activation above 32 MB from the system anew:
-        # page faults then take more time than the networks. Of the machine's cores, not the
-        # process's threads, so that processes that share a job make the same batches.
-        per_core = 8 if memory_is_kept() else 2
-        return min(32, max(4, per_core * (os.cpu_count() or 1)))
+        return batch_on_cpu(can_keep_memory())
 
     @property
     def mode(self) -> str:
@@ -102,3 +98,12 @@ class Settings:
     def numeric(self) -> str:
         """Precision, kind of device and compiler, as part of cache keys."""
         return f"{self.mode}-{self._device_kind}" + ("-compiled" if self.compile else "")
+
+
+def batch_on_cpu(memory_is_kept: bool) -> int:
+    """Return the default batch size on a CPU."""
+    # Small where the C library requests every activation above 32 MB from the system anew: page
+    # faults then take more time than the networks. Of the machine's cores, not the process's
+    # threads, so that processes that share a job make the same batches.
+    per_core = 8 if memory_is_kept else 2
+    return min(32, max(4, per_core * (os.cpu_count() or 1)))
