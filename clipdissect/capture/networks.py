@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class ModelRunner:
         self.target, self.encoder = target, encoder
         self.recorder, self.settings = recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
+        self.runs_eagerly = has_compiled_parts(self.model)
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
         self.max_images: int | None = None  # that fit the device at once; None: unknown
@@ -58,6 +59,8 @@ class ModelRunner:
             chunks = torch.split(images, self.max_images or len(images))
             try:
                 outputs = [network(_to_device(chunk, device)) for chunk in chunks]
+                if len(outputs) == 1:
+                    return outputs[0]
                 return {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
             except torch.OutOfMemoryError:
                 if len(chunks[0]) == 1:
@@ -69,7 +72,7 @@ class ModelRunner:
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         with self._autocast():
-            run_network(self.model, images.to(self.dtype))
+            run_network(self.model, images.to(self.dtype), self.runs_eagerly)
         batch = self.recorder.take(layers)
         for layer in layers:
             _check_rows(layer, batch[layer], len(images))
@@ -87,10 +90,14 @@ class ModelRunner:
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
 
 
-def run_network(model: Any, images: Tensor) -> None:
-    """Run a network on images `[images, channels, h, w]`, for its hooks."""
+def run_network(model: Any, images: Tensor, eagerly: bool) -> None:
+    """Run a network on images `[images, channels, h, w]`, for its hooks.
+
+    Args:
+        eagerly: whether to ignore `torch.compile`; see `has_compiled_parts`.
+    """
     try:
-        with _parts_run_eagerly(model):
+        with _eager() if eagerly else nullcontext():
             model(images)
     except (DissectError, torch.OutOfMemoryError):
         raise
@@ -104,20 +111,17 @@ def run_network(model: Any, images: Tensor) -> None:
         ) from error
 
 
-@contextmanager
-def _parts_run_eagerly(model: Any) -> Iterator[None]:
-    """Run compiled parts eagerly: compiled code skips hooks."""
-    # A network that is compiled as a whole stays compiled, as its cache key says.
+def _eager() -> Any:
     set_stance: Any = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
-    if set_stance is None or is_compile_wrapper(model) or not _has_compiled_parts(model):
-        yield
-        return
-    with set_stance("force_eager"):
-        yield
+    return set_stance("force_eager") if set_stance else nullcontext()
 
 
-def _has_compiled_parts(model: nn.Module) -> bool:
-    return any(
+def has_compiled_parts(model: Any) -> bool:
+    """Return whether a network has compiled parts, which would skip hooks.
+
+    One that is compiled as a whole stays compiled, as its cache key says.
+    """
+    return not is_compile_wrapper(model) and any(
         is_compile_wrapper(module) or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )
