@@ -95,6 +95,12 @@ class Settings:
         return precision
 
     @property
+    def text_precision(self) -> str:
+        """The precision of text embeddings: `bf16` (autocast) on CUDA unless `fp32` is set."""
+        is_half = self._device_kind == "cuda" and self.mode.startswith("bf16")
+        return "bf16" if is_half else "fp32"
+
+    @property
     def numeric(self) -> str:
         """Precision, kind of device and compiler, as part of cache keys."""
         return f"{self.mode}-{self._device_kind}" + ("-compiled" if self.compile else "")

@@ -21,18 +21,25 @@ def text_embeddings(
     texts: Sequence[str],
     store: Store | None,
     device: str = "cpu",
+    precision: str = "fp32",
 ) -> Float[Tensor, "texts dims"]:
-    """Return embeddings by `embed`, cached under a key made from `encoder_digest`."""
+    """Return embeddings by `embed`, cached under a key made from `encoder_digest`.
+
+    Args:
+        precision: `fp32` or `bf16` (autocast); see `Settings.text_precision`.
+    """
+    kind = torch.device(device).type
 
     def compute() -> Tensor:
-        with kept_memory(device):
+        is_half = precision == "bf16"
+        with kept_memory(device), torch.autocast(kind, torch.bfloat16, enabled=is_half):
             return embed(texts, device)
 
     if store is None:
         return compute()
-    kind = torch.device(device).type
+    how = kind if precision == "fp32" else f"{kind} {precision}"
     key = hashing.hash_values(
-        "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
+        "text embeds", VERSION, torch.__version__, encoder_digest, how, list(texts)
     )
 
     def entry() -> Entry:
