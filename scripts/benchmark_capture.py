@@ -4,6 +4,7 @@
     python scripts/benchmark_capture.py --images ~/photos --variants # the effect of settings
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
     python scripts/benchmark_capture.py --images ~/photos --script   # Python against the command
+    python scripts/benchmark_capture.py --images ~/photos --precisions  # bf16 against float32
 
 After a warm-up, on the same images: "bare" runs both networks on batches in memory, in turn with
 the capture (per batch on a CPU, per pass on a GPU); "ours" is `capture` into an empty store;
@@ -34,6 +35,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity, targets
@@ -44,7 +46,8 @@ from clipdissect.capture import networks as networks_module
 from clipdissect.capture.capture import capture
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
-from clipdissect.capture.settings import Settings
+from clipdissect.capture.settings import BF16_WEIGHTS, Settings
+from clipdissect.dissection import dissect
 from clipdissect.encoder import Encoder
 from clipdissect.probe import Probe
 from clipdissect.store import Store
@@ -279,6 +282,9 @@ def measure(options: argparse.Namespace) -> None:
         f", torch {torch.__version__}, {settings.numeric}, batches of {settings.images_a_batch}, "
         f"freed memory kept: {can_keep_memory()}"
     )
+    if options.precisions:
+        precisions(benchmark, options.images, options.limit)
+        return
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
             text = f"{rate:7.1f} images/s, {gain:.2f} times the defaults, deviation {deviation:.1e}"
@@ -286,6 +292,36 @@ def measure(options: argparse.Namespace) -> None:
         return
     plain_batch_size = None if options.no_plain else options.plain_batch_size
     report(benchmark, folder, count, options.rounds, plain_batch_size)
+
+
+def precisions(benchmark: Benchmark, root: str, limit: int | None) -> None:
+    """Print how far bf16 agrees with float32: descriptions, and each unit's top images."""
+    probe = probes.build("folder", root=root, limit=limit)
+    concepts, runs = concept_sets.build("wordfreq_10k"), {}
+    with TemporaryDirectory() as folder:
+        for precision in ("fp32", "bf16", BF16_WEIGHTS):
+            settings = replace(benchmark.settings, precision=precision)
+            for top_k in (5, 20):
+                runs[precision, top_k] = dissect(
+                    benchmark.target,
+                    probe=probe,
+                    concepts=concepts,
+                    encoder=benchmark.encoder,
+                    similarity={"name": "soft_wpmi", "top_k": top_k},
+                    settings=settings,
+                    store=folder,
+                    null_similarity=False,
+                )
+                exact, run = runs["fp32", top_k], runs[precision, top_k]
+                same = exact.descriptions["description"] == run.descriptions["description"]
+                units = ["layer", "unit", "image"]
+                common = exact.top_images[units].merge(run.top_images[units])
+                print(
+                    f"{precision:<12} top_k {top_k:>2}: same description {same.mean():.1%} of "
+                    f"{len(same)} units, same top images "
+                    f"{len(common) / len(exact.top_images):.1%}",
+                    flush=True,
+                )
 
 
 def script_against_command(root: str, count: int, rounds: int) -> None:
@@ -354,6 +390,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="times to measure everything")
     add("--plain-batch-size", type=int, default=32)
     add("--no-plain", action="store_true", help="leave the plain loop out")
+    add("--precisions", action="store_true", help="only the agreement of bf16 with float32")
     add("--script", action="store_true", help="only dissect() in a script against the command line")
     add("--variants", action="store_true", help="only the table of settings")
     return parser

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipdissect.capture.hooks import Recorder, Reduce, recording
 from clipdissect.capture.output_layout import Reading, summarise
 from clipdissect.capture.settings import Settings
+from clipdissect.capture.weights import converted, network_of_images
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
@@ -36,6 +37,10 @@ class ModelRunner:
         self.recorder, self.settings = recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
         self.runs_eagerly = has_compiled_parts(self.model)
+        self.embed: Callable[[Tensor], Tensor] | None = None
+        if encoder is not None:
+            embed = encoder.embed_images
+            self.embed = torch.compile(embed) if settings.compile else embed
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
         self.max_images: int | None = None  # that fit the device at once; None: unknown
@@ -79,9 +84,9 @@ class ModelRunner:
         return {layer: batch[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
-        assert self.encoder is not None  # nobody asks for embeddings without one
+        assert self.embed is not None  # nobody asks for embeddings without an encoder
         with self._autocast():
-            embeds = self.encoder.embed_images(images).float()
+            embeds = self.embed(images).float()
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}
 
@@ -138,9 +143,22 @@ def networks(
     """Hold the networks on the device in evaluation mode; afterwards restore the target."""
     with (
         on_device(target.model, settings.torch_device),
+        converted(target.model, settings),
+        _converted(encoder, settings),
         recording(target.model, readings, reduce) as recorder,
     ):
         yield ModelRunner(target, encoder, recorder, settings)
+
+
+@contextmanager
+def _converted(encoder: Encoder | None, settings: Settings) -> Iterator[None]:
+    network = network_of_images(encoder, settings) if encoder else None
+    if network is None:
+        yield
+        return
+    network.to(settings.torch_device)  # where it stays; otherwise `converted` would restore it
+    with converted(network, settings):
+        yield
 
 
 @contextmanager

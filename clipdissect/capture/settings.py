@@ -13,7 +13,8 @@ from clipdissect.errors import DissectError
 from clipdissect.utils.memory import can_keep_memory
 from clipdissect.utils.type_checks import check_choice, check_fields
 
-PRECISIONS = ("auto", "fp32", "bf16")
+BF16_WEIGHTS = "bf16_weights"
+PRECISIONS = ("auto", "fp32", "bf16", BF16_WEIGHTS)
 KEEPS = ("full", "top_k")
 CUDA_BATCH = 256  # halved until it fits
 
@@ -24,13 +25,14 @@ class Settings:
 
     Args:
         device: `auto` (CUDA, then the CPU), or a torch device or its name.
-        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
+        precision: `fp32`, `bf16` (autocast), `bf16_weights` (weights and activations in bfloat16,
+            faster on CUDA), or `auto`: bf16 on CUDA, fp32 elsewhere.
         batch_size: halved if CUDA runs out of memory; None chooses.
         workers: decoding processes; None chooses.
         summary: a `Summary` or its kind.
         keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk.
         shard: images per shard of the store; an interrupted capture resumes after the last one.
-        compile: run the target through `torch.compile`.
+        compile: run both networks through `torch.compile`.
     """
 
     device: str = "auto"
@@ -76,6 +78,10 @@ class Settings:
         return torch.device(self.torch_device).type
 
     @property
+    def is_cuda(self) -> bool:
+        return self._device_kind == "cuda"
+
+    @property
     def images_a_batch(self) -> int:
         """The batch size, with None resolved."""
         if self.batch_size is not None:
@@ -86,18 +92,18 @@ class Settings:
 
     @property
     def mode(self) -> str:
-        """The precision with `auto` resolved: `fp32`, `tf32` or `bf16`."""
-        is_cuda, precision = self._device_kind == "cuda", self.precision
+        """The precision with `auto` resolved: `fp32`, `tf32`, `bf16` or `bf16_weights`."""
+        precision = self.precision
         if precision == "auto":
-            precision = "bf16" if is_cuda else "fp32"
-        if is_cuda and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+            precision = "bf16" if self.is_cuda else "fp32"
+        if self.is_cuda and precision == "fp32" and torch.backends.cudnn.allow_tf32:
             precision = "tf32"
         return precision
 
     @property
     def text_precision(self) -> str:
         """The precision of text embeddings: `bf16` (autocast) on CUDA unless `fp32` is set."""
-        is_half = self._device_kind == "cuda" and self.mode.startswith("bf16")
+        is_half = self.is_cuda and self.mode.startswith("bf16")
         return "bf16" if is_half else "fp32"
 
     @property

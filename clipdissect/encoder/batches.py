@@ -26,7 +26,9 @@ def placed(model: nn.Module, images: Tensor) -> Tensor:
 
 def floating(model: nn.Module, otherwise: Tensor) -> Tensor:
     """Return a network's first floating-point parameter, or `otherwise`."""
-    return next((p for p in model.parameters() if p.is_floating_point()), otherwise)
+    found = [p for p in model.parameters() if p.is_floating_point()]
+    # Norms may have another type than the layers.
+    return next((p for p in found if p.ndim > 1), found[0] if found else otherwise)
 
 
 @torch.no_grad()

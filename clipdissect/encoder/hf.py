@@ -65,6 +65,10 @@ class HFImageText:
     text_rules: tuple[str, ...] = ()
 
     @property
+    def image_network(self) -> nn.Module:
+        return self.model
+
+    @property
     def image_digest(self) -> str:
         return hashing.hash_model(self.model)
 

@@ -47,6 +47,11 @@ class OpenClip:
     notes: tuple[str, ...] = ()
 
     @property
+    def image_network(self) -> nn.Module:
+        network: nn.Module = getattr(self.model, "visual", self.model)
+        return network
+
+    @property
     def image_digest(self) -> str:
         return hashing.hash_model(self.model)
 
@@ -65,7 +70,7 @@ class OpenClip:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         encode: Any = self.model.encode_image
-        return F.normalize(encode(placed(self.model, images)).float(), dim=-1)
+        return F.normalize(encode(placed(self.image_network, images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         texts_of = _TextNetwork(self.model.to(device))

@@ -113,7 +113,7 @@ def test_embeddings_are_the_networks_own(checkpoint: Path) -> None:
 
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
-TEXTS = ["cat", "a photo of a cat that sleeps in the sun", "two dogs", "cat", "word " * 40]
+TEXTS = ["cat", "a photo of a cat that sleeps in sun", "two dogs", "cat", "word " * 40]
 
 
 @pytest.mark.parametrize(
