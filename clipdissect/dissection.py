@@ -263,7 +263,12 @@ def embed_concepts(
     notes = list(encoders.text_notes(encoder, concepts.texts))
     digest = digest or encoder.text_digest
     embeddings = text_embeddings(
-        encoder.embed_texts, digest, concepts.texts, store, settings.torch_device
+        encoder.embed_texts,
+        digest,
+        concepts.texts,
+        store,
+        settings.torch_device,
+        settings.text_precision,
     )
     return ConceptEmbeddings(embeddings, digest, notes)
 

@@ -5,6 +5,8 @@
     python scripts/benchmark_capture.py --images ~/photos --networks paper --repeat 50
     python scripts/benchmark_capture.py --images ~/photos --loader   # decoding alone, by processes
     python scripts/benchmark_capture.py --images ~/photos --decoder gpu   # how far it is from PIL
+    python scripts/benchmark_capture.py --images ~/photos --script   # Python against the command
+    python scripts/benchmark_capture.py --images ~/photos --precisions  # bf16 against float32
 
 After a warm-up, on the same images: "bare" runs both networks on batches in memory, in turn with
 the capture (per batch on a CPU, per pass on a GPU); "ours" is `capture` into an empty store;
@@ -15,7 +17,10 @@ ResNet-50 (five layers) and CLIP ViT-B/16 with random weights.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -32,6 +37,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity, targets
@@ -44,15 +50,26 @@ from clipdissect.capture.dataloader import batches
 from clipdissect.capture.decoding import batch_requests
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
-from clipdissect.capture.settings import Settings
+from clipdissect.capture.settings import BF16_WEIGHTS, Settings
+from clipdissect.dissection import dissect
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import DECODE, Picture, to_pil
 from clipdissect.probe import Probe
 from clipdissect.store import Store
 from clipdissect.targets import Target
-from clipdissect.utils.memory import keep_memory, memory_is_kept
+from clipdissect.utils.memory import can_keep_memory, kept_memory
 
 VARIANT_IMAGES, VARIANT_ROUNDS = 64, 3  # of one measurement in the table of variants
+SCRIPT = """
+import json, sys
+import clipdissect
+result = clipdissect.dissect(
+    "efficientnet_lite0", encoder="conse", probe={"name": "folder", "root": sys.argv[1],
+    "limit": int(sys.argv[2])}, concepts=["cat", "dog"], store=None,
+    similarity={"name": "soft_wpmi", "top_k": 5},
+)
+result.save(sys.argv[3])
+"""
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -299,8 +316,15 @@ def _threads(count: int) -> Iterator[None]:
 
 def main() -> None:
     options = _parser().parse_args()
-    if not options.give_memory_back:
-        keep_memory()
+    if options.script:
+        script_against_command(options.images, options.limit or 100, options.rounds)
+        return
+    with kept_memory():  # for the plain loop, too
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Run the measurements that the options name."""
     settings = Settings(
         device=options.device, batch_size=options.batch_size, workers=options.workers
     )
@@ -312,7 +336,7 @@ def main() -> None:
         f"{benchmark.target.name} ({len(benchmark.target.layers)} layers) and "
         f"{benchmark.encoder.name}, {torch.cuda.get_device_name() if benchmark.on_gpu else threads}"
         f", torch {torch.__version__}, {settings.numeric}, batches of {settings.images_a_batch}, "
-        f"freed memory kept: {memory_is_kept()}"
+        f"freed memory kept: {can_keep_memory()}"
     )
     if options.loader:
         counts = [0, *(1 << n for n in range((os.cpu_count() or 1).bit_length()))]
@@ -323,6 +347,9 @@ def main() -> None:
         limit = options.limit
         print(decoder_difference(benchmark, options.images, limit, options.decoder))
         return
+    if options.precisions:
+        precisions(benchmark, options.images, options.limit)
+        return
     if options.variants:
         for name, rate, gain, deviation in variants(options.networks, folder):
             text = f"{rate:7.1f} images/s, {gain:.2f} times the defaults, deviation {deviation:.1e}"
@@ -330,6 +357,65 @@ def main() -> None:
         return
     plain_batch_size = None if options.no_plain else options.plain_batch_size
     report(benchmark, folder, count, options.rounds, plain_batch_size)
+
+
+def precisions(benchmark: Benchmark, root: str, limit: int | None) -> None:
+    """Print how far bf16 agrees with float32: descriptions, and each unit's top images."""
+    probe = probes.build("folder", root=root, limit=limit)
+    concepts, runs = concept_sets.build("wordfreq_10k"), {}
+    with TemporaryDirectory() as folder:
+        for precision in ("fp32", "bf16", BF16_WEIGHTS):
+            settings = replace(benchmark.settings, precision=precision)
+            for top_k in (5, 20):
+                runs[precision, top_k] = dissect(
+                    benchmark.target,
+                    probe=probe,
+                    concepts=concepts,
+                    encoder=benchmark.encoder,
+                    similarity={"name": "soft_wpmi", "top_k": top_k},
+                    settings=settings,
+                    store=folder,
+                    null_similarity=False,
+                )
+                exact, run = runs["fp32", top_k], runs[precision, top_k]
+                same = exact.descriptions["description"] == run.descriptions["description"]
+                units = ["layer", "unit", "image"]
+                common = exact.top_images[units].merge(run.top_images[units])
+                print(
+                    f"{precision:<12} top_k {top_k:>2}: same description {same.mean():.1%} of "
+                    f"{len(same)} units, same top images "
+                    f"{len(common) / len(exact.top_images):.1%}",
+                    flush=True,
+                )
+
+
+def script_against_command(root: str, count: int, rounds: int) -> None:
+    """Print the forward seconds of a job in a plain script and on the command line, in turn."""
+    options = f"probe=folder probe.root={root} probe.limit={count} similarity.top_k=5"
+    options += " concepts=list concepts.texts=[cat,dog]"
+    shares = []
+    for number in range(rounds):
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            command = ["-m", "clipdissect", "dissect", "profile=offline", *options.split()]
+            command += [f"paths.store={folder}/store", f"hydra.run.dir={folder}/command"]
+            script = ["-c", SCRIPT, root, str(count), f"{folder}/script"]
+            sides = {"command": command, "script": script}
+            for side in list(sides)[:: 1 if number % 2 else -1]:
+                subprocess.run([sys.executable, *sides[side]], check=True, capture_output=True)
+            seconds = {side: _forward_seconds(folder / side) for side in sides}
+        shares.append(seconds["script"] / seconds["command"])
+        print(
+            f"forward passes of {count} images: script {seconds['script']:.1f} s, command line "
+            f"{seconds['command']:.1f} s: {shares[-1]:.2f} times",
+            flush=True,
+        )
+    print(f"script over command line, median of {rounds}: {median(shares):.2f}")
+
+
+def _forward_seconds(run: Path) -> float:
+    seconds: float = json.loads((run / "run.json").read_text())["seconds_of_images"]["forward"]
+    return seconds
 
 
 def report(
@@ -369,10 +455,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="times to measure everything")
     add("--plain-batch-size", type=int, default=32)
     add("--no-plain", action="store_true", help="leave the plain loop out")
-    add("--give-memory-back", action="store_true", help="don't call memory.keep_memory")
     add("--decode", choices=DECODE, default="pil", help="the decoder of the measurements")
     add("--loader", action="store_true", help="only the loader, by decoding processes")
     add("--decoder", choices=DECODE[1:], help="only the difference of a decoder from PIL")
+    add("--precisions", action="store_true", help="only the agreement of bf16 with float32")
+    add("--script", action="store_true", help="only dissect() in a script against the command line")
     add("--variants", action="store_true", help="only the table of settings")
     return parser
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clipdissect.app.help import conf_folder, runner_help
-from clipdissect.utils.memory import keep_memory
+from clipdissect.utils.memory import kept_memory
 
 VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
@@ -149,7 +149,6 @@ def guard(
     `failure.json` exists until the job is done, so a killed process leaves it behind.
     """
     set_up_logging(logging.INFO)  # the launcher may have started this process
-    keep_memory()
     path = results_folder() / FAILURE
     number, overrides = identity()
     changed = tuple(o for o in overrides if o not in arguments)
@@ -159,7 +158,8 @@ def guard(
         print(unfinished.job, flush=True)
     try:
         refuse(unused, overrides)
-        result = run(config)
+        with kept_memory():
+            result = run(config)
     except Exception as error:
         failure = replace(of_error(error), number=number, overrides=changed, launch=launch)
         _write(path, failure)

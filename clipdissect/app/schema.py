@@ -59,7 +59,7 @@ class Capture:
     """Settings of the networks; see `clipdissect.capture.settings.Settings`."""
 
     device: str = "auto"  # or cpu, cuda, cuda:1
-    precision: str = "auto"  # or fp32, bf16
+    precision: str = "auto"  # or fp32, bf16, bf16_weights
     batch_size: Optional[int] = None  # noqa: UP045
     workers: Optional[int] = None  # noqa: UP045
     summary: str = "auto"  # or mean, max, cls

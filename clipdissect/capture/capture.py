@@ -32,6 +32,7 @@ from clipdissect.store.entries import Rows
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.distributed import ALONE, Team, mention_threads
+from clipdissect.utils.memory import kept_memory
 from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,8 @@ class _Capture:
         missing = self.team.broadcast([name for name in writers if name not in shards])
         if missing:
             locked = self.store.locked([keys[name] for name in missing])
-            with locked if self.team.leads else nullcontext():
+            kept = kept_memory(self.settings.torch_device)
+            with kept, locked if self.team.leads else nullcontext():
                 if self.team.leads:  # another process may have been faster
                     shards |= _complete({name: writers[name] for name in missing})
                 missing = self.team.broadcast([name for name in missing if name not in shards])

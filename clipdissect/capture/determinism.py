@@ -13,7 +13,7 @@ from torch import Tensor
 from clipdissect.capture.gpu_decoding import check_decodes_on, decoded
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.output_layout import Reading
-from clipdissect.capture.settings import Settings
+from clipdissect.capture.settings import BF16_WEIGHTS, Settings
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import Picture, UnreadableImage
 from clipdissect.images.transforms import split
@@ -39,8 +39,8 @@ REPEATS = 16  # passes where a generator has moved: a draw per batch may rarely 
 # dropped feature moves units by percents. Batches of other sizes take other kernels, whose rounding
 # differs more (TF32: 2^-11 per product, added up over the depth); batch statistics of 4 instead of
 # 8 images differ by tens of percents.
-SAME_BATCH = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2}
-OTHER_BATCH = {"fp32": 1e-2, "tf32": 3e-2, "bf16": 2e-1}
+SAME_BATCH = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2, BF16_WEIGHTS: 2e-2}
+OTHER_BATCH = {"fp32": 1e-2, "tf32": 3e-2, "bf16": 2e-1, BF16_WEIGHTS: 2e-1}
 
 _Inputs = tuple[Tensor | None, Tensor | None]  # of the target and of the encoder
 

@@ -15,7 +15,7 @@ from clipdissect.capture.pooling import select
 from clipdissect.errors import DissectError, unknown
 from clipdissect.models.layer_patterns import split_layer
 
-Reduce = Callable[[Tensor, Reading], Tensor]  # applied to a layer's output at once
+Reduce = Callable[[Tensor, Reading], Tensor]  # of a layer's output at once, into new memory
 Hook = Callable[[nn.Module, Any, Any], None]
 
 
@@ -43,10 +43,7 @@ class Recorder:
         if layer in self._batch:
             raise run_repeatedly(layer)
         tensor = select(output, split_layer(layer)[1], layer)
-        reduced = self.reduce(tensor, self.readings[layer])
-        # Later modules of the network may overwrite their inputs.
-        shares_memory = reduced.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-        self._batch[layer] = reduced.clone() if shares_memory else reduced
+        self._batch[layer] = self.reduce(tensor, self.readings[layer])
 
 
 def not_run(layer: str) -> DissectError:

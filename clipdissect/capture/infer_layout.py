@@ -17,7 +17,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from clipdissect.capture.hooks import find_layers, hooked, not_run, run_repeatedly
-from clipdissect.capture.networks import evaluating, on_device, run_network
+from clipdissect.capture.networks import (
+    evaluating,
+    has_compiled_parts,
+    on_device,
+    run_network,
+)
 from clipdissect.capture.output_layout import Evidence, Output, Reading, Shape, Size, declared, read
 from clipdissect.capture.pooling import Summary, describe_output, select
 from clipdissect.encoder.batches import floating
@@ -73,7 +78,7 @@ class Outputs:
         for name, module in model.named_modules(remove_duplicate=False):
             of_module[module] += of_name.get(name, []) if name else []
         with hooked((module, partial(self.add, names)) for module, names in of_module.items()):
-            run_network(model, images)
+            run_network(model, images, has_compiled_parts(model))
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from clipdissect.capture.hooks import Recorder, Reduce, recording
 from clipdissect.capture.output_layout import Reading, summarise
 from clipdissect.capture.settings import Settings
+from clipdissect.capture.weights import converted, network_of_images
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
 from clipdissect.images.transforms import split
 from clipdissect.targets import Target
 from clipdissect.utils.fingerprint import is_compile_wrapper
+from clipdissect.utils.memory import kept_memory
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,11 @@ class ModelRunner:
         self.target, self.encoder = target, encoder
         self.recorder, self.settings = recorder, settings
         self.model = torch.compile(target.model) if settings.compile else target.model
+        self.runs_eagerly = has_compiled_parts(self.model)
+        self.embed: Callable[[Tensor], Tensor] | None = None
+        if encoder is not None:
+            embed = encoder.embed_images
+            self.embed = torch.compile(embed) if settings.compile else embed
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
         # The parts of the transforms that run on the device, on batches of 8-bit pixels.
@@ -64,6 +71,8 @@ class ModelRunner:
             chunks = torch.split(images, self.max_images or len(images))
             try:
                 outputs = [network(_to_device(chunk, device)) for chunk in chunks]
+                if len(outputs) == 1:
+                    return outputs[0]
                 return {name: torch.cat([out[name] for out in outputs]) for name in outputs[0]}
             except torch.OutOfMemoryError:
                 if len(chunks[0]) == 1:
@@ -76,17 +85,17 @@ class ModelRunner:
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
         inputs = self.target_inputs(images).to(self.dtype)
         with self._autocast():
-            run_network(self.model, inputs)
+            run_network(self.model, inputs, self.runs_eagerly)
         batch = self.recorder.take(layers)
         for layer in layers:
             _check_rows(layer, batch[layer], len(images))
         return {layer: batch[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
-        assert self.encoder and self.encoder_inputs  # nobody asks for embeddings without one
+        assert self.embed and self.encoder_inputs  # nobody asks for embeddings without an encoder
         inputs = self.encoder_inputs(images)
         with self._autocast():
-            embeds = self.encoder.embed_images(inputs).float()
+            embeds = self.embed(inputs).float()
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}
 
@@ -95,10 +104,14 @@ class ModelRunner:
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
 
 
-def run_network(model: Any, images: Tensor) -> None:
-    """Run a network on images `[images, channels, h, w]`, for its hooks."""
+def run_network(model: Any, images: Tensor, eagerly: bool) -> None:
+    """Run a network on images `[images, channels, h, w]`, for its hooks.
+
+    Args:
+        eagerly: whether to ignore `torch.compile`; see `has_compiled_parts`.
+    """
     try:
-        with _parts_run_eagerly(model):
+        with _eager() if eagerly else nullcontext():
             model(images)
     except (DissectError, torch.OutOfMemoryError):
         raise
@@ -112,20 +125,17 @@ def run_network(model: Any, images: Tensor) -> None:
         ) from error
 
 
-@contextmanager
-def _parts_run_eagerly(model: Any) -> Iterator[None]:
-    """Run compiled parts eagerly: compiled code skips hooks."""
-    # A network that is compiled as a whole stays compiled, as its cache key says.
+def _eager() -> Any:
     set_stance: Any = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
-    if set_stance is None or is_compile_wrapper(model) or not _has_compiled_parts(model):
-        yield
-        return
-    with set_stance("force_eager"):
-        yield
+    return set_stance("force_eager") if set_stance else nullcontext()
 
 
-def _has_compiled_parts(model: nn.Module) -> bool:
-    return any(
+def has_compiled_parts(model: Any) -> bool:
+    """Return whether a network has compiled parts, which would skip hooks.
+
+    One that is compiled as a whole stays compiled, as its cache key says.
+    """
+    return not is_compile_wrapper(model) and any(
         is_compile_wrapper(module) or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )
@@ -142,16 +152,29 @@ def networks(
     """Hold the networks on the device in evaluation mode; afterwards restore the target."""
     with (
         on_device(target.model, settings.torch_device),
+        converted(target.model, settings),
+        _converted(encoder, settings),
         recording(target.model, readings, reduce) as recorder,
     ):
         yield ModelRunner(target, encoder, recorder, settings)
 
 
 @contextmanager
+def _converted(encoder: Encoder | None, settings: Settings) -> Iterator[None]:
+    network = network_of_images(encoder, settings) if encoder else None
+    if network is None:
+        yield
+        return
+    network.to(settings.torch_device)  # where it stays; otherwise `converted` would restore it
+    with converted(network, settings):
+        yield
+
+
+@contextmanager
 def on_device(model: nn.Module, device: str) -> Iterator[None]:
     """Hold the network on the device in evaluation mode; afterwards restore both."""
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with evaluating(model):
+    with kept_memory(device), evaluating(model):
         try:
             model.to(device)
             yield

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import isqrt
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -71,19 +72,21 @@ def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]
     """Pool a layer's output to activations `[images, units]`, float32."""
     values = _images_first(output, reading)
     if reading.kind == "none":
-        return values
+        return _copied(values)
     positions = [axis for axis in range(1, values.ndim) if axis != reading.units]
     if reading.kind == "cls":
-        return values.select(positions[0], 0)
+        return _copied(values.select(positions[0], 0))
     if reading.prefix:
         patches = values.shape[positions[0]] - reading.prefix
         values = values.narrow(positions[0], reading.prefix, patches)
-    return values.amax(positions) if reading.kind == "max" else values.mean(positions)
+    if reading.kind == "max":
+        return values.amax(positions).float()
+    return values.mean(positions, dtype=torch.float32)
 
 
 def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:
     """Return an output as float32 maps (vectors: 1 x 1) without prefix tokens."""
-    values = _images_first(output, reading).movedim(reading.units, 1)
+    values = _copied(_images_first(output, reading).movedim(reading.units, 1))
     if values.ndim == 2:
         return values[:, :, None, None]
     if reading.grid is None:
@@ -102,7 +105,12 @@ def _images_first(output: Tensor, reading: Reading) -> Tensor:
             f"layer {reading.layer} returned a tensor of shape {tuple(output.shape)}, but "
             f"{reading.ndim} dimensions in the trial: its output must not depend on the images"
         )
-    return output.detach().float().movedim(reading.images, 0)
+    return output.detach().movedim(reading.images, 0)
+
+
+def _copied(values: Tensor) -> Tensor:
+    # Later modules of the network may overwrite their inputs.
+    return values.to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True)

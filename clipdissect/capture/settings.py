@@ -10,10 +10,11 @@ import torch
 
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
-from clipdissect.utils.memory import memory_is_kept
+from clipdissect.utils.memory import can_keep_memory
 from clipdissect.utils.type_checks import check_choice, check_fields
 
-PRECISIONS = ("auto", "fp32", "bf16")
+BF16_WEIGHTS = "bf16_weights"
+PRECISIONS = ("auto", "fp32", "bf16", BF16_WEIGHTS)
 KEEPS = ("full", "top_k")
 CUDA_BATCH = 256  # halved until it fits
 SHARD, CUDA_SHARD = 1024, 4096  # seconds of work; three wait on the device at most
@@ -25,14 +26,15 @@ class Settings:
 
     Args:
         device: `auto` (CUDA, then the CPU), or a torch device or its name.
-        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 on CUDA, fp32 elsewhere.
+        precision: `fp32`, `bf16` (autocast), `bf16_weights` (weights and activations in bfloat16,
+            faster on CUDA), or `auto`: bf16 on CUDA, fp32 elsewhere.
         batch_size: halved if CUDA runs out of memory; None chooses.
         workers: decoding processes; None chooses.
         summary: a `Summary` or its kind.
         keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk.
         shard: images per shard of the store; an interrupted capture resumes after the last one.
             None: 1024, on CUDA 4096.
-        compile: run the target through `torch.compile`.
+        compile: run both networks through `torch.compile`.
     """
 
     device: str = "auto"
@@ -84,17 +86,17 @@ class Settings:
         return torch.device(self.torch_device).type
 
     @property
+    def is_cuda(self) -> bool:
+        return self._device_kind == "cuda"
+
+    @property
     def images_a_batch(self) -> int:
         """The batch size, with None resolved."""
         if self.batch_size is not None:
             return self.batch_size
         if self._device_kind != "cpu":
             return CUDA_BATCH
-        # Small where the C library requests every activation above 32 MB from the system anew:
-        # page faults then take more time than the networks. Of the machine's cores, not the
-        # process's threads, so that processes that share a job make the same batches.
-        per_core = 8 if memory_is_kept() else 2
-        return min(32, max(4, per_core * (os.cpu_count() or 1)))
+        return batch_on_cpu(can_keep_memory())
 
     @property
     def images_a_shard(self) -> int:
@@ -105,15 +107,30 @@ class Settings:
 
     @property
     def mode(self) -> str:
-        """The precision with `auto` resolved: `fp32`, `tf32` or `bf16`."""
-        is_cuda, precision = self._device_kind == "cuda", self.precision
+        """The precision with `auto` resolved: `fp32`, `tf32`, `bf16` or `bf16_weights`."""
+        precision = self.precision
         if precision == "auto":
-            precision = "bf16" if is_cuda else "fp32"
-        if is_cuda and precision == "fp32" and torch.backends.cudnn.allow_tf32:
+            precision = "bf16" if self.is_cuda else "fp32"
+        if self.is_cuda and precision == "fp32" and torch.backends.cudnn.allow_tf32:
             precision = "tf32"
         return precision
+
+    @property
+    def text_precision(self) -> str:
+        """The precision of text embeddings: `bf16` (autocast) on CUDA unless `fp32` is set."""
+        is_half = self.is_cuda and self.mode.startswith("bf16")
+        return "bf16" if is_half else "fp32"
 
     @property
     def numeric(self) -> str:
         """Precision, kind of device and compiler, as part of cache keys."""
         return f"{self.mode}-{self._device_kind}" + ("-compiled" if self.compile else "")
+
+
+def batch_on_cpu(memory_is_kept: bool) -> int:
+    """Return the default batch size on a CPU."""
+    # Small where the C library requests every activation above 32 MB from the system anew: page
+    # faults then take more time than the networks. Of the machine's cores, not the process's
+    # threads, so that processes that share a job make the same batches.
+    per_core = 8 if memory_is_kept else 2
+    return min(32, max(4, per_core * (os.cpu_count() or 1)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipdissect.store import Entry, Store
 from clipdissect.utils import hashing
+from clipdissect.utils.memory import kept_memory
 
 VERSION = 1  # part of the cache key: increment it when the same texts get other embeddings
 
@@ -20,17 +21,28 @@ def text_embeddings(
     texts: Sequence[str],
     store: Store | None,
     device: str = "cpu",
+    precision: str = "fp32",
 ) -> Float[Tensor, "texts dims"]:
-    """Return embeddings by `embed`, cached under a key made from `encoder_digest`."""
-    if store is None:
-        return embed(texts, device)
+    """Return embeddings by `embed`, cached under a key made from `encoder_digest`.
+
+    Args:
+        precision: `fp32` or `bf16` (autocast); see `Settings.text_precision`.
+    """
     kind = torch.device(device).type
+
+    def compute() -> Tensor:
+        is_half = precision == "bf16"
+        with kept_memory(device), torch.autocast(kind, torch.bfloat16, enabled=is_half):
+            return embed(texts, device)
+
+    if store is None:
+        return compute()
+    how = kind if precision == "fp32" else f"{kind} {precision}"
     key = hashing.hash_values(
-        "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
+        "text embeds", VERSION, torch.__version__, encoder_digest, how, list(texts)
     )
 
-    def compute() -> Entry:
-        about = {"what": "text embeddings", "texts": len(texts)}
-        return Entry({"values": embed(texts, device)}, about)
+    def entry() -> Entry:
+        return Entry({"values": compute()}, {"what": "text embeddings", "texts": len(texts)})
 
-    return store.get_or_compute(key, compute).arrays["values"]
+    return store.get_or_compute(key, entry).arrays["values"]

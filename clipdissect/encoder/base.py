@@ -16,7 +16,8 @@ class Encoder(Protocol):
     """An image-text encoder: images and texts to unit vectors of one space.
 
     Any object with these attributes will do. The digests are part of cache keys: they must change
-    whenever the embeddings would.
+    whenever the embeddings would. An attribute `image_network` that holds the network of images
+    lets `capture.precision=bf16_weights` convert it.
     """
 
     @property

@@ -56,6 +56,10 @@ class ConSE:
             )
 
     @property
+    def image_network(self) -> nn.Module:
+        return self.classifier
+
+    @property
     def image_digest(self) -> str:
         parts = hashing.hash_model(self.classifier), self.class_names, self.text_digest, self.top
         return hashing.hash_values("conse 1", parts)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect.encoder.batches import in_batches, placed
+from clipdissect.encoder.batches import Tokens, in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
@@ -25,6 +26,8 @@ from clipdissect.utils.hashing import Transform
 _HARMLESS = ("position_ids",)
 # What a tokenizer leaves to its caller: see `_text_rules`.
 LOWER, NO_MASK = "lower case", "no attention mask"
+# Models whose tokens don't see what the attention mask leaves out, and that pool none of it.
+_IGNORE_PADDING = ("clip", "metaclip_2", "clipseg", "altclip", "chinese_clip", "blip")
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,17 @@ class HFImageText:
     text_rules: tuple[str, ...] = ()
 
     @property
+    def image_network(self) -> nn.Module:
+        return self.model
+
+    @property
     def image_digest(self) -> str:
         return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
         parts = self.image_digest, self._tokenizer_digest
-        return hashing.hash_values("hf text 1", *parts, *self.text_rules)
+        return hashing.hash_values("hf text 2", *parts, *self.text_rules)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return tokenizers.count_hf(self.tokenizer, self._cleaned(texts))
@@ -82,10 +89,23 @@ class HFImageText:
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         features: Any = self.model.to(device).get_text_features
-        return in_batches(lambda some: _vectors(features(**self._tokens(some, device))), texts)
+        encode = lambda tokens: _vectors(features(**tokens))  # noqa: E731
+        return in_batches(texts, self._tokens, self._lengths, encode, device)
 
-    def _tokens(self, texts: list[str], device: str) -> Mapping[str, Tensor]:
-        # Always padded to the context: SigLIP was trained so, and to CLIP it makes no difference.
+    def _lengths(self, tokens: Tokens) -> Int[Tensor, " texts"]:
+        """Return the tokens of each text, with the padding unless it makes no difference."""
+        mask = tokens.get("attention_mask")
+        config: Any = self.model.config
+        if (
+            mask is None
+            or config.model_type not in _IGNORE_PADDING
+            or bool(mask.diff().gt(0).any())
+        ):
+            return torch.full(tokens["input_ids"].shape[:1], tokens["input_ids"].shape[1])
+        return mask.sum(-1)
+
+    def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
+        # Padded to the context, since SigLIP was trained so.
         found: Any = self.tokenizer(
             self._cleaned(texts),
             padding="max_length",
@@ -95,8 +115,7 @@ class HFImageText:
         )
         if NO_MASK in self.text_rules:
             found.pop("attention_mask", None)
-        moved: Mapping[str, Tensor] = found.to(device)
-        return moved
+        return dict(found)
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
         return [text.lower() for text in texts] if LOWER in self.text_rules else list(texts)

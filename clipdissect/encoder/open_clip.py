@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from clipdissect.encoder import open_clip_weights as weights
-from clipdissect.encoder.batches import in_batches, placed
+from clipdissect.encoder.batches import Tokens, in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import checkpoints, hub, tokenizers
@@ -45,12 +47,17 @@ class OpenClip:
     notes: tuple[str, ...] = ()
 
     @property
+    def image_network(self) -> nn.Module:
+        network: nn.Module = getattr(self.model, "visual", self.model)
+        return network
+
+    @property
     def image_digest(self) -> str:
         return hashing.hash_model(self.model)
 
     @property
     def text_digest(self) -> str:
-        return hashing.hash_values("open_clip text 2", self.image_digest, self._tokenizer_digest)
+        return hashing.hash_values("open_clip text 3", self.image_digest, self._tokenizer_digest)
 
     @property
     def context_length(self) -> int:
@@ -63,11 +70,12 @@ class OpenClip:
         self, images: Float[Tensor, "images channels h w"]
     ) -> Float[Tensor, "images d"]:
         encode: Any = self.model.encode_image
-        return F.normalize(encode(placed(self.model, images)).float(), dim=-1)
+        return F.normalize(encode(placed(self.image_network, images)).float(), dim=-1)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
-        model: Any = self.model.to(device)
-        return in_batches(lambda some: model.encode_text(self.tokenizer(some).to(device)), texts)
+        texts_of = _TextNetwork(self.model.to(device))
+        tokens = lambda some: {"text": self.tokenizer(some)}  # noqa: E731
+        return in_batches(texts, tokens, texts_of.lengths, texts_of.encode, device)
 
     @cached_property
     def _tokenizer_digest(self) -> str:
@@ -117,6 +125,69 @@ def open_clip(
         chosen.notes,
     )
     return PromptEncoder(encoder, *prompting)
+
+
+class _TextNetwork(nn.Module):
+    """`encode_text`, which takes shorter texts where what follows a text's end can't matter."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.causal = _causal_part(model)  # path of the module, or None
+
+    def forward(self, text: Tensor) -> Tensor:
+        embeds: Tensor = self.model.encode_text(text)
+        return embeds
+
+    def lengths(self, tokens: Tokens) -> Int[Tensor, " texts"]:
+        """Return the tokens of each text up to the one whose output is the embedding."""
+        text = tokens["text"]
+        if self.causal is None:
+            return torch.full(text.shape[:1], text.shape[1])
+        part = self.get_submodule(self.causal)
+        if _pooling(part) == "eos":
+            text = (text == _end(part)).int()
+        return text.argmax(-1) + 1
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        text = tokens["text"]
+        if self.causal is None:
+            return self.forward(text)
+        part: Any = self.get_submodule(self.causal)
+        n = text.shape[1]
+        shorter = {
+            f"{self.causal}.positional_embedding": part.positional_embedding[:n],
+            f"{self.causal}.attn_mask": part.attn_mask[:n, :n],
+        }
+        embeds: Tensor = functional_call(self, shorter, (text,))
+        return embeds
+
+
+def _causal_part(model: Any) -> str | None:
+    """Return the module whose tokens see only those before, and that pools a text's last one."""
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import TextTransformer
+
+    if type(model) is CLIP:
+        path, part = "model", model
+    elif type(model) is CustomTextCLIP and type(model.text) is TextTransformer:
+        path, part = "model.text", model.text
+    else:
+        return None
+    mask = part.attn_mask
+    if mask is None or _pooling(part) not in ("argmax", "eos"):
+        return None
+    causal = torch.full_like(mask, float("-inf")).triu(1)
+    has_class_token = getattr(part, "cls_emb", None) is not None
+    return path if mask.equal(causal) and not has_class_token else None
+
+
+def _pooling(part: Any) -> str:
+    return str(getattr(part, "text_pool_type", None) or part.pool_type)
+
+
+def _end(part: Any) -> int:
+    return int(part.text_eos_id if hasattr(part, "text_eos_id") else part.eos_id)
 
 
 def _random(model: str, cache: str | None) -> OpenClip:

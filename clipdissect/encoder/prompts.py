@@ -10,7 +10,7 @@ from operator import add
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdissect.encoder.base import CountingEncoder
@@ -49,6 +49,10 @@ class PromptEncoder:
     @property
     def preprocess(self) -> Transform:
         return self.encoder.preprocess
+
+    @property
+    def image_network(self) -> nn.Module | None:
+        return getattr(self.encoder, "image_network", None)
 
     @property
     def image_digest(self) -> str:

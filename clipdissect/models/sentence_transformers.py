@@ -21,8 +21,8 @@ from clipdissect.models.checkpoints import package_folder
 from clipdissect.utils import hashing
 from clipdissect.utils.paths import cache_dir
 
-BATCH = 256
-CHUNK = 2048  # texts per step of the progress bar; sorted by length within
+BATCH = 256  # on a CPU
+CHUNK = 2048  # texts per step of the progress bar; the library sorts them by length
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -80,7 +80,7 @@ class SentenceFolder:
         starts = tqdm(range(0, len(texts), CHUNK), "texts", disable=None, leave=False)
         encode = functools.partial(
             model.encode,
-            batch_size=BATCH,
+            batch_size=BATCH if torch.device(device).type == "cpu" else CHUNK,
             normalize_embeddings=True,
             convert_to_tensor=True,
             show_progress_bar=False,

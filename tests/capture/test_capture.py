@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -256,37 +253,12 @@ def test_bf16_is_close_and_kept_apart(images: Path, tmp_path: Path) -> None:
     assert torch.allclose(exact.activations["head"], rough.activations["head"], atol=0.02)
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 4), (2, 4), (6, 12), (64, 32), (None, 4)])
-def test_batches_on_a_processor_grow_with_its_cores(monkeypatch, cores, expected) -> None:
+@pytest.mark.parametrize(
+    ("cores", "kept", "expected"),
+    [(1, False, 4), (6, False, 12), (64, False, 32), (None, False, 4), (1, True, 8), (2, True, 16)],
+)
+def test_batches_on_a_processor_grow_with_its_cores(monkeypatch, cores, kept, expected) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("clipdissect.capture.settings.can_keep_memory", lambda: kept)
     assert Settings(device="cpu").images_a_batch == expected
     assert Settings(device="cpu", batch_size=7).images_a_batch == 7
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_kept_memory_is_not_asked_for_again() -> None:
-    program = """
-import os, resource
-os.cpu_count = lambda: 2
-import numpy as np
-from clipdissect.utils.memory import keep_memory, memory_is_kept
-from clipdissect.capture.settings import Settings
-
-def pages():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        np.ones(10_000_000)  # 80 MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-assert not memory_is_kept() and Settings(device="cpu").images_a_batch == 4
-given_back = pages()
-assert keep_memory() and memory_is_kept() and Settings(device="cpu").images_a_batch == 16
-pages()
-kept = pages()
-assert kept < given_back / 10, (kept, given_back)
-"""
-    program = program.replace("import resource", "import os, resource\nos.cpu_count = lambda: 2", 1)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

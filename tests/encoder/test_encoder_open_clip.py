@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import preprocess
 from tiny_encoders import (
     TINY,
     network,
@@ -22,9 +23,12 @@ from tiny_encoders import (
     write_local_dir,
 )
 from torch import nn
+from torch.nn import functional as F
 
 from clipdissect import encoder, sentence
+from clipdissect.encoder import batches
 from clipdissect.encoder import open_clip_weights as weights
+from clipdissect.encoder.open_clip import OpenClip
 from clipdissect.encoder.presets import PRESETS
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub
@@ -106,6 +110,37 @@ def test_embeddings_are_the_networks_own(checkpoint: Path) -> None:
     torch.testing.assert_close(here, there)
     torch.testing.assert_close(found.embed_texts(texts), by_hand)
     assert not found.embed_texts(["cat"]).requires_grad
+
+
+TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+TEXTS = ["cat", "a photo of a cat that sleeps in sun", "two dogs", "cat", "word " * 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "custom", "lengths"),
+    [
+        ({}, False, {3, 4, 11, 12}),
+        ({}, True, {3, 4, 11, 12}),
+        ({"pool_type": "eos", "eos_id": 49407}, True, {3, 4, 11, 12}),
+        ({"pool_type": "last"}, True, {12}),
+        ({"no_causal_mask": True}, True, {12}),
+        ({"embed_cls": True, "pool_type": "last"}, True, {13}),
+    ],
+)
+def test_short_texts_are_embedded_as_padded_ones(
+    monkeypatch: pytest.MonkeyPatch, text: dict[str, Any], custom: bool, lengths: set[int]
+) -> None:
+    register(monkeypatch, "tiny", text_cfg={**TEXT, **text}, custom_text=custom)
+    monkeypatch.setattr(batches, "TOKENS_ON_CPU", 4)  # one text each
+    found = OpenClip("tiny", network("tiny").eval(), preprocess(), open_clip.get_tokenizer("tiny"))
+    model: Any = found.model
+    with torch.no_grad():
+        expected = F.normalize(model.encode_text(found.tokenizer(TEXTS)), dim=-1)
+    seen = set()
+    block = model.transformer if not custom else model.text.transformer
+    block.register_forward_pre_hook(lambda module, inputs: seen.add(inputs[0].shape[1]))
+    torch.testing.assert_close(found.embed_texts(TEXTS), expected)
+    assert seen == lengths
 
 
 def test_random_weights_are_always_the_same_and_are_told(small: None) -> None:

@@ -82,6 +82,8 @@ def test_embeddings_are_the_models_own(tmp_path: Path, family: str) -> None:
     embeds = found.embed_texts(texts)
     torch.testing.assert_close(embeds, F.normalize(out.text_embeds, dim=-1))
     found.embed_texts(["a " * 40])  # cut to what the positions allow
+    needed = found.encoder._lengths(found.encoder._tokens(texts)).tolist()
+    assert needed == ([limit] * 2 if family == "Siglip" else [3, 7])
 
 
 def test_siglip_2_lowers_pads_right_and_has_no_mask(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_siglip_2_lowers_pads_right_and_has_no_mask(tmp_path: Path) -> None:
     right = one.embed_texts(["a photo of a cat"])
     for found in (one, other):
         torch.testing.assert_close(found.embed_texts(["A photo of a Cat"]), right)
-        tokens = found.encoder._tokens(["A Cat"], "cpu")
+        tokens = found.encoder._tokens(["A Cat"])
         assert tokens["input_ids"].tolist() == [[6, 4, 1] + [0] * 9]
         assert "attention_mask" not in tokens
         assert found.count_tokens(["A CAT"]) == [3]

@@ -29,7 +29,7 @@ from clipdissect.app.runtime.baseline import PlainPipeline, soft_wpmi
 from clipdissect.app.runtime.microbenchmarks import synthetic_inputs
 from clipdissect.app.schema import register
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import dissect
+from clipdissect.dissection import Job, dissect
 from clipdissect.errors import DissectError
 from clipdissect.targets import Target
 from clipdissect.utils import timing
@@ -295,12 +295,15 @@ def test_groups() -> None:
         rounds.groups_of(config.runtime)
 
 
-def test_large_pages_are_for_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # as the command line has set it
-    for keeps, plain in ((False, None), (True, "1")):
-        how = OmegaConf.create({"baseline_keeps_memory": keeps})
-        assert rounds.environment_of("clip_dissect", how)["THP_MEM_ALLOC_ENABLE"] == "1"
-        assert rounds.environment_of("plain", how).get("THP_MEM_ALLOC_ENABLE") == plain
+@pytest.mark.parametrize(("kept", "expected"), [(False, 4), (True, 16)])
+def test_batches_of_the_plain_pipeline_suit_its_memory(
+    monkeypatch: pytest.MonkeyPatch, kept: bool, expected: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(rounds, "memory_is_kept", lambda: kept)
+    config = OmegaConf.create({"runtime": {"baseline_batch": None}})
+    job = rounds.with_baseline_batch(config, Job(settings=Settings(device="cpu")))
+    assert job.settings.batch_size == expected
 
 
 TINY = """

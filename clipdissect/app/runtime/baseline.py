@@ -124,7 +124,7 @@ class PlainPipeline:
 
     def _autocast(self) -> Any:
         kind = torch.device(self.settings.torch_device).type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode == "bf16")
+        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.mode.startswith("bf16"))
 
     def _saved(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         path = self.folder / f"{name.replace('/', '_')}.safetensors"

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,7 @@ from shutil import rmtree
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import OmegaConf
 
 from clipdissect import method as methods
@@ -38,12 +40,13 @@ from clipdissect.app.runtime.time_slicing import (
     alternate,
     end_with_parent,
 )
+from clipdissect.capture.settings import batch_on_cpu
 from clipdissect.errors import DissectError
 from clipdissect.method import Job, Method
 from clipdissect.results.run_files import write_table
 from clipdissect.store import Store
 from clipdissect.utils import timing
-from clipdissect.utils.memory import LARGE_PAGES, keep_memory, memory_is_kept
+from clipdissect.utils.memory import kept_memory, memory_is_kept
 from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
@@ -76,10 +79,9 @@ class Rounds:
         try:
             for name, side in group.items():
                 arguments = [str(self.scratch / "config.yaml"), side]
-                environment = environment_of(name, self.options)
                 clock = self.scratch / f"{name}.clock"
                 module = "clipdissect.app.runtime.rounds"
-                processes.append(PausedProcess(name, module, arguments, clock, environment))
+                processes.append(PausedProcess(name, module, arguments, clock))
                 self.facts[name] = processes[-1].turn(None)  # the networks are loaded
                 processes[-1].pause()
             numbers = range(1, self.options.rounds + 1)
@@ -127,14 +129,6 @@ def groups_of(options: Any) -> list[dict[str, str]]:
         if options.baseline and OURS in group:
             group[PLAIN] = PLAIN
     return groups
-
-
-def environment_of(name: str, options: Any) -> dict[str, str]:
-    """Return a side's environment; huge pages for the plain pipeline only if it keeps memory."""
-    environment = {key: value for key, value in os.environ.items() if key != LARGE_PAGES}
-    if name != PLAIN or options.baseline_keeps_memory:
-        environment[LARGE_PAGES] = "1"
-    return environment
 
 
 def agreement(folders: Sequence[Path]) -> float:
@@ -185,12 +179,12 @@ def main() -> None:
 
     try:
         start, config = timing.clock(), OmegaConf.load(config_file)
-        if side != PLAIN or config.runtime.baseline_keeps_memory:
-            keep_memory()  # as the command line does
-        work, facts = build_side(config, side)
-        answer({**facts, "seconds": timing.clock() - start})
-        for line in sys.stdin:
-            answer(timed(work, Path(json.loads(line)["folder"])))
+        keeps = side != PLAIN or config.runtime.baseline_keeps_memory
+        with kept_memory() if keeps else nullcontext():  # as the command line does
+            work, facts = build_side(config, side)
+            answer({**facts, "seconds": timing.clock() - start})
+            for line in sys.stdin:
+                answer(timed(work, Path(json.loads(line)["folder"])))
     except DissectError as error:
         answer({"error": str(error)})
 
@@ -220,6 +214,8 @@ def job_of(config: Any, needs: tuple[str, ...]) -> Job:
 def with_baseline_batch(config: Any, job: Job) -> Job:
     """Set the plain pipeline's batch size: `runtime.baseline_batch`, else the job's own."""
     batch = config.runtime.baseline_batch or job.settings.batch_size
+    if batch is None and torch.device(job.settings.torch_device).type == "cpu":
+        batch = batch_on_cpu(memory_is_kept())
     return replace(job, settings=replace(job.settings, batch_size=batch))
 
 

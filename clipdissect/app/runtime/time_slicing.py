@@ -51,14 +51,7 @@ class PausedProcess:
     It runs `python -m module clock argument ...`, which prints nothing but its answers.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: str,
-        arguments: Sequence[str],
-        clock: Path,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, name: str, module: str, arguments: Sequence[str], clock: Path) -> None:
         if not hasattr(signal, "SIGSTOP"):
             raise DissectError("this measurement pauses processes, which needs Linux or macOS")
         self.name, self.clock = name, PausedClock(clock)
@@ -68,7 +61,6 @@ class PausedProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env=environment,
         )
         self._paused_at: float | None = None
 

@@ -42,12 +42,14 @@ def search_layer(
     live = scored_units(dead_units(activations), job.similarity)
     if not live.any():
         raise DissectError(f"no unit of layer {layer} varies over the probe")
-    q, encoder, device = for_scoring(activations, live), job.encoder, job.settings.torch_device
+    q, encoder = for_scoring(activations, live), job.encoder
     concepts = ConceptActivations(features.captured.image_embeds, features.texts).to(scoring)
     best = job.similarity.top(concepts, q, run.settings.words)
 
     def embed(texts: Any) -> Any:
-        return text_embeddings(encoder.embed_texts, encoder.text_digest, texts, job.store, device)
+        settings = job.settings
+        how = settings.torch_device, settings.text_precision
+        return text_embeddings(encoder.embed_texts, encoder.text_digest, texts, job.store, *how)
 
     texts = job.concepts.texts
     phrases = library.search(run.settings, job.similarity, concepts, q, best, texts, embed, job.top)
