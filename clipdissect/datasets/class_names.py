@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.utils.dependencies import depends_on
 
 # timm has the bare word for both synsets named `crane`; the words added here aren't their synonyms.
 _CRANES = {134: "crane, bird", 517: "crane, machine"}
@@ -85,6 +86,7 @@ def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
         MissingResource: no such file; the error names the `remedy`.
         DissectError: not UTF-8, or an empty line before the last name.
     """
+    depends_on(path)
     if not path.is_file():
         raise MissingResource("the class names", [str(path.absolute())], remedy)
     try:
