@@ -240,9 +240,9 @@ def _listing(folder: Path, recursive: bool = False) -> list[tuple[str, int, int]
         return []
     files = []
     for parent, folders, names in os.walk(folder):
-        if not recursive:
-            folders.clear()
-        paths = [os.path.join(parent, n) for n in sorted(names) if not n.endswith(".pyc")]
+        # Compiled code is written while programs run.
+        folders[:] = [name for name in folders if recursive and name != "__pycache__"]
+        paths = [os.path.join(parent, name) for name in names]
         stats = map(os.stat, paths)
         files += [(p, s.st_size, s.st_mtime_ns) for p, s in zip(paths, stats, strict=True)]
     return sorted(files)

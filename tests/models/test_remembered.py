@@ -168,6 +168,8 @@ def test_an_edit_of_this_librarys_code(tmp_path: Path, monkeypatch: pytest.Monke
     code.write_text("x = 1\n")
     monkeypatch.setattr(remembered, "LIBRARY", tmp_path / "library")
     targets.lazily("resnet18", weights="random")
+    (code.parent / "__pycache__").mkdir()
+    (code.parent / "__pycache__" / "kernel.nbi").write_text("compiled")
     remembered._environment.cache_clear()
     assert is_recalled(targets.lazily("resnet18", weights="random"))
     code.write_text("x = 23\n")
