@@ -260,8 +260,8 @@ def embed_concepts(
 
     `digest` is the encoder's text digest if known; computing it may hash a whole network.
     """
-    notes = list(encoders.text_notes(encoder, concepts.texts))
     digest = digest or encoder.text_digest
+    notes = list(encoders.text_notes(encoder, concepts.texts, digest, store))
     embeddings = text_embeddings(
         encoder.embed_texts,
         digest,
@@ -319,7 +319,7 @@ def _resolve_target(
     if not is_list or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
     if isinstance(model, (str, Mapping)):
-        model = registry.named("target", targets.build, model)
+        model = registry.named("target", targets.lazily, model)
     if preprocess is not None and not callable(preprocess):
         raise DissectError(
             f"preprocess must be a function of a PIL image; got {shortened(preprocess)}"
@@ -336,11 +336,9 @@ def _resolve_target(
             "model must be a torch.nn.Module, a Target or a target's name; got "
             + (f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__)
         )
-    return replace(
-        model,
-        layers=model.layers if layers is None else tuple(layers),
-        preprocess=preprocess or model.preprocess,
-    )
+    if layers is not None:
+        model = replace(model, layers=tuple(layers))
+    return model.with_preprocess(preprocess) if preprocess else model
 
 
 def _resolve_store(store: Store | str | Path | None) -> Store | None:
@@ -354,7 +352,7 @@ def _resolve_store(store: Store | str | Path | None) -> Store | None:
 def _check_job(job: Job) -> None:
     """Check the inputs of CLIP-Dissect before any network runs."""
     target, probe, _, _, similarity = job.require("clip_dissect", NEEDS)
-    check_layers(target.model, target.layers)
+    check_layers(target, target.layers)
     for name, count in (("top", job.top), ("images", job.images)):
         if not isinstance(count, int):
             raise DissectError(f"{name} must be a whole number; got {shortened(count)}")

@@ -33,8 +33,8 @@ Build = Callable[..., Any]
 BUILDERS: dict[str, Build] = {
     "concepts": concepts.build,
     "probe": probe.build,
-    "target": targets.build,
-    "encoder": encoder.build,
+    "target": targets.lazily,
+    "encoder": encoder.lazily,
 }
 
 

@@ -12,12 +12,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdissect.capture import determinism
 from clipdissect.capture.activations import Activations, TopKActivations
 from clipdissect.capture.features import CapturedFeatures, LazyActivations, concatenate
-from clipdissect.capture.hooks import find_layers
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, networks
 from clipdissect.capture.output_layout import READING_VERSION, Reading
@@ -25,7 +24,9 @@ from clipdissect.capture.settings import Settings
 from clipdissect.capture.shard_runner import ShardTask, run_shards
 from clipdissect.capture.writers import ShardWriter, TopKWriter, read_top_k
 from clipdissect.encoder import Encoder
-from clipdissect.errors import DissectError
+from clipdissect.encoder.lazy import preprocess_digest
+from clipdissect.errors import DissectError, unknown
+from clipdissect.models.layer_patterns import split_layer
 from clipdissect.probe import Probe
 from clipdissect.store import Entry, Shard, Store
 from clipdissect.store.entries import Rows
@@ -110,17 +111,20 @@ def run_worker(
         job.ensure(part)
 
 
-def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+def check_layers(target: Target, layers: Sequence[str]) -> None:
     """Raise a DissectError unless layers are given, exist, and are listed once."""
     if not layers:
-        children = ", ".join(name for name, _ in model.named_children())
+        children = ", ".join(name for name in target.modules if "." not in name)
         raise DissectError(
             f"no layers to dissect: set target.layers (layers=[...]), for example to some of "
             f"{children}; `clipdissect layers` lists all"
         )
     if len(set(layers)) < len(layers):
         raise DissectError(f"a layer is listed twice: {', '.join(layers)}")
-    find_layers(model, layers)
+    modules = target.modules
+    for name, _ in map(split_layer, layers):
+        if name not in modules:
+            raise unknown("layer", name, modules, most=12)
 
 
 def check_still_readable(
@@ -155,14 +159,14 @@ class _Capture:
         self.timers = Timers()
         self.reasons: dict[str, str] = {}  # why arrays can't be cached, by name
         with self.timers.stage("digests"):
-            check_layers(target.model, layers)
+            check_layers(target, layers)
             self.digests = {
-                "target": hashing.hash_model(target.model),
-                "target preprocess": hashing.hash_transform(target.preprocess),
+                "target": target.digest,
+                "target preprocess": target.preprocess_digest,
             }
             if encoder is not None:
                 self.digests["encoder images"] = encoder.image_digest
-                self.digests["encoder preprocess"] = hashing.hash_transform(encoder.preprocess)
+                self.digests["encoder preprocess"] = preprocess_digest(encoder)
             self.readings = self._readings()
 
     def _readings(self) -> dict[str, Reading]:

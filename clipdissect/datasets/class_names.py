@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.models.remembered import Facts, remembered
+from clipdissect.utils.dependencies import depends_on
 
 # timm has the bare word for both synsets named `crane`; the words added here aren't their synonyms.
 _CRANES = {134: "crane, bird", 517: "crane, machine"}
@@ -15,10 +17,20 @@ _CRANES = {134: "crane, bird", 517: "crane, machine"}
 @cache
 def imagenet_names() -> tuple[str, ...]:
     """Return timm's 1000 distinct ImageNet names with synonyms (`tench, Tinca tinca`)."""
+    # Importing timm takes seconds.
+    found = remembered("class names", "imagenet", {}, _read_imagenet_names, _as_facts)
+    return tuple(found.facts["names"])
+
+
+def _read_imagenet_names() -> list[str]:
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo("imagenet-1k")
-    return tuple(_CRANES.get(i) or names.index_to_description(i) for i in range(1000))
+    return [_CRANES.get(i) or names.index_to_description(i) for i in range(1000)]
+
+
+def _as_facts(names: list[str]) -> Facts:
+    return {"names": names}
 
 
 @cache
@@ -85,6 +97,7 @@ def names_of_file(path: Path, remedy: str) -> tuple[str, ...]:
         MissingResource: no such file; the error names the `remedy`.
         DissectError: not UTF-8, or an empty line before the last name.
     """
+    depends_on(path)
     if not path.is_file():
         raise MissingResource("the class names", [str(path.absolute())], remedy)
     try:

@@ -20,6 +20,7 @@ from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
 from clipdissect.utils import hashing
+from clipdissect.utils.dependencies import depends_on, depends_on_more
 from clipdissect.utils.hashing import Transform
 
 # Buffers that old checkpoints hold and that networks now make themselves.
@@ -147,6 +148,11 @@ def hf(
     """
     prompting = checked(templates, long_texts)
     place = Path(model).expanduser()
+    depends_on(place)
+    if not place.is_dir():
+        hub.depends_on_repository(model, cache)
+    if (place / "adapter_config.json").is_file():  # which names another model's folder
+        depends_on_more()
     source = str(place) if place.is_dir() else model
     with _explained(model, source, cache):
         network = _network(source, cache)

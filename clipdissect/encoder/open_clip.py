@@ -22,6 +22,7 @@ from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import checkpoints, hub, tokenizers
 from clipdissect.utils import hashing
+from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.hashing import Transform
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -235,6 +236,8 @@ def _source(model: str, pretrained: str | None, checkpoint: str | None) -> _Sour
     if model.startswith(HUB):
         return _Source(model, None, path)
     as_file = Path(pretrained).expanduser() if pretrained else None
+    if as_file is not None:
+        depends_on(as_file)
     if path is None and as_file is not None and as_file.is_file():
         path, pretrained = as_file, None
     weights.check_names(model, pretrained)
@@ -247,6 +250,7 @@ def _source(model: str, pretrained: str | None, checkpoint: str | None) -> _Sour
 
 def _config_folder(name: str) -> Path:
     folder = Path(name).expanduser()
+    depends_on(folder)
     if not (folder / "open_clip_config.json").is_file():
         raise MissingResource(
             "the encoder's configuration",
@@ -258,12 +262,34 @@ def _config_folder(name: str) -> Path:
 
 def _weights(source: _Source, cache: str | None) -> Path:
     if source.path is None:
-        return weights.download(source.model, source.tag, cache)
+        path = weights.download(source.model, source.tag, cache)
+        depends_on(path, _repository(path))
+        return path
+    depends_on(source.path)
     if not source.path.exists():
         raise MissingResource(
             "the encoder's checkpoint", [str(source.path.absolute())], "check the path"
         )
     return weights.in_folder(source.path) if source.path.is_dir() else source.path
+
+
+def _repository(path: Path) -> Path:
+    """Return the folder in the hub's cache of a file `snapshots/<commit>/<file>`, else the file."""
+    return path.parents[2] if path.parents[1].name == "snapshots" else path
+
+
+def _note_text_files(source: _Source, folder: Path, cache: str | None) -> None:
+    """Note the files of a tokenizer and of a text network's configuration."""
+    import open_clip as library
+
+    # Files beside a checkpoint count if there is a tokenizer among them.
+    own = folder / "tokenizer.json"
+    depends_on(own, *([folder] if own.is_file() else []))
+    config = (library.get_model_config(source.model) or {}).get("text_cfg", {})
+    of_model = source.model.removeprefix(HUB) if source.model.startswith(HUB) else None
+    for name in (of_model, config.get("hf_tokenizer_name"), config.get("hf_model_name")):
+        if name:
+            hub.depends_on_repository(name, cache)
 
 
 def _build(source: _Source, cache: str | None) -> tuple[nn.Module, Transform]:
@@ -298,6 +324,7 @@ def _tokenizer(source: _Source, folder: Path, cache: str | None) -> Any:
     name = None
     try:
         with hub.asked_once(), _quiet():
+            _note_text_files(source, folder, cache)
             config = (library.get_model_config(source.model) or {}).get("text_cfg", {})
             name = config.get("hf_tokenizer_name")
             if name and (folder / "tokenizer.json").is_file():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from clipdissect.encoder.open_clip import open_clip
 from clipdissect.encoder.prompts import PromptEncoder
 from clipdissect.errors import MissingResource
+from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.paths import cache_dir
 
 
@@ -70,6 +71,7 @@ def preset(name: str) -> Callable[..., PromptEncoder]:
         long_texts: str = "report",
     ) -> PromptEncoder:
         fetched = cache_dir() / "encoders" / name
+        depends_on(fetched)
         own = checkpoint or (str(fetched) if fetched.is_dir() else None)
         try:
             return open_clip(model, tag, own, cache, templates, long_texts)

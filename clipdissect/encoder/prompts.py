@@ -103,14 +103,17 @@ class PromptEncoder:
             raise DissectError(f"{what}. Shorten them, or encoder.long_texts=report cuts them")
         return (f"{what}; what is beyond was cut off (encoder.long_texts=error stops instead)",)
 
-    def _cut(self, texts: Sequence[str]) -> list[tuple[str, int]]:
-        """Return truncated texts with their largest token count over the templates."""
-        limit = self.encoder.context_length
-        room = limit - SPECIAL - max(map(len, self.templates), default=0)
+    def unsure(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts whose tokens must be counted to know whether they are truncated."""
+        room = self.encoder.context_length - SPECIAL - max(map(len, self.templates), default=0)
         if not all(_is_plain(template) for template in self.templates):
             room = -1
         # Counting is slow, and nearly all concepts are words.
-        unsure = [text for text in texts if len(text) > room or not _is_plain(text)]
+        return [text for text in texts if len(text) > room or not _is_plain(text)]
+
+    def _cut(self, texts: Sequence[str]) -> list[tuple[str, int]]:
+        """Return truncated texts with their largest token count over the templates."""
+        limit, unsure = self.encoder.context_length, self.unsure(texts)
         if not unsure:
             return []
         templates = self.templates or ("{}",)

@@ -170,10 +170,10 @@ def layer_masks(
         )
     if memory <= 0:
         raise DissectError(f"method.memory is {memory}; it must be above 0")
-    check_layers(target.model, layers)
+    check_layers(target, layers)
     digests = {
-        "target": hashing.hash_model(target.model),
-        "target preprocess": hashing.hash_transform(target.preprocess),
+        "target": target.digest,
+        "target preprocess": target.preprocess_digest,
         "images": probe.digest,
     }
     layout = Layout.of(probe.masks.sizes)

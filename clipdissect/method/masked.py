@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,7 +114,7 @@ class MaskMatchingMethod(Method):
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         whole, notes = without_crop(target.preprocess)
         if self.view == "whole":
-            return replace(target, preprocess=whole), notes
+            return target.with_preprocess(whole), notes
         return target, notes or ((CROPPED,) if whole is not target.preprocess else ())
 
     def _describe_layer(

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.utils import hashing
+from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.extras import install
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as its format allows
@@ -33,6 +34,7 @@ RANDOM_NOTE = "the target's weights are random (seed 0): for timing and trials o
 def in_package(package: str, below: str, sha256: str, install: str) -> Path:
     """Return a file of an installed package (`install`: its pip name), with this SHA-256."""
     path = package_folder(package, install) / below
+    depends_on(path)
     if not path.is_file():
         raise MissingResource(f"the weights in {install}", [str(path)], f"reinstall {install}")
     actual = hashing.hash_file(path)
@@ -85,6 +87,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def check_file(path: Path, what: str = "the checkpoint", remedy: str = "check the path") -> None:
     """Raise MissingResource or a DissectError for a file that can't be readable weights."""
+    depends_on(path)
     try:
         with path.open("rb") as source:
             start, size = source.read(1024), os.fstat(source.fileno()).st_size

@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from clipdissect.utils.dependencies import depends_on
 
 CONNECT_SECONDS = 3.0
 
@@ -29,6 +32,12 @@ def cache_folder(cache: str | None) -> str:
     from huggingface_hub import constants
 
     return cache or str(constants.HF_HUB_CACHE)
+
+
+def depends_on_repository(name: str, cache: str | None = None) -> None:
+    """Note that what is built depends on a repository of the hub's cache, or a folder so named."""
+    cached = Path(cache_folder(cache)).expanduser()
+    depends_on(Path(name), cached / f"models--{name.replace('/', '--')}")
 
 
 def _reachable(endpoint: str) -> bool:

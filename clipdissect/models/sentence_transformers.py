@@ -18,7 +18,9 @@ from tqdm import tqdm
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
 from clipdissect.models.checkpoints import package_folder
+from clipdissect.models.remembered import Facts, remembered
 from clipdissect.utils import hashing
+from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.paths import cache_dir
 
 BATCH = 256  # on a CPU
@@ -62,6 +64,12 @@ class SentenceFolder:
 
     @cached_property
     def digest(self) -> str:
+        folder = str(self.folder.resolve())
+        facts = remembered("sentence encoder", folder, {}, self._hash_files, _as_facts).facts
+        return str(facts["digest"])
+
+    def _hash_files(self) -> str:
+        depends_on(self.folder)
         files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.suffix != ".md")
         named = [(p.relative_to(self.folder).as_posix(), hashing.hash_file(p)) for p in files]
         return hashing.hash_values("sentence 1", named)
@@ -100,6 +108,10 @@ class SentenceFolder:
             messages.enable_progress_bar()
 
 
+def _as_facts(digest: str) -> Facts:
+    return {"digest": digest}
+
+
 def local(path: str) -> SentenceFolder:
     """Use a sentence-transformers model in a local folder, whose name prefixes metrics.
 
@@ -122,12 +134,14 @@ def mpnet(path: str | None = None) -> SentenceFolder:
         path: the folder; by default the user cache's `all-mpnet-base-v2`, then the hub.
     """
     folder = Path(path).expanduser() if path else cache_dir() / "all-mpnet-base-v2"
+    depends_on(folder)
     if not path and not folder.is_dir():
         folder = _from_hub("sentence-transformers/all-mpnet-base-v2", folder)
     return _in_folder(folder, "mpnet")
 
 
 def _in_folder(folder: Path, name: str | None = None) -> SentenceFolder:
+    depends_on(folder)
     if not folder.is_dir():
         raise MissingResource(
             "the sentence encoder's folder",
@@ -145,6 +159,7 @@ def _in_folder(folder: Path, name: str | None = None) -> SentenceFolder:
 def _from_hub(repository: str, cached: Path) -> Path:
     from huggingface_hub import snapshot_download
 
+    hub.depends_on_repository(repository)
     patterns = ["*.json", "*.txt", "model.safetensors", "1_Pooling/*"]
     try:
         with hub.asked_once():

@@ -72,9 +72,16 @@ class NetworkInputs(Thumbnails):
     suffix, format = (".webp", "WEBP") if features.check("webp") else (".jpg", "JPEG")
     quality = 75  # 160 pixels wide: about 4 kB
 
-    def __init__(self, probe: Probe, preprocess: Transform, side: int) -> None:
-        super().__init__(probe, side, ("seen", hashing.hash_transform(preprocess), self.suffix))
-        self.preprocess, self.colours = preprocess, _inverse_colours(preprocess)
+    def __init__(
+        self, probe: Probe, preprocess: Transform, side: int, digest: str | None = None
+    ) -> None:
+        kind = ("seen", digest or hashing.hash_transform(preprocess), self.suffix)
+        super().__init__(probe, side, kind)
+        self.preprocess = preprocess
+
+    @cached_property
+    def colours(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, "3 3"]] | None:
+        return _inverse_colours(self.preprocess)
 
     def made(self, picture: Image.Image) -> Image.Image:
         if self.colours is None:

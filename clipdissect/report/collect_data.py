@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from torch import Tensor
 
 from clipdissect import method
 from clipdissect.capture.settings import Settings
@@ -93,7 +95,7 @@ def collect(
     regions: dict[str, Regions] = {}
     if target is not None and probe is not None and len(top_images):
         target = result.target or target
-        inputs = NetworkInputs(probe, target.preprocess, look.thumbnail)
+        inputs = _inputs(probe, target, look)
         pictures = _write_thumbnails(folder, inputs, top_images["image"], look)
         regions = find_regions(
             target, probe, settings or Settings(), top_images, look.regions, store
@@ -115,6 +117,14 @@ def collect(
         for layer in result.descriptions["layer"].unique()
     }
     ReportData(facts, pictures, layers).write(folder)
+
+
+def _inputs(probe: Probe, target: Target, look: ReportSettings) -> NetworkInputs:
+    # A lazy target is built for its first picture; cached pictures don't need it.
+    def preprocess(image: Image.Image) -> Tensor:
+        return target.preprocess(image)
+
+    return NetworkInputs(probe, preprocess, look.thumbnail, target.preprocess_digest)
 
 
 def _write_thumbnails(

@@ -49,10 +49,10 @@ def clip_text(encoder: str = "clip_vit_b16", parameters: Any = None) -> TextNetw
         MissingResource: the encoder's weights are neither local nor downloadable.
         DissectError: unknown encoder or parameter.
     """
-    from clipdissect.encoder import build
+    from clipdissect.encoder import lazily
 
     try:
-        return TextNetwork(encoder, build(encoder, **(parameters or {})))
+        return TextNetwork(encoder, lazily(encoder, **(parameters or {})))
     except MissingResource as error:
         raise MissingResource(
             error.what,

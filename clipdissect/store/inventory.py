@@ -23,6 +23,7 @@ _KEY = re.compile(r"[0-9a-f]{4,}")
 COMPUTED = {
     "thumbnails": "thumbnails",
     "digests": "digests of files",
+    "networks": "facts about networks",
     "shards": "lists of tar files",
     "synthetic_broden": "synthetic scenes",
 }

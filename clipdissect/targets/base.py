@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from clipdissect.errors import DissectError
 from clipdissect.models.layer_patterns import expand
 from clipdissect.targets.wrappers import check_initialised, plain_name, unwrap
+from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
 
 
@@ -54,6 +55,23 @@ class Target:
         object.__setattr__(self, "layers", expand(model, layers))
         if self.class_layer is not None:
             object.__setattr__(self, "class_layer", plain_name(self.class_layer, model))
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the network, computed anew each time: it may have been trained."""
+        return hashing.hash_model(self.model)
+
+    @property
+    def preprocess_digest(self) -> str:
+        return hashing.hash_transform(self.preprocess)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Return the names of all modules but the network itself."""
+        return tuple(name for name, _ in self.model.named_modules(remove_duplicate=False) if name)
+
+    def with_preprocess(self, preprocess: Transform) -> Target:
+        return replace(self, preprocess=preprocess)
 
     @property
     def facts(self) -> dict[str, Any]:

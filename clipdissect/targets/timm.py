@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clipdissect.datasets.class_names import class_names, imagenet_names
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.models import checkpoints
+from clipdissect.models import checkpoints, hub
 from clipdissect.targets.base import Target
 from clipdissect.utils import hashing, import_path
+from clipdissect.utils.dependencies import depends_on, depends_on_more
 
 WEIGHTS = ("pretrained", checkpoints.RANDOM)
 
@@ -49,6 +51,8 @@ def timm(
     if ":" not in model and not library.is_model(model):
         raise unknown("timm model", model.split(".")[0], library.list_models())
     extra = import_path.keywords(arguments)
+    if ":" in model or not all(isinstance(value, (int, float)) for value in extra.values()):
+        depends_on_more()
     if checkpoint:
         network = _with_state(model, extra, checkpoint)
     elif weights == checkpoints.RANDOM:
@@ -150,6 +154,8 @@ def _pretrained(model: str, extra: dict[str, Any]) -> nn.Module:
             f"timm has no pretrained weights of {model}: choose one of {', '.join(tags) or 'none'}"
             f", or set target.checkpoint, or target.weights=random"
         )
+    if config is not None:
+        _note_files(config)
     try:
         return _create(model, extra, pretrained=True)
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
@@ -159,3 +165,13 @@ def _pretrained(model: str, extra: dict[str, Any]) -> nn.Module:
             "where there is a network, unset HF_HUB_OFFLINE; where there is none, set "
             "target.checkpoint to a local file",
         ) from error
+
+
+def _note_files(config: Any) -> None:
+    """Note where timm keeps the weights of a configuration."""
+    if config.hf_hub_id:
+        hub.depends_on_repository(config.hf_hub_id)
+    if config.url:
+        depends_on(Path(torch.hub.get_dir()) / "checkpoints" / config.url.rsplit("/", 1)[-1])
+    if config.file or config.state_dict:
+        depends_on_more()

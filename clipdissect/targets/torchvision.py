@@ -16,6 +16,7 @@ from clipdissect.fetch import ITEMS
 from clipdissect.models import checkpoints
 from clipdissect.models.layer_patterns import kind_of
 from clipdissect.targets.base import Target
+from clipdissect.utils.dependencies import depends_on
 
 # Layers dissected by default, by the first letters of the network's name: the paper's five of a
 # ResNet, the blocks of a transformer, and the stages of the others.
@@ -185,6 +186,7 @@ def _download(weights: Any) -> dict[str, Any]:
     import torch
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    depends_on(cached)
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (RuntimeError, UnpicklingError) as error:  # another digest than the name says, or cut

@@ -75,7 +75,7 @@ def planted_probes(
     missing = [text for text in texts if text not in masks.texts]
     if missing:
         raise DissectError(f"probe {probe.name} has no concept {', '.join(missing)}")
-    viewed = replace(target, preprocess=without_crop(target.preprocess)[0], layers=())
+    viewed = replace(target.with_preprocess(without_crop(target.preprocess)[0]), layers=())
     moments = _Moments()
     for maps in activation_maps(viewed, [layer], probe, settings):
         if maps.layers:

@@ -29,11 +29,13 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clipdissect.utils import source_files
 
+PART = 1 << 26  # bytes of a tensor that are hashed, and copied from a device, at once
 MAX_DEPTH = 60  # of nested objects; Python's own limit is not far beyond
 # Attributes that every module has, its tensors among them; and the mark of `torch.compile`.
 _MODULE_ATTRIBUTES = frozenset([*vars(nn.Module()), "_is_torch_compile"])
@@ -404,19 +406,33 @@ def _module_of(value: Any) -> str:
 
 
 def _of_array(value: Tensor | np.ndarray[Any, Any]) -> list[str]:
-    array = bytes_of(value) if isinstance(value, Tensor) else np.ascontiguousarray(value).tobytes()
-    return [str(value.dtype), str(tuple(value.shape)), hashlib.sha256(array).hexdigest()]
+    if isinstance(value, Tensor):
+        digest = hash_elements(value)
+    else:
+        digest = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(value).tobytes())
+    return [str(value.dtype), str(tuple(value.shape)), digest]
 
 
-def bytes_of(tensor: Tensor) -> bytes:
-    """Return a tensor's elements as bytes, in order, for any type and layout."""
-    plain = tensor.detach().cpu()
+def hash_elements(tensor: Tensor) -> str:
+    """Return a digest of a tensor's elements, in order, for any type, layout and device."""
+    plain = tensor.detach()
     if plain.is_quantized:
         plain = plain.dequantize()
     if plain.layout != torch.strided:
         plain = plain.to_dense()
-    flat = plain.contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    flat = plain.contiguous().reshape(-1).view(torch.uint8)
+    hasher = xxhash.xxh3_128()
+    for start in range(0, len(flat), PART):
+        part: Any = _on_cpu(flat[start : start + PART]).numpy()
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def _on_cpu(part: Tensor) -> Tensor:
+    # Pinned memory, which torch caches, is copied to several times as fast.
+    if not part.is_cuda:
+        return part.cpu()
+    return torch.empty(len(part), dtype=part.dtype, pin_memory=True).copy_(part)
 
 
 def _content(cell: Any) -> Any:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -65,8 +66,8 @@ def hash_model(model: nn.Module) -> str:
         **dict(model.named_buffers(remove_duplicate=False)),
     }
     for name, tensor in tensors.items():
-        hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        hasher.update(fingerprint.bytes_of(tensor))
+        elements = fingerprint.hash_elements(tensor)
+        hasher.update(repr((name, str(tensor.dtype), tuple(tensor.shape), elements)).encode())
     # Packed weights of quantised layers, and additions by get_extra_state.
     extra = {k: v for k, v in model.state_dict().items() if k not in tensors}
     hasher.update(hash_values(visitor.of_value(extra), visitor.sources()).encode())
@@ -113,9 +114,26 @@ def hash_transform(transform: Transform) -> str:
     Raises:
         DissectError: the transform is random, or doesn't return a tensor `[channels, h, w]`.
     """
-    hasher = hashlib.blake2b(digest_size=20)
     if not callable(transform):
         raise DissectError(f"preprocess must be a function of a PIL image; got {transform!r}")
+    with _one_thread():
+        return _hash_outputs(transform)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Steps on so few pixels take a millisecond in one thread; several threads wait for each other,
+    # 50 ms and more on busy cores.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _hash_outputs(transform: Transform) -> str:
+    hasher = hashlib.blake2b(digest_size=20)
     for size in _PROBE_SIZES:
         first, second = transform(_pattern(*size)), transform(_pattern(*size))
         if not isinstance(first, Tensor) or first.ndim != 3:
@@ -129,8 +147,8 @@ def hash_transform(transform: Transform) -> str:
                 "preprocess gives different results for the same image (a random crop or "
                 "flip?). Use the network's evaluation transform"
             )
-        hasher.update(repr((str(first.dtype), tuple(first.shape))).encode())
-        hasher.update(fingerprint.bytes_of(first))
+        elements = fingerprint.hash_elements(first)
+        hasher.update(repr((str(first.dtype), tuple(first.shape), elements)).encode())
     return hasher.hexdigest()
 
 

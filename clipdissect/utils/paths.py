@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clipdissect.errors import MissingResource
+from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.files import check_listable
 
 # Data sets' places below a data folder, where `fetch/items.yaml` puts them.
@@ -54,6 +55,7 @@ def find_data(
     """
     tried = []
     for candidate in candidates:
+        depends_on(candidate / marker if marker else candidate)
         check_listable(candidate)
         if (candidate / marker).is_file() if marker else candidate.exists():
             return candidate

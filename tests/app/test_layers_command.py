@@ -92,7 +92,7 @@ def test_every_option_is_built_from_its_config(here: Path, option: str) -> None:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", overrides=[f"target={option}", *OPTIONS[option]])
     found: target.Target = build_group(target.build, config.target)
-    check_layers(found.model, found.layers)
+    check_layers(found, found.layers)
     rows = {row.name: row for row in summarise_model(found)}
     assert all(rows[layer].units for layer in found.layers)
     if OWN[0] in OPTIONS[option]:

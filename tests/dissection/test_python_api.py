@@ -125,6 +125,7 @@ def test_every_option_without_required_parameters_is_a_plain_string(
     built: list[str] = []
     monkeypatch.setattr(registry, "build", lambda kind, known, name, given: built.append(name))
     monkeypatch.setattr(concepts, "_log_dropped", lambda built: built)
+    monkeypatch.setattr(encoder, "lazily", encoder.build)
     for name in concepts.OPTIONS:
         concepts.resolve(name)
     for name in probe.OPTIONS:

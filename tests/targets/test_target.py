@@ -90,7 +90,7 @@ def test_network_without_default_layers_suggests_some(tmp_path: Path) -> None:
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
     found = target.build("torchvision", model="squeezenet1_1", checkpoint=str(tmp_path / "s.pth"))
     with pytest.raises(DissectError, match="features, classifier"):
-        check_layers(found.model, found.layers)
+        check_layers(found, found.layers)
 
 
 def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_presets_pass_on_what_they_are_given(monkeypatch: pytest.MonkeyPatch) ->
 def test_presets_have_their_layers_classes_and_preprocessing(name: str) -> None:
     with torch.device("meta"):  # no memory, no time
         found = target.build(name, weights="random")
-    check_layers(found.model, found.layers)
+    check_layers(found, found.layers)
     assert found.model.get_submodule(str(found.class_layer)).out_features == 1000
     assert len(found.class_names) == 1000
     assert found.preprocess(Image.new("RGB", (300, 400))).shape == (3, 224, 224)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from clipdissect.errors import DissectError
-from clipdissect.utils import hashing
+from clipdissect.utils import fingerprint, hashing
 
 
 def test_equal_networks_have_equal_digests_in_any_mode() -> None:
@@ -37,6 +37,45 @@ def test_one_changed_weight_or_buffer_is_noticed() -> None:
     norm, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     other.running_mean += 1
     assert hashing.hash_model(norm) != hashing.hash_model(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex64])
+def test_elements_count_in_order_whatever_the_layout(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).remainder(7).to(dtype)
+    spread = values.contiguous(memory_format=torch.channels_last)
+    before = fingerprint.hash_elements(values)
+    assert fingerprint.hash_elements(spread) == before
+    assert fingerprint.hash_elements(values.flip(0)) != before
+    monkeypatch.setattr(fingerprint, "PART", 7)  # in several parts
+    assert fingerprint.hash_elements(spread) == before
+    last = values.clone()
+    last[-1, -1, -1, -1] = ~last[-1, -1, -1, -1] if dtype == torch.bool else 99
+    assert fingerprint.hash_elements(last) != before
+
+
+def test_tensors_without_elements_have_a_digest() -> None:
+    empty = nn.Module()
+    empty.register_buffer("none", torch.empty(0, 3))
+    assert hashing.hash_model(empty) != hashing.hash_model(nn.Module())
+
+
+def test_the_number_of_threads_is_the_same_afterwards() -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def watched(image: Image.Image) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return torch.zeros(3, 2, 2)
+
+    torch.set_num_threads(2)
+    try:
+        hashing.hash_transform(watched)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 def test_attributes_without_tensors_are_noticed() -> None:

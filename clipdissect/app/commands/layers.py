@@ -20,7 +20,7 @@ def run(config: Any) -> None:
 
     target = _build(parameters(config.target))
     if target.layers:  # without default layers, list all modules
-        check_layers(target.model, target.layers)
+        check_layers(target, target.layers)
     modules = summarise_model(target, settings_of(config).summary)
     starred = {layer.split("[")[0] for layer in target.layers}
     columns: dict[str, dict[str, Any]] = {

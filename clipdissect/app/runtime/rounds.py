@@ -205,6 +205,8 @@ def build_side(config: Any, side: str) -> tuple[Work, dict[str, Any]]:
 def job_of(config: Any, needs: tuple[str, ...]) -> Job:
     """Build the parts in `needs`, without shuffled scores, which the plain pipeline lacks."""
     parts = build_groups(config, needs)
+    for name in {"target", "encoder"} & parts.keys():
+        _ = parts[name].preprocess  # builds a lazy one: loading isn't counted
     if "similarity" in needs:
         parts["similarity"] = build_group(similarity.build, config.similarity)
     settings = settings_of(config)
