@@ -50,7 +50,7 @@ def run(config: Any) -> float | None:
             )
     result.run["seconds"] |= timers.seconds
     write_json(folder / "metrics.json", metrics)
-    result.save(folder)
+    write_json(folder / "run.json", result.run)
     show_run(result, metrics, folder, units=config.show)
     sentences, truth = reporter.sentences(config, parts.sentences), truth_of(parts.target)
     reporter.write(folder, result, parts, truth, sentences)

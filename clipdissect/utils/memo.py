@@ -28,6 +28,9 @@ class Memo(Generic[T]):
         result = self.find(key)
         return self.keep(key, compute()) if result is None or not is_valid(result) else result
 
+    def __reduce__(self) -> tuple[type[Memo[T]], tuple[int]]:
+        return type(self), (self._size,)  # other processes start without results
+
     def find(self, key: Hashable) -> T | None:
         with self._lock:
             if key in self._results:
