@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
 from clipdissect.utils.files import write_text
+
+_write = partial(write_text, durable=False)
 
 SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"
@@ -59,13 +61,13 @@ class Page:
             html = self._single_file(folder / THUMBNAILS, megabytes)
         else:
             for name in (*SCRIPTS, STYLE):
-                write_text(folder / "assets" / name, _static(name))
+                _write(folder / "assets" / name, _static(name))
             for key, values in self.details.items():
                 name = "-".join(map(str, key))
-                write_text(folder / "data" / f"{name}.js", _call("details", *key, values))
-            write_text(folder / "data" / "units.js", _call("start", self.start))
+                _write(folder / "data" / f"{name}.js", _call("details", *key, values))
+            _write(folder / "data" / "units.js", _call("start", self.start))
             html = self._render([*(f"assets/{name}" for name in SCRIPTS), "data/units.js"])
-        write_text(folder / "index.html", html)
+        _write(folder / "index.html", html)
         return folder / "index.html"
 
     def _single_file(self, thumbnails: Path, megabytes: float) -> str:

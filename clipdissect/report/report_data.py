@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,15 @@ def rounded(value: float | None) -> float | int | None:
 
 def compact_json(values: Any) -> str:
     """Return compact JSON that is safe in a script element; undefined numbers are null."""
-    plain = jsonable(values, reasons=False)
-    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    try:
+        text = _dumps(values)
+    except (TypeError, ValueError):  # NaN, or a type that JSON doesn't have
+        text = _dumps(jsonable(values, reasons=False))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+_dumps = partial(json.dumps, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
 def _write(path: Path, values: Any) -> None:
-    write_text(path, compact_json(values))
+    write_text(path, compact_json(values), durable=False)

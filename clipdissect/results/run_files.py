@@ -41,18 +41,16 @@ def write_result(
 def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
     write_table(folder / "descriptions.csv", descriptions)
     # A multirun's jobs often have the same top images.
-    text = _top_images.get(_contents(top_images), lambda: _csv(top_images))
+    text = _top_images.get(contents(top_images), lambda: _csv(top_images))
     write_text(folder / "top_images.csv", text)
 
 
-def _contents(table: pd.DataFrame) -> tuple[Any, ...]:
+def contents(table: pd.DataFrame) -> tuple[Any, ...]:
+    """Return a hashable copy of a table's values, with digests of its texts."""
+    columns = {str(name): table[name].to_numpy() for name in table}
     return tuple(
-        (
-            name,
-            str(values.dtype),
-            values.tobytes() if values.dtype.kind in "biuf" else _hash(values),
-        )
-        for name, values in ((name, table[name].to_numpy()) for name in table)
+        (name, v.dtype.str, v.tobytes() if v.dtype.kind in "biuf" else _hash(v))
+        for name, v in columns.items()
     )
 
 
