@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from clipdissect.results.run_files import jsonable
 from clipdissect.utils.files import write_text
+from clipdissect.utils.memo import Memo
 
 VERSION = 1  # raise it when older files can no longer be read
 
@@ -29,11 +31,13 @@ class ReportData:
         pictures: image to thumbnail file and, with `paths=absolute`, the image's path.
         layers: layer to its histograms, thresholds and `outlines` (SVG path per unit and slot, None
             where the network was not run again); all optional.
+        digest: of the files that they were read from; empty if they weren't.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, list[str | None]] = field(default_factory=dict)
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digest: str = ""
 
     def write(self, run: Path) -> None:
         folder = run / REPORT / DATA
@@ -56,8 +60,21 @@ def read_report_data(run: Path) -> ReportData:
     paths = sorted(
         folder.glob("layer-*.json"), key=lambda path: int(path.stem.removeprefix("layer-"))
     )
-    layers = {values.pop("layer"): values for values in map(read_json, paths) if values}
-    return ReportData(facts, read_json(folder / "pictures.json"), layers)
+    paths.append(folder / "pictures.json")
+    hasher = hashlib.blake2b(digest_size=20)
+    for path in paths:
+        hasher.update(path.read_bytes() if path.is_file() else b"")
+    digest = hasher.hexdigest()
+    *found, pictures = _parsed.get(digest, lambda: [*map(read_json, paths)])
+    layers = {
+        values["layer"]: {key: v for key, v in values.items() if key != "layer"}
+        for values in found
+        if values
+    }
+    return ReportData(facts, pictures, layers, digest)
+
+
+_parsed: Memo[list[dict[str, Any]]] = Memo(2)  # layers and pictures by the files' contents
 
 
 def read_json(path: Path) -> dict[str, Any]:
