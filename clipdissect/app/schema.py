@@ -158,8 +158,8 @@ def _type(described: Any) -> Any:
     if isinstance(described, str):
         return PLAIN[described]
     ((kind, inner),) = described.items()
-    of = _type(inner)
-    return {"list": list[of], "dict": dict[str, of], "optional": Optional[of]}[kind]  # noqa: UP045
+    generic: Any = {"list": list, "dict": dict, "optional": Optional}[kind]
+    return generic[str, _type(inner)] if kind == "dict" else generic[_type(inner)]
 
 
 def strict(hint: Any) -> Any:

@@ -55,8 +55,10 @@ def text() -> str:
 
 def _nested(values: Mapping[str, Any] | str, indent: str = "") -> str:
     """Return JSON with one parameter a line; texts are JSON already."""
-    if isinstance(values, str) or not values:
-        return values or "{}"
+    if isinstance(values, str):
+        return values
+    if not values:
+        return "{}"
     deeper = f"{indent} "
     lines = [f"{deeper}{json.dumps(key)}: {_nested(v, deeper)}" for key, v in values.items()]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
