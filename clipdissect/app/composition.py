@@ -26,9 +26,11 @@ class SharingLoader(ConfigLoaderImpl):
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """Compose a job's config; `master_config` is the same for all calls."""
+        load = super().load_sweep_config
+        if master_config.hydra.searchpath:  # may hold groups that `_is_choice` doesn't know
+            return load(master_config, sweep_overrides)
         parsed = OverridesParser.create().parse_overrides(sweep_overrides)
         values = [override for override in parsed if self._is_value(override)]
-        load = super().load_sweep_config
         if all(self._is_value(override) or self._is_choice(override) for override in parsed):
             chosen = [str(o.input_line) for o in parsed if not self._is_value(o)]
             with suppress(Exception):  # Hydra's own way finds the same, and names the override

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,15 @@ def test_files_are_read_once(loaders: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", None)
     second = sharing.load_sweep_config(master, ["similarity=wpmi", "similarity.top_k=6"])
     assert (first.similarity.top_k, second.similarity.top_k) == (5, 6)
+
+
+def test_groups_of_other_folders_are_read(loaders: Any, tmp_path: Path) -> None:
+    plain, sharing, _ = loaders
+    (tmp_path / "show").mkdir()
+    (tmp_path / "show" / "many.yaml").write_text("# @package _global_\nshow: 30\n")
+    search = f"hydra.searchpath=['file://{tmp_path}']"
+    master = plain.load_configuration("config", [search], RunMode.MULTIRUN)
+    assert sharing.load_sweep_config(master, ["+show=many", "top=3"]).show == 30
 
 
 @pytest.mark.parametrize("job", MISTAKES)
