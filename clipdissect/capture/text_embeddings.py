@@ -24,13 +24,25 @@ def text_embeddings(
     """Return embeddings by `embed`, cached under a key made from `encoder_digest`."""
     if store is None:
         return embed(texts, device)
-    kind = torch.device(device).type
-    key = hashing.hash_values(
-        "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
-    )
+    key = _key(encoder_digest, texts, device)
 
     def compute() -> Entry:
         about = {"what": "text embeddings", "texts": len(texts)}
         return Entry({"values": embed(texts, device)}, about)
 
     return store.get_or_compute(key, compute).arrays["values"]
+
+
+def stored_text_embeddings(
+    encoder_digest: str, texts: Sequence[str], store: Store, device: str = "cpu"
+) -> Float[Tensor, "texts dims"] | None:
+    """Return the embeddings of these texts if the store has them."""
+    entry = store.get(_key(encoder_digest, texts, device))
+    return None if entry is None else entry.arrays["values"]
+
+
+def _key(encoder_digest: str, texts: Sequence[str], device: str) -> str:
+    kind = torch.device(device).type
+    return hashing.hash_values(
+        "text embeds", VERSION, torch.__version__, encoder_digest, kind, list(texts)
+    )

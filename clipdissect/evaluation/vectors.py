@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.text_embeddings import text_embeddings
+from clipdissect.capture.text_embeddings import stored_text_embeddings, text_embeddings
 from clipdissect.errors import MissingResource
 from clipdissect.sentence import CachedSentenceEncoder, SentenceEncoder
 from clipdissect.store import Store
@@ -60,6 +60,17 @@ def vectors(
         rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set wins
     matrix = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return Vectors(rows, matrix)
+
+
+def learn_stored(
+    sentences: Sentences, texts: Sequence[str], store: Store | None, device: str = "cpu"
+) -> None:
+    """Take texts' embeddings from the store if it has them, so that a search embeds no label."""
+    if store is None or not isinstance(sentences, CachedSentenceEncoder) or sentences.knows(texts):
+        return
+    embeds = stored_text_embeddings(sentences.digest, texts, store, device)
+    if embeds is not None:
+        sentences.learn(texts, embeds)
 
 
 def _embeddings(

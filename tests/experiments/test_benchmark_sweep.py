@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from tiny import write_colours
@@ -20,7 +21,11 @@ from clipdissect import dissection
 from clipdissect.app import build
 from clipdissect.app.help import conf_folder
 from clipdissect.app.schema import register
+from clipdissect.capture.text_embeddings import text_embeddings
+from clipdissect.evaluation.vectors import learn_stored, vectors
 from clipdissect.results import layer_summaries
+from clipdissect.sentence import CachedSentenceEncoder
+from clipdissect.store import Store
 
 TINY = """
 from tiny import LiveNet, preprocess
@@ -144,3 +149,24 @@ def test_damaged_features_are_computed_again(
     for path in (tmp_path / "store").rglob("*.safetensors"):
         path.unlink()
     assert jobs().dissect().descriptions.equals(expected)
+
+
+def test_a_search_takes_its_labels_embeddings_from_the_store(tmp_path: Path) -> None:
+    texts, calls = ["cat", "dog", "photo"], []
+
+    class Encoder:
+        name, digest = "own", "0123"
+
+        def embed(self, some: Any, device: str = "cpu") -> torch.Tensor:
+            calls.append(list(some))
+            return torch.tensor([[float(len(text)), 1.0] for text in some])
+
+    store = Store(tmp_path)
+    sentences: Any = CachedSentenceEncoder(Encoder())  # type: ignore[arg-type]
+    learn_stored(sentences, texts, store)  # absent: nothing is computed
+    assert calls == []
+    text_embeddings(Encoder().embed, "0123", texts, store)
+    learn_stored(sentences, texts, store)
+    found = vectors(sentences, [["dog", "photo"]], store)
+    assert calls == [texts]
+    assert found.of(["photo"]).tolist() == [[5.0, 1.0]]
