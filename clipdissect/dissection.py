@@ -27,8 +27,9 @@ from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.probe import Probe
-from clipdissect.results.describe import SHUFFLED_BY, Describer, top_images_of_layer
-from clipdissect.results.histograms import Histograms, histograms
+from clipdissect.results.describe import SHUFFLED_BY, Describer
+from clipdissect.results.histograms import Histograms
+from clipdissect.results.layer_summaries import summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.similarity import Similarity
@@ -39,6 +40,7 @@ from clipdissect.targets.wrappers import unwrap
 from clipdissect.utils import registry
 from clipdissect.utils.distributed import ALONE, Team, all_cores
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.memo import Memo
 from clipdissect.utils.paths import store_dir
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import shortened
@@ -64,6 +66,7 @@ class Job:
     team: Team = ALONE
     truth: Mapping[str, Sequence[str]] = field(default_factory=dict)
     null: bool = True
+    kept: Memo[KeptFeatures] | None = None  # of earlier jobs with the same, unchanged inputs
 
     def require(self, method: str, names: Sequence[str]) -> list[Any]:
         """Return the named inputs; raise a DissectError if any is None."""
@@ -72,6 +75,21 @@ class Job:
         if missing:
             raise DissectError(f"method {method} needs: {', '.join(missing)}")
         return inputs
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Features with the inputs that they are of, which are thus not deleted."""
+
+    inputs: tuple[Any, ...]
+    root: Path  # of the store; features that aren't cached are elsewhere
+    features: CapturedFeatures
+
+    @property
+    def are_unchanged(self) -> bool:
+        """Whether the store still has the files that were verified."""
+        shards = self.features.shards
+        return all(shard.path.is_relative_to(self.root) and shard.is_unchanged for shard in shards)
 
 
 @dataclass(frozen=True)
@@ -212,8 +230,9 @@ def _describe(
     for layer in captured.activations:
         with timers.stage("summaries"):
             q = captured.activations[layer].to(device)  # reads one layer at a time
-            top_images.append(top_images_of_layer(layer, q, captured.images, job.images))
-            of_layers[layer] = histograms(q)
+            summary = summarise(layer, q, captured, job.images, job.settings.numeric)
+            top_images.append(summary.top_images)
+            of_layers[layer] = summary.histograms
         with timers.stage("similarity"):
             describer.add(layer, q, job.truth.get(layer))
     with timers.stage("similarity"):
@@ -244,9 +263,18 @@ def capture_features(job: Job, layers: Sequence[str]) -> CapturedFeatures:
     needs = ("target", "probe", "encoder", "similarity")
     target, probe, encoder, similarity = job.require("clip_dissect", needs)
     top_k = _stored_top_k(similarity, job.images)
-    return capture(
-        target, layers, encoder, probe, job.store, job.settings, top_k=top_k, team=job.team
-    )
+
+    # By identity: equal networks may have other weights. `KeptFeatures` keeps the numbers taken.
+    inputs = (id(target), id(probe), id(encoder), job.store and job.store.root, tuple(layers))
+    key = (*inputs, job.settings, top_k if job.settings.keep == "top_k" else None)
+    kept = job.kept.find(key) if job.kept and job.team.size == 1 else None
+    if kept is not None and kept.are_unchanged:
+        return replace(kept.features, computed=(), seconds={})
+    options: dict[str, Any] = {"top_k": top_k, "team": job.team}
+    features = capture(target, layers, encoder, probe, job.store, job.settings, **options)
+    if job.kept and job.store:
+        job.kept.keep(key, KeptFeatures((target, probe, encoder), job.store.root, features))
+    return features
 
 
 def embed_concepts(

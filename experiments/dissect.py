@@ -22,6 +22,7 @@ def run(config: Any) -> float | None:
     from clipdissect.app.reporting import Reporter, truth_of
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
+    from clipdissect.evaluation.vectors import learn_stored
     from clipdissect.results.run_files import begin, write_json, write_tables
     from clipdissect.utils.timing import Timers
 
@@ -40,6 +41,9 @@ def run(config: Any) -> float | None:
     write_tables(folder, result.descriptions, result.top_images)
     timers = Timers()
     with timers.stage("metrics"):
+        if config.objective and parts.concepts:
+            texts, device = parts.concepts.texts, parts.settings.torch_device
+            learn_stored(parts.sentences, texts, parts.store, device)
         metrics = evaluation.metrics(
             result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
         )
@@ -50,7 +54,7 @@ def run(config: Any) -> float | None:
             )
     result.run["seconds"] |= timers.seconds
     write_json(folder / "metrics.json", metrics)
-    result.save(folder)
+    write_json(folder / "run.json", result.run)
     show_run(result, metrics, folder, units=config.show)
     sentences, truth = reporter.sentences(config, parts.sentences), truth_of(parts.target)
     reporter.write(folder, result, parts, truth, sentences)

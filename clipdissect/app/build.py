@@ -16,6 +16,7 @@ from clipdissect import method as methods
 from clipdissect.app.launch import identity, job_name, multirun
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
+from clipdissect.dissection import KeptFeatures
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
 from clipdissect.results.result import Result
@@ -23,6 +24,8 @@ from clipdissect.results.run_files import write_json, write_table
 from clipdissect.store import Store
 from clipdissect.utils.distributed import from_environment, own_device
 from clipdissect.utils.extras import install
+from clipdissect.utils.files import FileIdentity, file_identity
+from clipdissect.utils.memo import Memo
 from clipdissect.utils.paths import store_dir
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,9 @@ BUILDERS: dict[str, Build] = {
     "target": targets.lazily,
     "encoder": encoder.lazily,
 }
+KEPT = 2  # parts of each group that a process keeps for its next jobs
+_parts: dict[str, Memo[Any]] = {group: Memo(KEPT) for group in (*BUILDERS, "sentence")}
+_features: Memo[KeptFeatures] = Memo(KEPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +90,7 @@ def build_job(config: Any, method: methods.Method, groups: Collection[str] = ())
         images=config.images,
         null=config.null_similarity and not config.objective,  # a search doesn't use it
         team=from_environment(),
+        kept=_features,
     )
     build_group(tracking.build, config.tracking)  # a mistake there must not wait for the end
     if "similarity" in method.needs:
@@ -108,7 +115,7 @@ def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict
     built, missing = {}, []
     for group in (name for name in BUILDERS if name in groups):
         try:
-            built[group] = build_group(BUILDERS[group], config[group])
+            built[group] = build_once(group, BUILDERS[group], config[group])
         except MissingResource as error:
             missing.append(f"- {group}={config[group].name} {error}")
     if missing:
@@ -120,6 +127,38 @@ def build_groups(config: Any, groups: Collection[str] = tuple(BUILDERS)) -> dict
         hints = [] if config.profile.get("name") == "offline" else [hint]
         raise DissectError("\n".join([message, *missing, *hints]))
     return built
+
+
+def build_once(group: str, build: Build, config: Any) -> Any:
+    """Return the part of an earlier job of this process with equal parameters, or a new one.
+
+    A multirun thus takes code, weights and lists of images and texts as its first job in the
+    process read them. Digests are of what is in memory, so a later change of a file can't lead
+    to a wrong entry of the store; images are read later, so a probe is built again if one of
+    their files changed, or if they aren't files.
+    """
+    values = parameters(config)
+    if group != "probe":
+        return _parts[group].get(repr(values), lambda: build(**values))
+
+    def listed() -> tuple[probe.Probe, list[FileIdentity] | None]:
+        built = build(**values)
+        return built, file_identities(built)
+
+    kept = _parts[group].get(repr(values), listed, _is_unchanged)
+    return kept[0]
+
+
+def file_identities(images: probe.Probe) -> list[FileIdentity] | None:
+    """Return each image file's identity; None if not all images are files."""
+    paths = (images.path(index) for index in range(len(images)))
+    found = [path and file_identity(path) for path in paths]
+    return None if None in found else [identity for identity in found if identity]
+
+
+def _is_unchanged(kept: tuple[probe.Probe, list[FileIdentity] | None]) -> bool:
+    images, identities = kept
+    return identities is not None and file_identities(images) == identities
 
 
 def build_group(build: Build, config: Any) -> Any:
@@ -136,8 +175,13 @@ def _sentences(config: Any, target: targets.Target) -> Sentences:
     """Build the encoder only if it has texts to compare: it may be a download."""
     if target.class_layer not in target.layers:
         return None
+    kept: Sentences = build_once("sentence", _sentence_encoder, config.sentence)
+    return kept
+
+
+def _sentence_encoder(**values: Any) -> Sentences:
     try:
-        return sentence.CachedSentenceEncoder(build_group(sentence.build, config.sentence))
+        return sentence.CachedSentenceEncoder(sentence.build(**values))
     except MissingResource as error:
         return error
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
+
+from clipdissect.app.composition import SharingLoader
 
 
 class Launched(Callback):
@@ -21,6 +24,9 @@ class Launched(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         Launched.folder = Path(config.hydra.sweep.dir)
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.config_loader = SharingLoader(hydra.config_loader.get_search_path())
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         # Jobs that ran in other processes have printed nothing here.

@@ -22,6 +22,8 @@ RUNNERS = (
 COMMAND_FOLDER = Path(__file__).parent / "commands"
 COMMANDS = tuple(sorted(path.stem for path in COMMAND_FOLDER.glob("[!_]*.py")))
 
+SCHEMA = Path(__file__).with_name("schema.json")  # of the config; see `schema`
+
 # Folders of `conf/` that are no config groups: `wandb` is for `wandb sweep`.
 NO_GROUPS = ("wandb",)
 

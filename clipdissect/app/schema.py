@@ -1,12 +1,14 @@
 """Typed schemas: a wrong key or type fails while the config is composed.
 
-Each option's schema comes from the signature of the library function of that name."""
+Each option's schema comes from the signature of the library function of that name, by way of
+`schema.json`, which `scripts/schema` writes: importing the library takes seconds, and a mistake in
+a command is answered without it."""
 
 from __future__ import annotations
 
-import inspect
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
@@ -16,30 +18,11 @@ from typing import Any, Optional, Union, cast, get_args, get_origin, get_type_hi
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from clipdissect import (
-    concepts,
-    encoder,
-    method,
-    probe,
-    sentence,
-    similarity,
-    studies,
-    targets,
-    tracking,
-)
-from clipdissect.utils.registry import Options
+from clipdissect.app.help import SCHEMA
 
-GROUPS: dict[str, Options] = {
-    "target": targets.OPTIONS,
-    "probe": probe.OPTIONS,
-    "concepts": concepts.OPTIONS,
-    "encoder": encoder.OPTIONS,
-    "similarity": similarity.OPTIONS,
-    "sentence": sentence.OPTIONS,
-    "method": method.OPTIONS,
-    "study": studies.OPTIONS,
-    "tracking": tracking.OPTIONS,
-}
+# Group to option to parameter to its `type` and, if it has one, its `default`.
+Parameters = Mapping[str, Mapping[str, Any]]
+OPTIONS: dict[str, dict[str, Parameters]] = json.loads(SCHEMA.read_text(encoding="utf-8"))
 
 # For `str`, omegaconf converts whatever is given ("no" in YAML becomes "False", 1e3 "1000.0");
 # for a union it converts nothing.
@@ -91,7 +74,7 @@ class Comparison:
     # Name in the tables to a probe's name or parameters; default: the paper's four.
     probes: dict[str, Any] = field(default_factory=dict)
     concepts: list[Any] = field(default_factory=lambda: ["google_20k", "imagenet"])
-    similarities: list[str] = field(default_factory=lambda: list(similarity.OPTIONS))
+    similarities: list[str] = field(default_factory=lambda: list(OPTIONS["similarity"]))
     # Values to choose from on half of the units, evaluated on the other half; []: no search.
     top_k: list[int] = field(default_factory=list)
 
@@ -159,15 +142,24 @@ class Root:
     objective_seed: int = 0  # of the split of units into a tuning and a report half
 
 
-def schema_of(function: Callable[..., Any]) -> type:
-    """Return a dataclass with `name` and the function's parameters, types and defaults."""
-    source: Any = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(source)
+PLAIN: dict[str, Any] = {"text": Text, "int": int, "float": float, "bool": bool, "any": Any}
+
+
+def schema_of(name: str, parameters: Parameters) -> type:
+    """Return a dataclass with `name` and an option's parameters, types and defaults."""
     specs: list[Any] = [("name", Text, MISSING)]
-    for parameter in inspect.signature(function).parameters.values():
-        default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-        specs.append((parameter.name, strict(hints[parameter.name]), default))
-    return make_dataclass(f"{function.__name__}_schema", specs)
+    for parameter, about in parameters.items():
+        specs.append((parameter, _type(about["type"]), about.get("default", MISSING)))
+    return make_dataclass(f"{name}_schema", specs)
+
+
+def _type(described: Any) -> Any:
+    """Return the type for omegaconf to check: `PLAIN`'s, or `{"list": of}` and the like."""
+    if isinstance(described, str):
+        return PLAIN[described]
+    ((kind, inner),) = described.items()
+    generic: Any = {"list": list, "dict": dict, "optional": Optional}[kind]
+    return generic[str, _type(inner)] if kind == "dict" else generic[_type(inner)]
 
 
 def strict(hint: Any) -> Any:
@@ -204,6 +196,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("expand", os.path.expanduser, replace=True)  # of `~`
     store = ConfigStore.instance()
     store.store(name="schema", node=strict(Root))
-    for group, group_options in GROUPS.items():
-        for name, function in group_options.items():
-            store.store(group=f"schema/{group}", name=name, node=schema_of(function))
+    for group, options in OPTIONS.items():
+        for name, parameters in options.items():
+            store.store(group=f"schema/{group}", name=name, node=schema_of(name, parameters))

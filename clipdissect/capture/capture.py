@@ -328,6 +328,7 @@ class _Capture:
             computed=computed,
             digests={**self.digests, "images": probe.digest},
             skipped={probe.images[i]: reason for i, reason in sorted(unreadable.items())},
+            shards=tuple(shard for parts in shards.values() for shard in parts),
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipdissect.capture.activations import Activations, TopKActivations
 from clipdissect.capture.output_layout import Reading
 from clipdissect.probe import Probe
+from clipdissect.store import Shard
 
 
 class LazyActivations(Mapping[str, Activations]):
@@ -47,6 +48,7 @@ class CapturedFeatures:
     seconds: dict[str, float] = field(default_factory=dict)  # digests, decode (waiting), forward
     readings: Mapping[str, Reading] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # warnings to record with the results
+    shards: tuple[Shard, ...] = ()  # what the activations and embeddings are read from
 
     @property
     def image_embeds(self) -> Float[Tensor, "images dims"]:
@@ -71,6 +73,7 @@ def concatenate(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeat
         skipped={names[i]: reason for part, names in pairs for i, reason in part.skipped.items()},
         computed=tuple(dict.fromkeys(name for part in parts for name in part.computed)),
         digests={**parts[0].digests, "images": probe.digest},
+        shards=tuple(shard for part in parts for shard in part.shards),
     )
 
 

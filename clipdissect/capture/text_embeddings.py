@@ -37,12 +37,25 @@ def text_embeddings(
 
     if store is None:
         return compute()
-    how = kind if precision == "fp32" else f"{kind} {precision}"
-    key = hashing.hash_values(
-        "text embeds", VERSION, torch.__version__, encoder_digest, how, list(texts)
-    )
+    key = _key(encoder_digest, texts, device, precision)
 
     def entry() -> Entry:
         return Entry({"values": compute()}, {"what": "text embeddings", "texts": len(texts)})
 
     return store.get_or_compute(key, entry).arrays["values"]
+
+
+def stored_text_embeddings(
+    encoder_digest: str, texts: Sequence[str], store: Store, device: str = "cpu"
+) -> Float[Tensor, "texts dims"] | None:
+    """Return the float32 embeddings of these texts if the store has them."""
+    entry = store.get(_key(encoder_digest, texts, device, "fp32"))
+    return None if entry is None else entry.arrays["values"]
+
+
+def _key(encoder_digest: str, texts: Sequence[str], device: str, precision: str) -> str:
+    kind = torch.device(device).type
+    how = kind if precision == "fp32" else f"{kind} {precision}"
+    return hashing.hash_values(
+        "text embeds", VERSION, torch.__version__, encoder_digest, how, list(texts)
+    )

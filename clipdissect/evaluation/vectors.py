@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
-from clipdissect.capture.text_embeddings import text_embeddings
+from clipdissect.capture.text_embeddings import stored_text_embeddings, text_embeddings
 from clipdissect.errors import MissingResource
-from clipdissect.sentence import SentenceEncoder
+from clipdissect.sentence import CachedSentenceEncoder, SentenceEncoder
 from clipdissect.store import Store
 
 Sentences = SentenceEncoder | MissingResource | None
@@ -54,8 +55,31 @@ def vectors(
         if not fresh:
             continue
         start = sum(map(len, parts))
-        embeds = text_embeddings(encoder.embed, encoder.digest, fresh, store, device)
+        embeds = _embeddings(encoder, fresh, store, device)
         parts.append(embeds.float().numpy())
         rows = {text: start + i for i, text in enumerate(fresh)} | rows  # the first set wins
     matrix = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return Vectors(rows, matrix)
+
+
+def learn_stored(
+    sentences: Sentences, texts: Sequence[str], store: Store | None, device: str = "cpu"
+) -> None:
+    """Take texts' embeddings from the store if it has them, so that a search embeds no label."""
+    if store is None or not isinstance(sentences, CachedSentenceEncoder) or sentences.knows(texts):
+        return
+    embeds = stored_text_embeddings(sentences.digest, texts, store, device)
+    if embeds is not None:
+        sentences.learn(texts, embeds)
+
+
+def _embeddings(
+    encoder: SentenceEncoder, texts: Sequence[str], store: Store | None, device: str
+) -> Float[Tensor, "texts dims"]:
+    if not isinstance(encoder, CachedSentenceEncoder):
+        return text_embeddings(encoder.embed, encoder.digest, texts, store, device)
+    if encoder.knows(texts):  # an entry for each of a search's sets of labels would fill the store
+        return encoder.embed(texts, device)
+    embeds = text_embeddings(encoder.embed, encoder.digest, texts, store, device)
+    encoder.learn(texts, embeds)
+    return embeds

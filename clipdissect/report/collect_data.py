@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_
 from clipdissect.report.run import run_folder
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.result import Result
+from clipdissect.results.run_files import contents
 from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
-from clipdissect.utils.files import atomic
+from clipdissect.utils.files import link_or_copy
+from clipdissect.utils.memo import Memo
 from clipdissect.utils.type_checks import check_choice, check_fields, check_range
 
 Pictures = dict[str, list[str | None]]
@@ -89,20 +90,13 @@ def collect(
     `target`. `truth` maps layers to class names, `others` method names to labels. Without
     `sentences`, agreement of texts means equality.
     """
-    look = look or ReportSettings()
+    look, settings = look or ReportSettings(), settings or Settings()
     top_images = result.top_images[result.top_images["rank"] <= look.images]
-    pictures: Pictures = {}
-    regions: dict[str, Regions] = {}
+    visuals = _Visuals()
     if target is not None and probe is not None and len(top_images):
-        target = result.target or target
-        inputs = _inputs(probe, target, look)
-        pictures = _write_thumbnails(folder, inputs, top_images["image"], look)
-        regions = find_regions(
-            target, probe, settings or Settings(), top_images, look.regions, store
-        )
-        for layer in regions.keys() & result.thresholds.keys():
-            thresholds = result.thresholds[layer]
-            regions[layer] = replace(regions[layer], thresholds=thresholds, images=0)
+        job = _Job(result, result.target or target, probe, settings, store, look, top_images)
+        visuals = job.visuals()
+        visuals.copy_to(folder / REPORT / THUMBNAILS)
     texts = {"truth": {k: list(v) for k, v in (truth or {}).items()}, "others": dict(others or {})}
     facts = {
         "images": look.images,
@@ -113,10 +107,10 @@ def collect(
     }
     layers = {
         str(layer): _histogram_values(result.histograms.get(str(layer)))
-        | _region_values(regions.get(str(layer)))
+        | visuals.regions.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
     }
-    ReportData(facts, pictures, layers).write(folder)
+    ReportData(facts, visuals.pictures, layers).write(folder)
 
 
 def _inputs(probe: Probe, target: Target, look: ReportSettings) -> NetworkInputs:
@@ -127,27 +121,82 @@ def _inputs(probe: Probe, target: Target, look: ReportSettings) -> NetworkInputs
     return NetworkInputs(probe, preprocess, look.thumbnail, target.preprocess_digest)
 
 
-def _write_thumbnails(
-    folder: Path, inputs: NetworkInputs, names: pd.Series, look: ReportSettings
-) -> Pictures:
-    """Write each image's thumbnail once; skip unreadable images."""
+@dataclass(frozen=True)
+class _Visuals:
+    """What a report shows of images: entries of `ReportData`, and files by name to be copied."""
+
+    pictures: Pictures = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    regions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def are_complete(self) -> bool:
+        return all(file.is_file() for file in self.files.values())
+
+    def copy_to(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, file in self.files.items():
+            link_or_copy(file, folder / name)
+
+
+_visuals: Memo[_Visuals] = Memo(2)
+
+
+@dataclass(frozen=True)
+class _Job:
+    result: Result
+    target: Target
+    probe: Probe
+    settings: Settings
+    store: Store | None
+    look: ReportSettings
+    top_images: pd.DataFrame
+
+    def visuals(self) -> _Visuals:
+        """Return the visuals, or those of an earlier job of this process on the same features."""
+        run, digests = self.result.run, self.result.run.get("digests", {})
+        is_own = self.result.target is not None or self.result.thresholds
+        if is_own or not {"target", "target preprocess", "images"} <= digests.keys():
+            return self._compute()
+        of_network = hashing.hash_values(
+            digests["target"], digests["target preprocess"], self.probe.digest, digests["images"]
+        )
+        settings = self.settings.numeric, self.settings.summary, run.get("precision")
+        images = self.probe.images, self.probe.path(0), contents(self.top_images)
+        key = (of_network, settings, self.look, *images)
+        return _visuals.get(key, self._compute, lambda kept: kept.are_complete)
+
+    def _compute(self) -> _Visuals:
+        inputs = _inputs(self.probe, self.target, self.look)
+        pictures, files = _thumbnails(inputs, self.top_images["image"], self.look)
+        parts = self.target, self.probe, self.settings, self.top_images
+        regions = find_regions(*parts, self.look.regions, self.store)
+        for layer in regions.keys() & self.result.thresholds.keys():
+            thresholds = self.result.thresholds[layer]
+            regions[layer] = replace(regions[layer], thresholds=thresholds, images=0)
+        values = {layer: _region_values(of_layer) for layer, of_layer in regions.items()}
+        return _Visuals(pictures, files, values)
+
+
+def _thumbnails(
+    inputs: NetworkInputs, names: pd.Series, look: ReportSettings
+) -> tuple[Pictures, dict[str, Path]]:
+    """Make each image's thumbnail once; skip unreadable images."""
     probe = inputs.probe
     numbers = {name: i for i, name in enumerate(probe.images)}
     pictures: Pictures = {}
+    files: dict[str, Path] = {}
     for name in dict.fromkeys(names):
         thumbnail = inputs.file(name)
         if thumbnail is None:
             continue
         file = f"{hashing.hash_values(inputs.folder.name, name)[:20]}{thumbnail.suffix}"
-        path = folder / REPORT / THUMBNAILS / file
-        if not path.is_file():
-            with atomic(path) as temporary:
-                shutil.copyfile(thumbnail, temporary)
+        files[file] = thumbnail
         source = probe.path(numbers[name]) if look.paths == "absolute" else None
         # Tables escape the parts of file names that aren't valid text.
         key = name.encode("utf-8", "backslashreplace").decode()
         pictures[key] = [file, str(source.absolute()) if source else None]
-    return pictures
+    return pictures, files
 
 
 def _histogram_values(histogram: Histograms | None) -> dict[str, Any]:
@@ -162,9 +211,7 @@ def _histogram_values(histogram: Histograms | None) -> dict[str, Any]:
     }
 
 
-def _region_values(regions: Regions | None) -> dict[str, Any]:
-    if regions is None:
-        return {}
+def _region_values(regions: Regions) -> dict[str, Any]:
     maps, thresholds = (array.astype(np.float64) for array in regions.as_firing())
     # The network was not run again on an image whose map is NaN.
     has_map = ~np.isnan(regions.maps[:, :, 0, 0].numpy())

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ from clipdissect.report.report_data import THUMBNAILS, compact_json, rounded
 from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
+from clipdissect.results.run_files import contents
 from clipdissect.utils.files import write_text
+from clipdissect.utils.memo import Memo
+
+_write = partial(write_text, durable=False)
 
 SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"
@@ -41,6 +45,17 @@ LOW_MARGIN_BIT = 8
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Details of `CHUNK` units: images of the chunk, and per unit what `_unit` returns."""
+
+    values: Mapping[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        return compact_json(self.values)
+
+
+@dataclass(frozen=True)
 class Page:
     """The contents of a page: a template with its values, and the data for its scripts.
 
@@ -50,7 +65,7 @@ class Page:
     template: str
     values: Mapping[str, Any]
     start: Mapping[str, Any]
-    details: Mapping[tuple[int, int, int], Mapping[str, Any]]
+    details: Mapping[tuple[int, int, int], Chunk]
 
     def write(self, folder: Path, single_file: bool, megabytes: float) -> Path:
         """Write `index.html`, last, to a folder with thumbnails, and return its path."""
@@ -59,13 +74,13 @@ class Page:
             html = self._single_file(folder / THUMBNAILS, megabytes)
         else:
             for name in (*SCRIPTS, STYLE):
-                write_text(folder / "assets" / name, _static(name))
-            for key, values in self.details.items():
+                _write(folder / "assets" / name, _static(name))
+            for key, chunk in self.details.items():
                 name = "-".join(map(str, key))
-                write_text(folder / "data" / f"{name}.js", _call("details", *key, values))
-            write_text(folder / "data" / "units.js", _call("start", self.start))
+                _write(folder / "data" / f"{name}.js", _details(key, chunk))
+            _write(folder / "data" / "units.js", _call("start", self.start))
             html = self._render([*(f"assets/{name}" for name in SCRIPTS), "data/units.js"])
-        write_text(folder / "index.html", html)
+        _write(folder / "index.html", html)
         return folder / "index.html"
 
     def _single_file(self, thumbnails: Path, megabytes: float) -> str:
@@ -80,7 +95,7 @@ class Page:
             )
         scripts = [_static(name) for name in SCRIPTS]
         scripts.append(f"dissect.pictures({compact_json(pictures)});")
-        scripts += [_call("details", *key, values) for key, values in self.details.items()]
+        scripts += [_details(key, chunk) for key, chunk in self.details.items()]
         scripts.append(_call("start", start))
         # The package's own files and `compact_json` never contain `</script>`.
         inline = {"css": Markup(_static(STYLE)), "scripts": [Markup(text) for text in scripts]}
@@ -93,9 +108,9 @@ class Page:
     def _thumbnails_by_rank(self) -> list[str]:
         ranked: list[tuple[int, str]] = []
         for chunk in self.details.values():
-            for unit in chunk["units"]:
+            for unit in chunk.values["units"]:
                 for rank, number in enumerate(unit["i"]):
-                    image = chunk["images"][number]
+                    image = chunk.values["images"][number]
                     if len(image) > 1:
                         ranked.append((rank, image[1]))
         return list(dict.fromkeys(name for _, name in sorted(ranked, key=lambda pair: pair[0])))
@@ -149,6 +164,10 @@ def _call(function: str, *arguments: Any) -> str:
     return f"dissect.{function}({','.join(map(compact_json, arguments))});\n"
 
 
+def _details(key: tuple[int, int, int], chunk: Chunk) -> str:
+    return f"dissect.details({','.join(map(str, key))},{chunk.text});\n"
+
+
 @cache
 def _environment() -> Environment:
     return Environment(
@@ -178,17 +197,17 @@ class TextTable:
 
 def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
     """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows."""
-    names = [list(rows[text]) for text, _ in run.columns]
-    scores = [list(rows[score]) for _, score in run.columns if score in rows]
+    names = [rows[text].tolist() for text, _ in run.columns]
+    scores = [rows[score].tolist() for _, score in run.columns if score in rows]
     finite = [score for column in scores for score in column if not math.isnan(score)]
     bits = LOW_MARGIN_BIT * low_margins(rows).astype(int)
     for flag, bit in FLAG_BITS.items():
         bits += bit * has_flag(rows, flag)
-    null = {"n": [rounded(score) for score in rows[NULL]]} if NULL in rows else {}
+    null = {"n": [rounded(score) for score in rows[NULL].tolist()]} if NULL in rows else {}
     return {
         "d": [[n for n in map(texts.number, row) if n >= 0] for row in zip(*names, strict=True)],
         "s": [[rounded(s) for s in row if not math.isnan(s)] for row in zip(*scores, strict=True)],
-        "m": [rounded(margin) for margin in rows["margin"]],
+        "m": [rounded(margin) for margin in rows["margin"].tolist()],
         "f": bits.tolist(),
         **null,
         "low": rounded(min(finite, default=0.0)),
@@ -228,8 +247,18 @@ def other_labels(run: Run, layer: str, units: Sequence[int], texts: TextTable) -
     return values
 
 
-def details(run: Run, layer: str, units: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield images, regions and histograms of `CHUNK` units at a time."""
+_chunks: Memo[list[Chunk]] = Memo(32)
+
+
+def details(run: Run, layer: str, units: Sequence[int]) -> list[Chunk]:
+    """Return the chunks of a layer's units, which jobs of a multirun on equal features share."""
+    images = contents(run.top_images[run.top_images["layer"] == layer])
+    limit = run.report_data.facts.get("images")
+    key = (run.report_data.digest, layer, tuple(units), limit, images)
+    return _chunks.get(key, lambda: list(_make_chunks(run, layer, units)))
+
+
+def _make_chunks(run: Run, layer: str, units: Sequence[int]) -> Iterator[Chunk]:
     images, pictures = run.top_images_of(layer), run.report_data.pictures
     for start in range(0, len(units), CHUNK):
         numbers: dict[str, int] = {}
@@ -237,7 +266,9 @@ def details(run: Run, layer: str, units: Sequence[int]) -> Iterator[dict[str, An
             _unit(unit, images.get(unit, []), run.report_data.layers.get(layer, {}), numbers)
             for unit in units[start : start + CHUNK]
         ]
-        yield {"images": [[name, *pictures.get(name, [])] for name in numbers], "units": chunk}
+        yield Chunk(
+            {"images": [[name, *pictures.get(name, [])] for name in numbers], "units": chunk}
+        )
 
 
 def _unit(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipdissect.results.run_files import jsonable
 from clipdissect.utils.files import write_text
+from clipdissect.utils.memo import Memo
 
 VERSION = 1  # raise it when older files can no longer be read
 
@@ -28,11 +31,13 @@ class ReportData:
         pictures: image to thumbnail file and, with `paths=absolute`, the image's path.
         layers: layer to its histograms, thresholds and `outlines` (SVG path per unit and slot, None
             where the network was not run again); all optional.
+        digest: of the files that they were read from; empty if they weren't.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, list[str | None]] = field(default_factory=dict)
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digest: str = ""
 
     def write(self, run: Path) -> None:
         folder = run / REPORT / DATA
@@ -55,8 +60,21 @@ def read_report_data(run: Path) -> ReportData:
     paths = sorted(
         folder.glob("layer-*.json"), key=lambda path: int(path.stem.removeprefix("layer-"))
     )
-    layers = {values.pop("layer"): values for values in map(read_json, paths) if values}
-    return ReportData(facts, read_json(folder / "pictures.json"), layers)
+    paths.append(folder / "pictures.json")
+    hasher = hashlib.blake2b(digest_size=20)
+    for path in paths:
+        hasher.update(path.read_bytes() if path.is_file() else b"")
+    digest = hasher.hexdigest()
+    *found, pictures = _parsed.get(digest, lambda: [*map(read_json, paths)])
+    layers = {
+        values["layer"]: {key: v for key, v in values.items() if key != "layer"}
+        for values in found
+        if values
+    }
+    return ReportData(facts, pictures, layers, digest)
+
+
+_parsed: Memo[list[dict[str, Any]]] = Memo(2)  # layers and pictures by the files' contents
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,10 +96,15 @@ def rounded(value: float | None) -> float | int | None:
 
 def compact_json(values: Any) -> str:
     """Return compact JSON that is safe in a script element; undefined numbers are null."""
-    plain = jsonable(values, reasons=False)
-    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    try:
+        text = _dumps(values)
+    except (TypeError, ValueError):  # NaN, or a type that JSON doesn't have
+        text = _dumps(jsonable(values, reasons=False))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+_dumps = partial(json.dumps, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
 def _write(path: Path, values: Any) -> None:
-    write_text(path, compact_json(values))
+    write_text(path, compact_json(values), durable=False)

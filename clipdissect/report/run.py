@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import re
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from clipdissect.report.report_data import (
 )
 from clipdissect.results import flags
 from clipdissect.results.describe import NULL
+from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
     r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
@@ -168,13 +171,23 @@ def _read_table(path: Path) -> pd.DataFrame:
     """Read a CSV file as strings, except number columns: "nan" may be a label."""
     if not path.is_file():
         return _empty()
+    data = path.read_bytes()
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        for column in filter(NUMBERS.fullmatch, map(str, table)):
-            table[column] = pd.to_numeric(table[column])
+        return _tables.get(hashlib.blake2b(data).digest(), lambda: _parse(data))
     except (ValueError, pd.errors.ParserError) as error:
         raise DissectError(f"{path} can't be read: {error}") from error
-    return table
+
+
+_tables: Memo[pd.DataFrame] = Memo(4)  # by contents: the jobs of a multirun share top images
+
+
+def _parse(data: bytes) -> pd.DataFrame:
+    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, encoding="utf-8")
+    for column in filter(NUMBERS.fullmatch, map(str, table)):
+        table[column] = pd.to_numeric(table[column])
+    texts = {str(column): object for column in table if table[column].dtype.kind not in "if"}
+    typed: pd.DataFrame = table.astype(texts)  # whose values are read one by one
+    return typed
 
 
 def _problem(folder: Path) -> str:

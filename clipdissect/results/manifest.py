@@ -6,7 +6,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,9 @@ def environment() -> dict[str, Any]:
     """Return date, versions, machine and Git state: the head of every manifest."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": dict(_loaded_versions()),
         "machine": machine(),
-        "git": git_state(),
+        "git": deepcopy(_loaded_git_state()),
     }
 
 
@@ -122,6 +124,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return result
+
+
+# A process runs the code that it loaded first, whatever is installed or edited later.
+_loaded_versions = cache(versions)
+_loaded_git_state = cache(lambda: git_state())
 
 
 def machine() -> dict[str, Any]:

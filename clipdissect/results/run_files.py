@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 
 from clipdissect.results import flags
 from clipdissect.utils.files import write_text
+from clipdissect.utils.memo import Memo
 
 # The fewest digits that distinguish any two float32 numbers.
 FLOAT = "%.9g"
@@ -22,6 +24,8 @@ UNDEFINED = {
     "inf": _INFINITE,
     "-inf": _INFINITE,
 }
+
+_top_images: Memo[str] = Memo(2)  # CSV by contents
 
 
 def write_result(
@@ -36,7 +40,22 @@ def write_result(
 
 def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
     write_table(folder / "descriptions.csv", descriptions)
-    write_table(folder / "top_images.csv", top_images)
+    # A multirun's jobs often have the same top images.
+    text = _top_images.get(contents(top_images), lambda: _csv(top_images))
+    write_text(folder / "top_images.csv", text)
+
+
+def contents(table: pd.DataFrame) -> tuple[Any, ...]:
+    """Return a hashable copy of a table's values, with digests of its texts."""
+    columns = {str(name): table[name].to_numpy() for name in table}
+    return tuple(
+        (name, v.dtype.str, v.tobytes() if v.dtype.kind in "biuf" else _hash(v))
+        for name, v in columns.items()
+    )
+
+
+def _hash(texts: Shaped[np.ndarray, " rows"]) -> bytes:
+    return pd.util.hash_array(texts).tobytes()
 
 
 def begin(folder: Path) -> None:
@@ -46,10 +65,13 @@ def begin(folder: Path) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically as UTF-8 CSV: floats with nine digits, flags in one cell."""
+    write_text(path, _csv(table))
+
+
+def _csv(table: pd.DataFrame) -> str:
     if flags.COLUMN in table:
         table = table.assign(flags=table[flags.COLUMN].map(flags.written))
-    text = table.to_csv(index=False, float_format=FLOAT, lineterminator="\n")
-    write_text(path, text)
+    return str(table.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -14,7 +14,10 @@ from clipdissect.models.sentence_transformers import SentenceEncoder
 
 @dataclass(frozen=True)
 class CachedSentenceEncoder:
-    """A sentence encoder that caches embeddings in memory."""
+    """A sentence encoder that caches embeddings in memory.
+
+    A text keeps its first embedding; in which batch it was computed changes its last digit.
+    """
 
     encoder: SentenceEncoder
     known: dict[str, Tensor] = field(default_factory=dict)
@@ -33,6 +36,15 @@ class CachedSentenceEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.encoder.count_tokens(texts)
+
+    def knows(self, texts: Sequence[str]) -> bool:
+        """Whether all embeddings are in memory."""
+        return all(text in self.known for text in texts)
+
+    def learn(self, texts: Sequence[str], embeds: Float[Tensor, "texts dims"]) -> None:
+        """Keep embeddings that were computed before, except of known texts."""
+        for text, embed in zip(texts, embeds, strict=True):
+            self.known.setdefault(text, embed)
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
         new = [text for text in dict.fromkeys(texts) if text not in self.known]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +113,7 @@ class Series:
         """Return all shards, verified; None if absent, damaged or with transient errors."""
         try:
             manifest = self._manifest()
-            parts = [self._read(tuple(rows), checksum) for rows, checksum in manifest["shards"]]
+            parts = self._read_all([(tuple(rows), sum_) for rows, sum_ in manifest["shards"]])
         except FileNotFoundError:
             return None
         except (Damaged, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -149,7 +151,7 @@ class Series:
     def finish(self, wanted: Sequence[Rows]) -> list[Shard]:
         """Write the manifest, delete other shards' files, and return the shards."""
         try:
-            parts = [self._read(rows) for rows in wanted]
+            parts = self._read_all([(rows, None) for rows in wanted])
         except (FileNotFoundError, Damaged) as error:
             raise DissectError(f"the store lost a file that was just written: {error}") from error
         listed = [[list(rows), part.checksum] for rows, part in zip(wanted, parts, strict=True)]
@@ -175,6 +177,13 @@ class Series:
         if hashing.hash_values(body) != manifest["checksum"] or manifest["key"] != self.key:
             raise Damaged(f"{self.folder / MANIFEST} differs from the one written")
         return manifest
+
+    def _read_all(self, wanted: Sequence[tuple[Rows, str | None]]) -> list[Shard]:
+        """Read shards in threads: hashing releases the interpreter's lock."""
+        if len(wanted) == 1:
+            return [self._read(*wanted[0])]
+        with ThreadPoolExecutor(min(len(wanted), os.cpu_count() or 1)) as pool:
+            return list(pool.map(lambda one: self._read(*one), wanted))
 
     def _read(self, rows: Rows, checksum: str | None = None) -> Shard:
         shard = shards.read(self._path(rows))

@@ -199,10 +199,10 @@ def _cache_item(path: Path, description: str) -> Item:
 
 
 def _damage(path: Path) -> str | None:
-    try:
-        shards.read(path)
-    except FileNotFoundError:
+    if not path.is_file():
         return None
+    try:
+        shards.verify(path)
     except shards.Damaged as error:
         return str(error)
     return None

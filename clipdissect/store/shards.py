@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from clipdissect.utils.files import atomic
+from clipdissect.utils.files import FileIdentity, atomic, file_identity
+from clipdissect.utils.memo import Memo
 
 _CHUNK = 1 << 20
+SETTLED_S = 2.0  # clocks of file systems are coarse: a later write may leave the same times
 
 
 class Damaged(Exception):
@@ -30,6 +33,12 @@ class Shard:
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
+    identity: FileIdentity | None = None  # when it was verified; None if it was just written
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file is the one that was verified."""
+        return self.identity is not None and self.identity == file_identity(self.path)
 
     def arrays(self) -> dict[str, Tensor]:
         """Memory-map the arrays; raise `Damaged` if the file was changed or deleted."""
@@ -38,6 +47,9 @@ class Shard:
                 return {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise Damaged(f"{self.path} can't be read ({error})") from error
+
+
+_verified: Memo[Shard] = Memo(4096)  # by path
 
 
 def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
@@ -51,9 +63,25 @@ def write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def read(path: Path) -> Shard:
-    """Read a file and verify its checksum; raise `Damaged` or FileNotFoundError."""
-    if not path.is_file():
+    """Read a file and verify its checksum; raise `Damaged` or FileNotFoundError.
+
+    A file that this process has verified isn't read again while its times, size and inode are
+    the same.
+    """
+    identity = file_identity(path)
+    if identity is None:
         raise FileNotFoundError(path)
+    if time.time() - max(identity[-2:]) / 1e9 < SETTLED_S:
+        return verify(path)
+    return _verified.get(
+        path,
+        lambda: replace(verify(path), identity=identity),
+        lambda shard: shard.identity == identity,
+    )
+
+
+def verify(path: Path) -> Shard:
+    """Read all of a file and compare its checksum; raise `Damaged`."""
     try:
         with path.open("rb") as source:
             about, expected, actual = _examine(source)

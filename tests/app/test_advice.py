@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, group_folders
-from clipdissect.app.schema import GROUPS, Root, schema_of, strict
+from clipdissect.app.schema import OPTIONS, Root, schema_of, strict
 
 CONF = conf_folder()
 CHOICES = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in group_folders()}
@@ -59,8 +59,8 @@ def problem(override: str) -> str | None:
 def _of_value(first: str, key: str, parsed: object, adds: bool) -> str | None:
     values = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]  # type: ignore[attr-defined]
     schemas = [strict(Root)]
-    if first in GROUPS:
-        schemas = [schema_of(function) for function in GROUPS[first].values()]
+    if first in OPTIONS:
+        schemas = [schema_of(*option) for option in OPTIONS[first].items()]
         key = key.partition(".")[2]
     said = f"no option has {key}"
     for schema in schemas:

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from clipdissect import similarity
 from clipdissect.app.help import COMMANDS, RUNNERS, conf_folder, group_folders, runner_help, usage
-from clipdissect.app.schema import GROUPS, register, schema_of
+from clipdissect.app.schema import OPTIONS as GROUPS
+from clipdissect.app.schema import register, schema_of
 from clipdissect.app.user_errors import explain
 from clipdissect.errors import DissectError
 from clipdissect.targets.preprocess import KEYS
@@ -46,7 +47,7 @@ def given(group: str, option: str) -> list[str]:
     if (group, option) in GIVEN or group not in GROUPS:
         return GIVEN.get((group, option), [])
     values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    hints = get_type_hints(schema_of(GROUPS[group][values["name"]]))
+    hints = get_type_hints(schema_of(values["name"], GROUPS[group][values["name"]]))
     examples = {int: "1", float: "1.5", bool: "true"}
     return [
         f"{group}.{name}="
@@ -84,7 +85,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in GROUPS])
 def test_yaml_lists_every_parameter_of_its_function(group: str, option: str) -> None:
     values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    schema = schema_of(GROUPS[group][values["name"]])
+    schema = schema_of(values["name"], GROUPS[group][values["name"]])
     assert set(values) - {"defaults"} == set(schema.__dataclass_fields__)
     assert values["defaults"] == [f"/schema/{group}/{values['name']}@_here_", "_self_"]
 

@@ -19,7 +19,8 @@ from sets import picture
 
 from clipdissect.app.build import BUILDERS, build_group
 from clipdissect.app.help import conf_folder
-from clipdissect.app.schema import GROUPS, register, schema_of
+from clipdissect.app.schema import register, schema_of
+from clipdissect.app.signatures import GROUPS, parameters_of
 
 EXAMPLES = re.compile(
     r"`clipdissect/(?P<group>\w+?)s?/(?P<name>\w+)\.py`.*?\n```python\n(?P<code>.*?)```\s+"
@@ -50,7 +51,7 @@ def example(
     (tmp_path / group).mkdir()
     (tmp_path / group / f"{name}.yaml").write_text(found["config"])
     register()
-    schema = schema_of(vars(module)[entry[2]])
+    schema = schema_of(name, parameters_of(vars(module)[entry[2]]))
     ConfigStore.instance().store(group=f"schema/{group}", name=name, node=schema)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         yield group, name
@@ -70,7 +71,7 @@ def test_an_example_composes_and_builds(example: tuple[str, str], tmp_path: Path
 def test_an_examples_config_lists_its_functions_parameters(example: tuple[str, str]) -> None:
     group, name = example
     values = yaml.safe_load(FOUND[group]["config"])
-    assert set(values) - {"defaults"} == set(schema_of(GROUPS[group][name]).__dataclass_fields__)
+    assert set(values) - {"defaults"} == {"name", *parameters_of(GROUPS[group][name])}
     assert values["defaults"] == [f"/schema/{group}/{name}@_here_", "_self_"]
 
 

@@ -225,6 +225,16 @@ def test_searches_that_make_no_sense(run: Run, changes: tuple[str, ...], says: s
     assert not list((run[0] / "results").rglob("failure.json"))
 
 
+def test_a_grid_needs_lists(run: Run) -> None:
+    folder, monkeypatch, capsys = run
+    given = [one for one in SEARCH if "seed" not in one]
+    assert launched(monkeypatch, folder, *given, "hydra/sweeper/sampler=grid") == 2
+    said = capsys.readouterr().err
+    assert "similarity.a, similarity.lam" in said
+    assert "are intervals: set hydra.sweeper.params=null" in said
+    assert not list((folder / "results").rglob("failure.json"))
+
+
 def test_metrics_of_a_trial_are_in_its_folder(run: Run) -> None:
     search(run, "hydra.sweeper.n_trials=1")
     metrics = json.loads(next((run[0] / "results").rglob("0/metrics.json")).read_text())

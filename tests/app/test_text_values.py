@@ -18,7 +18,7 @@ from omegaconf.errors import ValidationError
 from clipdissect import concepts, probe
 from clipdissect.app import evaluation_job
 from clipdissect.app.help import conf_folder
-from clipdissect.app.schema import GROUPS, Root, Text, register, schema_of, strict
+from clipdissect.app.schema import OPTIONS, Root, Text, register, schema_of, strict
 from clipdissect.app.user_errors import explain, on_command_line
 from clipdissect.errors import DissectError, MissingResource
 
@@ -49,9 +49,9 @@ NASTY = [
 LISTED = [w for w in WORDS + NASTY if not set(",[]{'") & set(w) and w[-1] != "\\"] + ["don't"]
 TEXTS = {
     (group, option, name): hint
-    for group, options in GROUPS.items()
-    for option, function in options.items()
-    for name, hint in get_type_hints(schema_of(function)).items()
+    for group, options in OPTIONS.items()
+    for option, parameters in options.items()
+    for name, hint in get_type_hints(schema_of(option, parameters)).items()
     if "Union[str, bytes" in str(hint)
 }
 
@@ -83,12 +83,12 @@ def advised(message: str) -> str:
     return override
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", OPTIONS)
 def test_text_parameters_take_nothing_else(group: str) -> None:
     for (of, option, name), hint in TEXTS.items():
         if of != group:
             continue
-        config = OmegaConf.structured(schema_of(GROUPS[group][option]))
+        config = OmegaConf.structured(schema_of(option, OPTIONS[group][option]))
         many = "list[" in str(hint)
         OmegaConf.update(config, name, ["a", "b"] if many else "a")
         for wrong in (1000.0, False, 8):

@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,33 @@ def test_a_shard_is_mapped_and_not_read(tmp_path: Path) -> None:
     array = shard.arrays()["values"]
     assert _resident() - before < 4_000_000
     assert array.sum() == 0
+
+
+def test_a_verified_file_is_not_read_again_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shard"
+    shards.write(path, {"values": torch.eye(30)}, {"a": 1})
+    assert shards.read(path).identity is None  # its times may be those of the next write, too
+    monkeypatch.setattr(shards, "SETTLED_S", 0.0)
+    examine = shards._examine
+    calls: list[Any] = []
+    monkeypatch.setattr(shards, "_examine", lambda file: calls.append(file) or examine(file))
+    first = shards.read(path)
+    assert shards.read(path) is first
+    assert len(calls) == 1
+    assert first.is_unchanged
+    raw, times = bytearray(path.read_bytes()), path.stat()
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # which leaves the time of change
+    assert not first.is_unchanged
+    with pytest.raises(Damaged, match="was changed"):
+        shards.read(path)
+    path.unlink()
+    assert not first.is_unchanged
+    with pytest.raises(FileNotFoundError):
+        shards.read(path)
 
 
 def _resident() -> int:

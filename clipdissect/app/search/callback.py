@@ -63,6 +63,7 @@ def prepare(config: Any) -> None:
     """Open the study, add this multirun's folder, and try the default configuration."""
     space, fixed = space_of(config)
     _check(config, space)
+    _check_grid(config)
     storage = config.hydra.sweeper.storage
     if storage.startswith(SQLITE):
         Path(storage.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
@@ -125,15 +126,41 @@ def space_of(config: Any) -> tuple[dict[str, Any], list[str]]:
 
     The space is the sweeper's and the command line's; a single value there fixes a parameter.
     """
+    space, fixed = _distributions(config)
+    given: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    parsed = OverridesParser.create().parse_overrides(given)
+    single = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
+    return {key: value for key, value in space.items() if key not in fixed}, single
+
+
+def _distributions(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return Optuna's distributions and the single values, by parameter."""
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
     params = config.hydra.sweeper.params or {}
     listed = [f"{key}={value}" for key, value in params.items()]
     given: Any = OmegaConf.to_container(config.hydra.overrides.task)
-    space, fixed = create_params_from_overrides([*listed, *given])
-    parsed = OverridesParser.create().parse_overrides(given)
-    single = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
-    return {key: value for key, value in space.items() if key not in fixed}, single
+    found: tuple[dict[str, Any], dict[str, Any]] = create_params_from_overrides([*listed, *given])
+    return found
+
+
+def _check_grid(config: Any) -> None:
+    """Raise a DissectError for a grid of parameters that have no list of values."""
+    from optuna import distributions
+
+    sampler = config.hydra.sweeper.sampler
+    if sampler is None or not str(sampler.get("_target_")).endswith("GridSampler"):
+        return
+    kinds = ("UniformDistribution", "LogUniformDistribution", "IntLogUniformDistribution")
+    endless = [getattr(distributions, kind) for kind in kinds]
+    # The sampler also looks at those of the preset that the command line sets to one value.
+    names = [name for name, values in _distributions(config)[0].items() if type(values) in endless]
+    if names:
+        raise DissectError(
+            f"the grid sampler tries every combination of listed values, and {', '.join(names)} "
+            f"{'is an interval' if len(names) == 1 else 'are intervals'}: set "
+            "hydra.sweeper.params=null and list values, such as -m similarity.a=5,10,20"
+        )
 
 
 def setting_of(config: Any, searched: set[str]) -> dict[str, str]:
