@@ -44,7 +44,7 @@ from clipdissect.app.runtime.plain_similarity import Plain
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import open_picture
-from clipdissect.images.transforms import apply
+from clipdissect.images.transforms import SplitTransform, split
 from clipdissect.results.manifest import environment
 from clipdissect.results.run_files import write_json
 from clipdissect.similarity import ConceptActivations
@@ -161,9 +161,9 @@ def write_images(folder: Path, count: int) -> None:
 
 
 class Decoding:
-    """Decoding and both networks' transforms of files, in a process of a pool."""
+    """Decoding of files, and resizing and cropping for both networks, in a process of a pool."""
 
-    transforms: Sequence[Any] = ()
+    transforms: Sequence[SplitTransform] = ()
 
     @classmethod
     def run(cls, decode: str, paths: Sequence[Path]) -> int:
@@ -171,12 +171,13 @@ class Decoding:
         for path in paths:
             picture = open_picture(path, decode)
             for transform in cls.transforms:
-                apply(transform, picture)
+                transform.pixels(picture)
         return len(paths)
 
 
 def decoding(a: argparse.Namespace, target: Target, encoder: Encoder, folder: Path) -> list[Row]:
-    Decoding.transforms = (target.preprocess, encoder.preprocess)  # inherited by the processes
+    # Inherited by the processes.
+    Decoding.transforms = [split(network.preprocess) for network in (target, encoder)]
     paths = sorted(folder.rglob("*.jpg"))
     cores = len(os.sched_getaffinity(0))
     shares = [paths[n::cores] for n in range(cores)]
