@@ -138,14 +138,15 @@ def build_once(group: str, build: Build, config: Any) -> Any:
     their files changed, or if they aren't files.
     """
     values = parameters(config)
+    key = build, repr(values)
     if group != "probe":
-        return _parts[group].get(repr(values), lambda: build(**values))
+        return _parts[group].get(key, lambda: build(**values))
 
     def listed() -> tuple[probe.Probe, list[FileIdentity] | None]:
         built = build(**values)
         return built, file_identities(built)
 
-    kept = _parts[group].get(repr(values), listed, _is_unchanged)
+    kept = _parts[group].get(key, listed, _is_unchanged)
     return kept[0]
 
 

@@ -10,8 +10,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipdissect.utils import hashing
-
 # Times of files are coarse on some disks, and this module isn't the first that is loaded.
 SETTLED_S = 10
 # Later changes may have come after Python loaded the code, or while a file was read.
@@ -71,6 +69,8 @@ def are_unchanged(identities: dict[str, str | None]) -> bool:
 
 def identity(path: str | Path) -> str | None:
     """Return a digest of the names, sizes, times and inodes; None if they changed lately."""
+    from clipdissect.utils import hashing  # imports torch, which `clipdissect fetch` doesn't need
+
     facts = _facts(str(path))
     if any(max(modified, changed) > settled_before_ns for _, _, modified, changed, _ in facts):
         return None
