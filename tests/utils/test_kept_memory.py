@@ -33,7 +33,7 @@ def resident():
 faults()
 print(faults(), resident())
 with kept_memory():
-    faults()
+    faults(30)  # aligned arrays fit into each other's place only after some have been made
     print(faults(), resident())
 print(faults(), resident())
 """
