@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 
 from clipdissect.results import flags
 from clipdissect.utils.files import write_text
-from clipdissect.utils.hashing import hash_values
 from clipdissect.utils.memo import Memo
 
 # The fewest digits that distinguish any two float32 numbers.
@@ -49,9 +49,14 @@ def contents(table: pd.DataFrame) -> tuple[Any, ...]:
     """Return a hashable copy of a table's values, with digests of its texts."""
     columns = {str(name): table[name].to_numpy() for name in table}
     return tuple(
-        (name, v.dtype.str, v.tobytes() if v.dtype.kind in "biuf" else hash_values(v.tolist()))
+        (name, v.dtype.str, v.tobytes() if v.dtype.kind in "biuf" else _hash(v))
         for name, v in columns.items()
     )
+
+
+def _hash(texts: Shaped[np.ndarray, " rows"]) -> bytes:
+    # An encoding that takes the parts of file names that aren't valid text, too.
+    return pd.util.hash_array(texts, encoding="unicode_escape").tobytes()
 
 
 def begin(folder: Path) -> None:
