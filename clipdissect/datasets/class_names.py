@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from clipdissect.errors import DissectError, MissingResource
@@ -69,6 +69,11 @@ def is_a_name(labels: Iterable[str], names: Sequence[str]) -> list[bool]:
 
 def named_by(names: Iterable[str], texts: Iterable[str]) -> int:
     """Count the classes that have any of their names among the texts."""
+    return _named_by(tuple(names), tuple(texts))
+
+
+@lru_cache(maxsize=8)  # the trials of a search ask for the same three
+def _named_by(names: tuple[str, ...], texts: tuple[str, ...]) -> int:
     known = {text.casefold() for text in texts}
     return sum(not known.isdisjoint(synonyms(name)) for name in names)
 
