@@ -54,6 +54,7 @@ from clipdissect.capture.settings import BF16_WEIGHTS, Settings
 from clipdissect.dissection import dissect
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import DECODE, Picture, to_pil
+from clipdissect.images.transforms import split
 from clipdissect.probe import Probe
 from clipdissect.store import Store
 from clipdissect.targets import Target
@@ -185,7 +186,7 @@ def loader_rates(
     benchmark: Benchmark, probe: Probe, counts: list[int]
 ) -> Iterator[tuple[int, float, float]]:
     """Yield decoding processes, seconds to the first batch, and images/s of the loader alone."""
-    transforms = benchmark.target.preprocess, benchmark.encoder.preprocess
+    transforms = [split(part.preprocess) for part in (benchmark.target, benchmark.encoder)]
     for workers in counts:
         settings = replace(benchmark.settings, workers=workers)
         requests = batch_requests(range(len(probe)), settings.images_a_batch, (0, 1))
@@ -203,7 +204,7 @@ def loader_rates(
 def decoder_difference(benchmark: Benchmark, root: str, limit: int | None, decode: str) -> str:
     """Compare a decoder with PIL: pixels, and the top class of the target's last layer."""
     settings = benchmark.settings
-    transforms = benchmark.target.preprocess, benchmark.encoder.preprocess
+    transforms = [split(part.preprocess) for part in (benchmark.target, benchmark.encoder)]
     streams = []
     for name in ("pil", decode):
         probe = probes.build("folder", root=root, limit=limit, decode=name)

@@ -40,7 +40,7 @@ from clipdissect import probe as probes
 from clipdissect.app.console import markdown_table
 from clipdissect.app.runtime.baseline import PlainPipeline
 from clipdissect.app.runtime.microbenchmarks import processor, synchronize, synthetic_inputs
-from clipdissect.app.runtime.plain_similarity import Plain
+from clipdissect.app.runtime.plain_similarity import timed_scores
 from clipdissect.capture.settings import Settings
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import open_picture
@@ -127,16 +127,8 @@ def _scoring_case(a: argparse.Namespace, case: str, factors: ConceptActivations,
     function.top(factors, q[:, :4].contiguous(), BEST)  # compiles the kernels
     ours = least_seconds(a, lambda: function.top(factors, q, BEST))
     count = min(a.plain_rank_units, a.units) if name == "rank_reorder" else a.units
-    start = time.perf_counter()
-    plain = Plain(name, parameters, factors)
-    scores = torch.empty(count, a.concepts, device=a.device)
-    synchronize(a.device)
-    middle = time.perf_counter()
-    for unit in range(count):
-        scores[unit] = plain.unit(q[:, unit])
-    best = plain.finish(scores).argmax(1)
-    synchronize(a.device)
-    seconds = middle - start + (time.perf_counter() - middle) * a.units / count
+    scores, preparing, loop = timed_scores(name, parameters, factors, q[:, :count])
+    seconds, best = preparing + loop * a.units / count, scores.argmax(1)
     found = function.top(factors, q[:, :count].contiguous(), 1).concepts[:, 0]
     note = f"same best concept for {int((found == best).sum())} of {count} units"
     note += "" if count == a.units else f"; plain: {count} units, scaled"

@@ -33,7 +33,7 @@ from clipdissect.app.runtime.microbenchmarks import (
     reset_peak_memory,
     synthetic_inputs,
 )
-from clipdissect.app.runtime.plain_similarity import Plain
+from clipdissect.app.runtime.plain_similarity import Plain, timed_scores
 from clipdissect.similarity import ConceptActivations, TopActivations, kernels, top_images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -81,16 +81,7 @@ def run_plain(a: argparse.Namespace, factors: ConceptActivations, q: Tensor) -> 
     seconds: list[float] = []
 
     def work() -> Tensor:
-        start = time.perf_counter()
-        plain = Plain(name, parameters, factors)
-        middle = time.perf_counter()
-        # Preallocated: a list of results scatters them among freed temporaries, which was several
-        # times slower.
-        scores = torch.empty(count, a.concepts)
-        for u in range(count):
-            scores[u] = plain.unit(q[:, u])
-        scores = plain.finish(scores)
-        seconds[:] = [middle - start, time.perf_counter() - middle]
+        scores, *seconds[:] = timed_scores(name, parameters, factors, q[:, :count])
         return scores
 
     scores, _, peak = measure(work, 1)

@@ -14,9 +14,8 @@ from clipdissect.capture.gpu_decoding import check_decodes_on, decode_on_device
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.workers import SHARED, workers_for
 from clipdissect.errors import DissectError
-from clipdissect.images.transforms import split
+from clipdissect.images.transforms import SplitTransform
 from clipdissect.probe import Probe
-from clipdissect.utils.hashing import Transform
 from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ LOG_EVERY_S = 20.0
 
 def batches(
     probe: Probe,
-    transforms: Sequence[Transform],
+    transforms: Sequence[SplitTransform],
     requests: Sequence[BatchRequest],
     settings: Settings,
     timers: Timers | None = None,
@@ -42,7 +41,7 @@ def batches(
         DissectError: an image can't be read and the probe says `raise`, a transform gives tensors
             of different shapes, a decoding process died, or `decode=gpu` without a GPU.
     """
-    parts = Transforms([split(transform) for transform in transforms])
+    parts = Transforms(transforms)
     copies, timers = DeviceCopies(settings.torch_device), timers or Timers()
     if probe.on_gpu:
         check_decodes_on(settings.torch_device)

@@ -41,8 +41,10 @@ def activation_maps(
     """Yield the layers' maps per batch, in the probe's order."""
     requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
     readings = readings or map_readings(target, layers, settings)
-    stream = batches(probe, (target.preprocess,), requests, settings)
-    with networks(target, readings, None, settings, as_maps) as run, closing(stream):
+    with (
+        networks(target, readings, None, settings, as_maps) as run,
+        closing(batches(probe, run.transforms, requests, settings)) as stream,
+    ):
         for batch in stream:
             maps = run(layers, batch.inputs[0], None) if 0 in batch.inputs else {}
             yield Maps(batch.indices, maps, batch.skipped)

@@ -44,9 +44,8 @@ class ModelRunner:
             self.embed = torch.compile(embed) if settings.compile else embed
         # A half or double network needs its own type; one without weights takes any.
         self.dtype = floating(target.model, torch.empty(0, dtype=torch.float32)).dtype
-        # The parts of the transforms that run on the device, on batches of 8-bit pixels.
-        self.target_inputs = split(target.preprocess).finish
-        self.encoder_inputs = split(encoder.preprocess).finish if encoder else None
+        # Of the target, then of the encoder: pixels must be finished by the split that made them.
+        self.transforms = [split(network.preprocess) for network in (target, encoder) if network]
         self.max_images: int | None = None  # that fit the device at once; None: unknown
 
     def __call__(
@@ -83,7 +82,7 @@ class ModelRunner:
             log.info("out of memory: continuing with %d images at a time", self.max_images)
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Outputs:
-        inputs = self.target_inputs(images).to(self.dtype)
+        inputs = self.transforms[0].finish(images).to(self.dtype)
         with self._autocast():
             run_network(self.model, inputs, self.runs_eagerly)
         batch = self.recorder.take(layers)
@@ -92,8 +91,8 @@ class ModelRunner:
         return {layer: batch[layer] for layer in layers}
 
     def _embeds(self, images: Tensor) -> Outputs:
-        assert self.embed and self.encoder_inputs  # nobody asks for embeddings without an encoder
-        inputs = self.encoder_inputs(images)
+        assert self.embed is not None  # nobody asks for embeddings without an encoder
+        inputs = self.transforms[1].finish(images)
         with self._autocast():
             embeds = self.embed(inputs).float()
         _check_rows(EMBEDS, embeds, len(images))

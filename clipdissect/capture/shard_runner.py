@@ -82,9 +82,8 @@ def run_shards(
     timers: Timers,
 ) -> None:
     """Compute the tasks' arrays and write them per shard; each image is decoded once."""
-    transforms = [network.preprocess for network in (run.target, run.encoder) if network]
     requests = [request for task in tasks for request in task.requests(run.settings.images_a_batch)]
-    stream = batches(probe, transforms, requests, run.settings, timers)
+    stream = batches(probe, run.transforms, requests, run.settings, timers)
     with closing(stream), _WriterThread(run.settings.torch_device, probe, writers) as thread:
         for task in tasks:
             task.run(stream, run, timers)

@@ -13,32 +13,24 @@ from test_cli import JOB, NO_NETWORK, facts, run_folders
 from tiny import write_colours
 from tiny_encoders import write_hf
 
-# As `python -m clipdissect`, with files taken for settled however new they are.
-COMMAND = """
+# Files are taken for settled however new they are; "sealed" refuses to build a network.
+START = """
 import sys
 from clipdissect.utils import dependencies
 dependencies.settled_before_ns = 1 << 62
-from clipdissect.app import cli
-from clipdissect.errors import DissectError
 if sys.argv.pop(1) == "sealed":
     from clipdissect import encoder, targets
+    from clipdissect.errors import DissectError
     from clipdissect.models.sentence_transformers import SentenceFolder
     def fail(*parts, **more):
         raise DissectError("a network was built")
     targets.build = encoder.build = fail
     SentenceFolder._model = property(fail)
-cli.main()
 """
-SCRIPT = """
-import sys
-from clipdissect import Settings, dissect, encoder, targets
-from clipdissect.errors import DissectError
-from clipdissect.utils import dependencies
-dependencies.settled_before_ns = 1 << 62
-if sys.argv.pop(1) == "sealed":
-    def fail(*parts, **more):
-        raise DissectError("a network was built")
-    targets.build = encoder.build = fail
+COMMAND = f"{START}\nfrom clipdissect.app import cli\ncli.main()"  # as `python -m clipdissect`
+SCRIPT = (
+    f"{START}\nfrom clipdissect import Settings, dissect\n"
+    + """
 result = dissect(
     {"name": "timm", "model": "test_resnet", "weights": "random"},
     ["layer1", "layer4"],
@@ -52,6 +44,7 @@ result = dissect(
 print(result.run["computed"], result.run["notes"])
 result.descriptions.to_csv(sys.argv.pop(1))
 """
+)
 
 
 def run(folder: Path, code: str, *arguments: str) -> str:

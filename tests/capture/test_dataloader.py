@@ -19,6 +19,7 @@ from clipdissect.capture.decoding import BatchRequest
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.workers import default_workers, workers_for
 from clipdissect.errors import DissectError
+from clipdissect.images.transforms import split
 
 
 def workers(count: int) -> Settings:
@@ -61,6 +62,9 @@ def test_a_worker_that_dies_is_told(tmp_path: Path) -> None:
     with pytest.raises(DissectError, match=r"a decoding process died .*capture\.workers=0"):
         list(
             batches(
-                images, [die], [BatchRequest(range(4), (0,))], Settings(device="cpu", workers=1)
+                images,
+                [split(die)],
+                [BatchRequest(range(4), (0,))],
+                Settings(device="cpu", workers=1),
             )
         )

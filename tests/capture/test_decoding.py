@@ -143,7 +143,7 @@ def workers(count: int) -> Settings:
 def test_a_pass_may_stop_anywhere_and_the_next_one_works() -> None:
     requests = batch_requests(range(90), 8, (0,))
     for stop in (1, 4, len(requests)):
-        with closing(batches(numbered(90), [TO_TENSOR], requests, workers(3))) as stream:
+        with closing(batches(numbered(90), [split(TO_TENSOR)], requests, workers(3))) as stream:
             for request, batch in zip(requests[:stop], stream, strict=False):
                 check(batch, request)
 
@@ -159,7 +159,7 @@ def test_an_error_midway_is_raised_at_its_batch(count: int) -> None:
 
     requests, seen = batch_requests(range(90), 8, (0,)), []
     with pytest.raises(DissectError, match="no 41"):
-        for batch in batches(numbered(90), [refuse], requests, workers(count)):
+        for batch in batches(numbered(90), [split(refuse)], requests, workers(count)):
             seen.append(batch)
     assert len(seen) == 5  # batch 5 has images 40 to 47
 
@@ -173,7 +173,8 @@ def test_images_of_two_sizes_are_named(count: int) -> None:
         return TO_TENSOR(image.resize((side, side)))
 
     with pytest.raises(DissectError, match=r"different shapes, \(3, 4, 4\) and \(3, 5, 5\)"):
-        list(batches(numbered(30), [grow], batch_requests(range(30), 8, (0,)), workers(count)))
+        requests = batch_requests(range(30), 8, (0,))
+        list(batches(numbered(30), [split(grow)], requests, workers(count)))
 
 
 @linux
@@ -181,7 +182,7 @@ def test_images_of_two_sizes_are_named(count: int) -> None:
 def test_nothing_readable() -> None:
     names = tuple("abcd")
     torn = Probe("torn", names, lambda index: Numbered()(3), "digest")
-    found = list(batches(torn, [TO_TENSOR], batch_requests(range(4), 3, (0,)), workers(2)))
+    found = list(batches(torn, [split(TO_TENSOR)], batch_requests(range(4), 3, (0,)), workers(2)))
     assert [len(batch.skipped) for batch in found] == [3, 1]
     assert all(not batch.inputs and not len(batch.indices) for batch in found)
 
@@ -251,4 +252,4 @@ def test_decoding_on_a_gpu_needs_one(tmp_path: Path, shared: Path) -> None:
     photographs(tmp_path, shared)
     images = probe.build("folder", root=str(tmp_path), decode="gpu")
     with pytest.raises(DissectError, match=r"decode=gpu needs a CUDA device.*decode=fast"):
-        next(batches(images, [TO_TENSOR], [BatchRequest(range(2), (0,))], workers(0)))
+        next(batches(images, [split(TO_TENSOR)], [BatchRequest(range(2), (0,))], workers(0)))

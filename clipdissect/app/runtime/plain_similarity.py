@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect import similarity
+from clipdissect.app.runtime.microbenchmarks import synchronize
 from clipdissect.similarity import ConceptActivations
 
 
@@ -73,3 +76,25 @@ class Plain:
         q = (q - q.mean()) / q.std(correction=0)
         distances: Tensor = (self.P - q[:, None]).norm(p=self.p["p"], dim=0)
         return -distances
+
+
+def timed_scores(
+    name: str,
+    parameters: dict[str, Any],
+    factors: ConceptActivations,
+    q: Float[Tensor, "images units"],
+) -> tuple[Float[Tensor, "units concepts"], float, float]:
+    """Return the plain scores, and the seconds of preparing P and of the loop over units."""
+    device = str(q.device)
+    start = time.perf_counter()
+    plain = Plain(name, parameters, factors)
+    synchronize(device)
+    middle = time.perf_counter()
+    # Preallocated: a list of results scatters them among freed temporaries, which was several times
+    # slower.
+    scores = torch.empty(q.shape[1], len(factors.text_embeds), device=q.device)
+    for unit in range(len(scores)):
+        scores[unit] = plain.unit(q[:, unit])
+    scores = plain.finish(scores)
+    synchronize(device)
+    return scores, middle - start, time.perf_counter() - middle
