@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
 from clipdissect import probe as probes
+from clipdissect import sae as saes
 from clipdissect import similarity as similarities
 from clipdissect import targets
 from clipdissect.capture.capture import capture, check_layers
@@ -32,6 +33,7 @@ from clipdissect.results.histograms import Histograms
 from clipdissect.results.layer_summaries import summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
+from clipdissect.sae import Sae
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -110,6 +112,7 @@ def dissect(
     preprocess: Transform | None = None,
     encoder: Encoder | Mapping[str, Any] | str = "clip_vit_b16",
     similarity: Similarity | Mapping[str, Any] | str = "soft_wpmi",
+    sae: Sae | nn.Module | Mapping[str, Any] | str | Path | None = None,
     settings: Settings | None = None,
     device: str | torch.device | None = None,
     store: Store | str | Path | None = "auto",
@@ -132,6 +135,9 @@ def dissect(
         preprocess: PIL image to the network's input; required for a plain network.
         encoder: an encoder's name or an `Encoder`.
         similarity: a similarity function's name, or one from `similarity.build`.
+        sae: a sparse autoencoder, whose latents are described as the layer's units: its folder, a
+            module with `encode(x [..., inputs]) -> [..., latents]`, or an `Sae`; with several
+            layers, a mapping of the layer to one of these.
         settings: device, precision, batches and the summary of activations.
         device: `cpu`, `cuda` or `cuda:1`; overrides the settings' device.
         store: the feature store: a folder, `auto` for the user cache, None to disable it.
@@ -153,7 +159,7 @@ def dissect(
     with timers.stage("load"):
         settings = _resolve_settings(settings, device)
         job = Job(
-            target=_resolve_target(model, layers, preprocess),
+            target=_with_saes(_resolve_target(model, layers, preprocess), sae),
             probe=probes.resolve(probe),
             concepts=concept_sets.resolve(concepts),
             similarity=_resolve_similarity(similarity),
@@ -234,7 +240,7 @@ def _describe(
             top_images.append(summary.top_images)
             of_layers[layer] = summary.histograms
         with timers.stage("similarity"):
-            describer.add(layer, q, job.truth.get(layer))
+            describer.add(layer, q, job.truth.get(layer), captured.firing.get(layer))
     with timers.stage("similarity"):
         descriptions = pd.concat(describer.tables(), ignore_index=True)
     return _Described(descriptions, pd.concat(top_images, ignore_index=True), of_layers)
@@ -266,7 +272,7 @@ def capture_features(job: Job, layers: Sequence[str]) -> CapturedFeatures:
 
     # By identity: equal networks may have other weights. `KeptFeatures` keeps the numbers taken.
     inputs = (id(target), id(probe), id(encoder), job.store and job.store.root, tuple(layers))
-    key = (*inputs, job.settings, top_k if job.settings.keep == "top_k" else None)
+    key = (*inputs, job.settings, top_k if _keeps_top_k(job) else None)
     kept = job.kept.find(key) if job.kept and job.team.size == 1 else None
     if kept is not None and kept.are_unchanged:
         return replace(kept.features, computed=(), seconds={})
@@ -369,6 +375,16 @@ def _resolve_target(
     return model.with_preprocess(preprocess) if preprocess else model
 
 
+def _with_saes(target: Target, given: Any) -> Target:
+    if given is None:
+        return target
+    if not isinstance(given, Mapping) or "name" in given:
+        return target.with_sae(saes.resolve(given))
+    for layer, sae in given.items():
+        target = target.with_sae(saes.resolve(sae).at(layer))
+    return target
+
+
 def _resolve_store(store: Store | str | Path | None) -> Store | None:
     if store is None or isinstance(store, Store):
         return store
@@ -387,10 +403,11 @@ def _check_job(job: Job) -> None:
     check_top_k(similarity, len(probe))
     if job.top < 1 or job.images < 1:
         raise DissectError(f"top and images must be at least 1; got {job.top} and {job.images}")
-    if job.settings.keep == "top_k" and similarity.needs_all:
+    if _keeps_top_k(job) and similarity.needs_all:
+        stored = " of the latents, of which only the top images are stored" if target.saes else ""
         raise DissectError(
-            f"similarity {similarity.name} needs the activations of every image: use keep=full "
-            f"(capture.keep=full), or soft_wpmi or wpmi, which need the top images only"
+            f"similarity {similarity.name} needs the activations of every image{stored}: use "
+            f"keep=full (capture.keep=full), or soft_wpmi or wpmi, which need the top images only"
         )
     if not isinstance(job.team, Team):
         raise DissectError(
@@ -403,6 +420,12 @@ def _check_job(job: Job) -> None:
     for layer in job.truth:
         if layer not in target.layers:
             raise unknown("layer of truth", layer, target.layers)
+
+
+def _keeps_top_k(job: Job) -> bool:
+    """Return whether of any layer only the top images are stored."""
+    (target,) = job.require("clip_dissect", ("target",))
+    return any(job.settings.keeps_top_k(layer in target.saes) for layer in target.layers)
 
 
 def check_top_k(similarity: Similarity, images: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,6 +60,42 @@ class TopKActivations:
         return TopKActivations(top, self.distinct)
 
 
+@dataclass(frozen=True)
+class Firing:
+    """How often the latents of a sparse autoencoder fire, that is, have a code above 0."""
+
+    images: Int[Tensor, " units"]  # on at least one token
+    # Each image's share of such tokens, added up. Float64 holds these sums exactly, so that parts
+    # of a probe can be merged in any order.
+    shares: Float[Tensor, " units"]
+    total: int  # images, all in all
+
+    @classmethod
+    def of(cls, shares: Float[Tensor, "images units"]) -> Firing:
+        return cls((shares > 0).sum(0).cpu(), shares.double().sum(0).cpu(), len(shares))
+
+    def merged(self, other: Firing) -> Firing:
+        """Merge with another part of the same probe."""
+        images, shares = self.images + other.images, self.shares + other.shares
+        return Firing(images, shares, self.total + other.total)
+
+    @property
+    def density(self) -> Float[Tensor, " units"]:
+        """The share of all tokens on which a latent fires."""
+        return self.shares / self.total
+
+
+def without_silent(top: TopActivations) -> TopActivations:
+    """Replace images on which a latent is silent: repeat those on which it fires, in order.
+
+    Scores of latents that fire on fewer images are thus on the scale of the others, as if their
+    images occurred several times. Dead latents repeat an arbitrary image.
+    """
+    fires = (top.values > 0).sum(0).clamp(min=1)
+    ranks = torch.arange(len(top.values), device=fires.device)[:, None] % fires
+    return replace(top, values=top.values.gather(0, ranks), indices=top.indices.gather(0, ranks))
+
+
 Activations = Tensor | TopKActivations
 
 
@@ -107,11 +143,11 @@ def few_distinct(activations: Activations, top: TopActivations | None) -> Bool[T
 
 def _distinct(values: Float[Tensor, "rows units"], k: int) -> Float[Tensor, "k units"]:
     """Return up to k distinct values per column, NaN-padded; infinities if there are k."""
-    ordered = values.sort(0).values
+    ordered = values.T.contiguous().sort(1).values  # rows of neighbouring numbers sort faster
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[1:] = ordered[1:] == ordered[:-1]
-    ordered = ordered.masked_fill(repeated, torch.nan).sort(0).values[:k]
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    ordered = ordered.masked_fill_(repeated, torch.nan).sort(1).values[:, :k]
     out = torch.full((k, values.shape[1]), torch.nan, dtype=torch.float32, device=values.device)
-    out[: len(ordered)] = ordered
+    out[: ordered.shape[1]] = ordered.T
     out[:, ~out[-1].isnan()] = torch.inf
     return out

@@ -9,20 +9,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clipdissect.capture import determinism
-from clipdissect.capture.activations import Activations, TopKActivations
-from clipdissect.capture.features import CapturedFeatures, LazyActivations, concatenate
+from clipdissect.capture.activations import Activations, Firing, TopKActivations
+from clipdissect.capture.features import CapturedFeatures, Lazy, concatenate
 from clipdissect.capture.infer_layout import read_layers
+from clipdissect.capture.latents import LATENTS_VERSION, images_a_shard, latent_digests
 from clipdissect.capture.networks import EMBEDS, networks
 from clipdissect.capture.output_layout import READING_VERSION, Reading
+from clipdissect.capture.sae_fit import SaeFit, stored_fits, warnings_of
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.shard_runner import ShardTask, run_shards
-from clipdissect.capture.writers import ShardWriter, TopKWriter, read_top_k
+from clipdissect.capture.writers import ShardWriter, TopKWriter, read_firing, read_top_k
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.lazy import preprocess_digest
 from clipdissect.errors import DissectError, unknown
@@ -66,7 +69,8 @@ def capture(
 
     Args:
         store: the cache, which a team must share; None caches nothing.
-        top_k: images per unit if `settings.keep` is `top_k`; at least `MIN_TOP_K` are stored.
+        top_k: images per unit where only the top images are stored (`settings.keep`); at least
+            `MIN_TOP_K` are.
 
     Raises:
         DissectError: unknown layer, unusable output or value, unreadable images, or a full disk.
@@ -79,18 +83,23 @@ def capture(
         store = Store(Path(folder.name))
     mention_threads(team, settings.torch_device)
     job = _Capture(target, layers, encoder, store, settings, top_k, team)
+    fits = job.fits((probe.parts or (probe,))[0])
+    of_fits = warnings_of(fits, target)
+    for note in of_fits:  # before any work
+        log.warning(note)
     parts = [job.features(part, *job.ensure(part)) for part in probe.parts or (probe,)]
     features = concatenate(probe, parts) if probe.parts else parts[0]
     notes = determinism.notes(job.reasons, target.name, encoder.name if encoder else "")
     for note in notes:
         log.warning(note)
-    notes += hashing.transient_notes(features.digests)
+    notes += of_fits + hashing.transient_notes(features.digests)
     return replace(
         features,
         holder=(folder, store),
         seconds=job.timers.seconds,
         notes=notes,
         readings=job.readings,
+        fits=fits,
     )
 
 
@@ -155,7 +164,7 @@ class _Capture:
     ) -> None:
         self.target, self.layers, self.encoder = target, tuple(layers), encoder
         self.store, self.settings, self.team = store, settings, team
-        self.top_k = max(top_k, MIN_TOP_K) if settings.keep == "top_k" else None
+        self.top_k = max(top_k, MIN_TOP_K)
         self.timers = Timers()
         self.reasons: dict[str, str] = {}  # why arrays can't be cached, by name
         with self.timers.stage("digests"):
@@ -167,6 +176,9 @@ class _Capture:
             if encoder is not None:
                 self.digests["encoder images"] = encoder.image_digest
                 self.digests["encoder preprocess"] = preprocess_digest(encoder)
+            saes = {layer: target.saes[layer] for layer in layers if layer in target.saes}
+            self.latents = {layer: sae.digest for layer, sae in saes.items()}
+            self.digests |= latent_digests(self.latents)
             self.readings = self._readings()
 
     def _readings(self) -> dict[str, Reading]:
@@ -180,6 +192,7 @@ class _Capture:
             self.layers,
             (summary.kind, summary.layout),
             torch.__version__,
+            *([self.latents] if self.latents else []),
         )
 
         def infer() -> Entry:
@@ -190,6 +203,11 @@ class _Capture:
 
         facts = self.store.get_or_compute(key, infer).about["layers"]
         return {layer: Reading.of_facts(layer, facts[layer]) for layer in self.layers}
+
+    def fits(self, probe: Probe) -> dict[str, SaeFit]:
+        """Return how well the autoencoders fit their layers: cached, or by a few images."""
+        readings = {layer: self.readings[layer] for layer in self.latents}
+        return stored_fits(self.target, readings, probe, self.settings, self.store, self.digests)
 
     def ensure(self, probe: Probe) -> tuple[dict[str, list[Shard]], tuple[str, ...]]:
         """Compute missing arrays; return all shards (leader only) and the names computed."""
@@ -213,7 +231,8 @@ class _Capture:
         return shards, tuple(missing)
 
     def _compute(self, probe: Probe, writers: dict[str, ShardWriter]) -> dict[str, list[Shard]]:
-        count, step = len(probe), self.settings.images_a_shard
+        saes = [sae for layer, sae in self.target.saes.items() if layer in writers]
+        count, step = len(probe), images_a_shard(saes, self.settings)
         grid = [(start, min(start + step, count)) for start in range(0, count, step)]
         missing: dict[str, set[Rows]] = {}
         if self.team.leads:
@@ -238,13 +257,7 @@ class _Capture:
     def _keys(self, probe: Probe) -> dict[str, str]:
         common = (probe.digest, self.settings.numeric, torch.__version__)
         of_target = (self.digests["target"], self.digests["target preprocess"])
-        kind = ("activations",) if self.top_k is None else ("top activations", self.top_k)
-        keys = {
-            layer: hashing.hash_values(
-                *kind, ACTIVATIONS_VERSION, of_target, layer, self.readings[layer].facts, common
-            )
-            for layer in self.layers
-        }
+        keys = {layer: self._key(layer, of_target, common) for layer in self.layers}
         if self.encoder is not None:
             of_encoder = (self.digests["encoder images"], self.digests["encoder preprocess"])
             keys[EMBEDS] = hashing.hash_values("image embeds", EMBEDS_VERSION, of_encoder, common)
@@ -260,6 +273,16 @@ class _Capture:
             )
         return keys
 
+    def _key(self, layer: str, of_target: Any, common: Any) -> str:
+        kind = ("top activations", self.top_k) if self._keeps_top_k(layer) else ("activations",)
+        reading = self.readings[layer].facts
+        latents = (LATENTS_VERSION, self.latents[layer]) if layer in self.latents else ()
+        parts = (*kind, ACTIVATIONS_VERSION, of_target, layer, reading, common, *latents)
+        return hashing.hash_values(*parts)
+
+    def _keeps_top_k(self, layer: str) -> bool:
+        return self.settings.keeps_top_k(layer in self.latents)
+
     def _writer(self, probe: Probe, name: str, key: str) -> ShardWriter:
         network = self.encoder if name == EMBEDS and self.encoder else self.target
         about = {
@@ -270,7 +293,7 @@ class _Capture:
             "precision": self.settings.numeric,
         }
         series = self.store.series(key)
-        if name == EMBEDS or self.top_k is None:
+        if name == EMBEDS or not self._keeps_top_k(name):
             return ShardWriter(series, about)
         return TopKWriter(series, {**about, "top_k": self.top_k}, self.top_k, self.team.rank)
 
@@ -306,24 +329,28 @@ class _Capture:
                 f"none of the {len(probe)} images of probe {probe.name} can be read; "
                 f"the first: {unreadable[0]}"
             )
-        if self.top_k is not None:
-            # Rows can be dropped afterwards; top-k lists cannot, because the next image would have
-            # to move up.
-            of_layers = {layer: skipped[layer] for layer in self.layers}
-            check_still_readable(probe.images, of_layers, unreadable)
+        # Rows can be dropped afterwards; top-k lists cannot, because the next image would have to
+        # move up.
+        of_layers = {layer: skipped[layer] for layer in self.layers if self._keeps_top_k(layer)}
+        check_still_readable(probe.images, of_layers, unreadable)
         masks = {
             name: torch.tensor([i not in unreadable for i in range(len(probe)) if i not in absent])
             for name, absent in skipped.items()
         }
         readers: dict[str, Callable[[], Activations]] = {
-            layer: partial(_read_rows, shards[layer], masks[layer])
-            if self.top_k is None
-            else partial(_read_top_k, shards[layer], len(probe), readable)
+            layer: partial(_read_top_k, shards[layer], len(probe), readable)
+            if self._keeps_top_k(layer)
+            else partial(_read_rows, shards[layer], masks[layer])
             for layer in self.layers
+        }
+        firing = {
+            layer: partial(_read_firing, shards[layer], masks[layer], self._keeps_top_k(layer))
+            for layer in self.latents
         }
         return CapturedFeatures(
             images=tuple(probe.images[i] for i in readable),
-            activations=LazyActivations(readers),
+            activations=Lazy(readers),
+            firing=Lazy(firing),
             read_embeds=lambda: _read_rows(shards[EMBEDS], masks[EMBEDS]),
             computed=computed,
             digests={**self.digests, "images": probe.digest},
@@ -337,9 +364,20 @@ def _complete(writers: Mapping[str, ShardWriter]) -> dict[str, list[Shard]]:
     return {name: parts for name, parts in shards.items() if parts is not None}
 
 
-def _read_rows(shards: Sequence[Shard], mask: Bool[Tensor, " rows"]) -> Float[Tensor, "images n"]:
+def _read_firing(shards: Sequence[Shard], mask: Bool[Tensor, " rows"], top_k: bool) -> Firing:
+    if not top_k:
+        return Firing.of(_read_rows(shards, mask, "shares"))
+    firing = read_firing(shards[0])
+    assert firing is not None  # some image is readable
+    return firing
+
+
+def _read_rows(
+    shards: Sequence[Shard], mask: Bool[Tensor, " rows"], name: str = "values"
+) -> Float[Tensor, "images n"]:
     """Return an entry's rows: memory-mapped if one file holds exactly these, else copied."""
-    parts = [part for shard in shards if len(part := shard.arrays()["values"])]
+    arrays = (shard.arrays() for shard in shards)
+    parts = [of_shard[name] for of_shard in arrays if len(of_shard["values"])]
     if len(parts) == 1 and bool(mask.all()):
         return parts[0]
     out = torch.empty(int(mask.sum()), parts[0].shape[1], dtype=torch.float32)

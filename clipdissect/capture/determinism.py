@@ -54,8 +54,12 @@ def nondeterministic(
     readings: Mapping[str, Reading],
     settings: Settings,
 ) -> dict[str, str]:
-    """Return layers and embeddings that fail a trial on a few images, as `DRAWN` or `MIXED`."""
-    inputs = _first_images(target, encoder if EMBEDS in names else None, probe, settings)
+    """Return layers and embeddings that fail a trial on a few images, as `DRAWN` or `MIXED`.
+
+    Latents count by their layer's activations: where an autoencoder keeps the largest codes, a
+    difference in rounding may exchange two of them.
+    """
+    inputs = first_images(target, encoder if EMBEDS in names else None, probe, settings)
     if not names or inputs is None:
         return {}
     layers = {name: readings[name] for name in names if name != EMBEDS}
@@ -63,7 +67,7 @@ def nondeterministic(
     eager = replace(settings, compile=False)  # random draws occur in eager mode too
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        networks(target, layers, encoder, eager) as run,
+        networks(target.without_saes, layers, encoder, eager) as run,
     ):
         is_half = run.dtype in (torch.float16, torch.bfloat16)
         return _compare(run, names, inputs, "bf16" if is_half else settings.mode)
@@ -99,7 +103,7 @@ def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str)
     return {n: DRAWN if n in drawn else MIXED for n in names if n in drawn | mixed}
 
 
-def _first_images(
+def first_images(
     target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
 ) -> _Inputs | None:
     """Return both networks' images; None if none is readable or shapes differ."""

@@ -6,25 +6,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.activations import Activations, TopKActivations
+from clipdissect.capture.activations import Activations, Firing, TopKActivations
 from clipdissect.capture.output_layout import Reading
+from clipdissect.capture.sae_fit import SaeFit
 from clipdissect.probe import Probe
 from clipdissect.store import Shard
 
+T = TypeVar("T")
 
-class LazyActivations(Mapping[str, Activations]):
-    """A mapping of layers to activations, read on access and not held in memory."""
 
-    def __init__(self, readers: Mapping[str, Callable[[], Activations]]) -> None:
+class Lazy(Mapping[str, T]):
+    """A mapping of layers to arrays, read on access and not held in memory."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], T]]) -> None:
         self.readers = dict(readers)
 
-    def __getitem__(self, layer: str) -> Activations:
+    def __getitem__(self, layer: str) -> T:
         return self.readers[layer]()
 
     def __iter__(self) -> Iterator[str]:
@@ -45,9 +48,11 @@ class CapturedFeatures:
     computed: tuple[str, ...]  # arrays computed in this run; the others were cached
     digests: dict[str, str]  # of the target, the encoder and the images
     holder: Any = field(default=None, repr=False)  # keeps a temporary store alive
+    firing: Mapping[str, Firing] = field(default_factory=dict)  # of layers with latents
     seconds: dict[str, float] = field(default_factory=dict)  # digests, decode (waiting), forward
     readings: Mapping[str, Reading] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # warnings to record with the results
+    fits: Mapping[str, SaeFit] = field(default_factory=dict)  # of layers with latents
     shards: tuple[Shard, ...] = ()  # what the activations and embeddings are read from
 
     @property
@@ -66,15 +71,18 @@ def concatenate(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeat
     layers = parts[0].activations
     return CapturedFeatures(
         images=tuple(names[image] for part, names in pairs for image in part.images),
-        activations=LazyActivations(
-            {layer: partial(_concatenated, layer, parts) for layer in layers}
-        ),
+        activations=Lazy({layer: partial(_concatenated, layer, parts) for layer in layers}),
+        firing=Lazy({layer: partial(_merged_firing, layer, parts) for layer in parts[0].firing}),
         read_embeds=lambda: torch.cat([part.image_embeds for part in parts]),
         skipped={names[i]: reason for part, names in pairs for i, reason in part.skipped.items()},
         computed=tuple(dict.fromkeys(name for part in parts for name in part.computed)),
         digests={**parts[0].digests, "images": probe.digest},
         shards=tuple(shard for part in parts for shard in part.shards),
     )
+
+
+def _merged_firing(layer: str, parts: Sequence[CapturedFeatures]) -> Firing:
+    return reduce(lambda merged, part: merged.merged(part), (part.firing[layer] for part in parts))
 
 
 def _concatenated(layer: str, parts: Sequence[CapturedFeatures]) -> Activations:

@@ -24,10 +24,11 @@ from clipdissect.capture.networks import (
     run_network,
 )
 from clipdissect.capture.output_layout import Evidence, Output, Reading, Shape, Size, declared, read
-from clipdissect.capture.pooling import Summary, describe_output, select
+from clipdissect.capture.pooling import COUNT, Summary, describe_output, select
 from clipdissect.encoder.batches import floating
 from clipdissect.errors import DissectError
 from clipdissect.models.layer_patterns import kind_of, split_layer
+from clipdissect.sae.base import Sae
 from clipdissect.targets import Target
 
 BATCHES = (2, 3)  # images of the two passes
@@ -101,6 +102,14 @@ class Trial:
         output = Output(layer, shapes[0], _images_axis(layer, shapes), axis)
         return read(output, summary, evidence, declared(self.model, name))
 
+    def read_latents(self, layer: str, summary: Summary, sae: Sae) -> Reading:
+        """Return how the activations that a sparse autoencoder encodes are read."""
+        kind = sae.summary if summary.kind == "auto" else summary.kind
+        pooled = replace(summary, kind="mean" if kind == COUNT else kind)
+        reading = self.read(layer, pooled)
+        sae.check_inputs(reading.units_of(self._shape(self.passes[0], layer)), layer)
+        return replace(reading, kind=kind) if kind == COUNT else reading
+
     def _shape(self, outputs: Outputs, layer: str) -> Shape:
         runs = outputs.runs[layer]
         if not runs:
@@ -147,7 +156,18 @@ def read_layers(
     find_layers(target.model, layers)
     with on_device(target.model, device):
         trial = try_out(target, layers)
-    return {layer: trial.read(layer, summary) for layer in layers}
+    return {layer: _read_layer(trial, layer, summary, target.saes.get(layer)) for layer in layers}
+
+
+def _read_layer(trial: Trial, layer: str, summary: Summary, sae: Sae | None) -> Reading:
+    if sae is not None:
+        return trial.read_latents(layer, summary, sae)
+    if summary.kind == COUNT:
+        raise DissectError(
+            f"summary {COUNT} is the share of tokens on which a sparse autoencoder's latents fire, "
+            f"and layer {layer} has none: use mean or max, or set sae.layer (capture.summary)"
+        )
+    return trial.read(layer, summary)
 
 
 def units_axis(module: nn.Module) -> str | None:

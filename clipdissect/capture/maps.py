@@ -13,8 +13,9 @@ from torch import Tensor
 from clipdissect.capture.dataloader import batches
 from clipdissect.capture.decoding import DecodeError, batch_requests
 from clipdissect.capture.infer_layout import read_layers
+from clipdissect.capture.latents import MAPS
 from clipdissect.capture.networks import networks
-from clipdissect.capture.output_layout import Reading, as_maps
+from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.probe import Probe
@@ -42,7 +43,7 @@ def activation_maps(
     requests = batch_requests(range(len(probe)), settings.images_a_batch, (0,))
     readings = readings or map_readings(target, layers, settings)
     with (
-        networks(target, readings, None, settings, as_maps) as run,
+        networks(target, readings, None, settings, MAPS) as run,
         closing(batches(probe, run.transforms, requests, settings)) as stream,
     ):
         for batch in stream:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clipdissect.capture.hooks import Recorder, Reduce, recording
-from clipdissect.capture.output_layout import Reading, summarise
+from clipdissect.capture.hooks import Recorder, recording
+from clipdissect.capture.latents import SUMMARIES, Reduction
+from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.weights import converted, network_of_images
 from clipdissect.encoder import Encoder
@@ -146,15 +147,19 @@ def networks(
     readings: Mapping[str, Reading],
     encoder: Encoder | None,
     settings: Settings,
-    reduce: Reduce = summarise,
+    reduction: Reduction = SUMMARIES,
 ) -> Iterator[ModelRunner]:
     """Hold the networks on the device in evaluation mode; afterwards restore the target."""
+    saes = {layer: sae for layer, sae in target.saes.items() if layer in readings}
     with (
         on_device(target.model, settings.torch_device),
         converted(target.model, settings),
         _converted(encoder, settings),
-        recording(target.model, readings, reduce) as recorder,
+        ExitStack() as stack,
+        recording(target.model, readings, reduction.of_layers(saes)) as recorder,
     ):
+        for sae in saes.values():
+            stack.enter_context(on_device(sae.module, settings.torch_device))
         yield ModelRunner(target, encoder, recorder, settings)
 
 

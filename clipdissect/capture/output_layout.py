@@ -29,7 +29,7 @@ class Reading:
     """The axes of a layer's output, and how its positions are pooled."""
 
     layer: str = "layer"
-    kind: str = "none"  # `mean`, `max` or `cls` over positions; `none` for vectors
+    kind: str = "none"  # `mean`, `max`, `cls` or `count` over positions; `none` for vectors
     ndim: int = 2
     images: int = 0  # axis
     units: int = 1  # axis, once the images' axis is moved to the front
@@ -70,18 +70,33 @@ class Reading:
 
 def summarise(output: Tensor, reading: Reading) -> Float[Tensor, "images units"]:
     """Pool a layer's output to activations `[images, units]`, float32."""
-    values = _images_first(output, reading)
-    if reading.kind == "none":
+    values, positions = _pooled_positions(output, reading)
+    if not positions:
         return _copied(values)
-    positions = [axis for axis in range(1, values.ndim) if axis != reading.units]
-    if reading.kind == "cls":
-        return _copied(values.select(positions[0], 0))
-    if reading.prefix:
-        patches = values.shape[positions[0]] - reading.prefix
-        values = values.narrow(positions[0], reading.prefix, patches)
     if reading.kind == "max":
         return values.amax(positions).float()
     return values.mean(positions, dtype=torch.float32)
+
+
+def as_tokens(output: Tensor, reading: Reading) -> Float[Tensor, "images positions units"]:
+    """Return an output, float32, at the positions that are pooled; vectors have one."""
+    values, positions = _pooled_positions(output, reading)
+    units_last = values.movedim(reading.units, -1) if positions else values
+    return units_last.reshape(len(values), -1, units_last.shape[-1]).float()
+
+
+def _pooled_positions(output: Tensor, reading: Reading) -> tuple[Tensor, list[int]]:
+    """Return the output, images first, without prefix tokens, and the axes that are pooled."""
+    values = _images_first(output, reading)
+    if reading.kind == "none":
+        return values, []
+    positions = [axis for axis in range(1, values.ndim) if axis != reading.units]
+    if reading.kind == "cls":
+        return values.select(positions[0], 0), []
+    if reading.prefix:
+        patches = values.shape[positions[0]] - reading.prefix
+        values = values.narrow(positions[0], reading.prefix, patches)
+    return values, positions
 
 
 def as_maps(output: Tensor, reading: Reading) -> Float[Tensor, "images units h w"]:

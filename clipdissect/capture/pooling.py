@@ -13,7 +13,8 @@ from torch import Tensor
 from clipdissect.errors import DissectError
 from clipdissect.utils.type_checks import check_choice, check_fields
 
-SUMMARIES = ("auto", "mean", "max", "cls")
+COUNT = "count"
+SUMMARIES = ("auto", "mean", "max", "cls", COUNT)
 LAYOUTS = ("auto", "channels_first", "channels_last")
 
 
@@ -22,8 +23,9 @@ class Summary:
     """How a layer's activations are pooled to one number per unit and image.
 
     Args:
-        kind: `mean` or `max` over positions (for tokens: patches), `cls` (class token), or `auto`:
-            the class token where the network's output comes from it, else mean.
+        kind: `mean` or `max` over positions (for tokens: patches), `cls` (class token), `count` (of
+            latents only: the share of positions at which they fire), or `auto`: the class token
+            where the network's output comes from it, else mean; of latents max.
         layout: of 4-dimensional outputs: `channels_first`, `channels_last`, or `auto` (inferred).
     """
 

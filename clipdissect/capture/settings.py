@@ -15,7 +15,7 @@ from clipdissect.utils.type_checks import check_choice, check_fields
 
 BF16_WEIGHTS = "bf16_weights"
 PRECISIONS = ("auto", "fp32", "bf16", BF16_WEIGHTS)
-KEEPS = ("full", "top_k")
+KEEPS = ("auto", "full", "top_k")
 CUDA_BATCH = 256  # halved until it fits
 SHARD, CUDA_SHARD = 1024, 4096  # seconds of work; three wait on the device at most
 
@@ -31,7 +31,8 @@ class Settings:
         batch_size: halved if CUDA runs out of memory; None chooses.
         workers: decoding processes; None chooses.
         summary: a `Summary` or its kind.
-        keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk.
+        keep: `full` activations, or `top_k`: top images per unit, `O(units x k)` memory and disk;
+            `auto`: `top_k` of a sparse autoencoder's latents, `full` of other layers.
         shard: images per shard of the store; an interrupted capture resumes after the last one.
             None: 1024, on CUDA 4096.
         compile: run both networks through `torch.compile`.
@@ -42,7 +43,7 @@ class Settings:
     batch_size: int | None = None
     workers: int | None = None
     summary: Summary = field(default_factory=Summary)
-    keep: str = "full"
+    keep: str = "auto"
     shard: int | None = None
     compile: bool = False
 
@@ -104,6 +105,10 @@ class Settings:
         if self.shard is not None:
             return self.shard
         return CUDA_SHARD if self._device_kind == "cuda" else SHARD
+
+    def keeps_top_k(self, has_latents: bool) -> bool:
+        """Return whether to store a layer's top images only."""
+        return has_latents if self.keep == "auto" else self.keep == "top_k"
 
     @property
     def mode(self) -> str:

@@ -55,21 +55,21 @@ class ShardTask:
                 self.images.append(batch.indices)
                 self.skipped += batch.skipped
 
-    def pop(self, name: str, probe: Probe) -> Float[Tensor, "images n"]:
-        """Move an array out of the results to the CPU; values must be finite."""
+    def pop(self, name: str, probe: Probe) -> Float[Tensor, "images ..."]:
+        """Move an array out of the results; values must be finite."""
         # Held until they are copied: another stream than that of the networks reads them.
         batches = [output.pop(name) for output in self.outputs if name in output]
         if not batches:  # no readable image: no network ran, and the width isn't known
             return torch.zeros(0, 0, dtype=torch.float32)
         values = torch.cat(batches).float()
         if not torch.isfinite(values).all():
-            row, unit = (~torch.isfinite(values)).nonzero()[0].tolist()
-            image = probe.images[int(torch.cat(self.images)[row])]
+            first = (~torch.isfinite(values)).nonzero()[0].tolist()
+            image = probe.images[int(torch.cat(self.images)[first[0]])]
             raise DissectError(
-                f"layer {name}, unit {unit}: the activation on image {image} is "
-                f"{values[row, unit].item()}, not a finite number"
+                f"layer {name}, unit {first[-1]}: the activation on image {image} is "
+                f"{values[tuple(first)].item()}, not a finite number"
             )
-        return values.cpu()
+        return values
 
 
 # Not inference mode: moving a network to a device in it would spoil its parameters for training.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.capture.activations import TopKActivations
+from clipdissect.capture.activations import Firing, TopKActivations
 from clipdissect.capture.decoding import DecodeError
 from clipdissect.similarity.inputs import TopActivations
 from clipdissect.store import Damaged, Series, Shard
@@ -19,7 +19,7 @@ from clipdissect.store.entries import Rows, disk_errors_as_user_errors
 from clipdissect.store.shards import read, write
 
 Images = Int[Tensor, " images"]
-Values = Float[Tensor, "images units"]
+Values = Float[Tensor, "images units"] | Float[Tensor, "images 2 latents"]
 Skipped = Sequence[DecodeError]
 
 
@@ -35,8 +35,14 @@ class ShardWriter:
         return self.series.missing(grid)
 
     def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
-        """Write a shard: values of its readable images, with their probe numbers."""
-        self.series.write(rows, {"values": values}, {"skipped": skipped})
+        """Write a shard: values of its readable images, with their probe numbers.
+
+        Of latents, the values are activations and shares of tokens; see `summarise_latents`.
+        """
+        names = ("values", "shares") if values.ndim == 3 else ("values",)
+        arrays = values.unbind(1) if values.ndim == 3 else (values,)
+        arrays_on_cpu = {name: array.cpu() for name, array in zip(names, arrays, strict=True)}
+        self.series.write(rows, arrays_on_cpu, {"skipped": skipped})
 
     def finish(self, grid: Sequence[Rows]) -> list[Shard]:
         """Mark the entry as complete; return its shards."""
@@ -50,6 +56,19 @@ class _TopK:
     top: TopKActivations | None = None
     shards: tuple[Rows, ...] = ()
     skipped: tuple[DecodeError, ...] = ()
+    firing: Firing | None = None  # of latents
+
+    @classmethod
+    def of(
+        cls, values: Values, images: Images, k: int, rows: Rows, skipped: tuple[DecodeError, ...]
+    ) -> _TopK:
+        """Select the top images where the values are, and move them to the CPU."""
+        if not len(values):
+            return cls(None, (rows,), skipped)
+        firing = Firing.of(values[:, 1]) if values.ndim == 3 else None
+        activations = values[:, 0] if values.ndim == 3 else values
+        top = TopKActivations.of(activations, images.to(values.device), k)
+        return cls(top.to("cpu"), (rows,), skipped, firing)
 
     @classmethod
     def load(cls, shard: Shard) -> _TopK:
@@ -58,14 +77,19 @@ class _TopK:
         shards = tuple((start, stop) for start, stop in shard.about.get("covered", ()))
         if "values" not in arrays:
             return cls(None, shards, skipped)
+        firing = None
+        if "fires" in arrays:
+            firing = Firing(arrays["fires"], arrays["shares"], int(arrays["images"]))
         top = TopActivations(arrays["values"], arrays["indices"], int(arrays["images"]))
-        return cls(TopKActivations(top, arrays["distinct"]), shards, skipped)
+        return cls(TopKActivations(top, arrays["distinct"]), shards, skipped, firing)
 
     def arrays(self) -> dict[str, Tensor]:
         if self.top is None:
             return {"images": torch.tensor(0)}
-        top = self.top.top
+        top, firing = self.top.top, self.firing
+        latents = {"fires": firing.images, "shares": firing.shares} if firing else {}
         return {
+            **latents,
             "values": top.values,
             "indices": top.indices,
             "images": torch.tensor(top.images),
@@ -75,8 +99,11 @@ class _TopK:
     def merged(self, other: _TopK, k: int) -> _TopK:
         tops = [state.top for state in (self, other) if state.top is not None]
         top = tops[0].merged(tops[1], k) if len(tops) == 2 else next(iter(tops), None)
+        firings = [state.firing for state in (self, other) if state.firing is not None]
+        firing = firings[0].merged(firings[1]) if len(firings) == 2 else next(iter(firings), None)
         shards = sorted([*self.shards, *other.shards])
-        return _TopK(top, tuple(shards), tuple(sorted([*self.skipped, *other.skipped])))
+        skipped = sorted([*self.skipped, *other.skipped])
+        return _TopK(top, tuple(shards), tuple(skipped), firing)
 
 
 class TopKWriter(ShardWriter):
@@ -111,8 +138,7 @@ class TopKWriter(ShardWriter):
         return [rows for rows in grid if rows not in base.shards]
 
     def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
-        top = TopKActivations.of(values, images, self.k) if len(values) else None
-        state = _TopK(top, (rows,), tuple(skipped))
+        state = _TopK.of(values, images, self.k, rows, tuple(skipped))
         if any(error.transient for error in skipped):
             self.transient = self.transient.merged(state, self.k)
             self._save(f"retry-{self.rank:05d}.part", self.transient)
@@ -152,3 +178,8 @@ class TopKWriter(ShardWriter):
 def read_top_k(shard: Shard) -> TopKActivations | None:
     """Return the running top-k images in a file; None if no image is readable."""
     return _TopK.load(shard).top
+
+
+def read_firing(shard: Shard) -> Firing | None:
+    """Return how often latents fire on the images of a file of top-k images."""
+    return _TopK.load(shard).firing

@@ -17,8 +17,10 @@ from torch import Tensor
 from clipdissect.capture import determinism
 from clipdissect.capture.capture import check_layers, check_still_readable
 from clipdissect.capture.decoding import DecodeError
+from clipdissect.capture.latents import latent_digests
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
+from clipdissect.capture.sae_fit import stored_fits, warnings_of
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.layout import Layout
@@ -177,10 +179,14 @@ def layer_masks(
         "images": probe.digest,
     }
     layout = Layout.of(probe.masks.sizes)
+    saes = {layer: sae.digest for layer, sae in target.saes.items() if layer in layers}
+    digests |= latent_digests(saes)
     folder, store = _temporary_store() if store is None else (None, store)
     masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
     masks.temporary.append(folder)
+    fits = stored_fits(target, masks.readings(list(saes)), probe, settings, store, digests)
     _load_thresholds(masks, layers)
+    masks.notes += warnings_of(fits, target)
     masks.notes += hashing.transient_notes(digests)
     return masks
 

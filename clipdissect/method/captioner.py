@@ -15,14 +15,18 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from clipdissect.capture.activations import dead_units, top_of
+from clipdissect.capture.activations import Activations, dead_units, top_of
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import to_pil
 from clipdissect.method.base import Job, Method
 from clipdissect.probe import Probe
-from clipdissect.results.describe import description_columns, top_images_of_layer
+from clipdissect.results.describe import (
+    description_columns,
+    firing_columns,
+    top_images_of_layer,
+)
 from clipdissect.results.flags import COLUMN, DEAD, flags_of
 from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
@@ -96,14 +100,18 @@ class Captioner(Method):
             captions = _Captions(self, model, probe, captured)
             tables, top_images = [], []
             for layer, q in captured.activations.items():
-                dead = dead_units(q).numpy()
-                unit_images = top_of(q, job.images).indices.T.tolist()
+                firing = captured.firing.get(layer)
+                silent = firing is not None and firing.images == 0
+                dead = (dead_units(q) | silent).numpy()
+                unit_images = _top_images(q, job.images, firing is not None)
                 ranked = [
                     ([], []) if is_dead else captions.rank(images)
                     for images, is_dead in zip(unit_images, dead, strict=True)
                 ]
-                tables.append(_table(layer, ranked, dead, job.top))
-                top_images.append(top_images_of_layer(layer, q, captured.images, job.images))
+                table = _table(layer, ranked, dead, job.top)
+                tables.append(table.assign(**firing_columns(firing)) if firing else table)
+                shown = layer, q, captured.images, job.images, firing is not None
+                top_images.append(top_images_of_layer(*shown))
         run = self._manifest(job, captured, model)
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
         return Result(
@@ -196,6 +204,13 @@ class _Captions:
                 self.decoded.popitem(last=False)
         self.decoded.move_to_end(image)
         return self.decoded[image]
+
+
+def _top_images(q: Activations, count: int, latents: bool) -> list[list[int]]:
+    """Return each unit's top images, without those on which latents are silent."""
+    top = top_of(q, count)
+    rows = zip(top.indices.T.tolist(), (top.values > 0).T.tolist(), strict=True)
+    return [[i for i, fires in zip(*row, strict=True) if fires or not latents] for row in rows]
 
 
 def _table(

@@ -99,7 +99,8 @@ class MaskMatchingMethod(Method):
         for layer in target.layers:
             descriptions.append(self._describe_layer(layer, active, concepts, null, job, timers))
             max_activations = active.thresholds[layer].max_activation
-            top_images.append(top_images_of_layer(layer, max_activations, names, job.images))
+            shown = layer, max_activations, names, job.images, layer in target.saes
+            top_images.append(top_images_of_layer(*shown))
         vocabulary = _vocabulary(active, concepts)
         run = self._manifest(target, active, concepts, vocabulary, job, notes)
         return Result(

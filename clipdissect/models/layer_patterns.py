@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from clipdissect.errors import unknown
 
 _PART = re.compile(r"\[([^\[\]]+)\]$")
+LATENTS = "{sae}"  # ends the name of a layer whose units are a sparse autoencoder's latents
 
 ALL_CONVS = "all_convs"
 _CONV = re.compile(r"Conv(Transpose)?[123]d$")
@@ -22,7 +23,8 @@ def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     """Replace patterns among layer names by the matching modules, in the network's order.
 
     `*` and `?` match characters other than a dot, `**` any; `**.conv1` also matches at the top;
-    `all_convs` means every convolution. `[part]` is preserved; plain names are not checked.
+    `all_convs` means every convolution. `[part]` and `{sae}` are preserved; plain names are not
+    checked.
 
     Raises:
         DissectError: a pattern matches no module; lists the closest names.
@@ -30,14 +32,14 @@ def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     names: list[str] = []
     for layer in layers:
-        pattern, parts = split_layer(layer)
+        pattern, _ = split_layer(layer)
         if not _is_pattern(pattern, modules):
             names.append(layer)
             continue
         matching = _matching(pattern, modules)
         if not matching:
             raise unknown("layer pattern", pattern, modules, most=12)
-        ending = "".join(f"[{part}]" for part in parts)
+        ending = layer.removeprefix(pattern)
         names += [name + ending for name in matching if name + ending not in names]
     return tuple(names)
 
@@ -73,7 +75,8 @@ def _exported_name(module: nn.Module) -> str | None:
 
 
 def split_layer(layer: str) -> tuple[str, tuple[str, ...]]:
-    """Split off the selected parts of a layer's output: `attn[0]` -> `attn`, `("0",)`."""
+    """Split a layer's name from the parts of its output: `attn[0]{sae}` -> `attn`, `("0",)`."""
+    layer = layer.removesuffix(LATENTS)
     parts: list[str] = []
     while match := _PART.search(layer):
         parts.insert(0, match.group(1))

@@ -14,29 +14,32 @@ from torch import Tensor
 
 from clipdissect.capture.activations import (
     Activations,
+    Firing,
     dead_units,
     few_distinct,
     for_scoring,
     top_of,
     units_of,
+    without_silent,
 )
 from clipdissect.errors import DissectError
-from clipdissect.results.flags import COLUMN, DEAD, FEW, TIED, flags_of
+from clipdissect.results.flags import COLUMN, DEAD, FEW, RARE, TIED, flags_of
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
 from clipdissect.similarity.ranking import concat_layers
 
 NULL = "null_similarity"
 SHUFFLED_BY = 0  # seed of the permutation of images for the null
+FEW_IMAGES = 10  # on which a latent is `rare`, by functions that don't use a number of top images
 
 
 @dataclass(frozen=True)
 class _Layer:
     name: str
-    dead: Bool[np.ndarray, " units"]
     scored: Bool[np.ndarray, " units"]
-    few_distinct: Bool[np.ndarray, " units"]
+    flags: dict[str, Bool[np.ndarray, " units"]]
     truth_ranks: Float[np.ndarray, " units"] | None
+    firing: Firing | None
 
 
 class Describer:
@@ -63,8 +66,17 @@ class Describer:
         self._null: dict[str, Tensor] = {}
         self._waiting: dict[str, TopActivations] = {}
 
-    def add(self, layer: str, activations: Activations, truth: Sequence[str] | None = None) -> None:
-        """Score a layer's units, or prepare it; activations are moved to the embeddings' device."""
+    def add(
+        self,
+        layer: str,
+        activations: Activations,
+        truth: Sequence[str] | None = None,
+        firing: Firing | None = None,
+    ) -> None:
+        """Score a layer's units, or prepare it; activations are moved to the embeddings' device.
+
+        With `firing`, units are latents; images on which they are silent don't describe them.
+        """
         activations = activations.to(self._concept_activations.image_embeds.device)
         units = units_of(activations)
         if truth is not None and len(truth) != units:
@@ -72,9 +84,18 @@ class Describer:
         dead, top_k = dead_units(activations), self._similarity.images_per_unit
         scored = scored_units(dead, self._similarity)
         top = None if top_k is None else top_of(activations, top_k)
-        few = few_distinct(activations, top)
+        rare = torch.zeros_like(dead)
+        if firing is not None:
+            fires = firing.images.to(dead.device)
+            images = self._similarity.images_of(len(self._concept_activations.image_embeds))
+            dead, rare = dead | (fires == 0), fires < (images or FEW_IMAGES)
+            # Only functions with `top_k` can leave out the images on which a rare latent is silent.
+            scored &= ~(rare if images and not top_k else dead)
+            top = top and without_silent(top)
+        few = few_distinct(activations, top) & ~rare
         ranks = None if truth is None else self._truth_ranks(activations, truth, scored)
-        self._layers.append(_Layer(layer, _array(dead), _array(scored), _array(few), ranks))
+        flags = {DEAD: _array(dead), FEW: _array(few), RARE: _array(rare)}
+        self._layers.append(_Layer(layer, _array(scored), flags, ranks, firing))
         if not scored.any():
             self._best[layer] = _empty_best(min(self._top, len(self._texts)))
             self._null[layer] = torch.zeros(0, dtype=torch.float32)
@@ -102,7 +123,7 @@ class Describer:
             self._null |= zip(units, torch.split(null, sizes), strict=True)
 
     def _table(self, layer: _Layer, best: Best) -> pd.DataFrame:
-        units, scored = len(layer.dead), layer.scored
+        units, scored = len(layer.scored), layer.scored
         table: dict[str, Any] = {"layer": [layer.name] * units, "unit": np.arange(units)}
         texts = np.asarray(self._texts, dtype=object)
         for rank in range(best.concepts.shape[1]):
@@ -112,11 +133,13 @@ class Describer:
             table[f"similarity{suffix}"] = _scatter(best.scores[:, rank], scored, np.nan)
         table["margin"] = _scatter(best.margin, scored, np.nan)
         tied = _scatter(best.tied, scored, False)
-        table[COLUMN] = flags_of({DEAD: layer.dead, TIED: tied, FEW: layer.few_distinct})
+        table[COLUMN] = flags_of({DEAD: layer.flags[DEAD], TIED: tied, **layer.flags})
+        if layer.firing is not None:
+            table |= firing_columns(layer.firing)
         if self._shuffled is not None:
             table[NULL] = _scatter(self._null[layer.name], scored, np.nan)
         if layer.truth_ranks is not None:
-            table["truth_rank"] = np.where(layer.dead, np.nan, layer.truth_ranks)
+            table["truth_rank"] = np.where(layer.flags[DEAD], np.nan, layer.truth_ranks)
         frame: pd.DataFrame = pd.DataFrame(table)
         return frame
 
@@ -141,6 +164,11 @@ class Describer:
         return result
 
 
+def firing_columns(firing: Firing) -> dict[str, Any]:
+    """Return `fires`, the images on which a latent fires, and `density`, the share of tokens."""
+    return {"fires": _array(firing.images), "density": _array(firing.density)}
+
+
 def scored_units(dead: Bool[Tensor, " units"], similarity: Similarity) -> Bool[Tensor, " units"]:
     """Return which units are scored: live ones, or all if `similarity.dead` is `include`."""
     return torch.ones_like(dead) if similarity.dead == "include" else ~dead
@@ -163,7 +191,9 @@ def describe_layer(
     `similarity.dead` is `include`: their top images are arbitrary. `few_distinct`:
     fewer than `top_k` distinct activations. `tied`: the best two scores differ by less than
     float32 resolves, as for a layer's only live unit where the marginal cancels its score.
-    `null_similarity` is the best score with shuffled images: the chance level.
+    `null_similarity` is the best score with shuffled images: the chance level. Latents, those of
+    layers with `firing`, are dead where they never fire, and `rare` where they fire on fewer images
+    than a score needs.
     """
     describer = Describer(concept_activations, texts, similarity, top, null)
     describer.add(layer, activations, truth)
@@ -179,9 +209,16 @@ def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
 
 
 def top_images_of_layer(
-    layer: str, activations: Activations, images: Sequence[str], count: int
+    layer: str,
+    activations: Activations,
+    images: Sequence[str],
+    count: int,
+    latents: bool = False,
 ) -> pd.DataFrame:
-    """Return each unit's top images: `layer, unit, rank` (from 1), `image, activation`."""
+    """Return each unit's top images: `layer, unit, rank` (from 1), `image, activation`.
+
+    Images on which latents are silent are left out.
+    """
     top = top_of(activations, count)
     k, units = top.values.shape
     columns = {
@@ -192,7 +229,7 @@ def top_images_of_layer(
         "activation": _array(top.values.T.reshape(-1)),
     }
     frame: pd.DataFrame = pd.DataFrame(columns)
-    return frame
+    return frame[frame["activation"] > 0].reset_index(drop=True) if latents else frame
 
 
 def description_columns(

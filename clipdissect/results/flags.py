@@ -13,6 +13,7 @@ COLUMN = "flags"
 SEPARATOR = ";"  # in one cell of a CSV file
 
 DEAD = "dead"
+RARE = "rare"
 FEW = "few_distinct"
 TIED = "tied"
 SATURATED = "saturated"

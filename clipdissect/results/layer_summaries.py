@@ -34,7 +34,8 @@ def summarise(
     """
 
     def compute() -> LayerSummary:
-        top_images = top_images_of_layer(layer, activations, captured.images, count)
+        latents = layer in captured.firing
+        top_images = top_images_of_layer(layer, activations, captured.images, count, latents)
         return LayerSummary(top_images, histograms(activations))
 
     if layer in captured.computed:

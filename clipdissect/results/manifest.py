@@ -62,9 +62,11 @@ def run_manifest(
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the JSON-able manifest of a run of a target on a probe, with further `facts`."""
+    saes = {layer: sae.description for layer, sae in target.saes.items()}
     return {
         **environment(),
         "target": target.facts,
+        **({"saes": saes} if saes else {}),
         "probe": {
             "name": probe.name,
             "images": len(probe),
@@ -88,7 +90,7 @@ def provenance(
     settings: Settings,
     captured: CapturedFeatures,
 ) -> dict[str, Any]:
-    return run_manifest(
+    run = run_manifest(
         target,
         probe,
         settings,
@@ -110,6 +112,9 @@ def provenance(
             for layer, reading in captured.readings.items()
         },
     )
+    for layer, fit in captured.fits.items():
+        run["saes"][layer]["fit"] = fit.facts
+    return run
 
 
 def versions() -> dict[str, str]:

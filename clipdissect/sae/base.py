@@ -47,14 +47,11 @@ class Sae:
 
     def encode(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... latents"]:
         """Return the codes of activations; raise a DissectError if they don't fit."""
-        if self.inputs is not None and x.shape[-1] != self.inputs:
-            raise DissectError(
-                f"sae {self.name} encodes activations of {self.inputs} units, but the layer has "
-                f"{x.shape[-1]}: it was trained on another layer or network"
-            )
+        self.check_inputs(x.shape[-1])
         encode: Any = self.module.encode
+        weight = next(self.module.parameters(), x)
         try:
-            codes = encode(x)
+            codes = encode(x.to(weight.dtype))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the user's own code
@@ -70,6 +67,20 @@ class Sae:
                 f"{tuple(x.shape)}; it returned {got}"
             )
         return codes
+
+    def decode(self, codes: Float[Tensor, "... latents"]) -> Float[Tensor, "... inputs"]:
+        """Return the activations that codes stand for; only if it `decodes`."""
+        decode: Any = self.module.decode
+        activations: Tensor = decode(codes)
+        return activations
+
+    def check_inputs(self, units: int, layer: str = "") -> None:
+        """Raise a DissectError unless a layer has as many units as the encoder has inputs."""
+        if self.inputs is not None and units != self.inputs:
+            raise DissectError(
+                f"sae {self.name} encodes activations of {self.inputs} units, but layer "
+                f"{layer or self.layer} has {units}: it was trained on another layer or network"
+            )
 
     @property
     def decodes(self) -> bool:

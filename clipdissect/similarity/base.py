@@ -66,6 +66,10 @@ class Similarity(ABC):
         """Return the number of top images that a score needs; None if not fixed."""
         return None
 
+    def images_of(self, probe: int) -> int | None:
+        """Return how many top images of a probe a score uses; None for all images."""
+        return self.images_per_unit
+
     def __call__(
         self, P: Float[Tensor, "images concepts"], q: Float[Tensor, "images units"]
     ) -> Float[Tensor, "units concepts"]:

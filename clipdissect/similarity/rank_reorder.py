@@ -57,7 +57,7 @@ class RankReorder(Similarity):
         checks.flag("random_baseline", self.random_baseline)
         checks.choice("variant", self.variant, VARIANTS)
 
-    def images(self, probe: int) -> int:
+    def images_of(self, probe: int) -> int:
         """Return the number of top images per unit for a probe size; at least 2."""
         # Rounding first: 0.29 * 100 is 28.999999999999996 in floating point.
         count = math.floor(round(self.top_fraction * probe, 6))
@@ -69,7 +69,7 @@ class RankReorder(Similarity):
         return count
 
     def _plan(self, source: Source, q: Activations) -> Plan:
-        count = self.images(source.images)
+        count = self.images_of(source.images)
         top = as_top(q, count, source.images, "top_fraction")
         rows, index = union(top.indices, source.images)
         values, factor = self._rescaled(top.values)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from clipdissect.errors import DissectError
-from clipdissect.models.layer_patterns import expand
+from clipdissect.models.layer_patterns import LATENTS, expand
+from clipdissect.sae.base import Sae
 from clipdissect.targets.wrappers import check_initialised, plain_name, unwrap
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
@@ -27,6 +29,7 @@ class Target:
         class_names: in unit order.
         notes: caveats to record with the results.
         weights: their name, `random`, or `sha256:...` of their file; None if unknown.
+        saes: sparse autoencoders of `layers`; see `with_sae`.
 
     Raises:
         DissectError: a layer pattern without a match, a TorchScript program, or lazy modules
@@ -41,6 +44,7 @@ class Target:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: str | None = None
+    saes: Mapping[str, Sae] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         model = unwrap(self.model)
@@ -72,6 +76,34 @@ class Target:
 
     def with_preprocess(self, preprocess: Transform) -> Target:
         return replace(self, preprocess=preprocess)
+
+    def with_sae(self, sae: Sae) -> Target:
+        """Return a copy in which the latents are a layer's units; its name then ends in `{sae}`.
+
+        Raises:
+            DissectError: `sae.layer` isn't among the layers; or it is None and there are several.
+        """
+        layer, layers = sae.layer, list(self.layers)
+        if layer is None and len(layers) == 1:
+            layer = layers[0]
+        if layer and layer not in layers:  # else a lazy target need not be built
+            layer = plain_name(layer, self.model)
+        if layer not in layers:
+            hint = f" (its files name {sae.hook})" if sae.hook else ""
+            wrong = f"sae.layer is {layer}, which isn't among" if layer else "sae.layer isn't set:"
+            raise DissectError(
+                f"{wrong} the layers {', '.join(layers) or '(none)'}: set sae.layer (layer=...) to "
+                f"the one that the sparse autoencoder was trained on{hint}"
+            )
+        name = layer + LATENTS
+        layers[layers.index(layer)] = name
+        saes, notes = {**self.saes, name: sae.at(layer)}, (*self.notes, *sae.notes)
+        return replace(self, layers=tuple(layers), saes=saes, notes=notes)
+
+    @property
+    def without_saes(self) -> Target:
+        """Return a copy whose layers `name{sae}` are the layers themselves."""
+        return replace(self, saes={})
 
     @property
     def facts(self) -> dict[str, Any]:

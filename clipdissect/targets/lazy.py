@@ -52,7 +52,7 @@ class LazyTarget(Target):
         return tuple(self.source.facts["modules"])
 
     def with_preprocess(self, preprocess: Transform) -> Target:
-        values = {name: getattr(self, name) for name in PLAIN}
+        values = {name: getattr(self, name) for name in (*PLAIN, "saes")}
         return Target(model=self.model, preprocess=preprocess, **values)
 
 

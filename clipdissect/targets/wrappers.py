@@ -35,12 +35,12 @@ def plain_name(layer: str, model: nn.Module) -> str:
         if layer.startswith(prefix) and not hasattr(model, prefix.rstrip(".")):
             layer = layer.removeprefix(prefix)
     # A compiled part of the network has its mark inside of names.
-    name, parts = split_layer(layer)
+    name, _ = split_layer(layer)
     modules = dict(model.named_modules(remove_duplicate=False))
     marked: dict[str, str] = {n.replace("_orig_mod.", ""): n for n in modules if "_orig_mod." in n}
     if name in modules or name not in marked:
         return layer
-    return marked[name] + "".join(f"[{part}]" for part in parts)
+    return marked[name] + layer.removeprefix(name)
 
 
 def check_initialised(model: nn.Module) -> None:

@@ -96,8 +96,8 @@ def test_rank_reorder_equal_concept_activations() -> None:
 
 def test_rank_reorder_rounds_the_fraction_down() -> None:
     function = RankReorder(top_fraction=0.29)
-    assert function.images(100) == 29
-    assert function.images(99) == 28
+    assert function.images_of(100) == 29
+    assert function.images_of(99) == 28
 
 
 def test_cosine_by_hand() -> None:
