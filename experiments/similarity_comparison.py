@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipdissect.app.launch import NO_OBJECTIVE, launch, results_folder
+from clipdissect.app.launch import ONLY_DISSECT, launch, results_folder
 
 # Groups that the runner doesn't read, and their replacements.
 UNUSED = {
-    **NO_OBJECTIVE,
+    **ONLY_DISSECT,
     "probe": "add '+comparison.probes.NAME={name: folder, root: /path}', once for each probe",
     "concepts": "set 'comparison.concepts=[google_20k, imagenet]'",
     "method": "it compares similarity functions of clip_dissect",

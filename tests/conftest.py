@@ -33,14 +33,17 @@ CHECKED = [
         for name in (
             "activations",
             "capture",
+            "latents",
             "maps",
             "pooling",
+            "sae_fit",
             "shard_runner",
             "text_embeddings",
             "writers",
         )
     ),
     "clipdissect.results.describe",
+    "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     "clipdissect.datasets.segmentation",
     *(

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from clipdissect import concepts, encoder, probe, sentence, similarity, targets, tracking
+from clipdissect import concepts, encoder, probe, sae, sentence, similarity, targets, tracking
 from clipdissect import method as methods
 from clipdissect.app.launch import identity, job_name, multirun
 from clipdissect.capture.pooling import Summary
@@ -36,12 +36,14 @@ Build = Callable[..., Any]
 BUILDERS: dict[str, Build] = {
     "concepts": concepts.build,
     "probe": probe.build,
+    "sae": sae.build,
     "target": targets.lazily,
     "encoder": encoder.lazily,
 }
 KEPT = 2  # parts of each group that a process keeps for its next jobs
 _parts: dict[str, Memo[Any]] = {group: Memo(KEPT) for group in (*BUILDERS, "sentence")}
 _features: Memo[KeptFeatures] = Memo(KEPT)
+_with_saes: Memo[tuple[targets.Target, sae.Sae, targets.Target]] = Memo(KEPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,19 @@ def build_job(config: Any, method: methods.Method, groups: Collection[str] = ())
     build_group(tracking.build, config.tracking)  # a mistake there must not wait for the end
     if "similarity" in method.needs:
         job = replace(job, similarity=build_group(similarity.build, config.similarity))
-    return replace(job, **build_groups(config, {*method.needs, *groups}))
+    needed = {*method.needs, *groups}
+    built = build_groups(config, {*needed, "sae"} if "target" in needed else needed)
+    autoencoder = built.pop("sae", None)
+    if autoencoder is not None:
+        built["target"] = _with_sae(built["target"], autoencoder)
+    return replace(job, **built)
+
+
+def _with_sae(target: targets.Target, autoencoder: sae.Sae) -> targets.Target:
+    """Return one copy of the target for all jobs, which share its features by identity."""
+    key = id(target), id(autoencoder)  # kept in the memo, so that no others take these numbers
+    made = lambda: (target, autoencoder, target.with_sae(autoencoder))  # noqa: E731
+    return _with_saes.get(key, made)[2]
 
 
 def settings_of(config: Any) -> Settings:

@@ -26,10 +26,13 @@ from clipdissect.utils.memory import kept_memory
 VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
 # Config keys that the runners don't read, except for dissect.
-NO_OBJECTIVE = {"objective": "only dissect has one"}
+ONLY_DISSECT = {
+    "objective": "only dissect has one",
+    "sae": "only dissect describes the latents of sparse autoencoders",
+}
 
 
-def launch(run: Run, name: str, unused: Mapping[str, str] = NO_OBJECTIVE) -> None:
+def launch(run: Run, name: str, unused: Mapping[str, str] = ONLY_DISSECT) -> None:
     """Compose the config from the command line and call `run`; exit on an error.
 
     A failed job of a multirun doesn't stop the others. Exit codes: 0 done, 1 a fault in the

@@ -45,9 +45,9 @@ class Capture:
     precision: str = "auto"  # or fp32, bf16, bf16_weights
     batch_size: Optional[int] = None  # noqa: UP045
     workers: Optional[int] = None  # noqa: UP045
-    summary: str = "auto"  # or mean, max, cls
+    summary: str = "auto"  # or mean, max, cls; count of latents
     layout: str = "auto"  # or channels_first, channels_last
-    keep: str = "full"  # or top_k: only the top images per unit
+    keep: str = "auto"  # or full, top_k: only the top images per unit, as auto does of latents
     shard: Optional[int] = None  # noqa: UP045 - images; a killed pass resumes at the last one
     compile: bool = False
 

@@ -94,6 +94,10 @@ def _codes(
         step = max(1, at_once * len(codes) // codes.numel())
 
 
+def _kept_tokens(output: Tensor, reading: Reading) -> Float[Tensor, "images tokens units"]:
+    return as_tokens(output, reading).clone()  # later modules may overwrite their inputs
+
+
 def latent_digests(digests: Mapping[str, str]) -> dict[str, str]:
     """Return autoencoders' digests by layer under the names that manifests give them."""
     return {f"latents of {layer}": digest for layer, digest in digests.items()}
@@ -108,4 +112,4 @@ def images_a_shard(saes: Sequence[Sae], settings: Settings) -> int:
 SUMMARIES = Reduction(summarise, summarise_latents)
 MAPS = Reduction(as_maps, latent_maps)
 # Of both kinds of layers, the activations that an autoencoder encodes.
-TOKENS = Reduction(as_tokens, lambda output, reading, sae: as_tokens(output, reading))
+TOKENS = Reduction(_kept_tokens, lambda output, reading, sae: _kept_tokens(output, reading))

@@ -10,6 +10,7 @@ from clipdissect.method.captioner import Captioner
 from clipdissect.method.captioning import ImageCaptioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
+from clipdissect.method.decoder_names import DecoderNames
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
 from clipdissect.utils import registry
@@ -18,6 +19,7 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "captioner": Captioner,
     "clip_dissect": ClipDissect,
     "compositional": Compositional,
+    "decoder_names": DecoderNames,
     "network_dissection": NetworkDissection,
     "published": Published,
 }

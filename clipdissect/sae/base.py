@@ -45,6 +45,7 @@ class Sae:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @torch.no_grad()
     def encode(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... latents"]:
         """Return the codes of activations; raise a DissectError if they don't fit."""
         self.check_inputs(x.shape[-1])
@@ -68,6 +69,7 @@ class Sae:
             )
         return codes
 
+    @torch.no_grad()
     def decode(self, codes: Float[Tensor, "... latents"]) -> Float[Tensor, "... inputs"]:
         """Return the activations that codes stand for; only if it `decodes`."""
         decode: Any = self.module.decode

@@ -58,5 +58,5 @@ def features(job: Job, layers: Sequence[str]) -> Features:
 
 
 def check_keep(job: Job) -> None:
-    if job.settings.keep != "full":
+    if job.settings.keep == "top_k":
         raise DissectError("this study needs every activation: use capture.keep=full")

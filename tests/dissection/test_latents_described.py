@@ -1,0 +1,224 @@
+"""Latents described by the images on which they fire, and named by their decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dense import target as dense_target
+from dense import write_dense
+from tiny import COLOURS, ColourEncoder, ColourNet, LiveNet, preprocess, write_colours
+from tiny_saes import sae
+from torch import Tensor, nn
+
+import clipdissect
+from clipdissect import method, probe
+from clipdissect.capture.pooling import Summary
+from clipdissect.capture.settings import Settings
+from clipdissect.dissection import Job, describe_units
+from clipdissect.errors import DissectError
+from clipdissect.sae.directions import largest_cosines
+from clipdissect.targets import Target
+
+SETTINGS = Settings(device="cpu", workers=0)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_colours(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def dissect(images: Path, **changes: Any) -> clipdissect.Result:
+    arguments: dict[str, Any] = {
+        "model": ColourNet(),
+        "layers": ["conv"],
+        "probe": str(images),
+        "concepts": list(COLOURS),
+        "preprocess": preprocess(),
+        "encoder": ColourEncoder(),
+        "settings": SETTINGS,
+        "similarity": {"name": "soft_wpmi", "top_k": 4},
+        **changes,
+    }
+    return clipdissect.dissect(**arguments)
+
+
+def brightest() -> Any:
+    """Latents that fire on 4, 1 and 0 images: red, the brightest green, none."""
+    weight = torch.zeros(4, 3)
+    weight[0, 0] = weight[1, 1] = weight[2, 2] = 1.0
+    return sae(weight, torch.tensor([-0.5, -0.95, -2.0]))
+
+
+def test_silent_images_describe_nothing(images: Path) -> None:
+    result = dissect(images, sae=brightest())
+    table = result.descriptions
+    assert table["layer"].tolist() == ["conv{sae}"] * 3
+    assert table["description"].tolist() == ["red", "green", ""]
+    assert table["flags"].tolist() == [(), ("rare",), ("dead",)]
+    assert table["fires"].tolist() == [4, 1, 0]
+    assert table["density"].tolist() == pytest.approx([4 / 24, 1 / 24, 0])
+    shown = result.top_images
+    assert (shown["activation"] > 0).all()
+    assert shown.groupby("unit").size().to_dict() == {0: 4, 1: 1}
+    assert shown[shown["unit"] == 1]["image"].tolist() == ["green0.png"]
+
+
+def test_rare_latents_are_scored_as_if_their_images_were_repeated(tmp_path: Path) -> None:
+    """A probe in which the one image occurs four times gives the same score."""
+    once, often = tmp_path / "once", tmp_path / "often"
+    for folder in (once, often):
+        write_colours(folder)
+    for copy in range(3):
+        (often / f"green0{copy}.png").write_bytes((once / "green0.png").read_bytes())
+    rows = [dissect(folder, sae=brightest()).descriptions.iloc[1] for folder in (once, often)]
+    assert [row["fires"] for row in rows] == [1, 4]
+    assert [row["flags"] for row in rows] == [("rare",), ("few_distinct",)]
+    for column in ("description", "description_2", "description_3"):
+        assert rows[0][column] == rows[1][column]
+    assert rows[0]["similarity"] == pytest.approx(rows[1]["similarity"], abs=1e-5)
+
+
+def test_functions_that_sort_images_leave_rare_latents_out(images: Path) -> None:
+    settings = Settings(device="cpu", workers=0, keep="full")
+    chosen = {"name": "rank_reorder", "top_fraction": 0.1}  # two images
+    table = dissect(images, sae=brightest(), similarity=chosen, settings=settings).descriptions
+    assert table["description"].tolist()[1:] == ["", ""]
+    assert table["description"][0] in COLOURS
+    assert table["flags"].tolist()[1:] == [("rare",), ("dead",)]
+
+
+def test_functions_of_all_images_need_them(images: Path) -> None:
+    with pytest.raises(DissectError, match=r"of the latents, .* use keep=full"):
+        dissect(images, sae=brightest(), similarity="cosine")
+    settings = Settings(device="cpu", workers=0, keep="full")
+    table = dissect(images, sae=brightest(), similarity="cosine", settings=settings).descriptions
+    assert table["description"].tolist() == ["red", "green", ""]
+    assert table["flags"].tolist() == [("rare",), ("rare",), ("dead",)]  # on fewer than 10 images
+
+
+@pytest.mark.parametrize("similarity", ["soft_wpmi", "wpmi"])
+def test_an_autoencoder_that_is_a_relu_gives_the_relus_units(similarity: str, images: Path) -> None:
+    maximum = Settings(device="cpu", workers=0, summary=Summary("max"))
+    options: dict[str, Any] = {"model": LiveNet(), "similarity": {"name": similarity, "top_k": 3}}
+    latents = dissect(images, sae=sae(torch.eye(4)), **options).descriptions
+    units = dissect(images, layers=["relu"], settings=maximum, **options).descriptions
+    columns = [c for c in units if c not in ("layer", "flags")]
+    for column in columns:
+        values, expected = latents[column].tolist(), units[column].tolist()
+        if column.startswith("description"):
+            assert values == expected
+        else:
+            assert values == pytest.approx(expected, abs=1e-5)
+
+
+def test_dead_latents_stay_dead_where_others_are_included(images: Path) -> None:
+    chosen = {"name": "soft_wpmi", "top_k": 4, "dead": "include"}
+    assert dissect(images, sae=brightest(), similarity=chosen).descriptions["description"][2] == ""
+
+
+def test_several_autoencoders_by_layer(images: Path) -> None:
+    saes = {"conv": brightest(), "head": sae(torch.eye(4)).module}
+    result = dissect(images, layers=["head", "relu", "conv"], sae=saes)
+    assert list(result.descriptions["layer"].unique()) == ["head{sae}", "relu", "conv{sae}"]
+    facts = result.run["saes"]
+    assert facts["conv{sae}"]["latents"] == 3
+    assert facts["head{sae}"]["fit"]["tokens"] == 8
+    assert set(result.run["digests"]) >= {"latents of conv{sae}", "latents of head{sae}"}
+
+
+def test_network_dissection_of_latents(tmp_path: Path) -> None:
+    """An autoencoder that is a ReLU gives the masks of the ReLU."""
+    write_dense(tmp_path)
+    images = probe.build("broden", root=str(tmp_path))
+    layer = "pool"
+    plain = dense_target(layer)
+    units = describe(plain, images)
+    shift = 100.0  # all codes are above 0, so the ReLU changes no order
+    same = sae(torch.eye(len(units)), shift)
+    latents = describe(plain.with_sae(same), images)
+    assert latents["layer"].unique().tolist() == [f"{layer}{{sae}}"]
+    assert latents["description"].tolist() == units["description"].tolist()
+    assert latents["similarity"].tolist() == pytest.approx(units["similarity"].tolist(), abs=1e-3)
+
+
+def describe(target: Target, images: Any) -> Any:
+    job = Job(target=target, probe=images, settings=SETTINGS, images=3)
+    return method.build("network_dissection", quantile=0.1).describe(job).descriptions
+
+
+class MeanColour(nn.Module):
+    """Its output is the colours encoder's image embedding, but for the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.flat(self.pool(images))
+        return output
+
+
+def named(images: Path, directions: Tensor, **changes: Any) -> Any:
+    autoencoder = sae(directions.T.contiguous(), **changes)
+    target = Target("mean", MeanColour(), preprocess(4), ("flat",)).with_sae(autoencoder)
+    job = Job(
+        target=target,
+        probe=probe.build("folder", root=str(images)),
+        concepts=clipdissect.concepts.resolve(list(COLOURS)),
+        encoder=ColourEncoder(),
+        similarity=clipdissect.similarity.build("soft_wpmi", top_k=4),
+        settings=SETTINGS,
+        top=2,
+        images=3,
+    )
+    return method.build("decoder_names").describe(job)
+
+
+def test_decoder_directions_name_latents(images: Path) -> None:
+    decoder = torch.tensor([[2.0, 0.1, 0.0], [0.0, 1.0, 0.9], [-1.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
+    result = named(images, decoder)
+    table = result.descriptions
+    assert table["description"].tolist()[:2] == ["red", "cyan"]
+    assert table["description"][3] == ""
+    assert table["similarity"][0] == pytest.approx(2 / (4.01**0.5))
+    assert table["margin"][0] == pytest.approx(table["similarity"][0] - table["similarity_2"][0])
+    # A name needs no image: the third never fires.
+    assert table["flags"].tolist()[2:] == [("dead",), ("dead",)]
+    assert table["description"][2] != ""
+    assert table["fires"].tolist()[2:] == [0, 0]
+    assert result.run["method"] == {"name": "decoder_names"}
+    assert "similarity" not in result.run
+    first = result.top_images.iloc[0]
+    assert (first["unit"], first["image"]) == (0, "yellow0.png")  # red and a tenth of green
+
+
+def test_decoder_names_needs_the_encoders_space(images: Path) -> None:
+    with pytest.raises(DissectError, match=r"directions of flat\{sae\} have 4 .* colours have 3"):
+        named(images, torch.eye(3), decoder=torch.eye(4))
+    with pytest.raises(DissectError, match="no known decoder"):
+        named(images, torch.eye(3), decoder=None)
+    job = Job(target=Target("mean", MeanColour(), preprocess(4), ("flat",)))
+    with pytest.raises(DissectError, match="needs: probe"):
+        method.build("decoder_names").describe(job)
+    with pytest.raises(DissectError, match="needs: probe"):
+        describe_units(job)
+
+
+def test_largest_cosines_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 7, generator=drawn)
+    rows[3] = 0
+    unit = nn.functional.normalize(rows, dim=1)
+    expected = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(4, dim=1)
+    monkeypatch.setattr("clipdissect.sae.directions._COSINES_AT_ONCE", 50 * 8)
+    cosines, numbers = largest_cosines(rows, rows, 4, but_itself=True)
+    assert torch.allclose(cosines, expected.values, atol=1e-6)
+    assert torch.allclose((unit[numbers] * unit[:, None]).sum(-1), cosines, atol=1e-6)
+    assert (numbers != torch.arange(50)[:, None]).all()
+    assert cosines[3].tolist() == [0, 0, 0, 0]
+    assert largest_cosines(rows[:2], rows[:2], 4, but_itself=True)[0].shape == (2, 1)
