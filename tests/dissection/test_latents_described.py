@@ -137,7 +137,7 @@ def test_network_dissection_of_latents(tmp_path: Path) -> None:
     layer = "pool"
     plain = dense_target(layer)
     units = describe(plain, images)
-    shift = 100.0  # all codes are above 0, so the ReLU changes no order
+    shift = 2.0**16  # all codes are above 0, so the ReLU changes no order
     same = sae(torch.eye(len(units)), shift)
     latents = describe(plain.with_sae(same), images)
     assert latents["layer"].unique().tolist() == [f"{layer}{{sae}}"]
