@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # From bottom to top; `app` alone imports Hydra, and `experiments/` is above it.
 ORDER = """
-    errors _version utils images models datasets fetch store similarity probe concepts targets
+    errors _version utils images models datasets fetch store similarity probe concepts sae targets
     encoder sentence capture masks testing results dissection method evaluation studies tracking
     report app
 """.split()  # noqa: SIM905
