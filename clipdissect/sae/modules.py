@@ -66,7 +66,7 @@ class GroupMax(nn.Module):
         return f"the largest of each of {self.k} groups, then ReLU"
 
     def forward(self, h: Float[Tensor, "n latents"]) -> Float[Tensor, "n latents"]:
-        groups = h.view(len(h), self.k, -1)
+        groups = h.view(len(h), self.k, h.shape[1] // self.k)
         values, indices = groups.max(dim=-1, keepdim=True)
         groups.zero_().scatter_(-1, indices, values.relu())
         return h
@@ -212,7 +212,7 @@ class LinearEncoder(nn.Module):
         h = functional.linear(rows, self.weight.T, self.bias)
         if self.scales is not None:
             h *= self.scales
-        return self.activation(h).reshape(*x.shape[:-1], -1)
+        return self.activation(h).reshape(*x.shape[:-1], self.weight.shape[1])
 
     def describe(self) -> dict[str, str]:
         """Return the computation of `encode` and `decode` in words."""

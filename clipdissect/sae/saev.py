@@ -93,10 +93,9 @@ def _state(file: Path, start: int) -> dict[str, Tensor]:
     try:
         state = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds
-        reason = " ".join(str(error).split("\n\n")[0].split())[:200]
         raise DissectError(
-            f"{file}: no state dict that can be read safely follows its first line: {reason}. "
-            f"Download or copy it again"
+            f"{file}: no state dict that can be read safely follows its first line: "
+            f"{checkpoints.load_failure(error)}. Download or copy it again"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise DissectError(f"{file}: its first line isn't followed by a state dict")

@@ -58,7 +58,7 @@ def saelens(
         tensors = {k: v for k, v in tensors.items() if k != "b_enc"} | gates()
     if "jumprelu" in architecture and "threshold" not in tensors:
         tensors["threshold"] = torch.linspace(0, 1, len(tensors["b_enc"]))
-    values = {
+    values: dict[str, Any] = {
         **_sizes(tensors),
         "dtype": "float32",
         "device": "cpu",
