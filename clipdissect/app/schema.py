@@ -125,6 +125,7 @@ class Root:
     similarity: Any = MISSING
     sentence: Any = MISSING
     method: Any = MISSING
+    sae: Any = MISSING
     study: Any = None  # set by the runner of a study
     tracking: Any = MISSING
     paths: Paths = field(default_factory=Paths)

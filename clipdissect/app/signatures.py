@@ -13,6 +13,7 @@ from clipdissect import (
     encoder,
     method,
     probe,
+    sae,
     sentence,
     similarity,
     studies,
@@ -31,6 +32,7 @@ GROUPS: dict[str, Options] = {
     "similarity": similarity.OPTIONS,
     "sentence": sentence.OPTIONS,
     "method": method.OPTIONS,
+    "sae": sae.OPTIONS,
     "study": studies.OPTIONS,
     "tracking": tracking.OPTIONS,
 }

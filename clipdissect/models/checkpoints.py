@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # each format fails in its own way
         if isinstance(error, EOFError) or "unexpected EOF" in str(error):
             raise _truncated(path) from error
-        reason = " ".join(str(error).split("\n\n")[0].split())[:200]
+        reason = load_failure(error)
         raise DissectError(
             f"{path} is not a checkpoint that can be read safely: {reason}. A file that you trust "
             f"can be converted once: take the state dict out of torch.load(path, "
@@ -83,6 +83,15 @@ def read(path: Path) -> dict[str, Tensor]:
             f"{', '.join(WRAPPERS)}; it holds {held[:200] or 'nothing'}"
         )
     return loaded
+
+
+def load_failure(error: Exception) -> str:
+    """Return why torch could not load a file safely: the Python object in it, or its message."""
+    text = str(error)
+    global_name = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+    if global_name:
+        return f"it holds Python objects ({global_name[1]}), whose code loading would run"
+    return " ".join(text.split("\n\n")[0].split())[:200]
 
 
 def check_file(path: Path, what: str = "the checkpoint", remedy: str = "check the path") -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect.errors import DissectError
+from clipdissect.sae.modules import LinearSae
 from clipdissect.utils import hashing
 
 
@@ -88,6 +89,20 @@ class Sae:
     def decodes(self) -> bool:
         """Whether it reconstructs its input, unlike a transcoder."""
         return callable(getattr(self.module, "decode", None))
+
+    def decode(
+        self, codes: Float[Tensor, "... latents"], x: Float[Tensor, "... inputs"]
+    ) -> Float[Tensor, "... inputs"]:
+        """Return reconstructions from the codes of activations x, whose normalisation is undone.
+
+        Raises:
+            DissectError: it doesn't reconstruct its input; see `decodes`.
+        """
+        if not self.decodes:
+            raise DissectError(f"sae {self.name} has no decode: it doesn't reconstruct its input")
+        decode: Any = self.module.decode
+        y: Tensor = decode(codes, x) if isinstance(self.module, LinearSae) else decode(codes)
+        return y
 
     @property
     def digest(self) -> str:

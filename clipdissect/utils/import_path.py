@@ -32,7 +32,7 @@ def call(path: str, arguments: Any, what: str) -> Any:
     function: Callable[..., Any] = load(path, what)
     if not callable(function):
         raise DissectError(f"{what}: {path} is a {type(function).__name__}, which can't be called")
-    named = keywords(arguments)
+    named = keywords(arguments, f"{what.partition('.')[0]}.arguments")
     try:
         return function(**named)
     except DissectError:
@@ -41,11 +41,11 @@ def call(path: str, arguments: Any, what: str) -> Any:
         raise DissectError(f"{what}: {path} raised {where(error)}") from error
 
 
-def keywords(arguments: Any) -> dict[str, Any]:
+def keywords(arguments: Any, what: str = "target.arguments") -> dict[str, Any]:
     named = {} if arguments is None else arguments
     if not isinstance(named, Mapping) or not all(isinstance(key, str) for key in named):
         raise DissectError(
-            f"target.arguments must be names with values, such as {{width: 8}}; got {arguments!r}"
+            f"{what} must be names with values, such as {{width: 8}}; got {arguments!r}"
         )
     return dict(named)
 
