@@ -94,7 +94,7 @@ def _fit(sae: Sae, x: Float[Tensor, "tokens units"]) -> SaeFit:
     codes = sae.encode(x)
     explained = None
     if sae.decodes:
-        error = (x - sae.decode(codes)).double().square().sum()
+        error = (x - sae.decode(codes, x)).double().square().sum()
         explained = float(1 - error / (x - x.mean(0)).double().square().sum())
     return SaeFit(explained, float((codes > 0).sum() / len(x)), codes.shape[1], len(x))
 

@@ -50,18 +50,8 @@ class Sae:
     def encode(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... latents"]:
         """Return the codes of activations; raise a DissectError if they don't fit."""
         self.check_inputs(x.shape[-1])
-        encode: Any = self.module.encode
         weight = next(self.module.parameters(), x)
-        try:
-            codes = encode(x.to(weight.dtype))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # the user's own code
-            reason = " ".join(str(error).split())[:300]
-            raise DissectError(
-                f"sae {self.name} failed on activations {tuple(x.shape)} with "
-                f"{type(error).__name__}: {reason}"
-            ) from error
+        codes = self._run("encode", x.to(weight.dtype))
         if not isinstance(codes, Tensor) or codes.shape[:-1] != x.shape[:-1]:
             got = tuple(codes.shape) if isinstance(codes, Tensor) else f"a {type(codes).__name__}"
             raise DissectError(
@@ -71,11 +61,33 @@ class Sae:
         return codes
 
     @torch.no_grad()
-    def decode(self, codes: Float[Tensor, "... latents"]) -> Float[Tensor, "... inputs"]:
-        """Return the activations that codes stand for; only if it `decodes`."""
-        decode: Any = self.module.decode
-        activations: Tensor = decode(codes)
-        return activations
+    def decode(
+        self, codes: Float[Tensor, "... latents"], x: Float[Tensor, "... inputs"]
+    ) -> Float[Tensor, "... inputs"]:
+        """Return reconstructions from the codes of activations x, whose normalisation is undone.
+
+        Raises:
+            DissectError: it doesn't reconstruct its input; see `decodes`.
+        """
+        if not self.decodes:
+            raise DissectError(f"sae {self.name} has no decode: it doesn't reconstruct its input")
+        # Other modules than ours remember what they need of the activations, or need nothing.
+        arguments = (codes, x) if isinstance(self.module, LinearSae) else (codes,)
+        reconstructed: Tensor = self._run("decode", *arguments)
+        return reconstructed
+
+    def _run(self, method: str, *arguments: Tensor) -> Any:
+        function: Any = getattr(self.module, method)
+        try:
+            return function(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the user's own code
+            reason = " ".join(str(error).split())[:300]
+            raise DissectError(
+                f"sae {self.name}: {method} failed on {tuple(arguments[0].shape)} with "
+                f"{type(error).__name__}: {reason}"
+            ) from error
 
     def check_inputs(self, units: int, layer: str = "") -> None:
         """Raise a DissectError unless a layer has as many units as the encoder has inputs."""
@@ -89,20 +101,6 @@ class Sae:
     def decodes(self) -> bool:
         """Whether it reconstructs its input, unlike a transcoder."""
         return callable(getattr(self.module, "decode", None))
-
-    def decode(
-        self, codes: Float[Tensor, "... latents"], x: Float[Tensor, "... inputs"]
-    ) -> Float[Tensor, "... inputs"]:
-        """Return reconstructions from the codes of activations x, whose normalisation is undone.
-
-        Raises:
-            DissectError: it doesn't reconstruct its input; see `decodes`.
-        """
-        if not self.decodes:
-            raise DissectError(f"sae {self.name} has no decode: it doesn't reconstruct its input")
-        decode: Any = self.module.decode
-        y: Tensor = decode(codes, x) if isinstance(self.module, LinearSae) else decode(codes)
-        return y
 
     @property
     def digest(self) -> str:

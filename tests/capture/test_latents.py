@@ -303,7 +303,7 @@ def test_compiled_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (lambda: random_sae(6, 9), r"of 6 units, but layer conv\{sae\} has 4"),
         (
             lambda: Sae("x", Linear(torch.randn(6, 9))),
-            "failed on activations .* RuntimeError: mat1",
+            "encode failed on .* RuntimeError: mat1",
         ),
         (lambda: random_sae(4, 9).at("blocks.9"), r"sae.layer is blocks.9, .* the layers conv"),
         (lambda: Sae("x", Tuple()), "must return codes .* it returned a tuple"),
