@@ -115,7 +115,7 @@ def _problems(fit: SaeFit, sae: Sae) -> Iterator[str]:
     explained, k = fit.explained_variance, sae.facts.get("k")
     if explained is not None and not explained >= LEAST_EXPLAINED:
         hook = f" (its files name {sae.hook})" if sae.hook else ""
-        yield f"explains {explained:.0%} of the variance of {sae.layer}{hook}"
+        yield f"has an explained variance of {explained:.2f} of {sae.layer}{hook}"
     few = k / 2 if isinstance(k, int) else 0
     if fit.l0 <= few or fit.l0 > MOST_FIRING * fit.latents:
         expected = f"{k}" if isinstance(k, int) else "a small share of them"

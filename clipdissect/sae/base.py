@@ -92,9 +92,11 @@ class Sae:
     def check_inputs(self, units: int, layer: str = "") -> None:
         """Raise a DissectError unless a layer has as many units as the encoder has inputs."""
         if self.inputs is not None and units != self.inputs:
+            name = layer or self.layer
             raise DissectError(
-                f"sae {self.name} encodes activations of {self.inputs} units, but layer "
-                f"{layer or self.layer} has {units}: it was trained on another layer or network"
+                f"sae {self.name} encodes activations of {self.inputs} units, but "
+                f"{f'layer {name}' if name else 'the layer'} has {units}: it was trained on "
+                f"another layer or network"
             )
 
     @property

@@ -355,7 +355,7 @@ def test_a_wrong_layer_is_noticed_before_any_work(
     with caplog.at_level(logging.WARNING):
         captured = run(colour_target(wrong), colours(tmp_path))
     (note,) = captured.notes
-    assert "of the variance of conv (its files name blocks.9.hook_resid_post)" in note
+    assert "of conv (its files name blocks.9.hook_resid_post)" in note
     assert "of 4 latents above 0 on a token, not 4" in note
     assert caplog.messages == [note]
     assert captured.fits["conv{sae}"].explained_variance < 0
