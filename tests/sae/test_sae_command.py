@@ -91,7 +91,7 @@ def test_a_transcoder_has_no_decoder(
 ) -> None:
     sae_files.sparsify(tmp_path / "layers.9.mlp", transcode=True)
     text = shown(monkeypatch, capsys, tmp_path / "layers.9.mlp")
-    assert "none: it predicts other activations than those that it encodes" in text
+    assert "none: codes alone don't reconstruct its input" in text
     assert "norms of rows" not in text
 
 
