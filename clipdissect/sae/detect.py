@@ -60,6 +60,8 @@ def recognise(path: str) -> str:
         )
     if _is_state_dict_of_overcomplete(files):
         return "overcomplete"
+    if len(files.candidates()) > 1:
+        files.only_weights("")  # says which they are
     files.refuse_several("cfg.json", "ae.pt", "config.json")
     names = sorted(p.name for p in files.folder.iterdir())
     found = files.named.name if files.named else ", ".join(names[:10]) or "nothing"
@@ -71,9 +73,8 @@ def recognise(path: str) -> str:
 
 
 def _is_state_dict_of_overcomplete(files: Files) -> bool:
+    prisma_files.refuse_pickles(files)
     candidates = files.candidates()
     if len(candidates) != 1 or files.has("config.json") or files.has("cfg.json"):
         return False
-    if candidates[0].name.endswith((".pkl", ".gz")):  # of Prisma's first version
-        prisma_files.refuse_legacy(files)
     return overcomplete_files.is_overcomplete(set(checkpoints.read(candidates[0])))

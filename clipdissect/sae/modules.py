@@ -84,7 +84,8 @@ class Threshold(nn.Module):
 
     def __init__(self, thresholds: Float[Tensor, "*latents"], inclusive: bool = False) -> None:
         super().__init__()
-        self.register_buffer("thresholds", thresholds)
+        # With thresholds of at least 0, comparing does the ReLU as well.
+        self.register_buffer("thresholds", thresholds.clamp_min(0))
         self.inclusive = inclusive
 
     @property
@@ -94,7 +95,7 @@ class Threshold(nn.Module):
 
     def forward(self, h: Float[Tensor, "n latents"]) -> Float[Tensor, "n latents"]:
         zero = h < self.thresholds if self.inclusive else h <= self.thresholds
-        return h.masked_fill_(zero, 0).relu_()
+        return h.masked_fill_(zero, 0)
 
 
 class Gated(nn.Module):
@@ -225,7 +226,7 @@ class LinearEncoder(nn.Module):
         name = "h = " if isinstance(self.activation, Gated) else ""
         return {
             "encode": f"{name}{h}, then {self.activation.words}",
-            "decode": "none: it predicts other activations than those that it encodes",
+            "decode": "none: codes alone don't reconstruct its input",
         }
 
 

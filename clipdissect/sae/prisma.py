@@ -42,7 +42,10 @@ def prisma(path: str, layer: str | None = None) -> Sae:
             supported, or files that don't agree.
     """
     files = locate(path)
-    refuse_legacy(files)
+    refuse_pickles(files)
+    if not files.has("config.json"):
+        looked = [str((files.folder / "config.json").absolute())]
+        raise MissingResource("config.json", looked, f"{LOOKS}; {LEGACY}")
     file, config = files.only_weights(LOOKS), files.config("config.json")
     architecture = _choice(config, "architecture", ARCHITECTURES)
     if config.flag("is_transcoder", False):
@@ -78,15 +81,12 @@ def prisma(path: str, layer: str | None = None) -> Sae:
     )
 
 
-def refuse_legacy(files: Files) -> None:
-    """Raise an error for a single-file checkpoint of Prisma's first version."""
+def refuse_pickles(files: Files) -> None:
+    """Raise a DissectError for a single-file checkpoint of Prisma's first version."""
     names = [files.named.name] if files.named else [p.name for p in files.folder.iterdir()]
-    pickles = sorted(name for name in names if name.endswith((".pkl", ".pkl.gz")))
-    if pickles:
-        raise DissectError(f"{files.folder / pickles[0]}: {LEGACY}")
-    if not files.has("config.json"):
-        looked = [str((files.folder / "config.json").absolute())]
-        raise MissingResource("config.json", looked, f"{LOOKS}; {LEGACY}")
+    for name in sorted(names):
+        if name.endswith((".pkl", ".pkl.gz")):
+            raise DissectError(f"{files.folder / name}: {LEGACY}")
 
 
 def _choice(config: Config, key: str, valid: tuple[str, ...]) -> str:

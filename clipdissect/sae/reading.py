@@ -19,6 +19,7 @@ from clipdissect.sae.modules import LinearEncoder, LinearSae
 from clipdissect.utils.dependencies import depends_on
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of weights
+MAX_DEPTH = 3  # of folders in a folder, to name those with files
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Files:
 
     def refuse_several(self, *names: str) -> None:
         """Raise a DissectError if folders inside have files of one of these names."""
-        paths = [path for name in names for path in self.folder.glob(f"**/{name}")]
-        inside = sorted({str(path.parent.relative_to(self.folder)) for path in paths} - {"."})
+        patterns = ["*/" * depth + name for name in names for depth in range(1, MAX_DEPTH + 1)]
+        paths = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        inside = sorted({str(path.parent.relative_to(self.folder)) for path in paths})
         if inside:
             shown = ", ".join(inside[:10]) + (", ..." if len(inside) > 10 else "")
             raise DissectError(

@@ -91,7 +91,7 @@ def test_a_transcoder_has_no_decoder(
 ) -> None:
     sae_files.sparsify(tmp_path / "layers.9.mlp", transcode=True)
     text = shown(monkeypatch, capsys, tmp_path / "layers.9.mlp")
-    assert "decode      none: it predicts other activations" in text
+    assert "none: codes alone don't reconstruct its input" in text
     assert "norms of rows" not in text
 
 

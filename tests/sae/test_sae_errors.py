@@ -60,6 +60,7 @@ def test_several_weights_files_are_listed(tmp_path: Path) -> None:
     sae_files.prisma(tmp_path)
     sae_files.prisma(tmp_path, name="last.pt")
     fails(lambda: prisma(str(tmp_path)), "last.pt, weights.pt")
+    fails(lambda: saes.load(tmp_path), "last.pt, weights.pt")
     assert prisma(str(tmp_path / "last.pt")).latents == 10
 
 
@@ -107,6 +108,7 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "old" / "sae.pkl.gz").write_bytes(b"\x1f\x8b")
     fails(lambda: saes.load(tmp_path / "old" / "sae.pkl.gz"), "SparseAutoencoder", "weights.pt")
     fails(lambda: prisma(str(tmp_path / "old")), "sae.pkl.gz", "run its code")
+    fails(lambda: saes.load(tmp_path / "old"), "sae.pkl.gz", "run its code")
 
 
 # Contradictions

@@ -51,7 +51,12 @@ H = [[-1.0, 0.5, 2.0, -3.0, 1.0, 0.0]]
         (
             Threshold(torch.tensor(-1.0)),
             [0, 0.5, 2, 0, 1, 0],
-            "ReLU, with values up to -1 set to 0",
+            "ReLU, with values up to 0 set to 0",
+        ),
+        (
+            Threshold(torch.tensor([-9.0, -9, 2, -9, 1, -9]), inclusive=True),
+            [0, 0.5, 2, 0, 1, 0],
+            "ReLU, with values below each latent's threshold set to 0",
         ),
         (
             Gated(
@@ -167,7 +172,7 @@ def test_words_are_those_of_the_computation() -> None:
     coder = LinearEncoder(w["W_enc"], w["b_enc"], Relu(), normalisation="constant_norm_rescale")
     assert coder.describe() == {
         "encode": "x sqrt(inputs)/||x|| W_enc + b_enc, then ReLU",
-        "decode": "none: it predicts other activations than those that it encodes",
+        "decode": "none: codes alone don't reconstruct its input",
     }
 
 
