@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sae_files
 from conftest import ROOT
 from test_cli import JOB, NO_NETWORK, facts, run_folders
 from tiny import write_colours
@@ -80,6 +81,17 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert facts(second)["computed"] == []
     for name in ("digests", "target", "notes", "readings"):
         assert facts(first)[name] == facts(second)[name]
+
+
+def test_latents(tmp_path: Path) -> None:
+    write_colours(tmp_path / "images", shades=4)
+    write_hf(tmp_path / "encoder")
+    sae_files.saelens(tmp_path / "sae", tensors=sae_files.weights(96, 40))
+    code = SCRIPT.replace('    store="store",', '    sae={"layer4": "sae"},\n    store="store",')
+    run(tmp_path, code, "free", "first.csv")
+    assert run(tmp_path, code, "sealed", "second.csv").startswith("[]")
+    assert "layer4{sae}" in (tmp_path / "first.csv").read_text("utf-8")
+    assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
 def test_the_library(tmp_path: Path) -> None:
