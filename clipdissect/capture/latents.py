@@ -20,7 +20,8 @@ LATENTS_VERSION = 1
 
 LatentReduce = Callable[[Tensor, Reading, Sae], Tensor]
 
-_NUMBERS_A_SHARD = 1 << 26  # 256 MB, of which three may wait
+# Summaries of a shard, of which three may wait: 128 MB on a CPU, 512 MB elsewhere.
+_NUMBERS_A_SHARD, _NUMBERS_A_SHARD_ON_DEVICE = 1 << 25, 1 << 27
 _UNKNOWN = 1 << 16  # latents, where they aren't known before the first pass
 # Codes that are held at once: 64 MB on a CPU, 1 GB elsewhere, which keeps a device busy.
 _CODES_AT_ONCE, _CODES_AT_ONCE_ON_DEVICE = 1 << 24, 1 << 28
@@ -106,7 +107,8 @@ def latent_digests(digests: Mapping[str, str]) -> dict[str, str]:
 def images_a_shard(saes: Sequence[Sae], settings: Settings) -> int:
     """Return the images of a shard: fewer where their codes' summaries take much memory."""
     numbers = sum(2 * (sae.latents or _UNKNOWN) for sae in saes)
-    return min(settings.images_a_shard, max(1, _NUMBERS_A_SHARD // max(1, numbers)))
+    most = _NUMBERS_A_SHARD_ON_DEVICE if settings.is_cuda else _NUMBERS_A_SHARD
+    return min(settings.images_a_shard, max(1, most // max(1, numbers)))
 
 
 SUMMARIES = Reduction(summarise, summarise_latents)

@@ -243,7 +243,7 @@ def test_codes_of_few_images_are_held_at_once(
 
 def test_shards_of_many_latents_are_small() -> None:
     wide = Sae("wide", nn.Identity(), latents=65_536)
-    assert images_a_shard([wide], Settings(device="cpu")) == 512
+    assert images_a_shard([wide], Settings(device="cpu")) == 256
     assert images_a_shard([], Settings(device="cpu")) == 1024
     assert images_a_shard([wide], Settings(device="cpu", shard=100)) == 100
 
