@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tiny import ColourNet, preprocess, write_colours
 from tiny_encoders import WORDS, word_tokenizer, write_hf
+from tiny_saes import sae
 from torch import Tensor
 
 from clipdissect import method, probe
@@ -245,3 +247,17 @@ def test_folders_that_will_not_do(job: Job, tmp_path: Path, folder: Path) -> Non
     torch.save({}, pickled / "pytorch_model.bin")
     with pytest.raises(DissectError, match="no usable captioning model"):
         describe(pickled)
+
+
+def test_latents_are_captioned_by_images_on_which_they_fire(job: Job) -> None:
+    weight = torch.zeros(4, 2)
+    weight[0, 0] = 1.0  # above 0.95 on the brightest red alone, with three images asked for
+    assert job.target is not None
+    latents = replace(job, target=job.target.with_sae(sae(weight, -0.95)))
+    result = method.build("captioner", model=Scripted(), lam=0).describe(latents)
+    table = result.descriptions
+    assert table["similarity"].tolist()[0] == 1.0  # every top image is captioned red
+    assert table["description"].tolist() == ["red", ""]
+    assert table["fires"].tolist() == [1, 0]
+    assert [tuple(flags) for flags in table["flags"]] == [(), ("dead",)]
+    assert result.top_images["image"].tolist() == ["red0.png"]
