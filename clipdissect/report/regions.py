@@ -42,8 +42,9 @@ class Regions:
     """A layer's activation maps on its units' top images.
 
     `maps` have at most 28 x 28 positions, max-pooled if finer; NaN for images not run again.
-    `lowest` and `highest` bound the activations on the images run. `images` is the sample size
-    for `thresholds`; 0 if they are the method's own; None for latents, which fire above 0.
+    `lowest` and `highest` bound the activations on the images run, of latents those on the maps.
+    `images` is the sample size for `thresholds`; 0 if they are the method's own; None for latents,
+    which fire above 0.
     """
 
     maps: Float[Tensor, "units slots h w"]
@@ -152,11 +153,11 @@ class LatentRegionAccumulator:
             units, slots = (self.top_images == image).nonzero(as_tuple=True)
             if not len(units):
                 continue
-            codes = self.sae.encode(maps[row].flatten(1).T).float()[:, : len(self.top_images)]
-            self.lowest = torch.minimum(self.lowest, codes.amin(0).cpu())
-            self.highest = torch.maximum(self.highest, codes.amax(0).cpu())
-            of_units = codes[:, units.to(codes.device)].T.reshape(-1, *maps.shape[2:])
-            self.maps[units, slots] = F.adaptive_max_pool2d(of_units, sides).to(self.maps)
+            codes = self.sae.encode(maps[row].flatten(1).T)[:, units.to(maps.device)].float().cpu()
+            self.lowest[units] = torch.minimum(self.lowest[units], codes.amin(0))
+            self.highest[units] = torch.maximum(self.highest[units], codes.amax(0))
+            of_units = codes.T.reshape(-1, *maps.shape[2:])
+            self.maps[units, slots] = F.adaptive_max_pool2d(of_units, sides).to(self.maps.dtype)
 
     def regions(self, sampled: int) -> Regions | None:
         """Return the regions; None if no image was readable."""

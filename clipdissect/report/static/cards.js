@@ -4,7 +4,8 @@
   const { el, svg, number, text } = dissect;
   const FLAGS = [[1, "dead", "the same activation on every image"], [2, "tied", "the two best scores are closer than the arithmetic tells apart"],
     [4, "few distinct", "few different activations"], [8, "low margin", "the runner-up fits as well"],
-    [16, "saturated", "at its largest activation at more positions than it may fire at"]];
+    [16, "saturated", "at its largest activation at more positions than it may fire at"],
+    [32, "rare", "fires on fewer images than a score uses: its score is high by chance"]];
   const MOST_BARS = 5;
 
   function badges(item) {
@@ -121,8 +122,29 @@
     return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
   }
 
+  // Of a latent of a sparse autoencoder; on its own only, for all cards are equally high.
+  function firing(item, side) {
+    const fires = side.x ? side.x[item.row] : null;
+    if (fires === null) return null;
+    const all = side.images ? ` of ${side.images.toLocaleString("en")}` : "";
+    const share = `${number(100 * side.y[item.row])} % of tokens`;
+    return el("p", { class: "firing" }, el("span", { text: "fires" }), el("b", { text: `on ${fires.toLocaleString("en")}${all} images, ${share}` }));
+  }
+
+  // Links to the latents with similar directions in the decoder; those that aren't listed have none.
+  function neighbours(item, side, details) {
+    if (!details.nb || !details.nb.length) return [];
+    const rows = details.nb.map(([unit, cosine]) => {
+      const row = Array.isArray(item.layer.units) ? item.layer.units.indexOf(unit) : unit;
+      const known = row >= 0;
+      const content = [el("b", { text: unit }), el("span", { text: known ? descriptionOf(side, row) : "" }), el("i", { text: cosine.toFixed(2) })];
+      return el("li", {}, known ? el("a", { href: dissect.address({ layer: item.layer, unit }) }, ...content) : el("span", {}, ...content));
+    });
+    return [el("p", { class: "lead", text: "Nearest in the decoder, by cosine" }), el("ol", { class: "neighbours", "aria-label": "Neighbours in the decoder" }, ...rows)];
+  }
+
   function sideOf(item, side, place, large) {
-    const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side));
+    const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side), large ? firing(item, side) : null);
     const most = large ? side.d[item.row].length : Math.min(MOST_BARS, dissect.data.most);
     const heading = el(large ? "h2" : "h3", { class: side.d[item.row].length ? "" : "none" });
     const content = [];
@@ -136,6 +158,7 @@
     dissect.ask(place, item, (details) => {
       if (!details) return;
       plot.replaceChild(histogram(details), plot.firstChild);
+      if (large) box.append(...neighbours(item, side, details));
     });
     return box;
   }
