@@ -222,9 +222,8 @@ def picture_notes(run: Run) -> list[str]:
             f"Bright regions are where {regions}. Maps finer than 28 x 28 positions are shown by "
             f"the largest value of each cell."
         )
-    paths = [path for layer in layers for unit in layer.get("outlines", ()) for path in unit]
-    missing = paths.count(None)
-    if sample_sizes and missing:
+    missing = sum(_without_region(run, layer) for layer in data.layers)
+    if missing:
         notes.append(
             f"{missing:,} pictures have no region: the network was run again on some images "
             f"only (report.regions)."
@@ -237,6 +236,15 @@ def picture_notes(run: Run) -> list[str]:
             f"Activation histograms count only the {top_only[0]} stored top images of each {units}."
         )
     return notes
+
+
+def _without_region(run: Run, layer: str) -> int:
+    """Count a layer's pictures on which the network was not run again."""
+    outlines = run.report_data.layers[layer].get("outlines")
+    if outlines is None:
+        return 0
+    pictures = sum(map(len, run.top_images_of(layer).values()))
+    return pictures - sum(path is not None for paths in outlines for path in paths)
 
 
 def _region_definition(sample_sizes: Sequence[int | None], total: int | None) -> str:

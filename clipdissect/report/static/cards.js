@@ -94,7 +94,7 @@
     dissect.ask(place, item, (details, chunk) => {
       if (!details) return;
       const items = details.i.map((_, rank) => picture(details, chunk, rank, words, large));
-      box.replaceChildren(...items, ...(large ? [] : empty(slots - items.length)));
+      box.replaceChildren(...items, ...empty(slots - items.length)); // latents may fire on fewer
     });
     return box;
   }
@@ -128,7 +128,7 @@
     if (fires === null) return null;
     const all = side.images ? ` of ${side.images.toLocaleString("en")}` : "";
     const share = `${number(100 * side.y[item.row])} % of tokens`;
-    return el("p", { class: "firing" }, el("span", { text: "fires" }), el("b", { text: `on ${fires.toLocaleString("en")}${all} images, ${share}` }));
+    return el("p", { class: "firing" }, el("span", { text: "fires" }), " ", el("b", { text: `on ${fires.toLocaleString("en")}${all} images, ${share}` }));
   }
 
   // Links to the latents with similar directions in the decoder; those that aren't listed have none.
