@@ -21,7 +21,7 @@ from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.probe.thumbnails import NetworkInputs
-from clipdissect.report.outlines import outlines
+from clipdissect.report.outlines import heat_maps, outlines
 from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
 from clipdissect.report.run import run_folder
@@ -231,11 +231,22 @@ def _neighbours(
 
 def _region_values(regions: Regions) -> dict[str, Any]:
     maps, thresholds = regions.as_firing()
-    return {
+    values = {
         "thresholds": _rounded_list(regions.thresholds),
         "threshold_images": regions.images,
         "outlines": _outlines(maps, thresholds, regions.has_map),
     }
+    return values if regions.images is not None else values | _heat(regions)
+
+
+def _heat(regions: Regions) -> dict[str, Any]:
+    """Return `heat`, latents' codes on the patches per unit and slot, and `width` in patches."""
+    units, slots = np.nonzero(regions.has_map)
+    maps, highest = regions.maps[units, slots].float().numpy(), regions.highest.numpy()[units]
+    texts = [[""] * regions.maps.shape[1] for _ in regions.maps]
+    for unit, slot, text in zip(units, slots, heat_maps(maps, highest), strict=True):
+        texts[unit][slot] = text
+    return {"heat": texts, "width": maps.shape[2]}
 
 
 def _outlines(

@@ -1,15 +1,19 @@
-"""Outlines of the active regions of maps, as SVG paths."""
+"""Outlines of the active regions of maps as SVG paths, and their activations as text."""
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 BOX = 100  # coordinates of outlines are integers from 0 to this
+LEVELS = 9  # of activations above 0
 _MAPS_AT_ONCE = 4096
+_RUN = re.compile("0{1,26}")
 
 
 def outline(values: Shaped[np.ndarray, "h w"], threshold: float) -> str:
@@ -29,6 +33,20 @@ def outlines(maps: Shaped[np.ndarray, "maps h w"], threshold: float) -> list[str
         for number, path in zip(numbers.tolist(), _paths(maps[numbers], threshold), strict=True):
             paths[number] = path
     return paths
+
+
+def heat_maps(
+    maps: Float[np.ndarray, "maps h w"], highest: Float[np.ndarray, " maps"]
+) -> list[str]:
+    """Return activations above 0 in ninths of the highest, rounded up, for a page's scripts.
+
+    Row by row, a digit stands for a position, a letter for as many positions at 0 (`c`: 3).
+    """
+    size = maps.shape[1] * maps.shape[2]
+    levels = np.ceil(LEVELS * maps / np.maximum(highest, np.finfo(np.float32).tiny)[:, None, None])
+    digits = (levels.clip(0, LEVELS).astype(np.uint8) + ord("0")).tobytes().decode()
+    texts = (digits[start : start + size] for start in range(0, len(digits), size))
+    return [_RUN.sub(lambda run: ascii_lowercase[len(run[0]) - 1], text) for text in texts]
 
 
 def _paths(maps: Shaped[np.ndarray, "maps h w"], threshold: float) -> list[str]:

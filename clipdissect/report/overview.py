@@ -252,7 +252,7 @@ def _region_definition(sample_sizes: Sequence[int | None], total: int | None) ->
     of_units = [size for size in sample_sizes if size is not None]
     parts = [f"the unit exceeds {_threshold(of_units[0], total)}"] if of_units else []
     if None in sample_sizes:
-        parts.append("the latent fires: patches with a code above 0")
+        parts.append("the latent fires: patches with a code above 0, the brighter the larger it is")
     return "; of latents, where ".join(parts)
 
 

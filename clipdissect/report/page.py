@@ -292,7 +292,8 @@ def _unit(
 ) -> dict[str, Any]:
     """Return a unit's details.
 
-    `i` image numbers in the chunk, `v` activations, `p` outlines, `h` histogram, `nb` neighbours.
+    `i` image numbers in the chunk, `v` activations, `p` outlines, `h` histogram, `nb` neighbours,
+    `q` heat maps of `w` columns.
     """
     unit: dict[str, Any] = {
         "i": [image_numbers.setdefault(name, len(image_numbers)) for name, _ in images],
@@ -301,6 +302,8 @@ def _unit(
     if number < len(layer.get("outlines", ())):
         unit["p"] = layer["outlines"][number][: len(images)]
         unit["th"] = layer["thresholds"][number]
+    if number < len(layer.get("heat", ())):
+        unit["q"], unit["w"] = layer["heat"][number][: len(images)], layer["width"]
     if number < len(layer.get("counts", ())):
         for key, name in (("h", "counts"), ("lo", "low"), ("hi", "high")):
             unit[key] = layer[name][number]

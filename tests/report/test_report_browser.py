@@ -306,7 +306,7 @@ def test_latents_are_filtered_sorted_and_linked(tmp_path: Path, open_page: Any) 
     page.select_option("#show", "rare")
     assert shown(page) == ["fc{sae} 2"]
     assert page.locator("#list .badge").all_inner_texts() == ["rare"]
-    page.wait_for_selector("#list .missing")
+    page.wait_for_selector("#list img")
     assert page.locator("#list .frame").count() == 2  # it fires on one image
     page.click("#list a.open")
     firing = page.locator("#one .firing")
@@ -319,6 +319,13 @@ def test_latents_are_filtered_sorted_and_linked(tmp_path: Path, open_page: Any) 
     texts = page.locator("#one .neighbours li").all_inner_texts()
     assert [" ".join(text.split()) for text in texts] == ["1 dogs 0.75", "3 no description 0.50"]
     assert firing.inner_text() == "fires on 12,345 of 50,000 images, 25 % of tokens"
+    # Of 2 x 2 patches, the first fires at a ninth of the largest activation, the second at it.
+    page.wait_for_selector("#one .region .edge", state="attached")
+    place = "(r) => ['x', 'y', 'width', 'height', 'opacity'].map((n) => Number(r.getAttribute(n)))"
+    rects = page.evaluate(f"[...document.querySelectorAll('#one .region rect')].map({place})")
+    assert rects == [[0, 0, 50, 50, pytest.approx(0.8 * 8 / 9)], [50, 0, 50, 50, 0]]
+    silent = page.locator("#one .region path.heat").get_attribute("d")
+    assert silent == "M0 0H100V100H0ZM0 0h50v50h-50ZM50 0h50v50h-50Z"
     page.click("#one .neighbours a >> nth=0")
     page.wait_for_function("document.title.startsWith('fc{sae}/1 ')")
     assert page.locator("#one h2").inner_text() == "dogs"
@@ -337,7 +344,7 @@ def test_latents_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     assert of_first.locator("a").count() == 1
     page.keyboard.press("Escape")
     page.select_option("#show", "rare")
-    page.wait_for_selector("#list .missing")
+    page.wait_for_selector("#list img")
     assert page.locator("#list .frame").count() == 2 * page.locator("#list .strip").count()
 
 

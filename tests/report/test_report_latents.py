@@ -26,7 +26,7 @@ from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.probe import Probe
 from clipdissect.report import regions
-from clipdissect.report.outlines import outline, outlines
+from clipdissect.report.outlines import heat_maps, outline, outlines
 from clipdissect.report.overview import overview
 from clipdissect.report.report_data import ReportData, read_report_data
 from clipdissect.report.run import Neighbour, load, unit_of
@@ -125,6 +125,10 @@ def test_regions_are_the_patches_on_which_latents_fire(run: Path) -> None:
     assert boxes == {"b.png": (43, 43, 64, 57), "c.png": (0, 0, 7, 7)}
     corner = second[top.index("c.png")]
     assert sorted(corner.strip("MZ").split("L")) == ["0 0", "0 7", "4 7", "7 0", "7 4"]
+    # All codes are the radius; letters are runs of silent patches: 26 of them, `z`.
+    assert values["heat"][0] == ["zu9zzzzzr", ""] and values["width"] == 14
+    block = values["heat"][1][top.index("b.png")]
+    assert block == "zzzl999k999zzzk" and values["heat"][1][top.index("c.png")] == "9zzzzzzzm"
     assert values["threshold_images"] is None and values["thresholds"] == [0, 0]
 
 
@@ -239,6 +243,13 @@ def test_outlines_of_many_maps_are_those_of_each(shape: tuple[int, int]) -> None
     assert all(0 <= int(n) <= 100 for path in found for n in re.findall(r"-?\d+", path))
 
 
+def test_heat_maps_are_ninths_of_the_highest() -> None:
+    maps = np.zeros((3, 2, 15))
+    maps[0, 0, 1], maps[0, 0, 2], maps[0, 1, 14] = 9.0, 1e-6, 4.1
+    maps[1, 0, 0], maps[1, 0, 1] = -1.0, 0.5  # a code below 0 doesn't fire
+    assert heat_maps(maps, np.array([9.0, 1.0, 0.0])) == ["a91z5", "a5zb", "zd"]
+
+
 def test_outlines_separate_firing_from_silent_patches() -> None:
     """Slowly: a patch's centre is inside as many subpaths as an odd number says."""
     drawn = np.random.default_rng(1)
@@ -283,8 +294,14 @@ def tables_of(folder: Path) -> Path:
     neighbours = [[[1, 0.75], [3, 0.5]], [[0, 0.75]], [], []]
     paths = [["M0 0L9 0L9 9Z", None], ["", ""], ["", None]]
     values = {"neighbours": neighbours, "outlines": paths, "thresholds": [0] * 3}
+    values |= {"heat": [["19b", ""], ["", ""], ["", ""]], "width": 2}
     values |= {"threshold_images": None, "whole": False, "images": 100}
-    ReportData({"images": 5}, {}, {"fc": {"whole": True}, "fc{sae}": values}).write(folder)
+    thumbnail = folder / "report" / "thumbnails" / "x.webp"
+    thumbnail.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(thumbnail)
+    ReportData(
+        {"images": 5}, {"x.png": ["x.webp", None]}, {"fc": {"whole": True}, "fc{sae}": values}
+    ).write(folder)
     return folder
 
 

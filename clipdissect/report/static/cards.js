@@ -59,9 +59,31 @@
     return box;
   }
 
-  function overlay(path) {
+  // The patches of a heat map at which a latent fires: see `heat_maps` in outlines.py.
+  function firingPatches(heat, columns) {
+    const patches = [];
+    let place = 0;
+    for (const sign of heat) {
+      const silent = sign >= "a";
+      if (!silent) patches.push([place % columns, Math.floor(place / columns), Number(sign) / 9]);
+      place += silent ? parseInt(sign, 36) - 9 : 1;
+    }
+    const [width, height] = [100 / columns, (100 * columns) / place];
+    return patches.map(([x, y, share]) => ({ x: x * width, y: y * height, width, height, share }));
+  }
+
+  // Silent patches are the darkest, and a firing one the brighter, the larger its activation.
+  function shades(heat, columns) {
+    const patches = firingPatches(heat, columns);
+    const holes = patches.map(({ x, y, width, height }) => `M${x} ${y}h${width}v${height}h${-width}Z`);
+    const rects = patches.map(({ share, ...place }) => svg("rect", { class: "dim heat", ...place, opacity: 0.8 * (1 - share) }));
+    return [svg("path", { class: "dim heat", d: `M0 0H100V100H0Z${holes.join("")}` }), ...rects];
+  }
+
+  function overlay(path, heat, columns) {
     const root = svg("svg", { class: "region", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
-    root.append(svg("path", { class: "dim", d: `M0 0H100V100H0Z${path}` }), svg("path", { class: "edge", d: path }));
+    const dim = heat ? shades(heat, columns) : [svg("path", { class: "dim", d: `M0 0H100V100H0Z${path}` })];
+    root.append(...dim, svg("path", { class: "edge", d: path }));
     return root;
   }
 
@@ -77,7 +99,7 @@
         loading: large ? "eager" : "lazy", decoding: "async", title: `${name}\nactivation ${activation}` });
       image.onerror = () => box.replaceChildren(missing(name));
       box.append(image);
-      if (details.p && details.p[rank]) box.append(overlay(details.p[rank]));
+      if (details.p && details.p[rank]) box.append(overlay(details.p[rank], details.q && details.q[rank], details.w));
     } else box.append(missing(name));
     if (!large) return el("li", {}, box);
     const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
