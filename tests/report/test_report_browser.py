@@ -357,6 +357,7 @@ def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme:
         (runs[0] / "report/index.html", ""),
         (compared, ""),
         (runs[0] / "report/index.html", "#blocks.1/7"),
+        (report.build(tables_of(tmp_path / "latents")), "#fc{sae}/0"),
     ):
         page = open_page(path, address, color_scheme=scheme)
         page.wait_for_selector(".card img")
