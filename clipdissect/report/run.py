@@ -77,8 +77,8 @@ class Run:
     @property
     def images(self) -> int | None:
         """Number of images that the units were seen on, if known."""
-        used: int | None = self.run.get("probe", {}).get("used")
-        return used
+        probe = self.run.get("probe")
+        return probe.get("used") if isinstance(probe, dict) else None
 
     def rows(self, layer: str) -> pd.DataFrame:
         is_layer = self.descriptions["layer"] == layer
