@@ -17,7 +17,7 @@ from clipdissect.app.console import (
     undefined_reasons,
 )
 from clipdissect.evaluation import Evaluation
-from clipdissect.results.flags import COLUMN, DEAD, SATURATED, has_flag
+from clipdissect.results.flags import COLUMN, DEAD, RARE, SATURATED, has_flag
 from clipdissect.results.result import Result
 
 
@@ -145,15 +145,12 @@ def _layer_table(
     layer: str, rows: pd.DataFrame, top_images: pd.DataFrame, units: int, metrics: dict[str, Any]
 ) -> Any:
     facts = metrics["layers"][layer]
-    special = [f"{facts[flag]} {flag}" for flag in (DEAD, SATURATED) if flag == DEAD or facts[flag]]
-    title = (
-        f"{layer}: {facts['units']} units, {', '.join(special)}, "
-        f"{facts['different_descriptions']} different descriptions"
-    )
+    has_latents = "alive" in facts
     cut = {"no_wrap": True, "overflow": "ellipsis"}
     columns: dict[str, dict[str, Any]] = {
         "unit": {**RIGHT, "no_wrap": True, "min_width": 4},
         "similarity": {**RIGHT, "no_wrap": True, "min_width": 10},
+        **({"fires": {**RIGHT, "no_wrap": True}} if has_latents else {}),
         "description": {**cut, "max_width": 32},
         "runners-up": {**cut, "max_width": 40},
         "top image": {**cut, "max_width": 40},
@@ -161,25 +158,40 @@ def _layer_table(
     }
     images = top_images[(top_images["layer"] == layer) & (top_images["rank"] == 1)]
     best_image = dict(zip(images["unit"], images["image"], strict=True))
+    # The scores of rare latents are high by chance.
+    ranked = rows[~has_flag(rows, DEAD) & ~has_flag(rows, RARE)].nlargest(units, "similarity")
     cells = [
         (
             row["unit"],
             f"{row['similarity']:.3f}",
+            *([f"{row['fires']:.0f}"] if has_latents else []),
             row["description"],
             ", ".join(str(row[c]) for c in ("description_2", "description_3") if c in row),
-            Path(best_image[row["unit"]]).name,
+            Path(best_image.get(row["unit"], "")).name,
             ", ".join(row[COLUMN]),
         )
-        for _, row in rows[~has_flag(rows, DEAD)].nlargest(units, "similarity").iterrows()
+        for _, row in ranked.iterrows()
     ]
-    return text_table(columns, cells, title)
+    return text_table(columns, cells, _layer_title(layer, facts))
+
+
+def _layer_title(layer: str, facts: dict[str, Any]) -> str:
+    if "alive" in facts:
+        rare = f" ({facts[RARE]:,} of them rare)" if facts[RARE] else ""
+        parts = [f"{facts['units']:,} latents", f"{facts[DEAD]:,} dead"]
+        parts.append(f"{facts['alive']:,} alive{rare}")
+    else:
+        parts = [f"{facts['units']} units", f"{facts[DEAD]} dead"]
+        parts += [f"{facts[SATURATED]} saturated"] if facts[SATURATED] else []
+    parts.append(f"{facts['different_descriptions']} different descriptions")
+    return f"{layer}: {', '.join(parts)}"
 
 
 def _run_lines(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]:
     # No comparison without scores on shuffled images.
     lines = [
-        f"{layer}: {100 * facts['above_null']:.1f} % of live units score above the 95th percentile "
-        f"with shuffled images, {facts['null_95']:.3f} (by chance: 5 %)"
+        f"{layer}: {100 * facts['above_null']:.1f} % of {_compared(facts)} score above the 95th "
+        f"percentile with shuffled images, {facts['null_95']:.3f} (by chance: 5 %)"
         for layer, facts in metrics["layers"].items()
         if facts.get("null_95") is not None
     ]
@@ -193,6 +205,10 @@ def _run_lines(result: Result, metrics: dict[str, Any], folder: Path) -> list[st
         notes.append(f"skipped: {skipped} images, listed in run.json")
     features = f"{', '.join(computed)} computed" if computed else "all from the store"
     return [*lines, *notes, time, f"features: {features}", f"files: {folder}"]
+
+
+def _compared(facts: dict[str, Any]) -> str:
+    return "latents neither dead nor rare" if facts.get(RARE) else "live units"
 
 
 def _final_layer(final: dict[str, Any]) -> list[str]:

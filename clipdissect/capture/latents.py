@@ -101,7 +101,12 @@ def _kept_tokens(output: Tensor, reading: Reading) -> Float[Tensor, "images toke
 
 def latent_digests(digests: Mapping[str, str]) -> dict[str, str]:
     """Return autoencoders' digests by layer under the names that manifests give them."""
-    return {f"latents of {layer}": digest for layer, digest in digests.items()}
+    return {digest_name(layer): digest for layer, digest in digests.items()}
+
+
+def digest_name(layer: str) -> str:
+    """Return the name under which manifests have the digest of a layer's autoencoder."""
+    return f"latents of {layer}"
 
 
 def images_a_shard(saes: Sequence[Sae], settings: Settings) -> int:

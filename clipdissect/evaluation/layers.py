@@ -13,7 +13,7 @@ from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
 from clipdissect.results.describe import NULL
-from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
+from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.store import Store
 from clipdissect.targets import Target
 
@@ -38,11 +38,15 @@ def metrics(
 
 
 def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return unit counts by flag, and metrics of descriptions, similarities and detectors."""
+    """Return unit counts by flag, and metrics of descriptions, similarities and detectors.
+
+    Of latents also `alive`, those that fire on any image, and the mean `density` of these.
+    """
     live = rows[~has_flag(rows, DEAD)]
     return {
         "units": len(rows),
-        **{flag: int(has_flag(rows, flag).sum()) for flag in (DEAD, TIED, FEW, SATURATED)},
+        **{flag: int(has_flag(rows, flag).sum()) for flag in (DEAD, TIED, FEW, SATURATED, RARE)},
+        **(_firing_metrics(live) if is_of_latents(rows) else {}),
         "different_descriptions": int(live["description"].nunique()),
         **_mean("mean_similarity", live["similarity"], NOT_DESCRIBED),
         **_mean("mean_margin", live["margin"], "no unit is described, or there is one concept"),
@@ -52,12 +56,25 @@ def layer_metrics(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def null_metrics(live: pd.DataFrame) -> dict[str, Any]:
-    """Return the null's 95th percentile over a layer's live units, and the share above it."""
+    """Return the null's 95th percentile over a layer's live units, and the share above it.
+
+    Rare latents don't count: their scores, of a few images, are high by chance.
+    """
+    live = live[~has_flag(live, RARE)]
     null = live[NULL].dropna()
     high = float(null.quantile(0.95)) if len(null) else float("nan")
     above = float((live["similarity"] > high).mean()) if len(null) else float("nan")
     reason = "no live unit has a score under shuffled images"
     return {**defined("null_95", high, reason), **defined("above_null", above, reason)}
+
+
+def is_of_latents(rows: pd.DataFrame) -> bool:
+    """Return whether a layer's units are latents of a sparse autoencoder."""
+    return "fires" in rows and bool(rows["fires"].notna().any())
+
+
+def _firing_metrics(live: pd.DataFrame) -> dict[str, Any]:
+    return {"alive": len(live), **_mean("mean_density", live["density"], "no latent fires")}
 
 
 def _detector_counts(live: pd.DataFrame) -> dict[str, Any]:

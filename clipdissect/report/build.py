@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from clipdissect.errors import DissectError, MissingResource
+from clipdissect.evaluation.layers import is_of_latents
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
 from clipdissect.report.overview import (
     header,
@@ -91,6 +92,7 @@ def _page(run: Run) -> Page:
         "warnings": warnings(run, layers),
         "notes": picture_notes(run),
         "made": f"Run {run.name}.",
+        "has_latents": any(layer.latents for layer in layers),
         "has_truth": any(layer.right is not None for layer in layers),
         "agreement": _agreement_definition(run),
     }
@@ -283,6 +285,7 @@ def _template_values(runs: Runs, pairs: list[LayerPair], encoder: str) -> dict[s
         "notes": picture_notes(runs[0]),
         "made": "",
         "layers": layers,
+        "has_latents": any(is_of_latents(side) for pair in pairs for side in pair.rows),
         "any_truth": any(right is not None for layer in layers for right in layer["right"]),
         "words": f"cosine of their sentence embeddings ({encoder}); 1 is the same text."
         if encoder

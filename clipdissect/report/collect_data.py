@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Shaped
 from PIL import Image
 from torch import Tensor
 
 from clipdissect import method
+from clipdissect.capture.latents import digest_name
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.probe.thumbnails import NetworkInputs
-from clipdissect.report.regions import Regions, find_regions, outline
+from clipdissect.report.outlines import heat_maps, outlines
+from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
 from clipdissect.report.run import run_folder
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.result import Result
 from clipdissect.results.run_files import contents
+from clipdissect.sae.neighbours import stored_neighbours
 from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
@@ -105,9 +109,11 @@ def collect(
         **texts,
         **_agreement(result.descriptions, texts, sentences, store),
     }
+    neighbours = {} if target is None else _neighbours(target, settings, store)
     layers = {
         str(layer): _histogram_values(result.histograms.get(str(layer)))
         | visuals.regions.get(str(layer), {})
+        | neighbours.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
     }
     ReportData(facts, visuals.pictures, layers).write(folder)
@@ -156,11 +162,10 @@ class _Job:
         """Return the visuals, or those of an earlier job of this process on the same features."""
         run, digests = self.result.run, self.result.run.get("digests", {})
         is_own = self.result.target is not None or self.result.thresholds
-        if is_own or not {"target", "target preprocess", "images"} <= digests.keys():
+        names = ["target", "target preprocess", "images", *map(digest_name, self.target.saes)]
+        if is_own or not set(names) <= digests.keys():
             return self._compute()
-        of_network = hashing.hash_values(
-            digests["target"], digests["target preprocess"], self.probe.digest, digests["images"]
-        )
+        of_network = hashing.hash_values([digests[name] for name in names], self.probe.digest)
         settings = self.settings.numeric, self.settings.summary, run.get("precision")
         images = self.probe.images, self.probe.path(0), contents(self.top_images)
         key = (of_network, settings, self.look, *images)
@@ -211,22 +216,52 @@ def _histogram_values(histogram: Histograms | None) -> dict[str, Any]:
     }
 
 
+def _neighbours(
+    target: Target, settings: Settings, store: Store | None
+) -> dict[str, dict[str, list[list[tuple[int, float | None]]]]]:
+    """Return the latents with similar decoder directions, by layer; see `sae.neighbours`."""
+    values = {}
+    for layer, sae in target.saes.items():
+        neighbours = stored_neighbours(sae, settings.scoring_device, store)
+        if neighbours is not None:
+            lists = [[(n, rounded(c)) for n, c in row] for row in neighbours.as_lists]
+            values[layer] = {"neighbours": lists}
+    return values
+
+
 def _region_values(regions: Regions) -> dict[str, Any]:
-    maps, thresholds = (array.astype(np.float64) for array in regions.as_firing())
-    # The network was not run again on an image whose map is NaN.
-    has_map = ~np.isnan(regions.maps[:, :, 0, 0].numpy())
-    outlines = [
-        [
-            outline(maps[unit, slot], threshold) if has_map[unit, slot] else None
-            for slot in range(maps.shape[1])
-        ]
-        for unit, threshold in enumerate(thresholds)
-    ]
-    return {
+    maps, thresholds = regions.as_firing()
+    values = {
         "thresholds": _rounded_list(regions.thresholds),
         "threshold_images": regions.images,
-        "outlines": outlines,
+        "outlines": _outlines(maps, thresholds, regions.has_map),
     }
+    return values if regions.images is not None else values | _heat(regions)
+
+
+def _heat(regions: Regions) -> dict[str, Any]:
+    """Return `heat`, latents' codes on the patches per unit and slot, and `width` in patches."""
+    units, slots = np.nonzero(regions.has_map)
+    maps, highest = regions.maps[units, slots].float().numpy(), regions.highest.numpy()[units]
+    texts = [[""] * regions.maps.shape[1] for _ in regions.maps]
+    for unit, slot, text in zip(units, slots, heat_maps(maps, highest), strict=True):
+        texts[unit][slot] = text
+    return {"heat": texts, "width": maps.shape[2]}
+
+
+def _outlines(
+    maps: Shaped[np.ndarray, "units slots h w"],
+    thresholds: Float[np.ndarray, " units"],
+    has_map: Bool[np.ndarray, "units slots"],
+) -> list[list[str | None]]:
+    """Return SVG paths per unit and slot; None where the network was not run again."""
+    paths: list[list[str | None]] = [[None] * maps.shape[1] for _ in maps]
+    for threshold in np.unique(thresholds):  # one of all latents, with all their maps
+        units, slots = np.nonzero(has_map & (thresholds == threshold)[:, None])
+        of_maps = outlines(maps[units, slots], float(threshold))
+        for unit, slot, path in zip(units.tolist(), slots.tolist(), of_maps, strict=True):
+            paths[unit][slot] = path
+    return paths
 
 
 def _agreement(

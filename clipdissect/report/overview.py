@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from clipdissect.evaluation.layers import null_metrics
+from clipdissect.evaluation.layers import is_of_latents, null_metrics
+from clipdissect.models.layer_patterns import LATENTS
 from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
-from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
+from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 
 BINS = 30
 FREQUENT = 10
@@ -46,6 +47,21 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class LatentsOverview:
+    """Statistics of a layer's latents; None: unknown.
+
+    `alive` latents fire on any image; the rare ones among them, on fewer than a score uses.
+    `density` is the median over alive latents, `l0` the mean number that fire on a token.
+    """
+
+    alive: int
+    rare: int
+    density: float | None
+    explained_variance: float | None
+    l0: float | None
+
+
+@dataclass(frozen=True)
 class LayerOverview:
     """Statistics of a layer; counts are of units unless stated otherwise.
 
@@ -71,6 +87,7 @@ class LayerOverview:
     classes_in_concepts: int | None = None
     null_95: float | None = None
     above_null: float | None = None
+    latents: LatentsOverview | None = None
 
     @property
     def coverage(self) -> float | None:
@@ -130,6 +147,18 @@ def _layer(run: Run, name: str) -> LayerOverview:
         classes_in_concepts=final.get("classes_in_concepts"),
         null_95=null.get("null_95"),
         above_null=null.get("above_null"),
+        latents=_latents(run, name, not_dead) if is_of_latents(rows) else None,
+    )
+
+
+def _latents(run: Run, layer: str, alive: pd.DataFrame) -> LatentsOverview:
+    fit = _dict(_dict(_dict(run.run, "saes"), layer), "fit")
+    return LatentsOverview(
+        alive=len(alive),
+        rare=int(has_flag(alive, RARE).sum()),
+        density=float(alive["density"].median()) if len(alive) else None,
+        explained_variance=fit.get("explained_variance"),
+        l0=fit.get("l0"),
     )
 
 
@@ -140,6 +169,7 @@ def header(run: Run, units: int) -> list[tuple[str, str]]:
         ("Target", _dict(metadata, "target").get("name")),
         ("Layers", f"{len(layers)}: {', '.join(layers)}" if len(layers) > 1 else layers[0]),
         ("Units", f"{units:,}"),
+        ("Autoencoder", _autoencoders(_dict(metadata, "saes"))),
         ("Probe", _with_size(_dict(metadata, "probe"), "used", "images")),
         ("Concepts", _with_size(_dict(metadata, "concepts"), "texts", "texts")),
         ("Encoder", metadata.get("encoder")),
@@ -156,7 +186,9 @@ def header(run: Run, units: int) -> list[tuple[str, str]]:
 def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
     """Return warnings to read before interpreting the labels."""
     probe = _dict(run.run, "probe")
-    skipped, dead = len(probe.get("skipped", ())), sum(layer.dead for layer in layers)
+    skipped = len(probe.get("skipped", ()))
+    dead = sum(layer.dead for layer in layers if not layer.latents)
+    silent = sum(layer.dead for layer in layers if layer.latents)
     texts = [run.problem] if run.problem else []
     texts += [str(note) for note in run.run.get("notes", ())]
     if skipped:
@@ -166,6 +198,8 @@ def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
         )
     if dead:
         texts.append(f"{dead} units never vary on these images (dead) and have no description")
+    if silent:
+        texts.append(f"{silent:,} latents never fire on these images (dead): no description")
     if len(run.top_images) and not run.report_data.pictures:
         texts.append(
             "there are no pictures and no histograms: the run's report data are missing "
@@ -183,24 +217,43 @@ def picture_notes(run: Run) -> list[str]:
         notes.append("Pictures show the network's input: the image after resizing and cropping.")
     sample_sizes = [layer["threshold_images"] for layer in layers if "thresholds" in layer]
     if sample_sizes:
-        threshold = _threshold(sample_sizes[0], data.facts.get("probe_images"))
+        regions = _region_definition(sample_sizes, data.facts.get("probe_images"))
         notes.append(
-            f"Bright regions are where the unit exceeds {threshold}. Maps finer than 28 x 28 "
-            f"positions are shown by the largest value of each cell."
+            f"Bright regions are where {regions}. Maps finer than 28 x 28 positions are shown by "
+            f"the largest value of each cell."
         )
-    paths = [path for layer in layers for unit in layer.get("outlines", ()) for path in unit]
-    missing = paths.count(None)
-    if sample_sizes and missing:
+    missing = sum(_without_region(run, layer) for layer in data.layers)
+    if missing:
         notes.append(
             f"{missing:,} pictures have no region: the network was run again on some images "
             f"only (report.regions)."
         )
+    whole = [layer["whole"] for layer in layers if "whole" in layer]
     top_only = [layer["images"] for layer in layers if layer.get("whole") is False]
     if top_only:
+        units = "latent" if any(whole) else "unit"  # `capture.keep` may be `top_k` of latents only
         notes.append(
-            f"Activation histograms count only the {top_only[0]} stored top images of each unit."
+            f"Activation histograms count only the {top_only[0]} stored top images of each {units}."
         )
     return notes
+
+
+def _without_region(run: Run, layer: str) -> int:
+    """Count a layer's pictures on which the network was not run again."""
+    outlines = run.report_data.layers[layer].get("outlines")
+    if outlines is None:
+        return 0
+    pictures = sum(map(len, run.top_images_of(layer).values()))
+    return pictures - sum(path is not None for paths in outlines for path in paths)
+
+
+def _region_definition(sample_sizes: Sequence[int | None], total: int | None) -> str:
+    """Say what regions are, for each layer's number of sampled images; see `Regions`."""
+    of_units = [size for size in sample_sizes if size is not None]
+    parts = [f"the unit exceeds {_threshold(of_units[0], total)}"] if of_units else []
+    if None in sample_sizes:
+        parts.append("the latent fires: patches with a code above 0, the brighter the larger it is")
+    return "; of latents, where ".join(parts)
 
 
 def _threshold(images: int, total: int | None) -> str:
@@ -213,6 +266,14 @@ def _threshold(images: int, total: int | None) -> str:
 def _dict(values: dict[str, Any], key: str) -> dict[str, Any]:
     value = values.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _autoencoders(saes: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{sae.get('name')} of {layer.removesuffix(LATENTS)}"
+        for layer, sae in saes.items()
+        if isinstance(sae, dict)
+    )
 
 
 def _with_size(values: dict[str, Any], size: str, unit: str) -> str:

@@ -19,11 +19,12 @@ from markupsafe import Markup
 
 from clipdissect._version import __version__
 from clipdissect.errors import DissectError
+from clipdissect.evaluation.layers import is_of_latents
 from clipdissect.report.overview import low_margins
 from clipdissect.report.report_data import THUMBNAILS, compact_json, rounded
 from clipdissect.report.run import Run
 from clipdissect.results.describe import NULL
-from clipdissect.results.flags import DEAD, FEW, SATURATED, TIED, has_flag
+from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.results.run_files import contents
 from clipdissect.utils.files import write_text
 from clipdissect.utils.memo import Memo
@@ -40,7 +41,7 @@ DATA_PREFIX = b"dissect."  # every data file begins with a call
 # Pages opened from disk can't fetch JSON, so data files are scripts that pass a value. `units.js`
 # has the texts and scores that search needs; details are loaded when their cards become visible.
 CHUNK = 100  # units per file of details
-FLAG_BITS = {DEAD: 1, TIED: 2, FEW: 4, SATURATED: 16}
+FLAG_BITS = {DEAD: 1, TIED: 2, FEW: 4, SATURATED: 16, RARE: 32}
 LOW_MARGIN_BIT = 8
 
 
@@ -196,7 +197,10 @@ class TextTable:
 
 
 def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
-    """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows."""
+    """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows.
+
+    Of latents also `x`, the images on which they fire, `y`, the share of tokens, and `images`.
+    """
     names = [rows[text].tolist() for text, _ in run.columns]
     scores = [rows[score].tolist() for _, score in run.columns if score in rows]
     finite = [score for column in scores for score in column if not math.isnan(score)]
@@ -210,9 +214,18 @@ def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, An
         "m": [rounded(margin) for margin in rows["margin"].tolist()],
         "f": bits.tolist(),
         **null,
+        **_firing(run, rows),
         "low": rounded(min(finite, default=0.0)),
         "high": rounded(max(finite, default=1.0)),
     }
+
+
+def _firing(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
+    if not is_of_latents(rows):
+        return {}
+    fires = [None if math.isnan(n) else int(n) for n in rows["fires"].tolist()]
+    density = [rounded(share) for share in rows["density"].tolist()]
+    return {"x": fires, "y": density, "images": run.images}
 
 
 def ground_truth(
@@ -277,7 +290,11 @@ def _unit(
     layer: dict[str, Any],
     image_numbers: dict[str, int],
 ) -> dict[str, Any]:
-    """Return `i` image numbers in the chunk, `v` activations, `p` outlines, `h` histogram."""
+    """Return a unit's details.
+
+    `i` image numbers in the chunk, `v` activations, `p` outlines, `h` histogram, `nb` neighbours,
+    `q` heat maps of `w` columns.
+    """
     unit: dict[str, Any] = {
         "i": [image_numbers.setdefault(name, len(image_numbers)) for name, _ in images],
         "v": [rounded(activation) for _, activation in images],
@@ -285,7 +302,11 @@ def _unit(
     if number < len(layer.get("outlines", ())):
         unit["p"] = layer["outlines"][number][: len(images)]
         unit["th"] = layer["thresholds"][number]
+    if number < len(layer.get("heat", ())):
+        unit["q"], unit["w"] = layer["heat"][number][: len(images)], layer["width"]
     if number < len(layer.get("counts", ())):
         for key, name in (("h", "counts"), ("lo", "low"), ("hi", "high")):
             unit[key] = layer[name][number]
+    if number < len(layer.get("neighbours", ())):
+        unit["nb"] = layer["neighbours"][number]
     return unit

@@ -1,20 +1,21 @@
-"""Active regions of the top images: activation maps, thresholds and outlines."""
+"""Active regions of the top images: activation maps and thresholds."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipdissect.capture.infer_layout import try_out
+from clipdissect.capture.latents import LATENTS_VERSION
 from clipdissect.capture.maps import activation_maps, of_maps
 from clipdissect.capture.networks import on_device
 from clipdissect.capture.output_layout import READING_VERSION, Reading
@@ -22,6 +23,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.thresholds import interpolation_inputs, is_saturated
 from clipdissect.probe import Probe
+from clipdissect.sae import Sae
 from clipdissect.store import Entry, Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
@@ -32,7 +34,6 @@ VERSION = 2  # raise it when the numbers change
 ABOVE = 0.005  # share of positions above the threshold
 FINEST = 28  # stored positions per side of a map
 SAMPLE = 200  # images for the threshold
-BOX = 100  # coordinates of outlines are integers from 0 to this
 TENSORS = ("maps", "thresholds", "lowest", "highest")  # fields of `Regions` in the store
 
 
@@ -41,20 +42,34 @@ class Regions:
     """A layer's activation maps on its units' top images.
 
     `maps` have at most 28 x 28 positions, max-pooled if finer; NaN for images not run again.
-    `lowest` and `highest` bound the activations on the images run. `images` is the sample size
-    for `thresholds`; 0 if they are the method's own.
+    `lowest` and `highest` bound the activations on the images run, of latents those on the maps.
+    `images` is the sample size for `thresholds`; 0 if they are the method's own; None for latents,
+    which fire above 0.
     """
 
     maps: Float[Tensor, "units slots h w"]
     thresholds: Float[Tensor, " units"]
     lowest: Float[Tensor, " units"]
     highest: Float[Tensor, " units"]
-    images: int
+    images: int | None
 
-    def as_firing(self) -> tuple[Float[np.ndarray, "units slots h w"], Float[np.ndarray, " units"]]:
-        """Return maps and thresholds of the active positions, also for saturated units."""
-        saturated = is_saturated(self.thresholds, self.lowest, self.highest)
-        return interpolation_inputs(self.maps.numpy(), self.thresholds.numpy(), saturated.numpy())
+    @property
+    def has_map(self) -> Bool[np.ndarray, "units slots"]:
+        """Whether the network was run again on the image."""
+        return ~self.maps[:, :, 0, 0].isnan().numpy()
+
+    def as_firing(
+        self,
+    ) -> tuple[Shaped[np.ndarray, "units slots h w"], Float[np.ndarray, " units"]]:
+        """Return maps and thresholds of the active positions, also for saturated units.
+
+        Maps of latents are 1 where they fire: interpolated codes exceed 0 up to the centres of
+        silent patches, but regions should end between the patches.
+        """
+        if self.images is None:
+            return (self.maps > 0).numpy(), np.full(len(self.maps), 0.5)
+        saturated = is_saturated(self.thresholds, self.lowest, self.highest).numpy()
+        return interpolation_inputs(self.maps.float().numpy(), self.thresholds.numpy(), saturated)
 
 
 class RegionAccumulator:
@@ -75,6 +90,7 @@ class RegionAccumulator:
         maps: Float[Tensor, "batch units h w"],
         is_sampled: Bool[Tensor, " batch"],
     ) -> None:
+        maps = maps.cpu()
         self._update_largest(maps[is_sampled])
         self.lowest = torch.minimum(self.lowest, maps.amin((0, 2, 3)))
         self.highest = torch.maximum(self.highest, maps.amax((0, 2, 3)))
@@ -94,6 +110,12 @@ class RegionAccumulator:
         """
         return self.largest[:, int(ABOVE * self.positions)]
 
+    def regions(self, sampled: int) -> Regions | None:
+        """Return the regions, with the number of sampled images; None if no image was readable."""
+        if self.maps is None or not self.positions:
+            return None
+        return Regions(self.maps, self.threshold(), self.lowest, self.highest, sampled)
+
     def _update_largest(self, maps: Float[Tensor, "batch units h w"]) -> None:
         values = maps.flatten(2)
         if values.shape[2] > FINEST**2:
@@ -103,6 +125,45 @@ class RegionAccumulator:
         count = int(ABOVE * self.sample_size * values.shape[2]) + 1
         candidates = torch.cat([self.largest, values.transpose(0, 1).flatten(1)], 1)
         self.largest = candidates.topk(min(count, candidates.shape[1]), 1).values
+
+
+class LatentRegionAccumulator:
+    """Accumulates latents' codes on their top images: the maps of all would take gigabytes."""
+
+    def __init__(self, top_images: Int[Tensor, "units slots"], sae: Sae) -> None:
+        self.top_images, self.sae = top_images, sae
+        self.maps: Tensor | None = None
+        self.lowest = torch.full((len(top_images),), torch.inf, dtype=torch.float32)
+        self.highest = -self.lowest
+
+    @torch.no_grad()
+    def add(
+        self,
+        images: Int[Tensor, " batch"],
+        maps: Float[Tensor, "batch inputs h w"],
+        is_sampled: Bool[Tensor, " batch"],
+    ) -> None:
+        """Encode the layer's own maps image by image."""
+        sides = [min(side, FINEST) for side in maps.shape[2:]]
+        if self.maps is None:
+            shape = (*self.top_images.shape, *sides)
+            # Half of the memory, and, unlike float16, no code above 0 becomes 0.
+            self.maps = torch.full(shape, torch.nan, dtype=torch.bfloat16)
+        for row, image in enumerate(images.tolist()):
+            units, slots = (self.top_images == image).nonzero(as_tuple=True)
+            if not len(units):
+                continue
+            codes = self.sae.encode(maps[row].flatten(1).T)[:, units.to(maps.device)].float().cpu()
+            self.lowest[units] = torch.minimum(self.lowest[units], codes.amin(0))
+            self.highest[units] = torch.maximum(self.highest[units], codes.amax(0))
+            of_units = codes.T.reshape(-1, *maps.shape[2:])
+            self.maps[units, slots] = F.adaptive_max_pool2d(of_units, sides).to(self.maps.dtype)
+
+    def regions(self, sampled: int) -> Regions | None:
+        """Return the regions; None if no image was readable."""
+        if self.maps is None:
+            return None
+        return Regions(self.maps, torch.zeros_like(self.lowest), self.lowest, self.highest, None)
 
 
 def find_regions(
@@ -130,16 +191,16 @@ def find_regions(
 
 
 def choose_images(
-    top_images: pd.DataFrame, images: Sequence[str], limit: int
+    top_images: pd.DataFrame, images: Sequence[str], limit: int, sample_size: int = SAMPLE
 ) -> tuple[list[int], list[int]]:
     """Return the sorted numbers of the images to run, and of the random sample among them.
 
-    At most 200 of the `limit` images, and at most half, are random; the others are top images
-    by rank, those shared by most units first.
+    At most `sample_size` of the `limit` images, and at most half, are random; the others are top
+    images by rank, those shared by most units first.
     """
     numbers = {name: i for i, name in enumerate(images)}
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-    sample = shuffled[: min(SAMPLE, max(1, limit // 2))]
+    sample = shuffled[: min(sample_size, max(1, limit // 2))]
     counts = top_images.groupby(["rank", "image"], sort=False).size().reset_index(name="units")
     ordered = counts.sort_values(["rank", "units"], ascending=[True, False], kind="stable")
     chosen = dict.fromkeys([*sample, *(numbers[name] for name in ordered["image"])])
@@ -152,28 +213,41 @@ def _compute(
     readings = _layers_with_maps(target, settings, list(top_images["layer"].unique()))
     if not readings:
         return {}
-    chosen, sample = choose_images(top_images, probe.images, limit)
-    rows = {str(layer): rows for layer, rows in top_images.groupby("layer", sort=False)}
-    accumulators = {
-        layer: RegionAccumulator(_image_numbers(rows[layer], probe), len(sample))
-        for layer in readings
-    }
+    saes = {layer: sae for layer, sae in target.saes.items() if layer in readings}
+    sample_size = SAMPLE if readings.keys() - saes else 0  # latents need no quantile
+    chosen, sample = choose_images(top_images, probe.images, limit, sample_size)
+    accumulators = _accumulators(readings, saes, top_images, probe, len(sample))
     log.info("report: running the target on %d images again for regions", len(chosen))
-    numbers, sampled = torch.tensor(chosen), torch.tensor(sample)
+    numbers, sampled = torch.tensor(chosen), torch.tensor(sample, dtype=torch.int64)
     used = 0
-    batches = activation_maps(target, list(readings), probe.subset(chosen), settings, readings)
-    for batch in batches:
-        images = numbers[batch.images]
-        is_sampled = torch.isin(images, sampled)
-        used += int(is_sampled.sum())
-        for layer, maps in batch.layers.items():
-            accumulators[layer].add(images, maps.cpu(), is_sampled)
+    parts = target.without_saes, list(readings), probe.subset(chosen), settings, readings
+    with ExitStack() as stack:
+        for sae in saes.values():
+            stack.enter_context(on_device(sae.module, settings.torch_device))
+        for batch in activation_maps(*parts):
+            images = numbers[batch.images]
+            is_sampled = torch.isin(images, sampled)
+            used += int(is_sampled.sum())
+            for layer, maps in batch.layers.items():
+                accumulators[layer].add(images, maps, is_sampled)
+    regions = {layer: gathered.regions(used) for layer, gathered in accumulators.items()}
+    return {layer: of_layer for layer, of_layer in regions.items() if of_layer is not None}
+
+
+def _accumulators(
+    readings: Mapping[str, Reading],
+    saes: Mapping[str, Sae],
+    top_images: pd.DataFrame,
+    probe: Probe,
+    sample_size: int,
+) -> dict[str, RegionAccumulator | LatentRegionAccumulator]:
+    rows = {str(layer): rows for layer, rows in top_images.groupby("layer", sort=False)}
+    images = {layer: _image_numbers(rows[layer], probe) for layer in readings}
     return {
-        layer: Regions(
-            layer_maps.maps, layer_maps.threshold(), layer_maps.lowest, layer_maps.highest, used
-        )
-        for layer, layer_maps in accumulators.items()
-        if layer_maps.maps is not None and layer_maps.positions
+        layer: LatentRegionAccumulator(images[layer], saes[layer])
+        if layer in saes
+        else RegionAccumulator(images[layer], sample_size)
+        for layer in readings
     }
 
 
@@ -191,10 +265,12 @@ def _layers_with_maps(
     for layer in layers:
         try:
             reading = trial.read(layer, of_maps(settings))
+            sae = target.saes.get(layer)
+            summarised = trial.read_latents(layer, settings.summary, sae) if sae else reading
         except DissectError as error:
             log.info("report: no regions of %s: %s", layer, error)
             continue
-        if reading.grid is not None and reading.grid != (1, 1):
+        if reading.grid not in (None, (1, 1)) and summarised.kind != "cls":
             readings[layer] = reading
     return readings
 
@@ -210,6 +286,7 @@ def _image_numbers(rows: pd.DataFrame, probe: Probe) -> Int[Tensor, "units slots
 def _key(
     target: Target, probe: Probe, settings: Settings, top_images: pd.DataFrame, limit: int
 ) -> str:
+    saes = {layer: (sae.digest, sae.summary) for layer, sae in target.saes.items()}
     images = top_images[["layer", "unit", "rank", "image"]].to_csv(errors="backslashreplace")
     return hashing.hash_values(
         "report regions",
@@ -225,6 +302,7 @@ def _key(
         limit,
         SAMPLE,
         FINEST,
+        *([LATENTS_VERSION, settings.summary.kind, saes] if saes else []),
     )
 
 
@@ -234,45 +312,3 @@ def _entry(regions: dict[str, Regions]) -> Entry:
         arrays |= {f"{name} {layer}": getattr(values, name) for name in TENSORS}
     images = {layer: values.images for layer, values in regions.items()}
     return Entry(arrays, {"what": "regions for reports", "layers": images})
-
-
-def outline(values: Float[np.ndarray, "h w"], threshold: float) -> str:
-    """Return the outline of where a map exceeds a threshold, as an SVG path in a 100 x 100 box.
-
-    The map is interpolated linearly and extended to the edges; holes are subpaths (`evenodd`).
-    """
-    from contourpy import FillType, contour_generator
-
-    if not values.max() > threshold:
-        return ""
-    height, width = values.shape
-    padded = np.pad(values, 1, mode="edge")
-    contours = contour_generator(
-        _coordinates(width), _coordinates(height), padded, fill_type=FillType.OuterOffset
-    )
-    # The region must exceed the threshold, and contourpy includes its lower level.
-    above = float(np.nextafter(np.float64(threshold), np.inf))
-    filled = contours.filled(above, float(values.max()) + 1)
-    parts: list[str] = []
-    for points, starts in zip(filled[0], filled[1], strict=True):
-        assert points is not None and starts is not None  # None for chunked contours only
-        parts += [_closed_path(points[start:stop]) for start, stop in pairwise(starts)]
-    return "".join(parts)
-
-
-def _coordinates(count: int) -> Float[np.ndarray, " points"]:
-    """Return the positions' centres, and both edges."""
-    centres = (np.arange(count) + 0.5) / count
-    return np.concatenate([[0.0], centres, [1.0]]) * BOX
-
-
-def _closed_path(points: Float[np.ndarray, "points 2"]) -> str:
-    """Return a closed subpath in integers, without collinear points; empty if degenerate."""
-    points = np.rint(points[:-1]).astype(int)
-    points = points[(points != np.roll(points, 1, axis=0)).any(1)]
-    before = points - np.roll(points, 1, axis=0)
-    after = np.roll(points, -1, axis=0) - points
-    corners = points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
-    if len(corners) < 3:
-        return ""
-    return "M" + "L".join(f"{x} {y}" for x, y in corners) + "Z"

@@ -29,8 +29,10 @@ class ReportData:
         facts: `images`, `probe_images`, `paths`, `truth` (layer to class names), `others` (method
             to layer to unit to label), `agreement` (layer to one number per unit), `agreement_by`.
         pictures: image to thumbnail file and, with `paths=absolute`, the image's path.
-        layers: layer to its histograms, thresholds and `outlines` (SVG path per unit and slot, None
-            where the network was not run again); all optional.
+        layers: layer to its histograms, thresholds, `outlines` (SVG path per unit and slot, None
+            where the network was not run again), `heat` maps of `width` columns (see
+            `outlines.heat_maps`), and `neighbours` (`[unit, cosine]` of latents with similar
+            directions in the decoder, per unit); all optional.
         digest: of the files that they were read from; empty if they weren't.
     """
 

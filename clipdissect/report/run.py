@@ -30,7 +30,7 @@ from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
     r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
-    r"|similarity(_\d+)?|.*_cos"
+    r"|similarity(_\d+)?|.*_cos|fires|density"
 )
 NAN = float("nan")
 
@@ -73,6 +73,12 @@ class Run:
             number = len(columns) + 1
             columns.append((f"description_{number}", f"similarity_{number}"))
         return columns
+
+    @property
+    def images(self) -> int | None:
+        """Number of images that the units were seen on, if known."""
+        probe = self.run.get("probe")
+        return probe.get("used") if isinstance(probe, dict) else None
 
     def rows(self, layer: str) -> pd.DataFrame:
         is_layer = self.descriptions["layer"] == layer
@@ -207,11 +213,21 @@ class TopImage:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A latent with a similar direction in the decoder; no description if it is dead."""
+
+    number: int
+    cosine: float
+    description: str
+
+
+@dataclass(frozen=True)
 class Unit:
     """A unit's results; lists are best first, missing numbers NaN.
 
     `null` is the best score with shuffled images; `counts` is the activation histogram from
-    `low` to `high`; `others` maps method names to labels.
+    `low` to `high`; `others` maps method names to labels. A latent `fires` on that many images
+    (of `run_images`, 0 if unknown), and on the share `density` of all tokens.
     """
 
     layer: str
@@ -226,6 +242,10 @@ class Unit:
     counts: list[int] = field(default_factory=list)
     low: float = math.nan
     high: float = math.nan
+    fires: float = math.nan
+    run_images: int = 0
+    density: float = math.nan
+    neighbours: list[Neighbour] = field(default_factory=list)
 
 
 def unit_of(run: Run, address: str) -> Unit:
@@ -243,12 +263,7 @@ def unit_of(run: Run, address: str) -> Unit:
         first, last = rows["unit"].min(), rows["unit"].max()
         raise DissectError(f"layer {layer} has no unit {digits}; its units are {first} to {last}")
     row, truth = rows.loc[matches[0]], run.ground_truth(layer)
-    data, others = run.report_data.layers.get(layer, {}), run.report_data.facts.get("others", {})
-    histogram = {
-        name: data[name][number]
-        for name in ("counts", "low", "high")
-        if number < len(data.get(name, ()))
-    }
+    others = run.report_data.facts.get("others", {})
     scored = [(row[text], float(row.get(score, math.nan))) for text, score in run.columns]
     return Unit(
         layer=layer,
@@ -262,8 +277,27 @@ def unit_of(run: Run, address: str) -> Unit:
         others={
             name: labels.get(layer, {}).get(str(number), "") for name, labels in others.items()
         },
-        **histogram,
+        fires=float(row.get("fires", math.nan)),
+        run_images=run.images or 0,
+        density=float(row.get("density", math.nan)),
+        neighbours=_neighbours(run, layer, number),
+        **_histogram(run, layer, number),
     )
+
+
+def _histogram(run: Run, layer: str, unit: int) -> dict[str, Any]:
+    data = run.report_data.layers.get(layer, {})
+    names = [name for name in ("counts", "low", "high") if unit < len(data.get(name, ()))]
+    return {name: data[name][unit] for name in names}
+
+
+def _neighbours(run: Run, layer: str, unit: int) -> list[Neighbour]:
+    neighbours = run.report_data.layers.get(layer, {}).get("neighbours", ())
+    if unit >= len(neighbours):
+        return []
+    rows = run.rows(layer)
+    texts = dict(zip(rows["unit"], rows["description"], strict=True))
+    return [Neighbour(n, cosine, texts.get(n, "")) for n, cosine in neighbours[unit]]
 
 
 def _top_images(run: Run, layer: str, unit: int) -> list[TopImage]:

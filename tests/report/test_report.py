@@ -29,8 +29,8 @@ from clipdissect.masks import without_crop
 from clipdissect.method import Job
 from clipdissect.probe.thumbnails import NetworkInputs
 from clipdissect.report import ReportSettings, regions
+from clipdissect.report.outlines import outline
 from clipdissect.report.overview import overview, shorten_paths
-from clipdissect.report.regions import outline
 from clipdissect.report.report_data import compact_json, read_report_data
 from clipdissect.report.run import unit_of
 from clipdissect.results.histograms import histograms

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from test_cli import JOB, run
+from test_report_latents import tables_of
 from tiny import write_colours
 
 from clipdissect import report
@@ -291,6 +292,62 @@ def test_changed_units_are_first_without_similarities(
     assert shown(page)[:2] == [f"fc {unit}" for unit in order[:2]]
 
 
+def test_latents_are_filtered_sorted_and_linked(tmp_path: Path, open_page: Any) -> None:
+    page = open_page(report.build(tables_of(tmp_path / "run")))
+    order = "dissect.listed().map((item) => item.layer.name + '/' + item.unit)"
+    latents = [f"fc{{sae}}/{unit}" for unit in range(4)]
+    late = latents[2:]  # the rare one and the dead one
+    assert page.evaluate(order) == ["fc/0", latents[1], latents[0], *late]
+    page.keyboard.press("o")
+    assert page.evaluate(order) == [*latents[:2], "fc/0", *late]
+    for sort in ("fires", "density"):
+        page.select_option("#sort", sort)
+        assert page.evaluate(order) == [*latents, "fc/0"]
+    page.select_option("#show", "rare")
+    assert shown(page) == ["fc{sae} 2"]
+    assert page.locator("#list .badge").all_inner_texts() == ["rare"]
+    page.wait_for_selector("#list img")
+    assert page.locator("#list .frame").count() == 2  # it fires on one image
+    page.click("#list a.open")
+    firing = page.locator("#one .firing")
+    assert firing.inner_text() == "fires on 1 of 50,000 images, 1.0e-4 % of tokens"
+    assert page.locator("#one .frame").count() == 2
+    assert page.locator("#one .neighbours").count() == 0
+
+    page.evaluate("location.hash = 'fc{sae}/0'")
+    page.wait_for_selector("#one .neighbours")
+    texts = page.locator("#one .neighbours li").all_inner_texts()
+    assert [" ".join(text.split()) for text in texts] == ["1 dogs 0.75", "3 no description 0.50"]
+    assert firing.inner_text() == "fires on 12,345 of 50,000 images, 25 % of tokens"
+    # Of 2 x 2 patches, the first fires at a ninth of the largest activation, the second at it.
+    page.wait_for_selector("#one .region .edge", state="attached")
+    place = "(r) => ['x', 'y', 'width', 'height', 'opacity'].map((n) => Number(r.getAttribute(n)))"
+    rects = page.evaluate(f"[...document.querySelectorAll('#one .region rect')].map({place})")
+    assert rects == [[0, 0, 50, 50, pytest.approx(0.8 * 8 / 9)], [50, 0, 50, 50, 0]]
+    silent = page.locator("#one .region path.heat").get_attribute("d")
+    assert silent == "M0 0H100V100H0ZM0 0h50v50h-50ZM50 0h50v50h-50Z"
+    page.click("#one .neighbours a >> nth=0")
+    page.wait_for_function("document.title.startsWith('fc{sae}/1 ')")
+    assert page.locator("#one h2").inner_text() == "dogs"
+    page.keyboard.press("?")
+    assert "neighbours" in page.locator("#help").inner_text()
+
+
+def test_latents_of_two_runs(tmp_path: Path, open_page: Any) -> None:
+    folders = [tables_of(tmp_path / name) for name in ("one", "two")]
+    page = open_page(report.compare(*folders, tmp_path / "out"), "#fc{sae}/0")
+    page.wait_for_selector("#one .neighbours")
+    of_first = page.locator("#one .neighbours").first
+    texts = of_first.locator("li").all_inner_texts()
+    # Latent 3 isn't compared: neither run describes it.
+    assert [" ".join(text.split()) for text in texts] == ["1 dogs 0.75", "3 0.50"]
+    assert of_first.locator("a").count() == 1
+    page.keyboard.press("Escape")
+    page.select_option("#show", "rare")
+    page.wait_for_selector("#list img")
+    assert page.locator("#list .frame").count() == 2 * page.locator("#list .strip").count()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
     if not AXE.is_file():
@@ -300,6 +357,7 @@ def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme:
         (runs[0] / "report/index.html", ""),
         (compared, ""),
         (runs[0] / "report/index.html", "#blocks.1/7"),
+        (report.build(tables_of(tmp_path / "latents")), "#fc{sae}/0"),
     ):
         page = open_page(path, address, color_scheme=scheme)
         page.wait_for_selector(".card img")

@@ -91,6 +91,19 @@ def _facts(unit: Unit) -> list[tuple[str, str]]:
         # Round up, so that every bin with images has a visible block.
         histogram = "".join(BLOCKS[-(-8 * count // most)] for count in unit.counts)
         rows.append(("activation", f"{unit.low:.3g} {histogram} {unit.high:.3g}"))
+    return rows + _facts_of_latent(unit)
+
+
+def _facts_of_latent(unit: Unit) -> list[tuple[str, str]]:
+    if unit.fires != unit.fires:
+        return []
+    images = f" of {unit.run_images:,}" if unit.run_images else ""
+    density = f"{100 * unit.density:.3g} % of tokens"
+    rows = [("fires", f"on {unit.fires:,.0f}{images} images, {density}")]
+    for neighbour in unit.neighbours:
+        name = "" if len(rows) > 1 else "decoder neighbours"
+        text = neighbour.description or "no description"
+        rows.append((name, f"{neighbour.number}  {neighbour.cosine:.2f}  {text}"))
     return rows
 
 

@@ -16,16 +16,19 @@
     same: ["same", (item) => item.layer.same && Boolean(item.layer.same[item.row])],
     right: ["right", (item) => item.layer.r && item.layer.r[item.row] === 1],
     wrong: ["wrong", (item) => item.layer.r && item.layer.r[item.row] === 0],
-    low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], dead: ["dead", flag(1)], saturated: ["saturated", flag(16)],
+    low: ["low margin", flag(8)], tied: ["tied", flag(2)], few: ["few distinct", flag(4)], rare: ["rare", flag(32)], dead: ["dead", flag(1)], saturated: ["saturated", flag(16)],
   };
   const value = (cell) => (cell === undefined ? null : cell);
   const score = (place) => (item) => (item.layer.sides[place] ? value(item.layer.sides[place].s[item.row][0]) : null);
+  const firing = (name) => (item) => (item.layer.sides[0][name] ? item.layer.sides[0][name][item.row] : null);
   const SORTS = {
     // Outside the cosines' range: equal texts last, changed ones without a similarity first.
     near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : item.layer.near[item.row] ?? -2), false],
-    score: ["score", score(0), true],
-    scoreB: ["score of B", score(1), true],
-    margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true],
+    score: ["score", score(0), true, flag(32)], // the scores of rare latents are high by chance: last
+    scoreB: ["score of B", score(1), true, flag(32)],
+    margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true, flag(32)],
+    fires: ["fires", firing("x"), true],
+    density: ["density", firing("y"), true],
     agreement: ["agreement", (item) => (item.layer.a ? item.layer.a[item.row] : null), true],
     unit: ["unit", (item) => item.place, false],
     description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
@@ -36,7 +39,7 @@
     const compares = dissect.data.sides.length > 1;
     const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((scores) => scores.length));
     const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
-      agreement: layers.some((layer) => layer.a), unit: true, description: true };
+      fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), unit: true, description: true };
     return Object.keys(SORTS).filter((name) => has[name]);
   }
 
@@ -53,8 +56,8 @@
     choice.query = by("search").value;
     choice.layer = by("layer").value;
     choice.show = { test: SHOWS[by("show").value][1] };
-    const [, key, down] = SORTS[by("sort").value];
-    choice.sort = { key, down };
+    const [, key, down, last] = SORTS[by("sort").value];
+    choice.sort = { key, down, last };
   }
 
   function update() {

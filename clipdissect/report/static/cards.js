@@ -4,7 +4,8 @@
   const { el, svg, number, text } = dissect;
   const FLAGS = [[1, "dead", "the same activation on every image"], [2, "tied", "the two best scores are closer than the arithmetic tells apart"],
     [4, "few distinct", "few different activations"], [8, "low margin", "the runner-up fits as well"],
-    [16, "saturated", "at its largest activation at more positions than it may fire at"]];
+    [16, "saturated", "at its largest activation at more positions than it may fire at"],
+    [32, "rare", "fires on fewer images than a score uses: its score is high by chance"]];
   const MOST_BARS = 5;
 
   function badges(item) {
@@ -58,9 +59,31 @@
     return box;
   }
 
-  function overlay(path) {
+  // The patches of a heat map at which a latent fires: see `heat_maps` in outlines.py.
+  function firingPatches(heat, columns) {
+    const patches = [];
+    let place = 0;
+    for (const sign of heat) {
+      const silent = sign >= "a";
+      if (!silent) patches.push([place % columns, Math.floor(place / columns), Number(sign) / 9]);
+      place += silent ? parseInt(sign, 36) - 9 : 1;
+    }
+    const [width, height] = [100 / columns, (100 * columns) / place];
+    return patches.map(([x, y, share]) => ({ x: x * width, y: y * height, width, height, share }));
+  }
+
+  // Silent patches are the darkest, and a firing one the brighter, the larger its activation.
+  function shades(heat, columns) {
+    const patches = firingPatches(heat, columns);
+    const holes = patches.map(({ x, y, width, height }) => `M${x} ${y}h${width}v${height}h${-width}Z`);
+    const rects = patches.map(({ share, ...place }) => svg("rect", { class: "dim heat", ...place, opacity: 0.8 * (1 - share) }));
+    return [svg("path", { class: "dim heat", d: `M0 0H100V100H0Z${holes.join("")}` }), ...rects];
+  }
+
+  function overlay(path, heat, columns) {
     const root = svg("svg", { class: "region", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });
-    root.append(svg("path", { class: "dim", d: `M0 0H100V100H0Z${path}` }), svg("path", { class: "edge", d: path }));
+    const dim = heat ? shades(heat, columns) : [svg("path", { class: "dim", d: `M0 0H100V100H0Z${path}` })];
+    root.append(...dim, svg("path", { class: "edge", d: path }));
     return root;
   }
 
@@ -76,7 +99,7 @@
         loading: large ? "eager" : "lazy", decoding: "async", title: `${name}\nactivation ${activation}` });
       image.onerror = () => box.replaceChildren(missing(name));
       box.append(image);
-      if (details.p && details.p[rank]) box.append(overlay(details.p[rank]));
+      if (details.p && details.p[rank]) box.append(overlay(details.p[rank], details.q && details.q[rank], details.w));
     } else box.append(missing(name));
     if (!large) return el("li", {}, box);
     const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
@@ -93,7 +116,7 @@
     dissect.ask(place, item, (details, chunk) => {
       if (!details) return;
       const items = details.i.map((_, rank) => picture(details, chunk, rank, words, large));
-      box.replaceChildren(...items, ...(large ? [] : empty(slots - items.length)));
+      box.replaceChildren(...items, ...empty(slots - items.length)); // latents may fire on fewer
     });
     return box;
   }
@@ -121,8 +144,29 @@
     return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
   }
 
+  // Of a latent of a sparse autoencoder; on its own only, for all cards are equally high.
+  function firing(item, side) {
+    const fires = side.x ? side.x[item.row] : null;
+    if (fires === null) return null;
+    const all = side.images ? ` of ${side.images.toLocaleString("en")}` : "";
+    const share = `${number(100 * side.y[item.row])} % of tokens`;
+    return el("p", { class: "firing" }, el("span", { text: "fires" }), " ", el("b", { text: `on ${fires.toLocaleString("en")}${all} images, ${share}` }));
+  }
+
+  // Links to the latents with similar directions in the decoder; those that aren't listed have none.
+  function neighbours(item, side, details) {
+    if (!details.nb || !details.nb.length) return [];
+    const rows = details.nb.map(([unit, cosine]) => {
+      const row = Array.isArray(item.layer.units) ? item.layer.units.indexOf(unit) : unit;
+      const known = row >= 0;
+      const content = [el("b", { text: unit }), el("span", { text: known ? descriptionOf(side, row) : "" }), el("i", { text: cosine.toFixed(2) })];
+      return el("li", {}, known ? el("a", { href: dissect.address({ layer: item.layer, unit }) }, ...content) : el("span", {}, ...content));
+    });
+    return [el("p", { class: "lead", text: "Nearest in the decoder, by cosine" }), el("ol", { class: "neighbours", "aria-label": "Neighbours in the decoder" }, ...rows)];
+  }
+
   function sideOf(item, side, place, large) {
-    const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side));
+    const plot = el("div", { class: "plot" }, histogram(null), numbers(item, side), large ? firing(item, side) : null);
     const most = large ? side.d[item.row].length : Math.min(MOST_BARS, dissect.data.most);
     const heading = el(large ? "h2" : "h3", { class: side.d[item.row].length ? "" : "none" });
     const content = [];
@@ -136,6 +180,7 @@
     dissect.ask(place, item, (details) => {
       if (!details) return;
       plot.replaceChild(histogram(details), plot.firstChild);
+      if (large) box.append(...neighbours(item, side, details));
     });
     return box;
   }

@@ -35,11 +35,14 @@
     const keep = choice.show.test;
     listed = items.filter((item) => (choice.layer === "" || item.number === Number(choice.layer)) && keep(item) && fits(item));
     const turn = choice.sort.down === choice.turned ? 1 : -1;
-    const key = choice.sort.key;
-    listed.forEach((item) => { item.key = key(item); });
+    const { key, last } = choice.sort;
+    listed.forEach((item) => {
+      item.key = key(item);
+      item.late = item.key === null ? 2 : Number(Boolean(last && last(item))); // unknown ones last
+    });
     listed.sort((one, other) => {
+      if (one.late !== other.late) return one.late - other.late;
       if (one.key === other.key) return one.place - other.place;
-      if (one.key === null || other.key === null) return one.key === null ? 1 : -1; // unknown ones last
       return one.key < other.key ? -turn : turn;
     });
     reset();
