@@ -26,7 +26,7 @@ from clipdissect.results.describe import description_columns, firing_columns
 from clipdissect.results.flags import COLUMN, DEAD, TIED, flags_of
 from clipdissect.results.layer_summaries import summarise
 from clipdissect.results.result import Result
-from clipdissect.sae.directions import largest_cosines
+from clipdissect.sae.directions import nearest
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
 
@@ -106,12 +106,8 @@ def _names(
     top: int,
 ) -> list[tuple[list[str], list[float]]]:
     """Return each latent's closest texts and their cosines; none for directions of length 0."""
-    cosines, best = largest_cosines(decoder, texts.embeddings, max(2, top))
-    rows = zip(best.tolist(), cosines.tolist(), decoder.any(1).tolist(), strict=True)
-    return [
-        ([concepts.texts[n] for n in numbers], scores) if has_direction else ([], [])
-        for numbers, scores, has_direction in rows
-    ]
+    found = nearest(decoder, texts.embeddings, max(2, top)).as_lists
+    return [([concepts.texts[n] for n, _ in row], [cosine for _, cosine in row]) for row in found]
 
 
 def _table(

@@ -19,7 +19,6 @@ from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.dissection import Job, describe_units
 from clipdissect.errors import DissectError
-from clipdissect.sae.directions import largest_cosines
 from clipdissect.targets import Target
 
 SETTINGS = Settings(device="cpu", workers=0)
@@ -207,18 +206,3 @@ def test_decoder_names_needs_the_encoders_space(images: Path) -> None:
         method.build("decoder_names").describe(job)
     with pytest.raises(DissectError, match="needs: probe"):
         describe_units(job)
-
-
-def test_largest_cosines_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = torch.Generator().manual_seed(0)
-    rows = torch.randn(50, 7, generator=drawn)
-    rows[3] = 0
-    unit = nn.functional.normalize(rows, dim=1)
-    expected = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(4, dim=1)
-    monkeypatch.setattr("clipdissect.sae.directions._COSINES_AT_ONCE", 50 * 8)
-    cosines, numbers = largest_cosines(rows, rows, 4, but_itself=True)
-    assert torch.allclose(cosines, expected.values, atol=1e-6)
-    assert torch.allclose((unit[numbers] * unit[:, None]).sum(-1), cosines, atol=1e-6)
-    assert (numbers != torch.arange(50)[:, None]).all()
-    assert cosines[3].tolist() == [0, 0, 0, 0]
-    assert largest_cosines(rows[:2], rows[:2], 4, but_itself=True)[0].shape == (2, 1)
