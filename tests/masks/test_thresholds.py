@@ -21,7 +21,7 @@ from clipdissect.masks.thresholds import (
     is_saturated,
     threshold_estimator,
 )
-from clipdissect.report.regions import outline
+from clipdissect.report.outlines import outline
 
 VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
