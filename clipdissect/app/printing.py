@@ -150,11 +150,11 @@ def _layer_table(
     columns: dict[str, dict[str, Any]] = {
         "unit": {**RIGHT, "no_wrap": True, "min_width": 4},
         "similarity": {**RIGHT, "no_wrap": True, "min_width": 10},
-        **({"fires": {**RIGHT, "no_wrap": True}} if has_latents else {}),
+        **({"fires": {**RIGHT, "no_wrap": True, "min_width": 5}} if has_latents else {}),
         "description": {**cut, "max_width": 32},
         "runners-up": {**cut, "max_width": 40},
         "top image": {**cut, "max_width": 40},
-        "flags": {"no_wrap": True},
+        "flags": {"no_wrap": True, "min_width": 5},
     }
     images = top_images[(top_images["layer"] == layer) & (top_images["rank"] == 1)]
     best_image = dict(zip(images["unit"], images["image"], strict=True))
