@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,8 @@ from clipdissect.utils.files import write_text
 from clipdissect.utils.paths import store_dir
 
 EMBEDDER = "efficientnet_lite1"  # for clarity: neither has the units nor labels them
-LATENTS, RANDOM = "latents", "random latents"
-NEURONS = {"neurons, mean": "mean", "neurons, max": "max"}  # summaries over positions
+KINDS = NEURONS, LATENTS, RANDOM = "neurons", "latents", "random latents"
+SUMMARIES = ("mean", "max")  # over positions: the defaults of neurons and of latents
 METRICS = ("clarity", "monosemanticity", "auc", "auc_gain", "r", "r_gain")
 
 
@@ -92,13 +93,16 @@ def main() -> None:
     inputs = inputs_of(options)
     target = targets.build("efficientnet_lite0", layers=[options.layer])
     trained, control, fits = autoencoders(target, inputs)
-    groups = [group_of(name, target, summary, inputs) for name, summary in NEURONS.items()]
-    for name, sae in ((LATENTS, trained), (RANDOM, control)):
-        groups.append(group_of(name, target.with_sae(resolve(sae)), "max", inputs))
+    saes = {NEURONS: None, LATENTS: trained, RANDOM: control}
+    groups = [
+        group_of(kind, target.with_sae(resolve(sae)) if sae else target, summary, inputs)
+        for summary in SUMMARIES
+        for kind, sae in saes.items()
+    ]
     units = pd.concat([measured(group, inputs) for group in groups], ignore_index=True)
     metrics = {"fit": fits} | summary_of(units, options)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_table(options.out / "units.csv", units)
+    write_table(options.out / "units.csv", units.round(4))
     write_json(options.out / "metrics.json", metrics)
     write_text(options.out / "table.md", tables(metrics))
     draw(units, options)
@@ -150,7 +154,7 @@ def settings_of(summary: str, keep: str = "auto") -> Settings:
     return Settings(device="cpu", summary=summary, keep=keep)  # type: ignore[arg-type]
 
 
-def group_of(name: str, target: targets.Target, summary: str, inputs: Inputs) -> Group:
+def group_of(kind: str, target: targets.Target, summary: str, inputs: Inputs) -> Group:
     """Capture a group's activations on the held-out half."""
     captured = capture(
         target,
@@ -163,18 +167,12 @@ def group_of(name: str, target: targets.Target, summary: str, inputs: Inputs) ->
     activations = captured.activations[target.layers[0]]
     assert isinstance(activations, Tensor)  # keep=full
     top = top_images(activations, inputs.options.top_k).indices
-    return Group(name, target, summary, activations, top, captured.image_embeds)
+    return Group(f"{kind}, {summary}", target, summary, activations, top, captured.image_embeds)
 
 
 def measured(group: Group, inputs: Inputs) -> pd.DataFrame:
     """Return one row per unit: its labels and how well they predict it, clarity, counts."""
-    embedder = targets.build(EMBEDDER, layers=["global_pool"])
-    captured = capture(
-        embedder, embedder.layers, None, inputs.held_out, inputs.store, settings_of("auto", "full")
-    )
-    embeds = captured.activations["global_pool"]
-    assert isinstance(embeds, Tensor)  # keep=full
-    print(f"{group.name}: mean cosine of all pairs {float(mean_cosine(embeds)):.3f}")
+    embeds = embeddings(inputs)
     active = group.activations.gather(0, group.top) > 0 if group.has_latents else None
     columns: dict[str, Any] = {"group": group.name, "unit": range(group.activations.shape[1])}
     columns["fires_held_out"] = (group.activations > 0).sum(0).numpy()
@@ -186,8 +184,29 @@ def measured(group: Group, inputs: Inputs) -> pd.DataFrame:
     return table
 
 
-def mean_cosine(embeds: Float[Tensor, "images dims"]) -> Float[Tensor, ""]:
-    return clarity(embeds, torch.arange(len(embeds))[:, None])[0]
+def embeddings(inputs: Inputs) -> Float[Tensor, "images dims"]:
+    """Return another network's features of the held-out images, less the mean of each folder."""
+    embedder = targets.build(EMBEDDER, layers=["global_pool"])
+    probe, settings = inputs.held_out, settings_of("auto", "full")
+    captured = capture(embedder, embedder.layers, None, probe, inputs.store, settings)
+    embeds = captured.activations["global_pool"]
+    assert isinstance(embeds, Tensor)  # keep=full
+    folders = {image: probe.origin(i) for i, image in enumerate(probe.images)}
+    return centred_by_folder(embeds, [folders[image] for image in captured.images])
+
+
+def centred_by_folder(
+    embeds: Float[Tensor, "images dims"], folders: Sequence[str]
+) -> Float[Tensor, "images dims"]:
+    """Subtract the mean of each folder's images.
+
+    Random images then have a clarity of 0, and images aren't alike by their folder's resolution.
+    """
+    result = torch.empty_like(embeds)
+    for folder in set(folders):
+        rows = torch.tensor([name == folder for name in folders])
+        result[rows] = embeds[rows] - embeds[rows].mean(0)
+    return result
 
 
 def labelled(group: Group, name: str, inputs: Inputs) -> pd.DataFrame:
@@ -269,17 +288,24 @@ def summary_of(units: pd.DataFrame, options: argparse.Namespace) -> dict[str, An
         groups = {str(key): table for key, table in own.groupby("group", sort=False)}
         result[name] = {
             "groups": {key: of_group(table, resampling) for key, table in groups.items()},
-            "latents_minus": {
-                key: {
-                    metric: mean_difference(
-                        compared(groups[LATENTS], metric), compared(table, metric), resampling
-                    )
-                    for metric in METRICS
-                }
-                for key, table in groups.items()
-                if key != LATENTS
-            },
+            "differences": differences(groups, resampling),
         }
+    return result
+
+
+def differences(groups: dict[str, pd.DataFrame], resampling: Resampling) -> dict[str, Any]:
+    """Return what latents have over the other units of the same summary."""
+    result: dict[str, Any] = {}
+    for summary in SUMMARIES:
+        latents = groups[f"{LATENTS}, {summary}"]
+        for kind in (NEURONS, RANDOM):
+            others = groups[f"{kind}, {summary}"]
+            result[f"latents minus {kind}, {summary}"] = {
+                metric: mean_difference(
+                    compared(latents, metric), compared(others, metric), resampling
+                )
+                for metric in METRICS
+            }
     return result
 
 
@@ -316,9 +342,8 @@ def tables(metrics: dict[str, Any]) -> str:
             counts = [str(own[key]) for key in ("units", "compared", "different_labels")]
             numbers = [with_interval(own[key]) for key in ("above_null", *METRICS)]
             rows.append([group, *counts, *numbers])
-        for group, own in values["latents_minus"].items():
-            numbers = [with_interval(own[key]) for key in METRICS]
-            rows.append([f"latents minus {group}", "", "", "", "", *numbers])
+        for difference, own in values["differences"].items():
+            rows.append([difference, *[""] * 4, *[with_interval(own[key]) for key in METRICS]])
         parts.append(f"Concepts: {name}\n\n{markdown_table(header, rows)}\n")
     return "\n".join(parts)
 
@@ -343,7 +368,10 @@ def draw(units: pd.DataFrame, options: argparse.Namespace) -> None:
     for panel, (column, title) in zip(axes, titles.items(), strict=True):
         for group, table in units[units[f"compared {name}"]].groupby("group", sort=False):
             values = np.sort(table[column].to_numpy(float))
-            panel.plot(values, np.arange(1, len(values) + 1) / len(values), label=group)
+            kind, summary = str(group).split(", ")
+            color, style = f"C{KINDS.index(kind)}", "-" if summary == "max" else "--"
+            shares = np.arange(1, len(values) + 1) / len(values)
+            panel.plot(values, shares, style, color=color, label=group)
         panel.set_xlabel(title)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("share of units below")

