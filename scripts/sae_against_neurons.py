@@ -52,6 +52,7 @@ from clipdissect.utils.paths import store_dir
 EMBEDDER = "efficientnet_lite1"  # for clarity: neither has the units nor labels them
 KINDS = NEURONS, LATENTS, RANDOM = "neurons", "latents", "random latents"
 SUMMARIES = ("mean", "max")  # over positions: the defaults of neurons and of latents
+GOOD = 0.7  # AUC from which labels are counted as predictive
 METRICS = ("clarity", "monosemanticity", "auc", "auc_gain", "r", "r_gain")
 
 
@@ -223,16 +224,26 @@ def labelled(group: Group, name: str, inputs: Inputs) -> pd.DataFrame:
         store=inputs.store,
     )
     table = result.descriptions
-    compared = np.array([not {DEAD, RARE} & set(flags) for flags in table[COLUMN]])
-    if group.has_latents:
-        compared &= (group.activations > 0).sum(0).numpy() >= top_k
+    compared = are_compared(group, table, top_k)
     texts = embed_concepts(inputs.encoder, words, inputs.store, settings_of("auto")).embeddings
     rows = {text: i for i, text in enumerate(words.texts)}
     chosen = [rows[text] for text in table["description"][compared]]
     scores = prediction(group, group.embeds @ texts[chosen].T, compared)
-    columns = {"description": table["description"], "similarity": table["similarity"]}
-    columns |= {NULL: table[NULL], "dead": [DEAD in f for f in table[COLUMN]], "compared": compared}
+    columns = {"description": table["description"], "similarity": table["similarity"].astype(float)}
+    columns |= {
+        NULL: table[NULL].astype(float),
+        "dead": [DEAD in f for f in table[COLUMN]],
+        "compared": compared,
+    }
     return pd.DataFrame({**columns, **scores}).add_suffix(f" {name}")
+
+
+def are_compared(group: Group, table: pd.DataFrame, top_k: int) -> Bool[np.ndarray, " units"]:
+    """Return which units vary and, of latents, fire on `top_k` images of both halves."""
+    described = np.array([not {DEAD, RARE} & set(flags) for flags in table[COLUMN]])
+    if not group.has_latents:
+        return described
+    return described & ((group.activations > 0).sum(0).numpy() >= top_k)
 
 
 def prediction(
@@ -315,19 +326,23 @@ def compared(table: pd.DataFrame, metric: str) -> Float[np.ndarray, " units"]:
 
 def of_group(table: pd.DataFrame, resampling: Resampling) -> dict[str, Any]:
     live = table[table["compared"]]
-    null_95 = float(live[NULL].quantile(0.95))
-    above = live["similarity"] > null_95
+    shares = {
+        "above_null": live["similarity"] > live[NULL].quantile(0.95),
+        f"auc_above_{GOOD}": live["auc"] > GOOD,
+    }
     return {
         "units": len(table),
         "dead": int(table["dead"].sum()),
         "compared": len(live),
         "different_labels": int(live["description"].nunique()),
-        "above_null": {
-            "value": float(above.mean()),
-            **share_interval(int(above.sum()), len(above), resampling.confidence),
-        },
+        **{name: share(is_in, resampling) for name, is_in in shares.items()},
         **{metric: mean_interval(compared(table, metric), resampling) for metric in METRICS},
     }
+
+
+def share(is_in: pd.Series[Any], resampling: Resampling) -> dict[str, Any]:
+    ends = share_interval(int(is_in.sum()), len(is_in), resampling.confidence)
+    return {"value": float(is_in.mean()), **ends}
 
 
 def tables(metrics: dict[str, Any]) -> str:
@@ -336,14 +351,15 @@ def tables(metrics: dict[str, Any]) -> str:
     for name, values in metrics.items():
         if name == "fit":
             continue
-        header = ["", "units", "compared", "labels", "above the null", *METRICS]
+        shares = ("above_null", f"auc_above_{GOOD}")
+        header = ["", "units", "compared", "labels", *shares, *METRICS]
         rows = []
         for group, own in values["groups"].items():
             counts = [str(own[key]) for key in ("units", "compared", "different_labels")]
-            numbers = [with_interval(own[key]) for key in ("above_null", *METRICS)]
+            numbers = [with_interval(own[key]) for key in (*shares, *METRICS)]
             rows.append([group, *counts, *numbers])
         for difference, own in values["differences"].items():
-            rows.append([difference, *[""] * 4, *[with_interval(own[key]) for key in METRICS]])
+            rows.append([difference, *[""] * 5, *[with_interval(own[key]) for key in METRICS]])
         parts.append(f"Concepts: {name}\n\n{markdown_table(header, rows)}\n")
     return "\n".join(parts)
 
@@ -367,10 +383,10 @@ def draw(units: pd.DataFrame, options: argparse.Namespace) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for panel, (column, title) in zip(axes, titles.items(), strict=True):
         for group, table in units[units[f"compared {name}"]].groupby("group", sort=False):
-            values = np.sort(table[column].to_numpy(float))
+            shares = np.linspace(0, 1, 201)
+            values = np.quantile(table[column].to_numpy(float), shares)
             kind, summary = str(group).split(", ")
             color, style = f"C{KINDS.index(kind)}", "-" if summary == "max" else "--"
-            shares = np.arange(1, len(values) + 1) / len(values)
             panel.plot(values, shares, style, color=color, label=group)
         panel.set_xlabel(title)
         panel.grid(alpha=0.3)
