@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -179,3 +179,31 @@ def _difference(
         ]
         ends = interval(np.concatenate(differences), resampling.confidence)
     return {"value": value, **ends, **counts}
+
+
+def mean_interval(values: Float[np.ndarray, " units"], resampling: Resampling) -> dict[str, Any]:
+    """Return the JSON-able mean of units with its interval; NaN are left out and not counted."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {"units": 0, "value": None, **_NOTHING}
+    ends = interval(_means(known, resampling), resampling.confidence)
+    return {"units": len(known), "value": float(known.mean()), **ends}
+
+
+def mean_difference(
+    first: Float[np.ndarray, " units"], second: Float[np.ndarray, " others"], resampling: Resampling
+) -> dict[str, Any]:
+    """Return the JSON-able difference of the means of two sets of other units, unpaired."""
+    one, other = (values[~np.isnan(values)] for values in (first, second))
+    if not len(one) or not len(other):
+        return {"value": None, **_NOTHING}
+    independent = replace(resampling, seed=resampling.seed + 1)  # not the same rows for both
+    drawn = _means(one, resampling) - _means(other, independent)
+    ends = interval(drawn, resampling.confidence)
+    return {"value": float(one.mean() - other.mean()), **ends}
+
+
+def _means(
+    values: Float[np.ndarray, " units"], resampling: Resampling
+) -> Float[np.ndarray, " resamples"]:
+    return np.concatenate([values[rows].mean(1) for rows in resampling.rows(len(values))])

@@ -12,6 +12,8 @@ from clipdissect.evaluation import Resampling, Units, difference, interval, valu
 from clipdissect.evaluation.bootstrap import (
     distributions,
     intervals,
+    mean_difference,
+    mean_interval,
     share_difference_interval,
     share_interval,
 )
@@ -231,3 +233,32 @@ def test_order_of_units_moves_no_metric() -> None:
     some = units()
     order = np.random.default_rng(0).permutation(60)
     assert values(some.take(order)) == pytest.approx(values(some))
+
+
+def test_means_of_units() -> None:
+    draw = np.random.default_rng(0)
+    one, other = draw.normal(1.0, 2.0, 400), draw.normal(0.5, 1.0, 250)
+    found = mean_interval(np.append(one, np.nan), Resampling(4000))
+    assert found["units"] == 400
+    assert found["value"] == pytest.approx(one.mean())
+    # Of hundreds of units, the interval is nearly that of the normal distribution.
+    spread = 1.96 * one.std() / 20
+    assert found["high"] - found["value"] == pytest.approx(spread, rel=0.1)
+    apart = mean_difference(one, other, Resampling(4000))
+    assert apart["value"] == pytest.approx(one.mean() - other.mean())
+    spread = 1.96 * np.sqrt(one.var() / 400 + other.var() / 250)
+    assert apart["value"] - apart["low"] == pytest.approx(spread, rel=0.1)
+
+
+def test_differences_of_as_many_units_are_unpaired() -> None:
+    values = np.random.default_rng(0).normal(size=100)
+    apart = mean_difference(values, values, Resampling(1000))
+    assert apart["value"] == 0
+    assert apart["high"] > 0.2  # paired rows would give 0
+
+
+def test_means_of_no_units() -> None:
+    none = np.array([np.nan])
+    assert mean_interval(none, Resampling(100))["reason"] == "there is nothing to count"
+    assert mean_interval(none, Resampling(100))["units"] == 0
+    assert mean_difference(none, np.ones(3), Resampling(100))["value"] is None
