@@ -18,6 +18,7 @@ from scipy.stats import pearsonr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdissect import sae as saes
 from clipdissect.capture.settings import Settings
 from clipdissect.evaluation.measures import auc
 from clipdissect.probe import build
@@ -89,6 +90,10 @@ def test_files_are_those_of_saelens(training: Any, tmp_path: Path) -> None:
     assert config["apply_b_dec_to_input"] is True
     assert config["normalize_activations"] == "none"
     assert config["metadata"]["hook_name"] == "blocks.5"
+    read, x = saes.load(tmp_path), torch.randn(7, 5)
+    assert (read.format, read.hook, read.facts["k"]) == ("saelens", "blocks.5", 3)
+    assert torch.allclose(read.encode(x), sae.encode(x), atol=1e-6)
+    assert torch.allclose(read.decode(read.encode(x), x), sae.decode(sae.encode(x)), atol=1e-6)
     x = torch.randn(4, 5)
     before = (x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
     third = before.sort(dim=1, descending=True).values[:, 2:3]
