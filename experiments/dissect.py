@@ -1,5 +1,6 @@
 """Describe the units of a network's layers, by CLIP-Dissect or another method that needs a network.
 
+sae=auto sae.path=FOLDER sae.layer=LAYER describes the latents of a sparse autoencoder.
 method=network_dissection and method=compositional compare units with the masks of a densely
 labelled probe (probe=broden, probe=synthetic_broden) and need neither concepts nor an encoder.
 

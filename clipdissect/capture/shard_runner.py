@@ -57,7 +57,8 @@ class ShardTask:
 
     def pop(self, name: str, probe: Probe) -> Float[Tensor, "images ..."]:
         """Move an array out of the results; values must be finite."""
-        # Held until they are copied: another stream than that of the networks reads them.
+        # Another stream than that of the networks reads them. They are held until they are copied,
+        # which the check for finite values waits for.
         batches = [output.pop(name) for output in self.outputs if name in output]
         if not batches:  # no readable image: no network ran, and the width isn't known
             return torch.zeros(0, 0, dtype=torch.float32)

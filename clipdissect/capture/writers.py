@@ -138,7 +138,11 @@ class TopKWriter(ShardWriter):
         return [rows for rows in grid if rows not in base.shards]
 
     def write(self, rows: Rows, images: Images, values: Values, skipped: Skipped) -> None:
-        state = _TopK.of(values, images, self.k, rows, tuple(skipped))
+        parts = images, self.k, rows, tuple(skipped)
+        try:
+            state = _TopK.of(values, *parts)
+        except torch.OutOfMemoryError:  # the networks fill the GPU
+            state = _TopK.of(values.cpu(), *parts)
         if any(error.transient for error in skipped):
             self.transient = self.transient.merged(state, self.k)
             self._save(f"retry-{self.rank:05d}.part", self.transient)
