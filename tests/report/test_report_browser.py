@@ -201,6 +201,7 @@ def test_link_to_a_unit_theme_and_regions(runs: list[Path], open_page: Any) -> N
         page.wait_for_selector("body[data-ready]")
         if ground() != light:
             break
+        page.wait_for_timeout(200)
     assert ground() != light
     dark = open_page(runs[0] / "report" / "index.html", color_scheme="dark")
     assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == ground()
