@@ -397,12 +397,8 @@ def _check_job(job: Job) -> None:
     """Check the inputs of CLIP-Dissect before any network runs."""
     target, probe, _, _, similarity = job.require("clip_dissect", NEEDS)
     check_layers(target, target.layers)
-    for name, count in (("top", job.top), ("images", job.images)):
-        if not isinstance(count, int):
-            raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
+    check_counts(job)
     check_top_k(similarity, len(probe))
-    if job.top < 1 or job.images < 1:
-        raise DissectError(f"top and images must be at least 1; got {job.top} and {job.images}")
     if _keeps_top_k(job) and similarity.needs_all:
         stored = " of the latents, of which only the top images are stored" if target.saes else ""
         raise DissectError(
@@ -420,6 +416,15 @@ def _check_job(job: Job) -> None:
     for layer in job.truth:
         if layer not in target.layers:
             raise unknown("layer of truth", layer, target.layers)
+
+
+def check_counts(job: Job) -> None:
+    """Raise a DissectError unless the numbers of descriptions and images are at least 1."""
+    for name, count in (("top", job.top), ("images", job.images)):
+        if not isinstance(count, int):
+            raise DissectError(f"{name} must be a whole number; got {shortened(count)}")
+    if job.top < 1 or job.images < 1:
+        raise DissectError(f"top and images must be at least 1; got {job.top} and {job.images}")
 
 
 def _keeps_top_k(job: Job) -> bool:

@@ -35,8 +35,8 @@ Build = Callable[..., Any]
 # Groups that may be missing on a machine, cheap ones first.
 BUILDERS: dict[str, Build] = {
     "concepts": concepts.build,
-    "probe": probe.build,
     "sae": sae.build,
+    "probe": probe.build,
     "target": targets.lazily,
     "encoder": encoder.lazily,
 }
@@ -108,8 +108,11 @@ def build_job(config: Any, method: methods.Method, groups: Collection[str] = ())
 def _with_sae(target: targets.Target, autoencoder: sae.Sae) -> targets.Target:
     """Return one copy of the target for all jobs, which share its features by identity."""
     key = id(target), id(autoencoder)  # kept in the memo, so that no others take these numbers
-    made = lambda: (target, autoencoder, target.with_sae(autoencoder))  # noqa: E731
-    return _with_saes.get(key, made)[2]
+
+    def combine() -> tuple[targets.Target, sae.Sae, targets.Target]:
+        return target, autoencoder, target.with_sae(autoencoder)
+
+    return _with_saes.get(key, combine)[2]
 
 
 def settings_of(config: Any) -> Settings:

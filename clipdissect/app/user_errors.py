@@ -188,6 +188,9 @@ def _key_error(error: ConfigError) -> str:
     valid = [f"{above}.{name!s}" if above else str(name) for name in error.parent_node]
     if not valid:  # a dict with free keys
         return f"new names need a plus: +{key}=<value>"
+    chosen = f"{above}.name"
+    if valid == [chosen]:  # an option without parameters, such as sae=none
+        return f"{key} belongs to another option of {above}: choose it too, such as {above}=auto"
     return str(unknown("config key", str(key), valid))
 
 

@@ -29,7 +29,7 @@ from clipdissect.capture.writers import ShardWriter, TopKWriter, read_firing, re
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.lazy import preprocess_digest
 from clipdissect.errors import DissectError, unknown
-from clipdissect.models.layer_patterns import split_layer
+from clipdissect.models.layer_patterns import LATENTS, split_layer
 from clipdissect.probe import Probe
 from clipdissect.store import Entry, Shard, Store
 from clipdissect.store.entries import Rows
@@ -131,7 +131,13 @@ def check_layers(target: Target, layers: Sequence[str]) -> None:
     if len(set(layers)) < len(layers):
         raise DissectError(f"a layer is listed twice: {', '.join(layers)}")
     modules = target.modules
-    for name, _ in map(split_layer, layers):
+    for layer in layers:
+        name, _ = split_layer(layer)
+        if layer.endswith(LATENTS) and layer not in target.saes:
+            raise DissectError(
+                f"layer {layer} names latents, of which there is no sparse autoencoder: write "
+                f"{layer.removesuffix(LATENTS)}, and set sae and sae.layer"
+            )
         if name not in modules:
             raise unknown("layer", name, modules, most=12)
 

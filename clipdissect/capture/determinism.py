@@ -104,14 +104,21 @@ def _compare(run: ModelRunner, names: Sequence[str], inputs: _Inputs, mode: str)
 
 
 def first_images(
-    target: Target, encoder: Encoder | None, probe: Probe, settings: Settings
+    target: Target,
+    encoder: Encoder | None,
+    probe: Probe,
+    settings: Settings,
+    count: int | None = None,
 ) -> _Inputs | None:
-    """Return both networks' images; None if none is readable or shapes differ."""
+    """Return both networks' images; None if none is readable or shapes differ.
+
+    They are at most `count`, by default the trial's.
+    """
     transforms = [split(network.preprocess) for network in (target, encoder) if network]
     rows: list[list[Tensor]] = []
     device = settings.torch_device
     for index in range(min(len(probe), MAX_READ)):
-        if len(rows) == min(TRIAL, settings.images_a_batch):
+        if len(rows) == (count or min(TRIAL, settings.images_a_batch)):
             break
         try:
             image = _read(probe, index, device)

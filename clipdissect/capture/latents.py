@@ -68,7 +68,10 @@ def _summary(
 ) -> Float[Tensor, "images latents"]:
     if kind == COUNT:
         return shares
-    return codes.amax(1) if kind == "max" else codes.mean(1)  # other kinds have one token
+    if kind == "max":
+        return codes.amax(1)
+    # Negative codes, which few autoencoders keep, don't count: above 0 is where a latent fires.
+    return codes.clamp_min(0).mean(1)
 
 
 def latent_maps(output: Tensor, reading: Reading, sae: Sae) -> Float[Tensor, "images latents h w"]:

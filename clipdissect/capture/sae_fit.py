@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdissect.capture.determinism import first_images
-from clipdissect.capture.latents import TOKENS
+from clipdissect.capture.determinism import TRIAL, first_images
+from clipdissect.capture.latents import TOKENS, digest_name
 from clipdissect.capture.networks import networks
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
@@ -58,7 +58,7 @@ def stored_fits(
 ) -> dict[str, SaeFit]:
     """Return the fit of the layers' autoencoders on the probe's first images, if readable.
 
-    `digests` are those of the target, its preprocessing and the layers' latents.
+    Of `digests`, those of the target, its preprocessing and the layers' latents are used.
 
     Raises:
         DissectError: `encode` or `decode` fails on the layer's activations.
@@ -67,22 +67,25 @@ def stored_fits(
         return {}
     facts = {layer: reading.facts for layer, reading in readings.items()}
     numbers = (probe.digest, settings.numeric, torch.__version__)
-    key = hashing.hash_values(WHAT, VERSION, dict(digests), facts, numbers)
-
-    def compute() -> Entry:
+    networks_used = {name: digests[name] for name in ("target", "target preprocess")}
+    latents = {layer: digests[digest_name(layer)] for layer in readings}
+    key = hashing.hash_values(WHAT, VERSION, networks_used, latents, facts, numbers)
+    entry = store.get(key)
+    if entry is None:
         fits = _fits(target, readings, probe, settings)
+        if not fits:  # no image can be read now
+            return {}
         values = {layer: fit.facts for layer, fit in fits.items()}
-        return Entry({}, {"what": WHAT, "of": target.name, "layers": values})
-
-    values = store.get_or_compute(key, compute).about["layers"]
-    return {layer: SaeFit(**values[layer]) for layer in values}
+        with store.locked([key]):
+            entry = store.put(key, Entry({}, {"what": WHAT, "of": target.name, "layers": values}))
+    return {layer: SaeFit(**values) for layer, values in entry.about["layers"].items()}
 
 
 @torch.no_grad()
 def _fits(
     target: Target, readings: Mapping[str, Reading], probe: Probe, settings: Settings
 ) -> dict[str, SaeFit]:
-    images = first_images(target, None, probe, settings)
+    images = first_images(target, None, probe, settings, TRIAL)
     if images is None:
         return {}
     with networks(target, readings, None, settings, TOKENS) as run:
@@ -95,7 +98,8 @@ def _fit(sae: Sae, x: Float[Tensor, "tokens units"]) -> SaeFit:
     explained = None
     if sae.decodes:
         error = (x - sae.decode(codes, x)).double().square().sum()
-        explained = float(1 - error / (x - x.mean(0)).double().square().sum())
+        variance = (x - x.mean(0)).double().square().sum()
+        explained = float(1 - error / variance) if variance > 0 else None
     return SaeFit(explained, float((codes > 0).sum() / len(x)), codes.shape[1], len(x))
 
 
@@ -116,7 +120,9 @@ def _problems(fit: SaeFit, sae: Sae) -> Iterator[str]:
     if explained is not None and not explained >= LEAST_EXPLAINED:
         hook = f" (its files name {sae.hook})" if sae.hook else ""
         yield f"has an explained variance of {explained:.2f} of {sae.layer}{hook}"
-    few = k / 2 if isinstance(k, int) else 0
-    if fit.l0 <= few or fit.l0 > MOST_FIRING * fit.latents:
-        expected = f"{k}" if isinstance(k, int) else "a small share of them"
+    if isinstance(k, int):
+        unusual, expected = fit.l0 <= k / 2, f"{k}"
+    else:
+        unusual, expected = not 0 < fit.l0 <= MOST_FIRING * fit.latents, "a small share of them"
+    if unusual:
         yield f"has {fit.l0:.1f} of {fit.latents} latents above 0 on a token, not {expected}"

@@ -20,7 +20,7 @@ from clipdissect.capture.decoding import DecodeError
 from clipdissect.capture.latents import latent_digests
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
-from clipdissect.capture.sae_fit import stored_fits, warnings_of
+from clipdissect.capture.sae_fit import SaeFit, stored_fits, warnings_of
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.layout import Layout
@@ -63,6 +63,7 @@ class LayerMasks:
     # References, so that temporary stores aren't deleted.
     temporary: list[TemporaryDirectory[str] | None] = field(default_factory=list)
     notes: tuple[str, ...] = ()  # warnings to record with the results
+    fits: dict[str, SaeFit] = field(default_factory=dict)  # of layers with latents
 
     @property
     def images(self) -> list[int]:
@@ -173,6 +174,11 @@ def layer_masks(
     if memory <= 0:
         raise DissectError(f"method.memory is {memory}; it must be above 0")
     check_layers(target, layers)
+    for layer in layers:
+        if layer in target.saes and target.saes[layer].summary == "cls":
+            raise DissectError(
+                f"layer {layer}: its sparse autoencoder encodes class tokens, which have no map"
+            )
     digests = {
         "target": target.digest,
         "target preprocess": target.preprocess_digest,
@@ -184,9 +190,12 @@ def layer_masks(
     folder, store = _temporary_store() if store is None else (None, store)
     masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
     masks.temporary.append(folder)
-    fits = stored_fits(target, masks.readings(list(saes)), probe, settings, store, digests)
+    masks.fits = stored_fits(target, masks.readings(list(saes)), probe, settings, store, digests)
+    of_fits = warnings_of(masks.fits, target)
+    for note in of_fits:  # before any work
+        log.warning(note)
     _load_thresholds(masks, layers)
-    masks.notes += warnings_of(fits, target)
+    masks.notes += of_fits
     masks.notes += hashing.transient_notes(digests)
     return masks
 

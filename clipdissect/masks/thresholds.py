@@ -89,6 +89,20 @@ def interpolation_inputs(
     return maps, thresholds
 
 
+def sparse_inputs(
+    maps: Float[np.ndarray, "units ..."], thresholds: Float[np.ndarray, " units"]
+) -> tuple[Float[np.ndarray, "units ..."], Float[np.ndarray, " units"]]:
+    """Return maps and thresholds of latents such that active regions end between positions.
+
+    Interpolated codes of a latent with threshold 0 exceed it up to the centres of silent
+    positions, which makes the region of a single position four times as large.
+    """
+    at_zero = thresholds == 0
+    maps, thresholds = maps.copy(), thresholds.copy()
+    maps[at_zero], thresholds[at_zero] = maps[at_zero] > 0, 0.5
+    return maps, thresholds
+
+
 class ExactThresholds:
     """A running top `count` of every unit's activations."""
 

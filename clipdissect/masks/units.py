@@ -17,7 +17,7 @@ from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.settings import Settings
 from clipdissect.masks.kernels import upsample_and_threshold
 from clipdissect.masks.layout import Layout, first_entries
-from clipdissect.masks.thresholds import Thresholds, interpolation_inputs
+from clipdissect.masks.thresholds import Thresholds, interpolation_inputs, sparse_inputs
 from clipdissect.probe import Probe
 from clipdissect.store import Entry
 from clipdissect.targets import Target
@@ -91,6 +91,8 @@ def compute_unit_masks(
                 thresholds[layer].values[units].numpy(),
                 thresholds[layer].saturated[units].numpy(),
             )
+            if layer in target.saes:
+                unit_maps, above = sparse_inputs(unit_maps, above)
             words = _batch_words(maps.images.numpy(), unit_maps.swapaxes(0, 1), above, layout)
             parts[layer] += [batch._replace(unit=batch.unit + first) for batch in words]
     return {

@@ -142,6 +142,7 @@ class Captioner(Method):
             notes=[*target.notes, *probe.notes, *captured.notes],
             digests={**captured.digests, "captioner": getattr(model, "digest", None)},
             computed=captured.computed,
+            fits=captured.fits,
             method={"name": self.name, "model": model_name, **values, "images": job.images},
         )
 

@@ -11,17 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipdissect.capture.activations import Firing
+from clipdissect.capture.capture import check_layers
 from clipdissect.concepts import Concepts
 from clipdissect.dissection import (
     NEEDS,
     ConceptEmbeddings,
     capture_features,
+    check_counts,
     embed_concepts,
     log_skipped,
     manifest,
 )
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
+from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.results.describe import description_columns, firing_columns
 from clipdissect.results.flags import COLUMN, DEAD, TIED, flags_of
 from clipdissect.results.layer_summaries import summarise
@@ -48,6 +51,8 @@ class DecoderNames(Method):
     def describe(self, job: Job) -> Result:
         target, probe, concepts, encoder, _ = job.require(self.name, self.needs)
         timers = Timers()
+        check_counts(job)
+        check_layers(target, target.layers)
         decoders = {layer: _decoder(target, layer) for layer in target.layers}
         with timers.stage("texts"):
             texts = embed_concepts(encoder, concepts, job.store, job.settings)
@@ -71,6 +76,9 @@ class DecoderNames(Method):
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
         descriptions, images = (pd.concat(t, ignore_index=True) for t in (tables, top_images))
         return Result(descriptions, images, run, histograms, vocabulary=concepts)
+
+    def run_worker(self, job: Job) -> None:
+        ClipDissect().run_worker(job)  # which captures the same
 
 
 def _decoder(target: Target, layer: str) -> Float[Tensor, "latents dims"]:

@@ -190,6 +190,7 @@ class MaskMatchingMethod(Method):
             notes=[*target.notes, *probe.notes, *active.notes, *notes],
             digests={**active.digests, "masks": probe.masks.digest() if probe.masks else None},
             computed=active.computed,
+            fits=active.fits,
             concepts={
                 "name": vocabulary.name,
                 "texts": len(vocabulary),

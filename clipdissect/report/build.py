@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from clipdissect.capture.latents import digest_name
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.layers import is_of_latents
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
@@ -170,8 +171,9 @@ def compare(
 
 
 def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[LayerPair]:
+    common = [layer for layer in runs[0].layers if layer in runs[1].layers]
     tables = {
-        layer: _common_rows(runs, layer) for layer in runs[0].layers if layer in runs[1].layers
+        layer: _common_rows(runs, layer) for layer in common if not _latents_differ(runs, layer)
     }
     tables = {layer: rows for layer, rows in tables.items() if len(rows[0])}
     if not tables:
@@ -185,6 +187,12 @@ def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[
         texts = {text for rows in tables.values() for side in rows for text in side["description"]}
         embeddings = vectors(sentences, [sorted(filter(None, texts))], store)
     return [LayerPair(layer, rows, _cosines(rows, embeddings)) for layer, rows in tables.items()]
+
+
+def _latents_differ(runs: Runs, layer: str) -> bool:
+    """Return whether a layer's units are latents of two autoencoders, whose numbers differ."""
+    digests = [run.run.get("digests", {}).get(digest_name(layer)) for run in runs]
+    return bool(digests[0] != digests[1])
 
 
 def _common_rows(runs: Runs, layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -319,13 +327,19 @@ def _correct_counts(run: Run, pair: LayerPair) -> tuple[int, int] | None:
 
 
 def _pairing_notes(runs: Runs, pairs: list[LayerPair]) -> list[str]:
-    names = {pair.name for pair in pairs}
+    others = [layer for layer in runs[0].layers if _latents_differ(runs, layer)]
+    others = [layer for layer in others if layer in runs[1].layers]
+    names = {*(pair.name for pair in pairs), *others}
     notes = []
     for tag, run in zip(TAGS, runs, strict=True):
         unpaired = [layer for layer in run.layers if layer not in names]
         if unpaired:
             layers = shorten_paths(", ".join(unpaired), known_folders(run))
             notes.append(f"Only in {tag}, and not compared: {layers}.")
+    if others:
+        notes.append(
+            f"Not compared, as the runs have different sparse autoencoders: {', '.join(others)}."
+        )
     left_out = 0
     for pair in pairs:
         units = [set(run.rows(pair.name)["unit"]) for run in runs]

@@ -176,7 +176,8 @@ class _Job:
         pictures, files = _thumbnails(inputs, self.top_images["image"], self.look)
         parts = self.target, self.probe, self.settings, self.top_images
         regions = find_regions(*parts, self.look.regions, self.store)
-        for layer in regions.keys() & self.result.thresholds.keys():
+        # Regions of latents show where they fire.
+        for layer in regions.keys() & self.result.thresholds.keys() - self.target.saes.keys():
             thresholds = self.result.thresholds[layer]
             regions[layer] = replace(regions[layer], thresholds=thresholds, images=0)
         values = {layer: _region_values(of_layer) for layer, of_layer in regions.items()}

@@ -199,7 +199,7 @@ def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
     if dead:
         texts.append(f"{dead} units never vary on these images (dead) and have no description")
     if silent:
-        texts.append(f"{silent:,} latents never fire on these images (dead): no description")
+        texts.append(f"{silent:,} latents never fire on these images (dead)")
     if len(run.top_images) and not run.report_data.pictures:
         texts.append(
             "there are no pictures and no histograms: the run's report data are missing "

@@ -82,25 +82,26 @@ class Describer:
         if truth is not None and len(truth) != units:
             raise DissectError(f"layer {layer} has {units} units, but {len(truth)} right labels")
         dead, top_k = dead_units(activations), self._similarity.images_per_unit
-        scored = scored_units(dead, self._similarity)
+        scored = scored_units(dead, self._similarity)  # of latents, those that vary
         top = None if top_k is None else top_of(activations, top_k)
         rare = torch.zeros_like(dead)
         if firing is not None:
             fires = firing.images.to(dead.device)
             images = self._similarity.images_of(len(self._concept_activations.image_embeds))
-            dead, rare = dead | (fires == 0), fires < (images or FEW_IMAGES)
+            dead, rare = fires == 0, fires < (images or FEW_IMAGES)
             # Only functions with `top_k` can leave out the images on which a rare latent is silent.
             scored &= ~(rare if images and not top_k else dead)
             top = top and without_silent(top)
         few = few_distinct(activations, top) & ~rare
-        ranks = None if truth is None else self._truth_ranks(activations, truth, scored)
+        q = top.select(scored) if firing and top else for_scoring(activations, scored)
+        ranks = None if truth is None else self._truth_ranks(q, truth, scored)
         flags = {DEAD: _array(dead), FEW: _array(few), RARE: _array(rare)}
         self._layers.append(_Layer(layer, _array(scored), flags, ranks, firing))
         if not scored.any():
             self._best[layer] = _empty_best(min(self._top, len(self._texts)))
             self._null[layer] = torch.zeros(0, dtype=torch.float32)
         elif top is None or self._similarity.needs_all or truth is not None:
-            self._score({layer: int(scored.sum())}, for_scoring(activations, scored))
+            self._score({layer: int(scored.sum())}, q)
         else:
             self._waiting[layer] = top.select(scored)
 
@@ -144,7 +145,7 @@ class Describer:
         return frame
 
     def _truth_ranks(
-        self, activations: Activations, truth: Sequence[str], scored: Bool[Tensor, " units"]
+        self, q: Tensor | TopActivations, truth: Sequence[str], scored: Bool[Tensor, " units"]
     ) -> Float[np.ndarray, " units"]:
         """Return ranks among distinct texts; NaN for unknown texts and unscored units."""
         # Copies of a text share its embedding, so the first stands for all.
@@ -158,7 +159,6 @@ class Describer:
             if len(first) < len(self._texts):
                 rivals = torch.zeros(len(self._texts), dtype=torch.bool)
                 rivals[list(first.values())] = True
-            q = for_scoring(activations, scored)
             unit_ranks = ranks(self._similarity, self._concept_activations, q, wanted, rivals)
             result[_array(scored)] = unit_ranks.numpy()
         return result

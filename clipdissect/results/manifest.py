@@ -17,6 +17,7 @@ import torch
 
 from clipdissect._version import __version__
 from clipdissect.capture.features import CapturedFeatures
+from clipdissect.capture.sae_fit import SaeFit
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
@@ -59,10 +60,13 @@ def run_manifest(
     notes: Iterable[str],
     digests: Mapping[str, Any],
     computed: Iterable[str],
+    fits: Mapping[str, SaeFit],
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the JSON-able manifest of a run of a target on a probe, with further `facts`."""
     saes = {layer: sae.description for layer, sae in target.saes.items()}
+    for layer, fit in fits.items():
+        saes[layer]["fit"] = fit.facts
     return {
         **environment(),
         "target": target.facts,
@@ -90,7 +94,7 @@ def provenance(
     settings: Settings,
     captured: CapturedFeatures,
 ) -> dict[str, Any]:
-    run = run_manifest(
+    return run_manifest(
         target,
         probe,
         settings,
@@ -99,6 +103,7 @@ def provenance(
         notes=[*target.notes, *encoder.notes, *probe.notes, *captured.notes],
         digests={**captured.digests, "concepts": concepts.digest},
         computed=captured.computed,
+        fits=captured.fits,
         concepts={
             "name": concepts.name,
             "texts": len(concepts),
@@ -112,9 +117,6 @@ def provenance(
             for layer, reading in captured.readings.items()
         },
     )
-    for layer, fit in captured.fits.items():
-        run["saes"][layer]["fit"] = fit.facts
-    return run
 
 
 def versions() -> dict[str, str]:

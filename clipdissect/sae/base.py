@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipdissect.errors import DissectError
-from clipdissect.sae.modules import LinearSae
+from clipdissect.sae.modules import LinearEncoder, LinearSae
 from clipdissect.utils import hashing
 
 
@@ -51,6 +51,8 @@ class Sae:
         """Return the codes of activations; raise a DissectError if they don't fit."""
         self.check_inputs(x.shape[-1])
         weight = next(self.module.parameters(), x)
+        if not isinstance(self.module, LinearEncoder):
+            x = x.clone()  # it may be the network's own, which the user's code must not change
         codes = self._run("encode", x.to(weight.dtype))
         if not isinstance(codes, Tensor) or codes.shape[:-1] != x.shape[:-1]:
             got = tuple(codes.shape) if isinstance(codes, Tensor) else f"a {type(codes).__name__}"

@@ -24,7 +24,7 @@ DEFAULT_K = 32  # of saev
 OLD_NOTE = (
     "the file is of saev before its schema 1: the decoder's bias is subtracted from activations, "
     "as that version did in training; later versions of saev read such files without it "
-    "(sae.subtract_bias=false)"
+    "(sae=saev sae.subtract_bias=false)"
 )
 
 

@@ -388,3 +388,66 @@ def test_timm_preprocessing_is_the_networks_own(photos: Path) -> None:
     assert captured.fits["blocks.3{sae}"].l0 == pytest.approx(4, abs=0.2)
     encoder = ColourEncoder()
     assert encoder.images_seen == 0
+
+
+def test_negative_codes_are_silent(tmp_path: Path) -> None:
+    """Of an autoencoder that keeps them: a mean above 0 is where a token fires."""
+
+    class Signed(nn.Module):
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    target = colour_target(Sae("signed", Signed()))
+    for kind in ("max", "mean"):
+        captured = run(target, colours(tmp_path), keep="full", summary=Summary(kind))
+        values = captured.activations["conv{sae}"]
+        assert (values > 0).sum(0).equal(captured.firing["conv{sae}"].images)
+        assert captured.firing["conv{sae}"].images.tolist() == [4, 4, 4, 24]
+
+
+def test_k_may_be_a_large_share_of_the_latents(tmp_path: Path) -> None:
+    signs = torch.cat([torch.eye(4), -torch.eye(4)], 1)
+    captured = run(colour_target(sae(signs, k=4, facts={"k": 4})), colours(tmp_path))
+    assert captured.fits["conv{sae}"].explained_variance == pytest.approx(1)
+    assert captured.notes == ()
+
+
+def test_code_that_writes_in_place_changes_no_other_layer(tmp_path: Path) -> None:
+    class InPlace(nn.Module):
+        def encode(self, x: Tensor) -> Tensor:
+            x -= 1.0
+            return x.relu_()
+
+    images = colours(tmp_path)
+    plain = Target("net", ColourNet(), preprocess(), ("conv", "head"))
+    expected = run(plain, images)
+    found = run(plain.with_sae(Sae("own", InPlace(), layer="conv")), images)
+    assert found.activations["head"].equal(expected.activations["head"])
+
+
+def test_latents_need_their_autoencoder(tmp_path: Path) -> None:
+    named = Target("net", ColourNet(), preprocess(), ("conv{sae}",))
+    with pytest.raises(DissectError, match=r"layer conv\{sae\} names latents, .* write conv"):
+        run(named, colours(tmp_path))
+
+
+def test_the_fit_is_of_network_and_autoencoder_alone(tmp_path: Path) -> None:
+    images, store, target = (
+        colours(tmp_path),
+        Store(tmp_path / "store"),
+        colour_target(red_detectors()),
+    )
+    run(target, images, store)
+    options, found = Settings(**CPU), probe.build("folder", root=str(images))
+    entries = len(list(store.root.rglob("manifest.json")))
+    capture(target, target.layers, ColourEncoder(), found, store, options)
+    assert len(list(store.root.rglob("manifest.json"))) == entries + 1  # the embeddings
+
+
+def test_one_token_has_no_variance_to_explain(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8), "red").save(images / "a.png")
+    target = colour_target(sae(torch.eye(4)), "head")
+    captured = run(target, images)
+    assert captured.fits["head{sae}"].explained_variance is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dense import target as dense_target
@@ -19,6 +20,10 @@ from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.dissection import Job, describe_units
 from clipdissect.errors import DissectError
+from clipdissect.masks.kernels import upsample_and_threshold
+from clipdissect.masks.thresholds import sparse_inputs
+from clipdissect.method import Method
+from clipdissect.method.decoder_names import DecoderNames
 from clipdissect.targets import Target
 
 SETTINGS = Settings(device="cpu", workers=0)
@@ -162,7 +167,7 @@ class MeanColour(nn.Module):
         return output
 
 
-def named(images: Path, directions: Tensor, **changes: Any) -> Any:
+def named(images: Path, directions: Tensor, top: int = 2, **changes: Any) -> Any:
     autoencoder = sae(directions.T.contiguous(), **changes)
     target = Target("mean", MeanColour(), preprocess(4), ("flat",)).with_sae(autoencoder)
     job = Job(
@@ -172,7 +177,7 @@ def named(images: Path, directions: Tensor, **changes: Any) -> Any:
         encoder=ColourEncoder(),
         similarity=clipdissect.similarity.build("soft_wpmi", top_k=4),
         settings=SETTINGS,
-        top=2,
+        top=top,
         images=3,
     )
     return method.build("decoder_names").describe(job)
@@ -206,3 +211,44 @@ def test_decoder_names_needs_the_encoders_space(images: Path) -> None:
         method.build("decoder_names").describe(job)
     with pytest.raises(DissectError, match="needs: probe"):
         describe_units(job)
+
+
+def test_truth_changes_no_description_of_latents(images: Path) -> None:
+    plain = dissect(images, sae=brightest()).descriptions
+    truth = {"conv{sae}": ["red", "green", "blue"]}
+    told = dissect(images, sae=brightest(), truth=truth).descriptions
+    assert told["description"].tolist() == plain["description"].tolist()
+    assert told["similarity"].tolist()[:2] == pytest.approx(plain["similarity"].tolist()[:2])
+    assert told["truth_rank"].tolist()[:2] == [1, 1]
+
+
+def test_latents_that_never_vary_are_alive_and_not_described(images: Path) -> None:
+    always = sae(torch.zeros(4, 2), torch.tensor([1.0, -1.0]))
+    table = dissect(images, sae=always).descriptions
+    assert table["flags"].tolist() == [("few_distinct",), ("dead",)]
+    assert table["description"].tolist() == ["", ""]
+    assert table["density"].tolist() == [1, 0]
+
+
+def test_a_single_firing_position_is_no_larger_than_itself(tmp_path: Path) -> None:
+    """Of masks: a latent with threshold 0 covers its position alone, not its neighbours' halves."""
+    maps = np.zeros((2, 4, 4), dtype=np.float32)
+    maps[0, 1, 2] = maps[1, 1, 2] = 5.0
+    found, above = sparse_inputs(maps, np.array([0.0, 1.0], dtype=np.float32))
+    assert found[0].max() == 1
+    assert above.tolist() == [0.5, 1.0]
+    assert found[1].max() == 5
+    masks = upsample_and_threshold(found[:1], above[:1], (16, 16))
+    pixels = sum(int(word).bit_count() for word in np.asarray(masks).reshape(-1).tolist())
+    assert 12 <= pixels <= 16  # corners are cut
+
+
+def test_decoder_names_shares_the_capture_with_other_processes() -> None:
+    assert DecoderNames.run_worker is not Method.run_worker
+    with pytest.raises(DissectError, match="needs: target"):
+        DecoderNames().run_worker(Job())
+
+
+def test_decoder_names_checks_its_numbers(images: Path) -> None:
+    with pytest.raises(DissectError, match="top and images must be at least 1"):
+        named(images, torch.eye(3), top=0)

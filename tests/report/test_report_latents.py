@@ -363,3 +363,17 @@ def test_layers_of_latents_are_compared(tmp_path: Path) -> None:
     assert (plain["units"], latents["units"]) == ([0], [0, 1, 2])  # the dead one has no description
     assert latents["sides"][1]["x"] == [12345, 100, 1] and latents["same"] == [1, 1, 1]
     assert "neighbours" in page.read_text()
+
+
+def test_latents_of_two_autoencoders_are_not_compared(tmp_path: Path) -> None:
+    folders = [tables_of(tmp_path / name) for name in ("one", "two")]
+    for number, folder in enumerate(folders):
+        file = folder / "run.json"
+        run = json.loads(file.read_text()) if file.is_file() else {}
+        run["digests"] = {"latents of fc{sae}": str(number)}
+        file.write_text(json.dumps(run))
+    page = report.compare(*folders, tmp_path / "out")
+    start = json.loads((page.parent / "data/units.js").read_text()[len("dissect.start(") : -3])
+    assert [layer["name"] for layer in start["layers"]] == ["fc"]
+    said = "Not compared, as the runs have different sparse autoencoders: fc{sae}."
+    assert said in page.read_text()
