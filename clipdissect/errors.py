@@ -23,6 +23,11 @@ class MissingResource(DissectError):
         return type(self), (self.what, self.looked, self.remedy)
 
 
+def one_line(error: Exception, most: int = 300) -> str:
+    """Return the first characters of an error's message, without line breaks."""
+    return " ".join(str(error).split())[:most]
+
+
 def unknown(kind: str, name: str, valid: Iterable[str], most: int = 40) -> DissectError:
     """Return an error for a name outside `valid`, with the closest matches first."""
     names = [str(v) for v in valid]

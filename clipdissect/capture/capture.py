@@ -19,10 +19,15 @@ from clipdissect.capture import determinism
 from clipdissect.capture.activations import Activations, Firing, TopKActivations
 from clipdissect.capture.features import CapturedFeatures, Lazy, concatenate
 from clipdissect.capture.infer_layout import read_layers
-from clipdissect.capture.latents import LATENTS_VERSION, images_a_shard, latent_digests
+from clipdissect.capture.latents import (
+    LATENTS_VERSION,
+    digest_name,
+    images_a_shard,
+    latent_digests,
+)
 from clipdissect.capture.networks import EMBEDS, networks
 from clipdissect.capture.output_layout import READING_VERSION, Reading
-from clipdissect.capture.sae_fit import SaeFit, stored_fits, warnings_of
+from clipdissect.capture.sae_fit import SaeFit, stored_fits, warn
 from clipdissect.capture.settings import Settings
 from clipdissect.capture.shard_runner import ShardTask, run_shards
 from clipdissect.capture.writers import ShardWriter, TopKWriter, read_firing, read_top_k
@@ -84,9 +89,7 @@ def capture(
     mention_threads(team, settings.torch_device)
     job = _Capture(target, layers, encoder, store, settings, top_k, team)
     fits = job.fits((probe.parts or (probe,))[0])
-    of_fits = warnings_of(fits, target)
-    for note in of_fits:  # before any work
-        log.warning(note)
+    of_fits = warn(fits, target)  # before any work
     parts = [job.features(part, *job.ensure(part)) for part in probe.parts or (probe,)]
     features = concatenate(probe, parts) if probe.parts else parts[0]
     notes = determinism.notes(job.reasons, target.name, encoder.name if encoder else "")
@@ -171,6 +174,7 @@ class _Capture:
         self.target, self.layers, self.encoder = target, tuple(layers), encoder
         self.store, self.settings, self.team = store, settings, team
         self.top_k = max(top_k, MIN_TOP_K)
+        self.latents = [layer for layer in layers if layer in target.saes]
         self.timers = Timers()
         self.reasons: dict[str, str] = {}  # why arrays can't be cached, by name
         with self.timers.stage("digests"):
@@ -182,9 +186,7 @@ class _Capture:
             if encoder is not None:
                 self.digests["encoder images"] = encoder.image_digest
                 self.digests["encoder preprocess"] = preprocess_digest(encoder)
-            saes = {layer: target.saes[layer] for layer in layers if layer in target.saes}
-            self.latents = {layer: sae.digest for layer, sae in saes.items()}
-            self.digests |= latent_digests(self.latents)
+            self.digests |= latent_digests(target, layers)
             self.readings = self._readings()
 
     def _readings(self) -> dict[str, Reading]:
@@ -198,7 +200,7 @@ class _Capture:
             self.layers,
             (summary.kind, summary.layout),
             torch.__version__,
-            *([self.latents] if self.latents else []),
+            *(self.digests[digest_name(layer)] for layer in self.latents),
         )
 
         def infer() -> Entry:
@@ -282,7 +284,8 @@ class _Capture:
     def _key(self, layer: str, of_target: Any, common: Any) -> str:
         kind = ("top activations", self.top_k) if self._keeps_top_k(layer) else ("activations",)
         reading = self.readings[layer].facts
-        latents = (LATENTS_VERSION, self.latents[layer]) if layer in self.latents else ()
+        digest = self.digests.get(digest_name(layer))
+        latents = () if digest is None else (LATENTS_VERSION, digest)
         parts = (*kind, ACTIVATIONS_VERSION, of_target, layer, reading, common, *latents)
         return hashing.hash_values(*parts)
 

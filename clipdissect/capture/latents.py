@@ -14,6 +14,7 @@ from clipdissect.capture.output_layout import Reading, as_maps, as_tokens, summa
 from clipdissect.capture.pooling import COUNT
 from clipdissect.capture.settings import Settings
 from clipdissect.sae.base import Sae
+from clipdissect.targets import Target
 
 # Part of cache keys: increment it when the code that computes the numbers changes their values.
 LATENTS_VERSION = 1
@@ -102,9 +103,9 @@ def _kept_tokens(output: Tensor, reading: Reading) -> Float[Tensor, "images toke
     return as_tokens(output, reading).clone()  # later modules may overwrite their inputs
 
 
-def latent_digests(digests: Mapping[str, str]) -> dict[str, str]:
-    """Return autoencoders' digests by layer under the names that manifests give them."""
-    return {digest_name(layer): digest for layer, digest in digests.items()}
+def latent_digests(target: Target, layers: Sequence[str]) -> dict[str, str]:
+    """Return the digests of layers' autoencoders, under the names that manifests give them."""
+    return {digest_name(n): target.saes[n].digest for n in layers if n in target.saes}
 
 
 def digest_name(layer: str) -> str:

@@ -17,7 +17,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.capture.weights import converted, network_of_images
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.batches import floating
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, one_line
 from clipdissect.images.transforms import split
 from clipdissect.targets import Target
 from clipdissect.utils.fingerprint import is_compile_wrapper
@@ -116,7 +116,7 @@ def run_network(model: Any, images: Tensor, eagerly: bool) -> None:
     except (DissectError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the user's own code
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise DissectError(
             f"the target failed on a batch {tuple(images.shape)} with {type(error).__name__}: "
             f"{reason}. Does the preprocessing give the size and channels that the network expects,"

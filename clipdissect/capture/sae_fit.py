@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from clipdissect.sae.base import Sae
 from clipdissect.store import Entry, Store
 from clipdissect.targets import Target
 from clipdissect.utils import hashing
+
+log = logging.getLogger(__name__)
 
 WHAT = "fit of sparse autoencoders"  # description of such an entry in listings
 VERSION = 1  # raise it when the numbers change
@@ -68,7 +71,7 @@ def stored_fits(
     facts = {layer: reading.facts for layer, reading in readings.items()}
     numbers = (probe.digest, settings.numeric, torch.__version__)
     networks_used = {name: digests[name] for name in ("target", "target preprocess")}
-    latents = {layer: digests[digest_name(layer)] for layer in readings}
+    latents = [digests[digest_name(layer)] for layer in readings]
     key = hashing.hash_values(WHAT, VERSION, networks_used, latents, facts, numbers)
     entry = store.get(key)
     if entry is None:
@@ -103,16 +106,19 @@ def _fit(sae: Sae, x: Float[Tensor, "tokens units"]) -> SaeFit:
     return SaeFit(explained, float((codes > 0).sum() / len(x)), codes.shape[1], len(x))
 
 
-def warnings_of(fits: Mapping[str, SaeFit], target: Target) -> tuple[str, ...]:
-    """Return a warning for each of a target's autoencoders that doesn't fit its layer."""
+def warn(fits: Mapping[str, SaeFit], target: Target) -> tuple[str, ...]:
+    """Log and return a warning for each of a target's autoencoders that doesn't fit its layer."""
     problems = {layer: list(_problems(fit, target.saes[layer])) for layer, fit in fits.items()}
-    return tuple(
+    warnings = tuple(
         f"sae {target.saes[layer].name} on the first images: it {' and '.join(found)}. The layer, "
         f"the network, its preprocessing or the autoencoder's normalisation are probably not those "
         f"of its training, and then the descriptions mean nothing"
         for layer, found in problems.items()
         if found
     )
+    for warning in warnings:
+        log.warning(warning)
+    return warnings
 
 
 def _problems(fit: SaeFit, sae: Sae) -> Iterator[str]:

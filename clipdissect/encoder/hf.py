@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clipdissect.encoder.batches import Tokens, in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError, MissingResource, one_line
 from clipdissect.models import hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on, depends_on_more
@@ -279,7 +279,7 @@ def _explained(model: str, source: str, cache: str | None) -> Iterator[None]:
     except DissectError:
         raise
     except Exception as error:  # transformers raises anything
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         if Path(source).is_dir():
             raise DissectError(f"{source} is not a usable model folder: {reason}") from error
         raise MissingResource(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from clipdissect.encoder import open_clip_weights as weights
 from clipdissect.encoder.batches import Tokens, in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError, MissingResource, one_line
 from clipdissect.models import checkpoints, hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on
@@ -306,7 +306,7 @@ def _build(source: _Source, cache: str | None) -> tuple[nn.Module, Transform]:
                 **{f"image_{name}": value for name, value in settings.items()},
             )
     except Exception as error:  # open_clip and timm raise anything
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         if isinstance(error, OSError):  # transformers, of a text network's configuration
             raise MissingResource(
                 f"the configuration of {source.model}",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdissect.errors import DissectError, MissingResource, unknown
+from clipdissect.errors import DissectError, MissingResource, one_line, unknown
 from clipdissect.models import checkpoints, hub
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -168,7 +168,7 @@ def load(network: nn.Module, path: Path, model: str) -> None:
     try:
         load_checkpoint(network, str(path), strict=True, weights_only=True)
     except Exception as error:  # each kind of mismatch fails in its own way
-        first = " ".join(str(error).split())[:300]
+        first = one_line(error)
         raise DissectError(f"the weights in {path} don't fit {model}: {first}") from error
 
 

@@ -20,7 +20,7 @@ from clipdissect.capture.decoding import DecodeError
 from clipdissect.capture.latents import latent_digests
 from clipdissect.capture.maps import Maps, activation_maps, map_readings
 from clipdissect.capture.output_layout import READING_VERSION, Reading
-from clipdissect.capture.sae_fit import SaeFit, stored_fits, warnings_of
+from clipdissect.capture.sae_fit import SaeFit, stored_fits, warn
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks.layout import Layout
@@ -185,15 +185,13 @@ def layer_masks(
         "images": probe.digest,
     }
     layout = Layout.of(probe.masks.sizes)
-    saes = {layer: sae.digest for layer, sae in target.saes.items() if layer in layers}
-    digests |= latent_digests(saes)
+    digests |= latent_digests(target, layers)
     folder, store = _temporary_store() if store is None else (None, store)
     masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
     masks.temporary.append(folder)
-    masks.fits = stored_fits(target, masks.readings(list(saes)), probe, settings, store, digests)
-    of_fits = warnings_of(masks.fits, target)
-    for note in of_fits:  # before any work
-        log.warning(note)
+    readings = masks.readings([layer for layer in layers if layer in target.saes])
+    masks.fits = stored_fits(target, readings, probe, settings, store, digests)
+    of_fits = warn(masks.fits, target)  # before any work
     _load_thresholds(masks, layers)
     masks.notes += of_fits
     masks.notes += hashing.transient_notes(digests)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError, MissingResource, one_line
 from clipdissect.utils import hashing
 
 ENCODED_IMAGES = 256  # size of the cache of features
@@ -146,7 +146,7 @@ def load(model: str, beams: int, max_tokens: int, device: str) -> HFCaptions:
     except DissectError:
         raise
     except Exception as error:  # transformers raises many types
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise DissectError(f"{folder} holds no usable captioning model: {reason}") from error
     network.name_or_path = ""  # the digest must not depend on where the folder is
     network = network.float().eval().to(device)

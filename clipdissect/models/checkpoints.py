@@ -17,7 +17,7 @@ from pooch import file_hash
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from clipdissect.errors import DissectError, MissingResource
+from clipdissect.errors import DissectError, MissingResource, one_line
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.extras import install
@@ -162,7 +162,7 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = _differences(state, expected) or " ".join(str(error).split())[:300]
+        reason = _differences(state, expected) or one_line(error)
         raise DissectError(f"the weights in {source} don't fit the network: {reason}") from error
 
 

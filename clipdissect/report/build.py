@@ -171,10 +171,8 @@ def compare(
 
 
 def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[LayerPair]:
-    common = [layer for layer in runs[0].layers if layer in runs[1].layers]
-    tables = {
-        layer: _common_rows(runs, layer) for layer in common if not _latents_differ(runs, layer)
-    }
+    paired = [layer for layer in _common_layers(runs) if not _latents_differ(runs, layer)]
+    tables = {layer: _common_rows(runs, layer) for layer in paired}
     tables = {layer: rows for layer, rows in tables.items() if len(rows[0])}
     if not tables:
         names = [", ".join(run.layers) for run in runs]
@@ -187,6 +185,10 @@ def _pair_layers(runs: Runs, sentences: Sentences, store: Store | None) -> list[
         texts = {text for rows in tables.values() for side in rows for text in side["description"]}
         embeddings = vectors(sentences, [sorted(filter(None, texts))], store)
     return [LayerPair(layer, rows, _cosines(rows, embeddings)) for layer, rows in tables.items()]
+
+
+def _common_layers(runs: Runs) -> list[str]:
+    return [layer for layer in runs[0].layers if layer in runs[1].layers]
 
 
 def _latents_differ(runs: Runs, layer: str) -> bool:
@@ -327,8 +329,7 @@ def _correct_counts(run: Run, pair: LayerPair) -> tuple[int, int] | None:
 
 
 def _pairing_notes(runs: Runs, pairs: list[LayerPair]) -> list[str]:
-    others = [layer for layer in runs[0].layers if _latents_differ(runs, layer)]
-    others = [layer for layer in others if layer in runs[1].layers]
+    others = [layer for layer in _common_layers(runs) if _latents_differ(runs, layer)]
     names = {*(pair.name for pair in pairs), *others}
     notes = []
     for tag, run in zip(TAGS, runs, strict=True):

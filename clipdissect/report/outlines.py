@@ -16,11 +16,6 @@ _MAPS_AT_ONCE = 4096
 _RUN = re.compile("0{1,26}")
 
 
-def outline(values: Shaped[np.ndarray, "h w"], threshold: float) -> str:
-    """Return the outline of where a map exceeds a threshold; see `outlines`."""
-    return outlines(values[None], threshold)[0]
-
-
 def outlines(maps: Shaped[np.ndarray, "maps h w"], threshold: float) -> list[str]:
     """Return the outlines of where maps exceed a threshold, as SVG paths in a 100 x 100 box.
 

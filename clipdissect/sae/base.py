@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, one_line
 from clipdissect.sae.modules import LinearEncoder, LinearSae
 from clipdissect.utils import hashing
 
@@ -85,7 +85,7 @@ class Sae:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the user's own code
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)
             raise DissectError(
                 f"sae {self.name}: {method} failed on {tuple(arguments[0].shape)} with "
                 f"{type(error).__name__}: {reason}"

@@ -10,8 +10,17 @@ from torch import Tensor
 
 from clipdissect.errors import DissectError, unknown
 from clipdissect.sae.base import Sae
-from clipdissect.sae.modules import Activation, Gated, LinearSae, Relu, Threshold, TopK
-from clipdissect.sae.reading import Config, Files, Tensors, as_sae, check_k, locate, read_tensors
+from clipdissect.sae.modules import Activation, LinearSae, Relu, Threshold, TopK
+from clipdissect.sae.reading import (
+    Config,
+    Files,
+    Tensors,
+    as_sae,
+    check_k,
+    gated,
+    locate,
+    read_tensors,
+)
 
 LOOKS = "dictionary_learning: a folder (trainer_0, ...) with ae.pt and config.json"
 
@@ -99,8 +108,7 @@ def _auto_encoder_new(tensors: Tensors, config: Config) -> LinearSae:
 
 def _gated(tensors: Tensors, config: Config) -> LinearSae:
     encoder, decoder = _linear(tensors)
-    gate, magnitude = (tensors.take(name, "latents") for name in ("gate_bias", "mag_bias"))
-    activation = Gated(gate, tensors.take("r_mag", "latents").exp(), magnitude)
+    activation = gated(tensors, "gate_bias", "mag_bias")
     bias = tensors.take("decoder_bias", "inputs")
     return LinearSae(encoder, None, activation, decoder, bias, subtracted=bias)
 

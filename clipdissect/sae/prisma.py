@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.sae.base import Sae
-from clipdissect.sae.modules import NORMALISATIONS, Activation, Gated, LinearSae, Relu, TopK
-from clipdissect.sae.reading import Config, Files, Tensors, as_sae, check_k, locate, read_tensors
+from clipdissect.sae.modules import NORMALISATIONS, Activation, LinearSae, Relu, TopK
+from clipdissect.sae.reading import (
+    Config,
+    Files,
+    Tensors,
+    as_sae,
+    check_k,
+    gated,
+    locate,
+    read_tensors,
+)
 
 LOOKS = "Prisma: a folder with config.json and one weights file, such as weights.pt"
 ARCHITECTURES = ("standard", "gated")
@@ -104,10 +113,7 @@ def _module(
 ) -> LinearSae:
     weight = tensors.take("W_enc", "inputs", "latents")
     bias = None if architecture == "gated" else tensors.take("b_enc", "latents")
-    decoder, decoder_bias = (
-        tensors.take("W_dec", "latents", "inputs"),
-        tensors.take("b_dec", "inputs"),
-    )
+    decoder, decoder_bias = tensors.decoder()
     activation = _activation(architecture, config, tensors)
     _check_sizes(config, tensors)
     tensors.finish("b_enc")  # a gated one saves it without using it
@@ -127,8 +133,7 @@ def _activation(architecture: str, config: Config, tensors: Tensors) -> Activati
     if architecture == "gated":
         if function != "relu":
             raise DissectError(f"{config.source}: a gated one with {function} isn't supported")
-        gate, magnitude = (tensors.take(name, "latents") for name in ("b_gate", "b_mag"))
-        return Gated(gate, tensors.take("r_mag", "latents").exp(), magnitude)
+        return gated(tensors)
     if function == "topk":
         k = config.part("activation_fn_kwargs").whole("k")
         return TopK(check_k(k, tensors, f"activation_fn_kwargs in {config.source}"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import checkpoints
 from clipdissect.sae.base import Sae
-from clipdissect.sae.modules import LinearEncoder, LinearSae
+from clipdissect.sae.modules import Gated, LinearEncoder, LinearSae
 from clipdissect.utils.dependencies import depends_on
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of weights
@@ -208,6 +208,12 @@ class Tensors:
                 f"don't belong together"
             )
 
+    def decoder(
+        self, outputs: str = "inputs"
+    ) -> tuple[Float[Tensor, "latents outputs"], Float[Tensor, " outputs"]]:
+        """Return `W_dec` and `b_dec`; of transcoders, their size isn't that of the inputs."""
+        return self.take("W_dec", "latents", outputs), self.take("b_dec", outputs)
+
     def finish(self, *unused: str) -> None:
         """Raise a DissectError if there are tensors that weren't taken, but for some."""
         rest = sorted(set(self.tensors) - self._taken - set(unused))
@@ -233,6 +239,12 @@ def _shown(names: Sequence[str], most: int = 12) -> str:
 def read_tensors(file: Path, kind: str) -> Tensors:
     """Read a weights file without running code; raise as `checkpoints.read` does."""
     return Tensors(checkpoints.read(file), file, kind)
+
+
+def gated(tensors: Tensors, gate: str = "b_gate", magnitude: str = "b_mag") -> Gated:
+    """Return the gated activation of the tensors with these names."""
+    gate_bias, magnitude_bias = (tensors.take(name, "latents") for name in (gate, magnitude))
+    return Gated(gate_bias, tensors.take("r_mag", "latents").exp(), magnitude_bias)
 
 
 def check_k(k: int | None, tensors: Tensors, source: str) -> int:

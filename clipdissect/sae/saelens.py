@@ -10,14 +10,22 @@ from clipdissect.sae.base import Sae
 from clipdissect.sae.modules import (
     NORMALISATIONS,
     Activation,
-    Gated,
     LinearEncoder,
     LinearSae,
     Relu,
     Threshold,
     TopK,
 )
-from clipdissect.sae.reading import Config, Files, Tensors, as_sae, check_k, locate, read_tensors
+from clipdissect.sae.reading import (
+    Config,
+    Files,
+    Tensors,
+    as_sae,
+    check_k,
+    gated,
+    locate,
+    read_tensors,
+)
 
 LOOKS = "SAELens: a folder with cfg.json and sae_weights.safetensors"
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
@@ -124,10 +132,7 @@ def _module(
     bias = None if architecture == "gated" else tensors.take("b_enc", "latents")
     is_transcoder = architecture in TRANSCODERS
     outputs = "outputs" if is_transcoder else "inputs"
-    decoder, decoder_bias = (
-        tensors.take("W_dec", "latents", outputs),
-        tensors.take("b_dec", outputs),
-    )
+    decoder, decoder_bias = tensors.decoder(outputs)
     activation = _activation(architecture, config, tensors)
     for size, key in (("inputs", "d_in"), ("latents", "d_sae"), (outputs, "d_out")):
         tensors.agree(size, config.whole(key), f"{key} in {config.source}")
@@ -151,8 +156,7 @@ def _module(
 
 def _activation(architecture: str, config: Config, tensors: Tensors) -> Activation:
     if architecture == "gated":
-        gate, magnitude = (tensors.take(name, "latents") for name in ("b_gate", "b_mag"))
-        return Gated(gate, tensors.take("r_mag", "latents").exp(), magnitude)
+        return gated(tensors)
     if architecture == "topk":
         k = config.whole("k")
         if k is None:  # before version 6

@@ -120,10 +120,7 @@ def _module(
     name: str, top_k: int, config: Config, tensors: Tensors, subtract_bias: bool
 ) -> LinearSae:
     weight, bias = tensors.take("W_enc", "inputs", "latents"), tensors.take("b_enc", "latents")
-    decoder, decoder_bias = (
-        tensors.take("W_dec", "latents", "inputs"),
-        tensors.take("b_dec", "inputs"),
-    )
+    decoder, decoder_bias = tensors.decoder()
     key = "d_model" if "d_model" in config.values else "d_vit"
     inputs, factor = config.whole(key), config.whole("exp_factor")
     tensors.agree("inputs", inputs, f"{key} in {config.source}")

@@ -55,10 +55,7 @@ def _skip(config: Config) -> tuple[str, ...]:
 def _module(config: Config, tensors: Tensors, is_transcoder: bool) -> LinearEncoder:
     weight = tensors.take("encoder.weight", "latents", "inputs").T.contiguous()
     bias = tensors.take("encoder.bias", "latents")
-    decoder, decoder_bias = (
-        tensors.take("W_dec", "latents", "inputs"),
-        tensors.take("b_dec", "inputs"),
-    )
+    decoder, decoder_bias = tensors.decoder()
     inputs = config.whole("d_in")
     tensors.agree("inputs", inputs, f"d_in in {config.source}")
     _check_latents(config, tensors, inputs)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, one_line
 from clipdissect.models.checkpoints import check_file
 from clipdissect.targets.base import Target
 from clipdissect.targets.own import Given, finish
@@ -64,7 +64,7 @@ def _loading(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch fails in many ways on other files
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise DissectError(f"{file} is not {what}, or of another version: {reason}") from error
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_dissect
 import torch
 from dense import target as dense_target
 from dense import write_dense
-from tiny import COLOURS, ColourEncoder, ColourNet, LiveNet, preprocess, write_colours
+from tiny import COLOURS, ColourEncoder, LiveNet, preprocess, write_colours
 from tiny_saes import sae
 from torch import Tensor, nn
 
@@ -36,18 +37,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def dissect(images: Path, **changes: Any) -> clipdissect.Result:
-    arguments: dict[str, Any] = {
-        "model": ColourNet(),
-        "layers": ["conv"],
-        "probe": str(images),
-        "concepts": list(COLOURS),
-        "preprocess": preprocess(),
-        "encoder": ColourEncoder(),
-        "settings": SETTINGS,
-        "similarity": {"name": "soft_wpmi", "top_k": 4},
-        **changes,
-    }
-    return clipdissect.dissect(**arguments)
+    return test_dissect.dissect(str(images), **{"layers": ["conv"], **changes})
 
 
 def brightest() -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_outline import outline
 
 from clipdissect.errors import DissectError
 from clipdissect.masks.kernels import upsample_and_threshold
@@ -21,7 +22,6 @@ from clipdissect.masks.thresholds import (
     is_saturated,
     threshold_estimator,
 )
-from clipdissect.report.outlines import outline
 
 VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 

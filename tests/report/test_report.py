@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from dense import write_dense
+from one_outline import outline
 from PIL import Image
 from test_dissect import SETTINGS, dissect
 from tiny import COLOURS, ColourNet, preprocess, write_colours
@@ -29,7 +30,6 @@ from clipdissect.masks import without_crop
 from clipdissect.method import Job
 from clipdissect.probe.thumbnails import NetworkInputs
 from clipdissect.report import ReportSettings, regions
-from clipdissect.report.outlines import outline
 from clipdissect.report.overview import overview, shorten_paths
 from clipdissect.report.report_data import compact_json, read_report_data
 from clipdissect.report.run import unit_of

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from one_outline import outline
 from PIL import Image
 from test_dissect import SETTINGS, dissect
 from tiny import preprocess
@@ -26,7 +27,7 @@ from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
 from clipdissect.probe import Probe
 from clipdissect.report import regions
-from clipdissect.report.outlines import heat_maps, outline, outlines
+from clipdissect.report.outlines import heat_maps, outlines
 from clipdissect.report.overview import overview
 from clipdissect.report.report_data import ReportData, read_report_data
 from clipdissect.report.run import Neighbour, load, unit_of
