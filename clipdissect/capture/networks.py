@@ -156,11 +156,28 @@ def networks(
         converted(target.model, settings),
         _converted(encoder, settings),
         ExitStack() as stack,
+        _fresh_compiler(settings),
         recording(target.model, readings, reduction.of_layers(saes)) as recorder,
     ):
         for sae in saes.values():
             stack.enter_context(on_device(sae.module, settings.torch_device))
         yield ModelRunner(target, encoder, recorder, settings)
+
+
+@contextmanager
+def _fresh_compiler(settings: Settings) -> Iterator[None]:
+    """Discard compiled code before and after the block where networks are compiled in it.
+
+    Code compiled for one network serves another of its class, whatever hooks they have.
+    """
+    if not settings.compile:
+        yield
+        return
+    torch.compiler.reset()
+    try:
+        yield
+    finally:
+        torch.compiler.reset()
 
 
 @contextmanager

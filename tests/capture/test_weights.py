@@ -81,9 +81,16 @@ def test_convolutions_are_channels_last_on_cuda(monkeypatch: pytest.MonkeyPatch)
     assert model[0].weight.stride() == strides
 
 
-def run(images: Path, store: Store, encoder: Any, **settings: Any) -> Any:
-    model = LiveNet()
-    target = Target("tiny", model, preprocess(), ("conv", "head"))
+def run(
+    images: Path,
+    store: Store,
+    encoder: Any,
+    model: nn.Module | None = None,
+    layers: tuple[str, ...] = ("conv", "head"),
+    **settings: Any,
+) -> Any:
+    model = model or LiveNet()
+    target = Target("tiny", model, preprocess(), layers)
     options = Settings(device="cpu", **settings)
     found = capture(
         target, target.layers, encoder, probe.build("folder", root=str(images)), store, options
@@ -139,6 +146,21 @@ def test_both_networks_are_compiled_with_their_hooks(
     for layer in ("conv", "head"):
         assert torch.allclose(exact.activations[layer], found.activations[layer], atol=0.02)
     assert torch.allclose(exact.image_embeds, found.image_embeds, atol=0.02)
+
+
+def test_compiled_code_of_other_hooks_is_not_used(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch, "compile", lambda network: torch._dynamo.optimize("aot_eager")(network)
+    )
+    broken = LiveNet()  # what follows its hook is compiled apart, without a hook
+    broken.conv.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    encoder, store = NetworkEncoder(), Store(tmp_path / "store")
+    exact = run(images, store, encoder)
+    run(images, store, encoder, broken, ("conv",), compile=True)
+    found = run(images, store, encoder, compile=True)
+    assert exact.activations["head"].equal(found.activations["head"])
 
 
 def test_devices_are_left_as_they_were() -> None:
