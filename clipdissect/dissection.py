@@ -268,19 +268,28 @@ def capture_features(job: Job, layers: Sequence[str]) -> CapturedFeatures:
     """Capture layers of the job's target and its probe's image embeddings."""
     needs = ("target", "probe", "encoder", "similarity")
     target, probe, encoder, similarity = job.require("clip_dissect", needs)
-    top_k = _stored_top_k(similarity, job.images)
-
-    # By identity: equal networks may have other weights. `KeptFeatures` keeps the numbers taken.
-    inputs = (id(target), id(probe), id(encoder), job.store and job.store.root, tuple(layers))
-    key = (*inputs, job.settings, top_k if _keeps_top_k(job) else None)
-    kept = job.kept.find(key) if job.kept and job.team.size == 1 else None
+    kept = job.kept.find(_key(job, layers)) if job.kept and job.team.size == 1 else None
     if kept is not None and kept.are_unchanged:
         return replace(kept.features, computed=(), seconds={})
-    options: dict[str, Any] = {"top_k": top_k, "team": job.team}
+    options: dict[str, Any] = {"top_k": _stored_top_k(similarity, job.images), "team": job.team}
     features = capture(target, layers, encoder, probe, job.store, job.settings, **options)
-    if job.kept and job.store:
-        job.kept.keep(key, KeptFeatures((target, probe, encoder), job.store.root, features))
+    keep_features(job, layers, features)
     return features
+
+
+def keep_features(job: Job, layers: Sequence[str], features: CapturedFeatures) -> None:
+    """Make `capture_features` return these features for a job with the same inputs."""
+    if job.kept and job.store:
+        inputs = job.target, job.probe, job.encoder
+        job.kept.keep(_key(job, layers), KeptFeatures(inputs, job.store.root, features))
+
+
+def _key(job: Job, layers: Sequence[str]) -> tuple[Any, ...]:
+    (similarity,) = job.require("clip_dissect", ("similarity",))
+    # By identity: equal networks may have other weights. `KeptFeatures` keeps the numbers taken.
+    inputs = id(job.target), id(job.probe), id(job.encoder), job.store and job.store.root
+    top_k = _stored_top_k(similarity, job.images) if _keeps_top_k(job) else None
+    return (*inputs, tuple(layers), job.settings, top_k)
 
 
 def embed_concepts(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipdissect.capture.activations import Activations, Firing, TopKActivations
 from clipdissect.capture.output_layout import Reading
 from clipdissect.capture.sae_fit import SaeFit
+from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
 from clipdissect.store import Shard
 
@@ -59,6 +60,37 @@ class CapturedFeatures:
     def image_embeds(self) -> Float[Tensor, "images dims"]:
         """`I [images, dims]`, float32, unit rows; read on each access."""
         return self.read_embeds()
+
+    def rows(self, rows: Sequence[int], digest: str) -> CapturedFeatures:
+        """Return the features of some images, by row; `digest` is their probe's.
+
+        Activations must be stored in full: reading top-k lists raises a DissectError.
+        """
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return replace(
+            self,
+            images=tuple(self.images[row] for row in rows),
+            activations=Lazy(
+                {layer: partial(_rows, self.activations, layer, index) for layer in self.activations}
+            ),
+            read_embeds=lambda: self.image_embeds[index],
+            skipped={},
+            computed=(),
+            digests={**self.digests, "images": digest},
+            holder=self,
+            seconds={},
+        )
+
+
+def _rows(
+    activations: Mapping[str, Activations], layer: str, index: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows units"]:
+    of_layer = activations[layer]
+    if isinstance(of_layer, TopKActivations):
+        raise DissectError(
+            f"layer {layer} has stored activations of its top images only: set capture.keep=full"
+        )
+    return of_layer[index]
 
 
 def concatenate(probe: Probe, parts: Sequence[CapturedFeatures]) -> CapturedFeatures:

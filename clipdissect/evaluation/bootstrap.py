@@ -184,10 +184,47 @@ def _difference(
 def mean_interval(values: Float[np.ndarray, " units"], resampling: Resampling) -> dict[str, Any]:
     """Return the JSON-able mean of units with its interval; NaN are left out and not counted."""
     known = values[~np.isnan(values)]
-    if not len(known):
-        return {"units": 0, "value": None, **_NOTHING}
-    ends = interval(_means(known, resampling), resampling.confidence)
-    return {"units": len(known), "value": float(known.mean()), **ends}
+    return mean_intervals(known[:, None], resampling)[0]
+
+
+def mean_intervals(
+    values: Float[np.ndarray, "units columns"], resampling: Resampling
+) -> list[dict[str, Any]]:
+    """Return each column's mean with its interval, all by the same resampled sets of units.
+
+    NaN are left out and not counted.
+    """
+    is_known = ~np.isnan(values)
+    counts = is_known.sum(0)
+    both = np.concatenate([np.where(is_known, values, 0), is_known.astype(float)], axis=1)
+    sums, known = np.split(_resampled_sums(both, resampling), 2, axis=1)
+    with np.errstate(invalid="ignore"):
+        drawn = sums / known
+    return [
+        {
+            "units": int(count),
+            "value": float(values[is_known[:, i], i].mean()),
+            # Sets without a unit that has a value tell nothing of the mean.
+            **interval(drawn[known[:, i] > 0, i], resampling.confidence),
+        }
+        if count
+        else {"units": 0, "value": None, **_NOTHING}
+        for i, count in enumerate(counts)
+    ]
+
+
+def _resampled_sums(
+    values: Float[np.ndarray, "units columns"], resampling: Resampling
+) -> Float[np.ndarray, "resamples columns"]:
+    units = len(values)
+    sums = [
+        np.bincount((rows + np.arange(len(rows))[:, None] * units).ravel(), minlength=rows.size)
+        .reshape(rows.shape)
+        .astype(float)
+        @ values
+        for rows in (resampling.rows(units) if units else ())
+    ]
+    return np.concatenate(sums) if sums else np.zeros((0, values.shape[1]))
 
 
 def mean_difference(
