@@ -80,6 +80,22 @@ class Comparison:
 
 
 @dataclass
+class Scorer:
+    """How `score` scores labels; see docs/scores.md."""
+
+    # An encoder's name, or {name: ..., parameter: ...}: not the one that made the labels.
+    encoder: Any = None
+    same_encoder: bool = False  # allow the encoder that made the labels
+    labels: str = "auto"  # or anew (made again from the split's first part), given (as they are)
+    split: Optional[str] = None  # noqa: UP045 - split.csv of an earlier run, to use its images
+    shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    seed: int = 0  # of the split and of control labels
+    draws: int = 5  # of random and of shuffled labels, per unit
+    alpha: float = 0.005  # share of images on which a unit counts as active (label metrics)
+    confident: float = 0.9  # a description's least probability of being right, for the summary
+
+
+@dataclass
 class Report:
     """The contents of a run's report; see `clipdissect.report.ReportSettings`."""
 
@@ -135,6 +151,10 @@ class Root:
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
+    run: Optional[str] = None  # noqa: UP045 - the labels to score: a run's folder, or a file
+    against: list[str] = field(default_factory=list)  # other labels of the same units, likewise
+    scores: list[str] = field(default_factory=list)  # []: all that the inputs allow
+    scorer: Scorer = field(default_factory=Scorer)
     top: int = 5  # descriptions per unit
     images: int = 10  # top images per unit
     null_similarity: bool = True  # also score with shuffled images; see docs/similarity.md

@@ -1,11 +1,16 @@
-"""What scores are computed of: units of a layer, each with a text."""
+"""What scores are computed of, and what computes them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from clipdissect.errors import DissectError
 
 Scores = dict[str, Float[np.ndarray, " pairs"]]  # by name; NaN where undefined
 
@@ -28,3 +33,22 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.units)
+
+
+class Unavailable(DissectError):
+    """A scorer lacks an input; the message says which, and how to supply it."""
+
+
+class Scorer(ABC):
+    """Scores of one kind, larger is better; its constructor raises `Unavailable`."""
+
+    name: ClassVar[str]
+    facts: dict[str, Any]  # of its inputs, for the manifest
+
+    @abstractmethod
+    def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
+        """Return the scores of the layer's units with `texts`, by column of the table."""
+
+    def pool(self, vocabulary: Sequence[str]) -> Sequence[str]:
+        """Return the texts that it can score, for random labels."""
+        return vocabulary

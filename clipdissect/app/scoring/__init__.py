@@ -1,0 +1,1 @@
+"""`clipdissect score`: labels of runs and files, scored on held-out images."""

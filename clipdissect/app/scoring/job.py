@@ -1,0 +1,134 @@
+"""Build what `score` needs: labels, held-out images, scorers; then score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clipdissect import encoder as encoders
+from clipdissect import method as methods
+from clipdissect.app.build import build_job, parameters
+from clipdissect.app.scoring.labels import (
+    Labels,
+    encoder_of,
+    given,
+    is_made_anew,
+    layers_of,
+    make_anew,
+)
+from clipdissect.app.scoring.sources import Source, read_sources
+from clipdissect.capture.capture import capture
+from clipdissect.capture.features import CapturedFeatures
+from clipdissect.encoder import Encoder
+from clipdissect.errors import DissectError
+from clipdissect.method import Job
+from clipdissect.probe import Probe
+from clipdissect.scores.held_out import HeldOut, rows_of
+from clipdissect.scores.splits import Split, read_split, split_images
+from clipdissect.utils.distributed import from_environment
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """The labels, and the images and networks that score them.
+
+    `first` has the images that labels may be made from; `job` the target, its layers, and the
+    probe.
+    """
+
+    config: Any
+    sources: list[Source]
+    job: Job
+    encoder: Encoder | None
+    split: Split
+
+    @classmethod
+    def build(cls, config: Any) -> ScoringJob:
+        """Build the parts and check them against the run's manifest."""
+        if from_environment().size > 1:
+            raise DissectError("score runs in one process: leave out torchrun")
+        sources = read_sources(config)
+        base = sources[0].config or config
+        job = build_job(base, _published(sources[0]), ("target", "probe"))
+        assert job.target and job.probe
+        layers = layers_of([source.run.descriptions for source in sources])
+        job = replace(job, target=replace(job.target, layers=tuple(layers)))
+        options = config.scorer
+        if options.split:
+            split = read_split(options.split, job.probe.images)
+        else:
+            split = split_images(job.probe.images, options.seed, tuple(options.shares))
+        return cls(config, sources, job, _scoring_encoder(options.encoder), split)
+
+    @property
+    def probe(self) -> Probe:
+        assert self.job.probe
+        return self.job.probe
+
+    def labels(self) -> list[Labels]:
+        """Return all labels, made anew where they would know the images that score them."""
+        choice, images = self.config.scorer.labels, self.probe.digest
+        first = self.probe.subset(self.split.describe.tolist())
+        return [
+            make_anew(source, self.job, first)
+            if is_made_anew(source, choice, images)
+            else given(source, images)
+            for source in self.sources
+        ]
+
+    def held_out(self, labels: Sequence[Labels]) -> HeldOut:
+        """Capture the images that score; labels as given leave the first part to them, too."""
+        assert self.job.target
+        features = self._features()
+        parts = (self.split.describe, self.split.validate, self.split.test)
+        images = ([self.probe.images[i] for i in part.tolist()] for part in parts)
+        first, validate, test = (rows_of(features, names) for names in images)
+        if any(label.result for label in labels):
+            fit = torch.cat([first, validate])
+        else:
+            fit, test = validate, torch.cat([first, test])
+        found = (encoder_of(source) for source in self.sources)
+        return HeldOut(
+            self.job.target,
+            self.probe,
+            features,
+            fit,
+            validate,
+            test,
+            self.job.settings,
+            self.job.store,
+            self.encoder,
+            tuple(encoder for encoder in found if encoder is not None),
+        )
+
+    def _features(self) -> CapturedFeatures:
+        assert self.job.target
+        target, settings = self.job.target, replace(self.job.settings, keep="full")
+        probe = self.probe
+        if target.saes:  # too many latents for all images
+            rows = [*self.split.validate.tolist(), *self.split.test.tolist()]
+            probe = probe.subset(sorted(rows))
+        features = capture(
+            target, target.layers, self.encoder, probe, self.job.store, settings
+        )
+        known = self.sources[0].digests.get("target")
+        if known is not None and known != features.digests["target"]:
+            raise DissectError(
+                f"{self.sources[0].name} is of another network than target {target.name} is now: "
+                "its weights or code have changed since, or other weights are named"
+            )
+        return features
+
+
+def _published(source: Source) -> methods.Method:
+    """Return a method that needs nothing; the job's other parts are built as asked for."""
+    return methods.build("published", path=str(source.run.folder))
+
+
+def _scoring_encoder(option: Any) -> Encoder | None:
+    if option is None:
+        return None
+    return encoders.resolve(option if isinstance(option, str) else parameters(option))

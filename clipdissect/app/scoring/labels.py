@@ -1,0 +1,119 @@
+"""Label sets: made anew from the first part of the images, or taken as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from clipdissect import concepts as concept_sets
+from clipdissect import method as methods
+from clipdissect.app.build import build_group, build_job, build_once
+from clipdissect.app.scoring.sources import Source
+from clipdissect.dissection import capture_features, keep_features
+from clipdissect.errors import DissectError, MissingResource
+from clipdissect.method import Job, Method
+from clipdissect.probe import Probe
+from clipdissect.results.result import Result
+from clipdissect.scores.held_out import rows_of
+from clipdissect.utils.type_checks import check_choice
+
+ANEW, GIVEN, AUTO = CHOICES = ("anew", "given", "auto")
+SAME_IMAGES = (
+    "its labels were made from the images that score them, so its scores are too high; "
+    "scorer.labels=anew makes them again from other images"
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels to score; `result` is what made them anew, None if they are as given.
+
+    `vocabulary` has what they were chosen from; empty if unknown. `note` is a caveat.
+    """
+
+    name: str
+    descriptions: pd.DataFrame
+    vocabulary: tuple[str, ...] = ()
+    result: Result | None = None
+    note: str = ""
+
+
+def is_made_anew(source: Source, choice: str, images: str) -> bool:
+    """Return whether labels are to be made again; `images` is the digest of the scoring probe.
+
+    By `auto`, those of a run on these images are, since they would know the images that score them.
+    """
+    check_choice("scorer.labels", choice, CHOICES)
+    same_images = source.digests.get("images") == images
+    if choice == GIVEN or (choice == AUTO and not same_images):
+        return False
+    if source.config is None and (same_images or source.run.folder.is_dir()):
+        raise DissectError(
+            f"{source.name} has no config (.hydra) to make its labels again from a part of the "
+            "images: score it on other images (probe=...), or score the labels as they are "
+            "(scorer.labels=given)"
+        )
+    return source.config is not None and "probe" in _method(source).needs
+
+
+def given(source: Source, images: str) -> Labels:
+    """Return the labels as they are."""
+    same_images = source.digests.get("images") == images
+    note = f"{source.name}: {SAME_IMAGES}" if same_images else ""
+    return Labels(source.name, source.run.descriptions, _vocabulary(source), note=note)
+
+
+def make_anew(source: Source, job: Job, first: Probe) -> Labels:
+    """Describe the job's layers by the source's method on the first part of the images."""
+    method = _method(source)
+    own = replace(build_job(source.config, method), target=job.target, probe=job.probe)
+    if "encoder" in method.needs and not (job.target and job.target.saes):
+        _reuse_features(own, first)
+    result = method.describe(replace(own, probe=first))
+    texts = result.vocabulary.texts if result.vocabulary else ()
+    return Labels(source.name, result.descriptions, tuple(texts), result)
+
+
+def encoder_of(source: Source) -> Any | None:
+    """Return the encoder that made the labels; None if they need none or it is unknown."""
+    if source.config is None or "encoder" not in _method(source).needs:
+        return None
+    job = build_job(source.config, _method(source))
+    return job.encoder
+
+
+def _reuse_features(job: Job, first: Probe) -> None:
+    """Take the first part's features from those of all images, which the store often has."""
+    assert job.target and job.probe
+    layers = job.target.layers
+    whole = capture_features(job, layers)
+    rows = rows_of(whole, list(first.images)).tolist()
+    keep_features(replace(job, probe=first), layers, whole.rows(rows, first.digest))
+
+
+def _method(source: Source) -> Method:
+    assert source.config is not None
+    method: Method = build_group(methods.build, source.config.method)
+    return method
+
+
+def _vocabulary(source: Source) -> tuple[str, ...]:
+    if source.config is None or "concepts" not in _method(source).needs:
+        return ()
+    try:
+        return tuple(build_once("concepts", concept_sets.build, source.config.concepts).texts)
+    except MissingResource:  # random labels are then drawn from the labels
+        return ()
+
+
+def layers_of(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """Return the layers that all tables describe; raise a DissectError if there are none."""
+    named = [list(dict.fromkeys(map(str, table["layer"]))) for table in tables]
+    common = [layer for layer in named[0] if all(layer in others for others in named[1:])]
+    if not common:
+        lists = "; ".join(", ".join(layers) for layers in named)
+        raise DissectError(f"the labels have no layer in common: {lists}")
+    return common

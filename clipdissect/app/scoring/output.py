@@ -1,0 +1,121 @@
+"""Tables, figure and printed summary of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdissect.app.console import console, print_lines, text_table
+from clipdissect.app.printing import with_interval
+from clipdissect.scores.layers import LABELS, LayerScores
+from clipdissect.utils.figures import save_figure
+
+MAIN = ("simulation", "ablation", "cosy_auc", "auprc", "iou", "f1", "correlation")
+COLOURS = {LABELS: "C0", "constant": "C1", "random": "C2", "shuffled": "C3"}
+
+
+def score_table(rows: pd.DataFrame, layers: Mapping[str, LayerScores]) -> pd.DataFrame:
+    """Return `layer, unit, description` and a column per score, of the scored layers."""
+    parts = []
+    for layer, scores in layers.items():
+        part = rows.loc[rows["layer"] == layer, ["layer", "unit", "description"]]
+        parts.append(part.reset_index(drop=True).assign(**scores[LABELS]))
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return table
+
+
+def show_scores(
+    metrics: Mapping[str, Any], notes: Sequence[str], folder: Path, others: bool = True
+) -> None:
+    """Print means next to controls, differences to other labels, notes and the folder."""
+    out = console()
+    for layer, scores in metrics["layers"].items():
+        out.print(_layer_table(layer, scores))
+    lines = [_verdict(layer, scores) for layer, scores in metrics["layers"].items()]
+    if others:
+        for name, layers in metrics["differences"].items():
+            lines += _difference_lines(name, layers)
+    lines += [f"not scored: {name}: {why}" for name, why in metrics["not_scored"].items()]
+    print_lines(out, [*lines, *(f"note: {note}" for note in notes), f"files: {folder}"])
+
+
+def _layer_table(layer: str, scores: Mapping[str, Any]) -> Any:
+    controls = list(dict.fromkeys(c for score in scores.values() for c in score["controls"]))
+    rows = [
+        (
+            name,
+            score["units"],
+            with_interval(score["value"], score),
+            *(with_interval(score["controls"][c]["value"], None) for c in controls),
+            ", ".join(score["reached_by"]),
+        )
+        for name, score in scores.items()
+    ]
+    headers = ("score", "units", "labels", *controls, "not above")
+    return text_table({name: {"no_wrap": True} for name in headers}, rows, layer)
+
+
+def _verdict(layer: str, scores: Mapping[str, Any]) -> str:
+    reached = [name for name, score in scores.items() if score["reached_by"]]
+    if not scores:
+        return f"{layer}: nothing could be scored"
+    if not reached:
+        return f"{layer}: all scores are above those of every control, by 95 % intervals"
+    return f"{layer}: a control reaches {', '.join(reached)}: there, the labels show nothing"
+
+
+def _difference_lines(name: str, layers: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for layer, scores in layers.items():
+        for score, found in scores.items():
+            certain = found["low"] is not None and found["low"] * found["high"] > 0
+            mark = "" if certain else " (not certain)"
+            lines.append(
+                f"minus {name}: {layer} {score} {with_interval(found['value'], found)} "
+                f"of {found['units']} units{mark}"
+            )
+    return lines
+
+
+def draw(metrics: Mapping[str, Any], folder: Path) -> None:
+    """Draw the means of the labels and of the controls with intervals, a panel per score."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    layers = metrics["layers"]
+    names = [n for n in MAIN if any(n in scores for scores in layers.values())]
+    if not names:
+        return
+    plt.rcParams["svg.hashsalt"] = "scores"  # equal figures give equal bytes
+    size = (2.2 + 2.4 * len(names), 1.2 + 0.7 * len(layers))
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    for panel, name in zip(axes[0], names, strict=True):
+        _draw_panel(panel, [scores.get(name) for scores in layers.values()])
+        panel.set_title(name.replace("_", " "), fontsize=9)
+    axes[0][0].set_yticks(range(len(layers)), list(layers))
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0.45 / size[1], 1, 1))
+    save_figure(figure, folder, "scores")
+    plt.close(figure)
+
+
+def _draw_panel(panel: Any, scores: Sequence[Mapping[str, Any] | None]) -> None:
+    panel.grid(axis="x", alpha=0.3)
+    for number, name in enumerate(COLOURS):
+        points = []
+        for row, score in enumerate(scores):
+            found = score if name == LABELS else (score or {}).get("controls", {}).get(name)
+            if found and found["low"] is not None:
+                points.append((found["value"], found["low"], found["high"], row + number * 0.15))
+        if points:
+            value, low, high, y = np.array(points).T
+            error = np.maximum([value - low, high - value], 0)
+            panel.errorbar(value, y, xerr=error, fmt="o", ms=4, color=COLOURS[name], label=name)

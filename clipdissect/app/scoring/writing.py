@@ -1,0 +1,84 @@
+"""Write a score run's files, those of a complete run of its labels among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipdissect.app.scoring.job import ScoringJob
+from clipdissect.app.scoring.labels import Labels
+from clipdissect.app.scoring.scoring import Scored
+from clipdissect.results.layer_summaries import summarise
+from clipdissect.results.manifest import run_manifest
+from clipdissect.results.result import Result
+from clipdissect.results.run_files import begin, write_json, write_table, write_tables
+from clipdissect.scores.held_out import HeldOut
+from clipdissect.scores.splits import write_split
+
+
+def write(
+    folder: Path,
+    job: ScoringJob,
+    scored: Scored,
+    held_out: HeldOut,
+    metrics: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> Result:
+    """Write tables, split and metrics, then `run.json`; return the first labels' result."""
+    result = _result(job, scored.labels[0], held_out)
+    result.run["scores"] = _facts(job, scored, held_out)
+    result.run["notes"] = [*result.run["notes"], *(s.note for s in scored.labels if s.note)]
+    result.run["seconds"] = dict(seconds)
+    begin(folder)
+    write_tables(folder, result.descriptions, result.top_images)
+    for name, table in scored.tables().items():
+        write_table(folder / f"{name}.csv", table)
+    write_split(folder, job.split, job.probe.images)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", result.run)
+    return result
+
+
+def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
+    layers = held_out.target.layers
+    table = labels.descriptions
+    table = table[table["layer"].isin(layers)].reset_index(drop=True)
+    if labels.result is not None:
+        return replace(labels.result, descriptions=table)
+    features, settings = held_out.features, held_out.settings
+    summaries = {
+        layer: summarise(
+            layer, features.activations[layer], features, job.job.images, settings.numeric
+        )
+        for layer in layers
+    }
+    top_images = pd.concat([s.top_images for s in summaries.values()], ignore_index=True)
+    run = run_manifest(
+        held_out.target,
+        held_out.probe,
+        settings,
+        images_used=len(features.images),
+        skipped=features.skipped,
+        notes=[*held_out.target.notes, *held_out.probe.notes, *features.notes],
+        digests=features.digests,
+        computed=features.computed,
+        fits=features.fits,
+    )
+    histograms = {layer: summary.histograms for layer, summary in summaries.items()}
+    return Result(table, top_images, run, histograms)
+
+
+def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
+    rows = {"fit": held_out.fit, "validate": held_out.validate, "test": held_out.test}
+    return {
+        "of": {s.name: "anew" if s.result else "given" for s in scored.labels},
+        "digests": {source.name: source.digests for source in job.sources},
+        "images": {name: len(part) for name, part in rows.items()},
+        "split": job.config.scorer.split or {"seed": job.config.scorer.seed},
+        "scorers": scored.facts,
+        "not_scored": scored.not_scored,
+    }

@@ -1,0 +1,81 @@
+"""Score a layer's labels next to control labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from clipdissect.scores.base import Pairs, Scorer
+from clipdissect.scores.controls import control_labels
+
+LABELS = "labels"
+
+# Per label set (`LABELS` or a control), per score: a value per unit, NaN where undefined.
+LayerScores = Mapping[str, Mapping[str, Float[np.ndarray, " units"]]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How control labels are drawn."""
+
+    draws: int = 5
+    seed: int = 0
+
+
+def score_layer(
+    scorer: Scorer, layer: str, rows: pd.DataFrame, vocabulary: Sequence[str], drawing: Drawing
+) -> LayerScores:
+    """Return the scores of a layer's labels and of control labels of the same units.
+
+    Units without a description have no score. Of several draws of a control, each unit has the
+    mean.
+
+    Args:
+        rows: `unit, description`, a row per unit.
+        vocabulary: what the labels were chosen from; empty: unknown, so random labels are drawn
+            from the layer's labels.
+    """
+    described = rows["description"].to_numpy() != ""
+    labels = [str(text) for text in rows["description"][described]]
+    units = rows["unit"].to_numpy()[described]
+    pool = scorer.pool(vocabulary or sorted(set(labels)))
+    sets = {LABELS: [labels], **control_labels(labels, pool, drawing.draws, drawing.seed)}
+    found = _score_sets(scorer, layer, units, sets)
+    return {
+        name: {column: _scatter(values, described) for column, values in columns.items()}
+        for name, columns in found.items()
+    }
+
+
+def _score_sets(
+    scorer: Scorer, layer: str, units: np.ndarray, sets: Mapping[str, Sequence[Sequence[str]]]
+) -> dict[str, dict[str, Float[np.ndarray, " described"]]]:
+    """Score all sets of labels in one call, which computes what texts share once."""
+    drawn = [labels for of_set in sets.values() for labels in of_set]
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(t for ts in drawn for t in ts))}
+    texts = np.array([numbers[text] for labels in drawn for text in labels], dtype=np.int64)
+    scores = scorer.score(layer, Pairs(np.tile(units, len(drawn)), texts), list(numbers))
+    result: dict[str, dict[str, Float[np.ndarray, " described"]]] = {name: {} for name in sets}
+    for column, values in scores.items():
+        rows = iter(values.reshape(len(drawn), len(units)))
+        for name, of_set in sets.items():
+            result[name][column] = _mean([next(rows) for _ in of_set])
+    return result
+
+
+def _mean(rows: Sequence[np.ndarray]) -> Float[np.ndarray, " described"]:
+    """Return the mean of the draws that are defined; NaN if none is."""
+    known = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):
+        mean: Float[np.ndarray, " described"] = np.nansum(rows, axis=0) / known.sum(0)
+    return mean
+
+
+def _scatter(values: np.ndarray, described: np.ndarray) -> Float[np.ndarray, " units"]:
+    result = np.full(len(described), np.nan)
+    result[described] = values
+    return result

@@ -1,0 +1,87 @@
+"""Means of scores with intervals, and what they are above control labels and other labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from clipdissect.evaluation.bootstrap import Resampling, mean_intervals
+from clipdissect.scores.layers import LABELS, LayerScores
+
+ALL = "all layers"
+
+
+def pooled(layers: Mapping[str, LayerScores]) -> dict[str, LayerScores]:
+    """Return the scores of each layer and, of several layers, of all units together."""
+    if len(layers) < 2:
+        return dict(layers)
+    parts = list(layers.values())
+    sizes = [len(next(iter(part[LABELS].values()), ())) for part in parts]
+    names = dict.fromkeys(name for part in parts for name in part)
+    together: dict[str, dict[str, Float[np.ndarray, " units"]]] = {}
+    for name in names:
+        columns = dict.fromkeys(c for part in parts for c in part.get(name, {}))
+        together[name] = {
+            column: np.concatenate(
+                [
+                    part.get(name, {}).get(column, np.full(size, np.nan))
+                    for part, size in zip(parts, sizes, strict=True)
+                ]
+            )
+            for column in columns
+        }
+    return {**layers, ALL: together}
+
+
+def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
+    """Return JSON-able means per score, with those of controls and what labels have over them.
+
+    `reached_by` lists the controls that the labels aren't above for certain: the interval of the
+    difference, paired by unit, includes 0.
+    """
+    names, matrix = [], []
+    for column, own in scores[LABELS].items():
+        names.append((column, LABELS, ""))
+        matrix.append(own)
+        for control in (name for name in scores if name != LABELS):
+            names += [(column, control, ""), (column, control, "difference")]
+            matrix += [scores[control][column], own - scores[control][column]]
+    found = dict(zip(names, _intervals(matrix, resampling), strict=True))
+    result: dict[str, Any] = {}
+    for column in scores[LABELS]:
+        of_controls = {
+            control: {
+                **found[column, control, ""],
+                "difference": found[column, control, "difference"],
+            }
+            for control in scores
+            if control != LABELS
+        }
+        result[column] = {
+            **found[column, LABELS, ""],
+            "controls": of_controls,
+            "reached_by": [c for c, v in of_controls.items() if not is_above(v["difference"])],
+        }
+    return result
+
+
+def differences(first: LayerScores, second: LayerScores, resampling: Resampling) -> dict[str, Any]:
+    """Return the first labels' scores minus the second's, over the units that both have."""
+    own, other = first[LABELS], second[LABELS]
+    columns = [column for column in own if column in other]
+    found = _intervals([own[c] - other[c] for c in columns], resampling)
+    return dict(zip(columns, found, strict=True))
+
+
+def is_above(difference: Mapping[str, Any]) -> bool:
+    """Return whether an interval is above 0; an undefined one isn't."""
+    return difference["low"] is not None and bool(difference["low"] > 0)
+
+
+def _intervals(
+    columns: Sequence[Float[np.ndarray, " units"]], resampling: Resampling
+) -> list[dict[str, Any]]:
+    return mean_intervals(np.stack(columns, axis=1), resampling) if columns else []
