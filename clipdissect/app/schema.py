@@ -151,8 +151,9 @@ class Root:
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
-    run: Optional[str] = None  # noqa: UP045 - the labels to score: a run's folder, or a file
-    against: list[str] = field(default_factory=list)  # other labels of the same units, likewise
+    # The labels to score: a run's folder, a file, or {name: published, path: FILE, ...}.
+    run: Any = None
+    against: list[Any] = field(default_factory=list)  # other labels of the same units, likewise
     scores: list[str] = field(default_factory=list)  # []: all that the inputs allow
     scorer: Scorer = field(default_factory=Scorer)
     top: int = 5  # descriptions per unit

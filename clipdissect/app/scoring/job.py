@@ -30,6 +30,8 @@ from clipdissect.scores.held_out import HeldOut, rows_of
 from clipdissect.scores.splits import Split, read_split, split_images
 from clipdissect.utils.distributed import from_environment
 
+NOTHING = methods.build("published", path="")  # a method that needs no part of a job
+
 
 @dataclass(frozen=True)
 class ScoringJob:
@@ -52,7 +54,7 @@ class ScoringJob:
             raise DissectError("score runs in one process: leave out torchrun")
         sources = read_sources(config)
         base = sources[0].config or config
-        job = build_job(base, _published(sources[0]), ("target", "probe"))
+        job = build_job(base, NOTHING, ("target", "probe"))
         assert job.target and job.probe
         layers = layers_of([source.run.descriptions for source in sources])
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
@@ -121,11 +123,6 @@ class ScoringJob:
                 "its weights or code have changed since, or other weights are named"
             )
         return features
-
-
-def _published(source: Source) -> methods.Method:
-    """Return a method that needs nothing; the job's other parts are built as asked for."""
-    return methods.build("published", path=str(source.run.folder))
 
 
 def _scoring_encoder(option: Any) -> Encoder | None:

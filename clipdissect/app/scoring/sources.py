@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from clipdissect import method as methods
+from clipdissect.app.build import parameters
 from clipdissect.app.launch import identity
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.report.run import Run, load
@@ -23,7 +25,7 @@ SHARED = ("target", "probe", "sae", "capture", "paths", "profile")
 class Source:
     """Labels, and the config to make them anew; None if they can't be.
 
-    `name` is the folder or file as given.
+    `name` says what they are: the method, or the folder or file.
     """
 
     name: str
@@ -44,13 +46,25 @@ def read_sources(config: Any) -> list[Source]:
             "run=FILE, a table with the columns layer, unit and description"
         )
     _, own = identity()
-    first = _read(str(config.run), own)
     shared = [override for override in own if _key(override).partition(".")[0] in SHARED]
-    return [first, *(_read(str(path), shared) for path in config.against)]
+    sources = [_read(config.run, own), *(_read(entry, shared) for entry in config.against)]
+    names = [_method_name(source) for source in sources]
+    if len(set(names)) < len(names) or None in names:
+        return sources
+    return [replace(source, name=str(name)) for source, name in zip(sources, names, strict=True)]
 
 
-def _read(path: str, own: Sequence[str]) -> Source:
-    place = Path(path).expanduser()
+def _method_name(source: Source) -> str | None:
+    """Return the method of a run's labels with its similarity function."""
+    run = source.run.run
+    parts = [run.get(key, {}).get("name") for key in ("method", "similarity")]
+    return " ".join(filter(None, parts)) or None
+
+
+def _read(entry: Any, own: Sequence[str]) -> Source:
+    if isinstance(entry, DictConfig):
+        return _of_method(parameters(entry))
+    place = Path(str(entry)).expanduser()
     if not place.exists():
         raise MissingResource(
             "the labels to score",
@@ -59,12 +73,25 @@ def _read(path: str, own: Sequence[str]) -> Source:
         )
     run = load(place)
     if run.problem:
-        raise DissectError(f"{path} can't be scored: {run.problem}")
+        raise DissectError(f"{entry} can't be scored: {run.problem}")
     file = place / OVERRIDES
     if place.is_file() or not file.is_file():
-        return Source(path, run, None)
+        return Source(str(entry), run, None)
     theirs: list[str] = list(OmegaConf.load(file))  # type: ignore[arg-type]
-    return Source(path, run, compose("config", overrides=merged(theirs, own)))
+    return Source(str(entry), run, compose("config", overrides=merged(theirs, own)))
+
+
+def _of_method(options: Mapping[str, Any]) -> Source:
+    """Return the labels that `{name: published, path: FILE, ...}` reads."""
+    method = methods.build(**options)
+    if method.needs:
+        raise DissectError(
+            f"labels of {method.name} must be read from a file ({{name: published, path: FILE}}) or "
+            "a run's folder: it describes units itself"
+        )
+    result = method.describe(methods.Job())
+    path = Path(str(options.get("path", method.name)))
+    return Source(str(path), Run(path, result.descriptions, run=result.run), None)
 
 
 def merged(theirs: Sequence[str], own: Sequence[str]) -> list[str]:
