@@ -16,6 +16,7 @@ RUNNERS = (
     "compositional_concepts",
     "class_from_descriptions",
     "qualitative",
+    "score",
     "runtime",
 )
 # Other commands, with flags; `layers` has options as Hydra's.

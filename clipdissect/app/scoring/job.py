@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class ScoringJob:
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
         options = config.scorer
         if options.split:
-            split = read_split(options.split, job.probe.images)
+            split = read_split(Path(options.split).expanduser(), job.probe.images)
         else:
             split = split_images(job.probe.images, options.seed, tuple(options.shares))
         return cls(config, sources, job, _scoring_encoder(options.encoder), split)

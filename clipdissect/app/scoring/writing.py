@@ -37,7 +37,7 @@ def write(
     write_tables(folder, result.descriptions, result.top_images)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
-    write_split(folder, job.split, job.probe.images)
+    write_split(folder, job.probe.images, job.split)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "run.json", result.run)
     return result
