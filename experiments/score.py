@@ -29,8 +29,9 @@ def run(config: Any) -> None:
 
     folder, timers = results_folder(), Timers()
     with timers.stage("load"):
-        reporter = Reporter.of(config)
         job = ScoringJob.build(config)
+        config = job.config
+        reporter = Reporter.of(config)
     with timers.stage("labels"):
         labels = job.labels()
     with timers.stage("images"):

@@ -71,7 +71,10 @@ class CapturedFeatures:
             self,
             images=tuple(self.images[row] for row in rows),
             activations=Lazy(
-                {layer: partial(_rows, self.activations, layer, index) for layer in self.activations}
+                {
+                    layer: partial(_rows, self.activations, layer, index)
+                    for layer in self.activations
+                }
             ),
             read_embeds=lambda: self.image_embeds[index],
             skipped={},

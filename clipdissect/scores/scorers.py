@@ -89,3 +89,54 @@ class Simulation(Scorer):
         test = self.held_out.test
         activations = self.held_out.activations(layer, test)
         return simulation_scores(activations, self.simulator(test, texts), pairs)
+
+
+class Ablation(Scorer):
+    """What is left of the network's answer with simulated in place of real activations."""
+
+    name: ClassVar[str] = "ablation"
+
+
+class LabelMetrics(Scorer):
+    """Metrics of activations and the images' labels, of descriptions that are labels.
+
+    Source: see `label_metrics`.
+    """
+
+    name: ClassVar[str] = "label_metrics"
+
+    def __init__(self, held_out: HeldOut, options: Any) -> None:
+        self.held_out, self.alpha = held_out, options.alpha
+        try:
+            self.labels = of_probe(held_out.probe, held_out.images(held_out.test))
+        except DissectError as error:
+            raise Unavailable(str(error)) from error
+        shown = int(self.labels.matrix.any(0).sum())
+        self.facts = {"labels": len(self.labels.names), "shown": shown, "alpha": self.alpha}
+
+    def pool(self, vocabulary: Sequence[str]) -> Sequence[str]:
+        return self.labels.names
+
+    def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
+        columns = [self.labels.column_of(text) for text in texts]
+        numbers = np.array([-1 if column is None else column for column in columns])[pairs.texts]
+        known = numbers >= 0
+        activations = self.held_out.activations(layer, self.held_out.test)
+        found = pair_metrics(
+            activations, self.labels, Pairs(pairs.units[known], numbers[known]), alpha=self.alpha
+        )
+        return {name: _scatter(values, known) for name, values in found.items()}
+
+
+class Cosy(Scorer):
+    """How much more a unit fires on images of its text than on the test images."""
+
+    name: ClassVar[str] = "cosy"
+
+
+def _scatter(
+    values: Float[np.ndarray, " known"], known: Bool[np.ndarray, " pairs"]
+) -> Float[np.ndarray, " pairs"]:
+    result = np.full(len(known), np.nan)
+    result[known] = values
+    return result

@@ -38,8 +38,8 @@ NOTHING = methods.build("published", path="")  # a method that needs no part of 
 class ScoringJob:
     """The labels, and the images and networks that score them.
 
-    `first` has the images that labels may be made from; `job` the target, its layers, and the
-    probe.
+    `config` is the first run's with this job's options on top; `job` has the target with the
+    scored layers, and the probe.
     """
 
     config: Any
@@ -54,8 +54,8 @@ class ScoringJob:
         if from_environment().size > 1:
             raise DissectError("score runs in one process: leave out torchrun")
         sources = read_sources(config)
-        base = sources[0].config or config
-        job = build_job(base, NOTHING, ("target", "probe"))
+        config = sources[0].config or config
+        job = build_job(config, NOTHING, ("target", "probe"))
         assert job.target and job.probe
         layers = layers_of([source.run.descriptions for source in sources])
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
@@ -114,9 +114,7 @@ class ScoringJob:
         if target.saes:  # too many latents for all images
             rows = [*self.split.validate.tolist(), *self.split.test.tolist()]
             probe = probe.subset(sorted(rows))
-        features = capture(
-            target, target.layers, self.encoder, probe, self.job.store, settings
-        )
+        features = capture(target, target.layers, self.encoder, probe, self.job.store, settings)
         known = self.sources[0].digests.get("target")
         if known is not None and known != features.digests["target"]:
             raise DissectError(

@@ -77,10 +77,7 @@ def score(
     scorers, not_scored = _scorers(config, held_out, makers)
     drawing = Drawing(config.scorer.draws, config.scorer.seed)
     found = [
-        {
-            layer: _score_layer(scorers, layer, of_set, drawing)
-            for layer in held_out.target.layers
-        }
+        {layer: _score_layer(scorers, layer, of_set, drawing) for layer in held_out.target.layers}
         for of_set in labels
     ]
     facts = {scorer.name: scorer.facts for scorer in scorers}
