@@ -55,10 +55,7 @@ CHECKED = [
         for name in ("bootstrap", "clarity", "controls", "measures", "units")
     ),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
-    *(
-        f"clipdissect.scores.{name}"
-        for name in ("ablation", "calibration", "kernels", "simulation")
-    ),
+    "clipdissect.scores.kernels",
 ]
 install_import_hook(CHECKED, "typechecker.check")
 

@@ -108,7 +108,7 @@ def _histogram(
     low, high = (float(end) for end in torch.aminmax(cosines))
     width = max(high - low, 1e-9) / _BINS
     counts, sums = torch.zeros(2, _BINS, dtype=torch.float64).unbind()
-    for part in cosines.split(max(1, _NUMBERS_AT_ONCE // cosines.shape[1])):
+    for part in torch.split(cosines, max(1, _NUMBERS_AT_ONCE // cosines.shape[1])):
         values = part.flatten().double().cpu()
         bins = ((values - low) / width).long().clamp_(max=_BINS - 1)
         counts += torch.bincount(bins, minlength=_BINS)

@@ -25,7 +25,7 @@ _NUMBERS_AT_ONCE = 4_000_000  # of a block of columns
 # Seconds of one pair's product of rows in a loop, over those of a pair in a matrix product.
 _LOOP_COST = 16
 
-Rows = Float[np.ndarray, "columns images"]
+Rows = Float[np.ndarray, "rows images"]
 
 KINDS: dict[str, Callable[[Rows], Rows]] = {
     "simulation": lambda rows: rows,  # Pearson's correlation
@@ -98,8 +98,8 @@ def _standardised(
 
 
 def _products(
-    first: Rows,
-    second: Rows,
+    first: Float[np.ndarray, "m images"],
+    second: Float[np.ndarray, "n images"],
     first_rows: Int[np.ndarray, " pairs"],
     second_rows: Int[np.ndarray, " pairs"],
 ) -> Float[np.ndarray, " pairs"]:

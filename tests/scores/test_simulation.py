@@ -99,7 +99,7 @@ def test_affine_maps_and_no_pairs() -> None:
 
 def test_wrong_inputs() -> None:
     activations, simulated = torch.rand(5, 2), torch.rand(5, 3)
-    with pytest.raises(DissectError, match="holds 5 images, .* holds 4"):
+    with pytest.raises(DissectError, match=r"holds 5 images, .* holds 4"):
         simulation_scores(activations, simulated[:4], pairs((0, 0)))
     with pytest.raises(DissectError, match="a pair has text 3, but there are 3 texts"):
         simulation_scores(activations, simulated, pairs((0, 0), (0, 3)))

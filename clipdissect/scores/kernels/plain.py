@@ -12,7 +12,8 @@ _NUMBERS_AT_ONCE = 2_000_000
 def average_ranks(rows: Float[np.ndarray, "rows images"]) -> Float[np.ndarray, "rows images"]:
     """Rank each row's values from 0, the largest, float32; equal values share their mean rank."""
     ascending: Float[np.ndarray, "rows images"] = rankdata(rows, axis=1)
-    return (rows.shape[1] - ascending).astype(np.float32)
+    ranks: Float[np.ndarray, "rows images"] = (rows.shape[1] - ascending).astype(np.float32)
+    return ranks
 
 
 def pair_products(
@@ -36,4 +37,5 @@ def unit_rows(rows: Float[np.ndarray, "rows images"]) -> Float[np.ndarray, "rows
     centred = rows - rows.mean(1, keepdims=True, dtype=np.float64)
     lengths = np.sqrt((centred**2).sum(1, keepdims=True))
     lengths[rows.max(1) == rows.min(1)] = np.nan  # else rounding errors would be correlated
-    return (centred / lengths).astype(np.float32)
+    unit: Float[np.ndarray, "rows images"] = (centred / lengths).astype(np.float32)
+    return unit
