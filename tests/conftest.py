@@ -55,6 +55,7 @@ CHECKED = [
         for name in ("bootstrap", "clarity", "controls", "measures", "units")
     ),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
+    "clipdissect.scores.kernels",
 ]
 install_import_hook(CHECKED, "typechecker.check")
 

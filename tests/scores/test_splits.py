@@ -21,7 +21,7 @@ def parts_of(split: Split) -> list[list[int]]:
 def test_sizes_and_a_literal_split() -> None:
     split = split_images(IMAGES, seed=0)
     assert [len(part) for part in parts_of(split)] == [105, 15, 30]
-    assert sorted(sum(parts_of(split), [])) == list(range(150))
+    assert sorted(image for part in parts_of(split) for image in part) == list(range(150))
     assert all(part == sorted(part) for part in parts_of(split))
     # default_rng(0).permutation(10) is 4 6 2 7 3 5 9 0 8 1
     small = split_images(IMAGES[:10], seed=0, smallest=NONE)
@@ -53,7 +53,7 @@ def test_wrong_shares(shares: tuple[float, ...]) -> None:
 
 
 def test_a_negative_seed() -> None:
-    with pytest.raises(DissectError, match="scorer.seed is -1"):
+    with pytest.raises(DissectError, match=r"scorer\.seed is -1"):
         split_images(IMAGES, seed=-1)
 
 

@@ -23,7 +23,7 @@ _LANES = 256
 _MAX_COPIED_IMAGES = 4096
 # Three passes of 11 bits sort 32-bit keys.
 _RADIX_BITS = 11
-_RADIX = 1 << _RADIX_BITS
+RADIX = 1 << _RADIX_BITS
 
 _compiled = compiled(_FAST)
 
@@ -171,7 +171,7 @@ def update_best(best, concepts, scores, first, start, stop):  # type: ignore[no-
 
 
 @_compiled
-def _places(column, keys, order, spare, counts, places):  # type: ignore[no-untyped-def]
+def dense_places(column, keys, order, spare, counts, places):  # type: ignore[no-untyped-def]
     """Rank a column's values from the largest, ties sharing a place; return the last + 1."""
     # Radix sort, least significant digits first; `column` has float32 bits as uint32.
     images = len(column)
@@ -184,19 +184,19 @@ def _places(column, keys, order, spare, counts, places):  # type: ignore[no-unty
         key = bits if bits & np.uint32(0x80000000) else np.uint32(0x7FFFFFFF) - bits
         keys[i] = key
         order[i] = i
-        counts[0, key & (_RADIX - 1)] += 1
-        counts[1, (key >> _RADIX_BITS) & (_RADIX - 1)] += 1
+        counts[0, key & (RADIX - 1)] += 1
+        counts[1, (key >> _RADIX_BITS) & (RADIX - 1)] += 1
         counts[2, key >> (2 * _RADIX_BITS)] += 1
     for digit in range(3):
         total = 0
-        for value in range(_RADIX):
+        for value in range(RADIX):
             count = counts[digit, value]
             counts[digit, value] = total
             total += count
         shift = np.uint32(digit * _RADIX_BITS)
         for i in range(images):
             image = order[i]
-            value = (keys[image] >> shift) & np.uint32(_RADIX - 1)
+            value = (keys[image] >> shift) & np.uint32(RADIX - 1)
             spare[counts[digit, value]] = image
             counts[digit, value] += 1
         order, spare = spare, order
@@ -268,13 +268,13 @@ def rank_errors(columns, index, values, p, out, start, stop):  # type: ignore[no
     units, k = index.shape
     keys = np.empty(images, np.uint32)
     order, spare = np.empty(images, np.int32), np.empty(images, np.int32)
-    counts = np.empty((3, _RADIX), np.int32)
+    counts = np.empty((3, RADIX), np.int32)
     places = np.empty(images, np.int32)
     words = (images + 63) >> 6
     bits, below = np.empty(words, np.uint64), np.empty(words, np.uint32)
     unit_places, ranks = np.empty(k, np.int32), np.empty(k, np.int32)
     for c in range(start, stop):
-        distinct = _places(columns[c], keys, order, spare, counts, places)
+        distinct = dense_places(columns[c], keys, order, spare, counts, places)
         for u in range(units):
             for j in range(k):
                 unit_places[j] = places[index[u, j]]
