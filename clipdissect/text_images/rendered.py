@@ -75,12 +75,15 @@ class Subject:
 
     def mask(self, scene: Scene) -> Bool[np.ndarray, "h w"]:
         """Return the pixels of the thing; a scene's are those that nothing covers."""
-        if self.category == "color":
-            return scene.color == 1 + NAMES.index(self.label)
-        if self.category == "scene":
-            return (scene.shape == 0) & (scene.special == 0)
         labels = {"shape": scene.shape, "texture": scene.texture, "object": scene.special}
-        return labels[self.category] > 0
+        shown: Bool[np.ndarray, "h w"]
+        if self.category == "color":
+            shown = scene.color == 1 + NAMES.index(self.label)
+        elif self.category == "scene":
+            shown = (scene.shape == 0) & (scene.special == 0)
+        else:
+            shown = labels[self.category] > 0
+        return shown
 
 
 @dataclass(frozen=True)
