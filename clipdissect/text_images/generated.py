@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,10 +119,12 @@ def _library() -> Any:
     try:
         import diffusers as library
     except ImportError as error:
-        raise MissingResource(
-            "the package diffusers", ["the installed packages"], install("generate")
-        ) from error
+        raise _not_installed() from error
     return library
+
+
+def _not_installed() -> MissingResource:
+    return MissingResource("the package diffusers", ["the installed packages"], install("generate"))
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,8 @@ def diffusers(
         raise DissectError(f"text_images.prompt is '{prompt}'; it must contain {PLACEHOLDER}")
     folder = PipelineFolder(_existing(path))
     folder.check()
+    if find_spec("diffusers") is None:  # said before any other work; importing it takes seconds
+        raise _not_installed()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Generated(folder, prompt, images, seed, steps, size, batch_size, device)
