@@ -11,9 +11,9 @@ from conftest import ROOT
 
 # From bottom to top; `app` alone imports Hydra, and `experiments/` is above it.
 ORDER = """
-    errors _version utils images models datasets fetch store similarity probe concepts sae targets
-    encoder sentence capture masks testing results dissection method evaluation scores studies
-    tracking report app
+    errors _version utils images models datasets fetch store similarity probe text_images concepts
+    sae targets encoder sentence capture masks testing results dissection method evaluation scores
+    studies tracking report app
 """.split()  # noqa: SIM905
 LIBRARY = ROOT / "clipdissect"
 

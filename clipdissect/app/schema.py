@@ -142,6 +142,7 @@ class Root:
     sentence: Any = MISSING
     method: Any = MISSING
     sae: Any = MISSING
+    text_images: Any = MISSING
     study: Any = None  # set by the runner of a study
     tracking: Any = MISSING
     paths: Paths = field(default_factory=Paths)

@@ -18,6 +18,7 @@ from clipdissect import (
     similarity,
     studies,
     targets,
+    text_images,
     tracking,
 )
 from clipdissect.app.help import SCHEMA
@@ -33,6 +34,7 @@ GROUPS: dict[str, Options] = {
     "sentence": sentence.OPTIONS,
     "method": method.OPTIONS,
     "sae": sae.OPTIONS,
+    "text_images": text_images.OPTIONS,
     "study": studies.OPTIONS,
     "tracking": tracking.OPTIONS,
 }

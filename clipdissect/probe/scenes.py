@@ -81,22 +81,25 @@ class Sources:
         return tuple(sorted({*self.general, *self.general.values()}))
 
 
-def find_sources(photographs: bool, which_stamps: str) -> Sources:
-    """Return the available files; see `synthetic_broden` for the arguments."""
-    check_choice("probe.stamps", which_stamps, STAMPS)
-    scenes = {path.stem: path for path in _photographs()} if photographs else {}
+def find_sources(photographs: bool, which_stamps: str, group: str = "probe") -> Sources:
+    """Return the available files; see `synthetic_broden` for the arguments.
+
+    `group` is the config group whose parameters errors name.
+    """
+    check_choice(f"{group}.stamps", which_stamps, STAMPS)
+    scenes = {path.stem: path for path in _photographs(group)} if photographs else {}
     root = None if which_stamps == "none" else find_stamps()
     if root is None and which_stamps == "fetch":
         root = fetch_stamps()
     return Sources(scenes, *(_stamps(root) if root else ({}, {})))
 
 
-def _photographs() -> list[Path]:
+def _photographs(group: str) -> list[Path]:
     try:
         return sorted(photograph_files())
     except MissingResource as missing:
         raise MissingResource(
-            missing.what, missing.looked, f"{missing.remedy}, or set probe.photographs=false"
+            missing.what, missing.looked, f"{missing.remedy}, or set {group}.photographs=false"
         ) from missing
 
 
@@ -221,6 +224,23 @@ class Scene:
     general: Int[np.ndarray, "h w"]
 
 
+@dataclass(frozen=True)
+class SceneMix:
+    """The contents of scenes, and how frequent they are."""
+
+    colours: tuple[str, ...] = NAMES  # of shapes and plain backgrounds
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    textures: tuple[str, ...] = tuple(TEXTURES)
+    things: tuple[int, int] = THINGS
+    radii: tuple[float, ...] = RADII
+    plain: float = 0.3  # probability of a background without a photograph
+    stamps: float = 0.4  # probability that a thing is a stamp, not a shape
+    textured: float = 0.5  # probability that a shape has a texture
+
+
+BRODEN_MIX = SceneMix()
+
+
 @dataclass
 class _Canvas:
     random: np.random.Generator
@@ -237,9 +257,8 @@ class _Canvas:
 class Painter:
     """Painter of square scenes of `size` pixels; equal numbers give equal scenes."""
 
-    def __init__(self, size: int, seed: int, sources: Sources) -> None:
-        self.size, self.seed, self.sources = size, seed, sources
-        self.shapes, self.textures = tuple(SHAPES), tuple(TEXTURES)
+    def __init__(self, size: int, seed: int, sources: Sources, mix: SceneMix = BRODEN_MIX) -> None:
+        self.size, self.seed, self.sources, self.mix = size, seed, sources, mix
 
     def draw(self, number: int) -> Scene:
         """Draw a scene by its number, independent of the number of scenes."""
@@ -247,8 +266,8 @@ class Painter:
         background, name = self._background(random)
         labels = {kind: np.full((self.size, self.size), NOTHING) for kind in LABELS}
         canvas = _Canvas(random, background.astype(np.int64), labels)
-        for _ in range(random.integers(*THINGS)):
-            if self.sources.stamps and random.random() < 0.4:
+        for _ in range(random.integers(*self.mix.things)):
+            if self.sources.stamps and random.random() < self.mix.stamps:
                 self._add_stamp(canvas)
             else:
                 self._add_shape(canvas)
@@ -258,8 +277,9 @@ class Painter:
 
     def _background(self, random: np.random.Generator) -> tuple[np.ndarray, str]:
         names = sorted(self.sources.photographs)
-        if not names or random.random() < 0.3:
-            return np.broadcast_to(_colour(random, NAMES), (self.size, self.size, 3)), PLAIN
+        if not names or random.random() < self.mix.plain:
+            colour = _colour(random, self.mix.colours)
+            return np.broadcast_to(colour, (self.size, self.size, 3)), PLAIN
         name = names[random.integers(len(names))]
         picture = photograph(self.sources.photographs[name])
         side = int(min(picture.size) * random.uniform(0.5, 1))
@@ -270,17 +290,18 @@ class Painter:
         return np.asarray(square), name
 
     def _add_shape(self, canvas: _Canvas) -> None:
-        random = canvas.random
-        shape = int(random.integers(len(self.shapes)))
+        random, mix = canvas.random, self.mix
+        shape = mix.shapes[random.integers(len(mix.shapes))]
         x, y = random.uniform(0, self.size, 2)
-        radius = RADII[random.integers(len(RADII))] * self.size
+        radius = mix.radii[random.integers(len(mix.radii))] * self.size
         grid = points(self.size, x, y, radius, float(random.choice(TURNS)))
-        inside = SHAPES[self.shapes[shape]](*grid)
-        canvas.paint(inside, _colour(random, NAMES), shape=shape + 1)
-        if random.random() < 0.5:
-            texture = int(random.integers(len(self.textures)))
-            self._add_texture(canvas, inside, self.textures[texture])
-            canvas.labels["texture"][inside] = texture + 1
+        inside = SHAPES[shape](*grid)
+        number = 1 + list(SHAPES).index(shape)
+        canvas.paint(inside, _colour(random, mix.colours), shape=number)
+        if random.random() < mix.textured:
+            texture = mix.textures[random.integers(len(mix.textures))]
+            self._add_texture(canvas, inside, texture)
+            canvas.labels["texture"][inside] = 1 + list(TEXTURES).index(texture)
 
     def _add_texture(self, canvas: _Canvas, inside: np.ndarray, texture: str) -> None:
         random = canvas.random

@@ -26,6 +26,7 @@ COMPUTED = {
     "networks": "facts about networks",
     "shards": "lists of tar files",
     "synthetic_broden": "synthetic scenes",
+    "generated": "generated images of texts",
 }
 FETCHED = "fetched"
 
