@@ -14,7 +14,7 @@ from scipy.special import expit
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.measures import auc
-from clipdissect.scores.calibration import calibration
+from clipdissect.scores.reliability import calibration
 from clipdissect.scores.confidence import (
     TRANSFER,
     ConfidenceSettings,
