@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipdissect.evaluation.clarity import clarity, monosemanticity
+from clipdissect.results.coherence import clarity, monosemanticity
 
 
 def cosine(x: Tensor, y: Tensor) -> float:
