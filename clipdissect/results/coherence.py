@@ -111,6 +111,8 @@ def polysemanticity(
     mean of all. NaN for fewer than 2 images. Args and source: see `clarity`. Unlike there, every
     pair of images is a start of k-means, instead of 10 random ones.
     """
+    if len(top) < 2:
+        return torch.full((top.shape[1],), torch.nan, device=top.device)
     counted = torch.ones_like(top, dtype=torch.bool) if counted is None else counted
     unit = F.normalize(embeds.float(), dim=1)
     parts = []
