@@ -30,7 +30,7 @@ from clipdissect.errors import DissectError, unknown
 from clipdissect.probe import Probe
 from clipdissect.results.describe import SHUFFLED_BY, Describer
 from clipdissect.results.histograms import Histograms
-from clipdissect.results.layer_summaries import summarise
+from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.result import Result
 from clipdissect.sae import Sae
@@ -192,13 +192,8 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
     run = manifest(job, captured, texts)
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
-    return Result(
-        described.descriptions,
-        described.top_images,
-        run,
-        described.histograms,
-        vocabulary=concepts,
-    )
+    tables = described.descriptions, described.top_images
+    return Result(*tables, run, described.histograms, vocabulary=concepts, units=described.units)
 
 
 @dataclass(frozen=True)
@@ -206,6 +201,7 @@ class _Described:
     descriptions: pd.DataFrame
     top_images: pd.DataFrame
     histograms: dict[str, Histograms]
+    units: pd.DataFrame
 
 
 def _describe_on_device(
@@ -232,18 +228,22 @@ def _describe(
     with timers.stage("similarity"):
         activations = ConceptActivations(captured.image_embeds, texts).to(device)
         describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
-    top_images, of_layers = [], {}
+    embeds, numeric = activations.image_embeds, job.settings.numeric
+    summaries: dict[str, LayerSummary] = {}
     for layer in captured.activations:
         with timers.stage("summaries"):
             q = captured.activations[layer].to(device)  # reads one layer at a time
-            summary = summarise(layer, q, captured, job.images, job.settings.numeric)
-            top_images.append(summary.top_images)
-            of_layers[layer] = summary.histograms
+            summaries[layer] = summarise(layer, q, captured, embeds, job.images, numeric)
         with timers.stage("similarity"):
             describer.add(layer, q, job.truth.get(layer), captured.firing.get(layer))
     with timers.stage("similarity"):
         descriptions = pd.concat(describer.tables(), ignore_index=True)
-    return _Described(descriptions, pd.concat(top_images, ignore_index=True), of_layers)
+    return _Described(
+        descriptions,
+        pd.concat([s.top_images for s in summaries.values()], ignore_index=True),
+        {layer: summary.histograms for layer, summary in summaries.items()},
+        pd.concat([s.units for s in summaries.values()], ignore_index=True),
+    )
 
 
 def run_worker(

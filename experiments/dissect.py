@@ -5,7 +5,8 @@ method=network_dissection and method=compositional compare units with the masks 
 labelled probe (probe=broden, probe=synthetic_broden) and need neither concepts nor an encoder.
 
 Writes descriptions.csv, top_images.csv, metrics.json and, last, run.json to
-<paths.results>/dissect/<date>_<time>/, prints a table, and writes report/index.html there.
+<paths.results>/dissect/<date>_<time>/, prints a table, and writes report/index.html there. Methods
+with an encoder also write units.csv: numbers about units that need no label.
 """
 
 from __future__ import annotations
@@ -39,14 +40,19 @@ def run(config: Any) -> float | None:
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
-    write_tables(folder, result.descriptions, result.top_images)
+    write_tables(folder, result.descriptions, result.top_images, result.units)
     timers = Timers()
     with timers.stage("metrics"):
         if config.objective and parts.concepts:
             texts, device = parts.concepts.texts, parts.settings.torch_device
             learn_stored(parts.sentences, texts, parts.store, device)
         metrics = evaluation.metrics(
-            result.descriptions, parts.target, result.vocabulary, parts.sentences, parts.store
+            result.descriptions,
+            parts.target,
+            result.vocabulary,
+            parts.sentences,
+            parts.store,
+            result.units,
         )
         if config.objective and parts.concepts:
             networks = parts.target, parts.concepts, parts.sentences, parts.store

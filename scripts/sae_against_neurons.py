@@ -36,8 +36,8 @@ from clipdissect.capture.settings import Settings
 from clipdissect.dissection import embed_concepts
 from clipdissect.evaluation import Resampling, share_interval
 from clipdissect.evaluation.bootstrap import mean_difference, mean_interval
-from clipdissect.evaluation.clarity import clarity, monosemanticity
 from clipdissect.probe import Probe
+from clipdissect.results.coherence import clarity, monosemanticity
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import COLUMN, DEAD, RARE
 from clipdissect.results.manifest import environment

@@ -42,7 +42,9 @@ CHECKED = [
             "writers",
         )
     ),
+    "clipdissect.results.coherence",
     "clipdissect.results.describe",
+    "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     "clipdissect.datasets.segmentation",
@@ -50,10 +52,7 @@ CHECKED = [
         f"clipdissect.masks.{name}"
         for name in ("counts", "kernels", "layers", "layout", "search", "thresholds", "units")
     ),
-    *(
-        f"clipdissect.evaluation.{name}"
-        for name in ("bootstrap", "clarity", "controls", "measures", "units")
-    ),
+    *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
     "clipdissect.scores.kernels",
 ]

@@ -108,6 +108,11 @@ def earlier(config: Any) -> dict[str, Units]:
                 "evaluation.against lists folders of complete runs of final_layer",
             )
         table = pd.read_csv(path / "units.csv", keep_default_na=False, dtype=str)
+        if "truth" not in table:
+            raise DissectError(
+                f"evaluation.against: {path} is no run of final_layer: its units.csv has no column "
+                f"truth"
+            )
         texts = {"layer", "truth", "description"}
         numbers = {str(c): pd.to_numeric(table[c]) for c in table if c not in texts}
         units[str(folder)] = Units(table.assign(**numbers), {})
@@ -150,8 +155,12 @@ def write_evaluation(folder: Path, result: Result, evaluation: Evaluation) -> No
     """Write the tables and metrics, then `run.json`, which marks the run as complete."""
     begin(folder)
     write_table(folder / "descriptions.csv", result.descriptions)
-    write_table(folder / "units.csv", evaluation.units.table)
+    write_table(folder / "units.csv", _with_unit_numbers(evaluation.units.table, result.units))
     if len(result.top_images):
         write_table(folder / "top_images.csv", result.top_images)
     write_json(folder / "metrics.json", evaluation.metrics)
     write_json(folder / "run.json", result.run)
+
+
+def _with_unit_numbers(table: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    return table if units.empty else table.merge(units, "left", on=["layer", "unit"])

@@ -17,6 +17,7 @@ from clipdissect.app.console import (
     undefined_reasons,
 )
 from clipdissect.evaluation import Evaluation
+from clipdissect.results.coherence import NAMES
 from clipdissect.results.flags import COLUMN, DEAD, RARE, SATURATED, has_flag
 from clipdissect.results.result import Result
 
@@ -195,6 +196,7 @@ def _run_lines(result: Result, metrics: dict[str, Any], folder: Path) -> list[st
         for layer, facts in metrics["layers"].items()
         if facts.get("null_95") is not None
     ]
+    lines += _unit_means(metrics["layers"])
     if metrics.get("final_layer"):
         lines += _final_layer(metrics["final_layer"])
     if "objective" in metrics:
@@ -205,6 +207,19 @@ def _run_lines(result: Result, metrics: dict[str, Any], folder: Path) -> list[st
         notes.append(f"skipped: {skipped} images, listed in run.json")
     features = f"{', '.join(computed)} computed" if computed else "all from the store"
     return [*lines, *notes, time, f"features: {features}", f"files: {folder}"]
+
+
+def _unit_means(layers: dict[str, Any]) -> list[str]:
+    """Return a line per layer with the means of the numbers that need no label."""
+    means = {
+        layer: [f"{name} {facts[name]['value']:.3f}" for name in NAMES if _has_mean(facts, name)]
+        for layer, facts in layers.items()
+    }
+    return [f"{layer}: {', '.join(texts)}" for layer, texts in means.items() if texts]
+
+
+def _has_mean(facts: dict[str, Any], name: str) -> bool:
+    return facts.get(name, {}).get("value") is not None
 
 
 def _compared(facts: dict[str, Any]) -> str:

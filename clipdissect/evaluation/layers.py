@@ -8,14 +8,19 @@ import pandas as pd
 
 from clipdissect.concepts import Concepts
 from clipdissect.errors import MissingResource
+from clipdissect.evaluation.bootstrap import Resampling, mean_interval
 from clipdissect.evaluation.last_layer import of_concepts
 from clipdissect.evaluation.measures import defined, values
 from clipdissect.evaluation.units import NOT_DESCRIBED, unit_table
 from clipdissect.evaluation.vectors import Sentences, Vectors, vectors
+from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.store import Store
 from clipdissect.targets import Target
+
+# The standard error of an interval's ends is then 2 % of its width.
+RESAMPLING = Resampling(resamples=1000)
 
 
 def metrics(
@@ -24,11 +29,18 @@ def metrics(
     concepts: Concepts | None,
     sentences: Sentences,
     store: Store | None,
+    units: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Return JSON-able metrics per layer, and of a layer of classes; None if undefined."""
+    """Return JSON-able metrics per layer, and of a layer of classes; None if undefined.
+
+    `units` are a result's, with numbers that need no label; None: they aren't among the metrics.
+    """
     layers = {
         str(layer): layer_metrics(rows) for layer, rows in descriptions.groupby("layer", sort=False)
     }
+    if units is not None and len(units):
+        for layer, rows in units.groupby("layer", sort=False):
+            layers[str(layer)] |= unit_means(rows)
     result: dict[str, Any] = {"layers": layers}
     if target.class_layer in layers:
         rows = descriptions[descriptions["layer"] == target.class_layer]
@@ -66,6 +78,12 @@ def null_metrics(live: pd.DataFrame) -> dict[str, Any]:
     above = float((live["similarity"] > high).mean()) if len(null) else float("nan")
     reason = "no live unit has a score under shuffled images"
     return {**defined("null_95", high, reason), **defined("above_null", above, reason)}
+
+
+def unit_means(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the mean over a layer's units of each of `coherence.NAMES`, with its interval."""
+    columns = {name: rows[name].to_numpy(float) for name in NAMES}
+    return {name: mean_interval(values, RESAMPLING) for name, values in columns.items()}
 
 
 def is_of_latents(rows: pd.DataFrame) -> bool:

@@ -61,21 +61,23 @@ class DecoderNames(Method):
         with timers.stage("images"):
             captured = capture_features(job, target.layers)
         log_skipped(captured.skipped, len(probe))
-        tables, top_images, histograms = [], [], {}
+        embeds, numeric = captured.image_embeds, job.settings.numeric
+        tables, summaries = [], {}
         for layer, decoder in decoders.items():
             with timers.stage("similarity"):
                 names = _names(decoder.to(job.settings.scoring_device), texts, concepts, job.top)
                 tables.append(_table(layer, names, job.top, captured.firing[layer]))
             with timers.stage("summaries"):
                 q = captured.activations[layer]
-                summary = summarise(layer, q, captured, job.images, job.settings.numeric)
-            top_images.append(summary.top_images)
-            histograms[layer] = summary.histograms
+                summaries[layer] = summarise(layer, q, captured, embeds, job.images, numeric)
         run = manifest(job, captured, texts) | {"method": {"name": self.name}}
         del run["similarity"]  # of no influence
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
-        descriptions, images = (pd.concat(t, ignore_index=True) for t in (tables, top_images))
-        return Result(descriptions, images, run, histograms, vocabulary=concepts)
+        layers = list(summaries.values())
+        parts = tables, [s.top_images for s in layers], [s.units for s in layers]
+        descriptions, images, units = (pd.concat(part, ignore_index=True) for part in parts)
+        histograms = {layer: summary.histograms for layer, summary in summaries.items()}
+        return Result(descriptions, images, run, histograms, vocabulary=concepts, units=units)
 
     def run_worker(self, job: Job) -> None:
         ClipDissect().run_worker(job)  # which captures the same

@@ -215,18 +215,29 @@ def top_images_of_layer(
     count: int,
     latents: bool = False,
 ) -> pd.DataFrame:
-    """Return each unit's top images: `layer, unit, rank` (from 1), `image, activation`.
+    """Return `top_images_table` of the activations."""
+    return top_images_table(layer, top_of(activations, count), images, count, latents)
+
+
+def top_images_table(
+    layer: str,
+    top: TopActivations,
+    images: Sequence[str],
+    count: int,
+    latents: bool = False,
+) -> pd.DataFrame:
+    """Return each unit's `count` top images: `layer, unit, rank` (from 1), `image, activation`.
 
     Images on which latents are silent are left out.
     """
-    top = top_of(activations, count)
-    k, units = top.values.shape
+    values, indices = top.values[:count], top.indices[:count]
+    k, units = values.shape
     columns = {
         "layer": layer,
         "unit": np.repeat(np.arange(units), k),
         "rank": np.tile(np.arange(1, k + 1), units),
-        "image": np.asarray(images, dtype=object)[_array(top.indices.T.reshape(-1))],
-        "activation": _array(top.values.T.reshape(-1)),
+        "image": np.asarray(images, dtype=object)[_array(indices.T.reshape(-1))],
+        "activation": _array(values.T.reshape(-1)),
     }
     frame: pd.DataFrame = pd.DataFrame(columns)
     return frame[frame["activation"] > 0].reset_index(drop=True) if latents else frame

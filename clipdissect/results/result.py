@@ -31,6 +31,8 @@ class Result:
         target: the target with the method's preprocessing; None if unchanged.
         thresholds: activation thresholds per layer, if the method has any.
         vocabulary: the candidate texts; None if free text or unknown.
+        units: `layer, unit` and numbers that need no label, see `results.coherence`; empty if the
+            method embeds no images.
     """
 
     descriptions: pd.DataFrame
@@ -40,7 +42,9 @@ class Result:
     target: Target | None = None
     thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
     vocabulary: Concepts | None = None
+    units: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `descriptions.csv`, `top_images.csv` and, last, `run.json`; return the folder."""
-        return write_result(Path(folder).expanduser(), self.descriptions, self.top_images, self.run)
+        """Write the tables, as CSV files, and, last, `run.json`; return the folder."""
+        tables = self.descriptions, self.top_images, self.run, self.units
+        return write_result(Path(folder).expanduser(), *tables)

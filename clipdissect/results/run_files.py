@@ -29,20 +29,34 @@ _top_images: Memo[str] = Memo(2)  # CSV by contents
 
 
 def write_result(
-    folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame, run: dict[str, Any]
+    folder: Path,
+    descriptions: pd.DataFrame,
+    top_images: pd.DataFrame,
+    run: dict[str, Any],
+    units: pd.DataFrame | None = None,
 ) -> Path:
     """Write the tables, then `run.json`, which marks the folder as complete."""
     begin(folder)
-    write_tables(folder, descriptions, top_images)
+    write_tables(folder, descriptions, top_images, units)
     write_json(folder / "run.json", run)
     return folder
 
 
-def write_tables(folder: Path, descriptions: pd.DataFrame, top_images: pd.DataFrame) -> None:
+def write_tables(
+    folder: Path,
+    descriptions: pd.DataFrame,
+    top_images: pd.DataFrame,
+    units: pd.DataFrame | None = None,
+) -> None:
+    """Write `descriptions.csv`, `top_images.csv` and, if there are any, `units.csv`."""
     write_table(folder / "descriptions.csv", descriptions)
     # A multirun's jobs often have the same top images.
     text = _top_images.get(contents(top_images), lambda: _csv(top_images))
     write_text(folder / "top_images.csv", text)
+    if units is None or units.empty:
+        (folder / "units.csv").unlink(missing_ok=True)  # of an earlier run
+    else:
+        write_table(folder / "units.csv", units)
 
 
 def contents(table: pd.DataFrame) -> tuple[Any, ...]:

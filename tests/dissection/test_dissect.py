@@ -101,6 +101,7 @@ def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
         "descriptions.csv",
         "run.json",
         "top_images.csv",
+        "units.csv",
     ]
     read = pd.read_csv(folder / "descriptions.csv", keep_default_na=False)
     assert len(read) == 4

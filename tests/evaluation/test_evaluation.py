@@ -75,6 +75,16 @@ def test_accuracy_and_cosine_by_hand() -> None:
     assert final["classes_in_concepts"] == 3
 
 
+def test_numbers_about_units_are_among_their_layers_metrics() -> None:
+    names = ("clarity", "polysemanticity", "redundancy", "monosemanticity")
+    units = pd.DataFrame({"layer": "fc", "unit": range(3), **dict.fromkeys(names, 0.5)})
+    parts = table(["cat"] * 3), TARGET, None, None, None
+    layer = evaluation.metrics(*parts, units)["layers"]["fc"]
+    assert layer["clarity"] == {"units": 3, "value": 0.5, "low": 0.5, "high": 0.5}
+    assert (layer["units"], layer["mean_similarity"]) == (3, 1.0)
+    assert "clarity" not in evaluation.metrics(*parts)["layers"]["fc"]
+
+
 def test_undefined_metrics_have_reasons() -> None:
     final = measure(["thing"] * 3, ["thing", "other"], MissingResource("mpnet", [], "get it"))
     assert final["final_layer"]["top1"] is None

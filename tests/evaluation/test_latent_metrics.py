@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from clipdissect.app.printing import show_run
-from clipdissect.evaluation.layers import layer_metrics, null_metrics
+from clipdissect.evaluation.layers import layer_metrics, null_metrics, unit_means
 from clipdissect.results.result import Result
 
 
@@ -54,6 +54,29 @@ def test_nothing_alive_has_reasons() -> None:
     assert found["mean_density_reason"] == "no latent fires"
     rare = null_metrics(latents().iloc[2:4])
     assert rare["null_95"] is None and rare["null_95_reason"]
+
+
+def unit_numbers() -> pd.DataFrame:
+    nan = np.nan
+    numbers = {"clarity": [0.25, 0.75, nan], "polysemanticity": 0.5, "redundancy": [nan, 1.0, 0.9]}
+    return pd.DataFrame({"layer": "b{sae}", "unit": range(3), **numbers, "monosemanticity": nan})
+
+
+def test_means_of_numbers_without_labels() -> None:
+    means = unit_means(unit_numbers())
+    assert list(means) == ["clarity", "polysemanticity", "redundancy", "monosemanticity"]
+    assert means["clarity"] == {"units": 2, "value": 0.5, "low": 0.25, "high": 0.75}
+    assert means["polysemanticity"] == {"units": 3, "value": 0.5, "low": 0.5, "high": 0.5}
+    assert (means["redundancy"]["units"], means["redundancy"]["value"]) == (2, 0.95)
+    assert means["monosemanticity"]["value"] is None and means["monosemanticity"]["reason"]
+
+
+def test_printed_means(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"layers": {"b{sae}": layer_metrics(latents()) | unit_means(unit_numbers())}}
+    run = {"probe": {"skipped": []}, "computed": [], "notes": [], "seconds": {}}
+    show_run(Result(latents(), latents(), run), metrics, Path("run"), 0)
+    line = "b{sae}: clarity 0.500, polysemanticity 0.500, redundancy 0.950"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def printed(rows: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> list[str]:

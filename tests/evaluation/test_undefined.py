@@ -78,7 +78,9 @@ def write_studies(folder: Path) -> Path:
 
 def write_final_layer(folder: Path) -> Path:
     units = pd.DataFrame({"similarity": [NAN]})
-    result: Any = SimpleNamespace(descriptions=units, top_images=[], run=METRICS)
+    result: Any = SimpleNamespace(
+        descriptions=units, top_images=[], units=pd.DataFrame(), run=METRICS
+    )
     evaluation: Any = SimpleNamespace(units=SimpleNamespace(table=units), metrics=METRICS)
     write_evaluation(folder, result, evaluation)
     assert (folder / "run.json").is_file()

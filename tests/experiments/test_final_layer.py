@@ -119,6 +119,7 @@ def test_clip_dissect_end_to_end(runner: Runner, capsys: pytest.CaptureFixture[s
     table = pd.read_csv(folder / "units.csv", keep_default_na=False)
     assert list(table["description"]) == ["red", "green", "blue", ""]
     assert list(table["rank"]) == ["1", "1", "", ""]
+    assert [bool(cell) for cell in table["clarity"]] == [True, True, True, False]
     assert set(found["intervals"]) == {
         "mpnet_cos",
         "top1",
@@ -169,6 +170,9 @@ def test_two_functions_are_compared_in_pairs(
     assert f"minus {first}: mpnet_cos 0.0000" in capsys.readouterr().out
     with pytest.raises(MissingResource, match=r"evaluation\.against"):
         runner("evaluation.against=[nowhere]")
+    (first / "units.csv").write_text("layer,unit,clarity\nhead,0,0.5\n")  # as dissect writes it
+    with pytest.raises(DissectError, match=r"is no run of final_layer"):
+        runner(f"evaluation.against=[{first}]")
 
 
 def labels(tmp_path: Path, text: str) -> Path:
