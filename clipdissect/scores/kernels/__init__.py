@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -40,3 +42,36 @@ def unit_rows(rows: Float[np.ndarray, "rows images"]) -> Float[np.ndarray, "rows
     if COMPILED.run("unit_rows", len(rows), (np.ascontiguousarray(rows), out)):
         return out
     return plain.unit_rows(rows)
+
+
+class RankedSums(NamedTuple):
+    """Sums over the images with a label, for each pair of a unit and a label."""
+
+    active: Float[np.ndarray, "units labels"]  # images among the unit's active ones
+    values: Float[np.ndarray, "units labels"]
+    ranks: Float[np.ndarray, "units labels"]  # from 0 for the smallest value; ties share the mean
+    precision: Float[np.ndarray, "units labels"]  # share with the label down to the image's value
+
+
+def ranked_sums(
+    order: Int[np.ndarray, "units images"],
+    values: Float[np.ndarray, "units images"],
+    active: Int[np.ndarray, " units"],
+    rows: Int[np.ndarray, " images_and_one"],
+    columns: Int[np.ndarray, " entries"],
+    labels: int,
+) -> RankedSums:
+    """Sum over each label's images, in the order of each unit's values.
+
+    Args:
+        order: images by value, largest first, int32.
+        values: in that order, float32.
+        active: number of leading images that are active; ends between different values.
+        rows, columns: labels of image i are `columns[rows[i]:rows[i + 1]]`, int64 and int32.
+        labels: number of labels.
+    """
+    out = np.zeros((4, len(order), labels))
+    arguments = (order, values, active, rows, columns, out)
+    if not COMPILED.run("ranked_sums", len(order), arguments):
+        plain.ranked_sums(*arguments)
+    return RankedSums(*out)

@@ -1,0 +1,385 @@
+"""Sanity checks of metrics: does a score fall when labels are missing, or when there are too many?
+
+Source: Oikarinen, Yan & Weng, "Evaluating Neuron Explanations" (NeuronEval), ICML 2025, Sec. 4 and
+5. Similarity functions are checked as metrics too, with concept activations P = c; their names are
+`similarity=NAME`. Their scores depend on the whole concept set, so *all* concepts are corrupted at
+once, which is what missing labels of a probe are; for the other metrics it makes no difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from clipdissect import similarity
+from clipdissect.errors import DissectError, unknown
+from clipdissect.scores.image_labels import ImageLabels
+from clipdissect.scores.label_metrics import ALPHA, METRICS, label_metrics
+from clipdissect.similarity import Similarity
+
+EPSILON = 0.001  # smallest decrease that counts, as a share of the metric's range
+# As many units must show a decrease. The paper prints shares without a threshold; 95 % leaves room
+# for chance in a few units and for no failure at a whole frequency or layer.
+REQUIRED_SHARE = 0.95
+GAMMAS = (0.499, 0.1, 0.01, 0.001, 0.0001)
+ALPHAS = tuple(float(f"{digit}e{power}") for power in (-4, -3, -2, -1) for digit in (1, 2, 5))
+LAMS = tuple(step / 100 for step in range(101))
+VALIDATION_SHARE = 0.05  # of units, to choose alpha and lam on
+IMAGES_PER_TOP = 50  # top_k is at most a 50th of the images: 20 of 1000, as in profile=offline
+
+PREFIX = "similarity="
+NAMES = (*METRICS, *(f"{PREFIX}{name}" for name in similarity.OPTIONS))
+_SIGNED = ("cosine", "cosine_cubed")  # similarity functions from -1 to 1; the others are unbounded
+
+Concepts = Shaped[Tensor, "images concepts"]
+Corruption = Callable[[Concepts, torch.Generator], Concepts]
+Matrices = dict[str, Float[Tensor, "units concepts"]]
+
+
+class Setting(NamedTuple):
+    """Parameters of label metrics; see `label_metrics`."""
+
+    alpha: float = ALPHA
+    lam: float = 1.0
+
+
+def missing_labels(concepts: Concepts, generator: torch.Generator) -> Concepts:
+    """Return the concepts with each entry set to 0 with probability 1/2."""
+    kept = torch.rand(concepts.shape, generator=generator) > 0.5
+    return concepts & kept if concepts.dtype == torch.bool else concepts * kept
+
+
+def extra_labels(concepts: Concepts, generator: torch.Generator) -> Concepts:
+    """Return the concepts with as much added, in expectation, as they have."""
+    sums = concepts.sum(0, dtype=torch.float64)
+    probability = (sums / (len(concepts) - sums)).float()
+    added = torch.rand(concepts.shape, generator=generator) < probability
+    return concepts | added if concepts.dtype == torch.bool else (concepts + added).clamp(max=1)
+
+
+def check_names(names: Sequence[str] | None) -> list[str]:
+    """Return the metrics to check, all by default; raise a DissectError for an unknown one."""
+    for name in names or ():
+        if name not in NAMES:
+            raise unknown("metric", name, NAMES)
+    return list(dict.fromkeys(names or NAMES))
+
+
+def scores(
+    names: Sequence[str],
+    activations: Float[Tensor, "images units"],
+    concepts: Concepts,
+    settings: Mapping[str, Setting],
+) -> Matrices:
+    """Return the metrics and similarities of all units and concepts."""
+    result: Matrices = {}
+    chosen = [name for name in names if not name.startswith(PREFIX)]
+    for setting in dict.fromkeys(settings[name] for name in chosen):
+        group = [name for name in chosen if settings[name] == setting]
+        result |= label_metrics(activations, concepts, group, setting.alpha, setting.lam)
+    for name in set(names) - set(chosen):
+        function = suited(name.removeprefix(PREFIX), len(activations))
+        result[name] = function(concepts.float(), activations.float())
+    return {name: result[name] for name in names}
+
+
+def suited(name: str, images: int) -> Similarity:
+    """Return a similarity function with a `top_k` that suits the number of images."""
+    top_k = similarity.build(name).images_per_unit
+    if top_k is None:
+        return similarity.build(name)
+    return similarity.build(name, top_k=min(top_k, max(1, images // IMAGES_PER_TOP)))
+
+
+def bounds_of(name: str) -> tuple[float, float] | None:
+    """Return the range of a metric; None if it is unbounded."""
+    if name in METRICS:
+        return METRICS[name].bounds
+    return (-1.0, 1.0) if name.removeprefix(PREFIX) in _SIGNED else None
+
+
+def theoretical(
+    names: Sequence[str] | None = None,
+    gammas: Sequence[float] = GAMMAS,
+    images: int = 500_000,
+    seeds: int = 100,
+) -> pd.DataFrame:
+    """Check metrics on ideal units, which are active exactly where their concept is present.
+
+    As published, the unit of frequency gamma is active on the first `gamma * images` images, and
+    unbounded metrics are divided by the range over all pairs of these units and concepts. For
+    similarity functions, images are shuffled per unit, because a softmax over nested concepts
+    would tell little.
+
+    Returns:
+        Per metric and gamma: mean normalised drops `missing, extra`, shares of seeds with a
+        decrease `missing_share, extra_share`, and `passes`.
+    """
+    chosen = check_names(names)
+    ideal = ideal_units(gammas, images)
+    parts = (
+        ([name for name in chosen if name in METRICS], ideal),
+        ([name for name in chosen if name not in METRICS], _shuffled(ideal)),
+    )
+    tables = [
+        _theoretical(part, concepts, seeds).assign(gamma=list(gammas) * len(part))
+        for part, concepts in parts
+        if part
+    ]
+    table: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    return table[["metric", "gamma", *DROPS]]
+
+
+def ideal_units(gammas: Sequence[float], images: int) -> Bool[Tensor, "images gammas"]:
+    """Return nested concepts: the first `gamma * images` images each."""
+    counts = torch.tensor([round(gamma * images) for gamma in gammas])
+    if not gammas or int(counts.min()) < 1 or int(counts.max()) >= images / 2:
+        raise DissectError(
+            f"gammas are {list(gammas)} of {images} images: each must give at least one image, "
+            "and be below 0.5, so that labels can be added"
+        )
+    return torch.arange(images)[:, None] < counts
+
+
+def _shuffled(concepts: Bool[Tensor, "images concepts"]) -> Bool[Tensor, "images concepts"]:
+    generator = torch.Generator().manual_seed(0)
+    order = [torch.randperm(len(concepts), generator=generator) for _ in concepts.T]
+    return torch.stack([c[i] for c, i in zip(concepts.T, order, strict=True)], dim=1)
+
+
+def _theoretical(
+    names: Sequence[str], concepts: Bool[Tensor, "images concepts"], seeds: int
+) -> pd.DataFrame:
+    # With alpha of one image, a unit is active where it has its largest value.
+    settings = dict.fromkeys(names, Setting(alpha=1 / len(concepts)))
+    activations = concepts.float()
+
+    def scored(corrupted: Concepts) -> Matrices:
+        return scores(names, activations, corrupted, settings)
+
+    base = scored(concepts)
+    corrupted: dict[str, list[Matrices]] = {"missing": [], "extra": []}
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        corrupted["missing"].append(scored(missing_labels(concepts, generator)))
+        corrupted["extra"].append(scored(extra_labels(concepts, generator)))
+    correct = torch.arange(concepts.shape[1])
+    rows = []
+    for name in names:
+        drops = {
+            kind: normalised_drops(
+                base[name],
+                [matrices[name] for matrices in of_kind],
+                correct,
+                value_range(name, [base, *corrupted["missing"], *corrupted["extra"]]),
+            )
+            for kind, of_kind in corrupted.items()
+        }
+        rows += [
+            {"metric": name, **summary({kind: drop[:, k] for kind, drop in drops.items()})}
+            for k in correct.tolist()
+        ]
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def value_range(name: str, matrices: Sequence[Matrices]) -> float:
+    """Return the largest difference of a metric's values; of those seen if it is unbounded."""
+    if bounds := bounds_of(name):
+        return bounds[1] - bounds[0]
+    values = torch.cat([matrix[name].flatten() for matrix in matrices])
+    values = values[torch.isfinite(values)]
+    return float(values.max() - values.min()) if len(values) else math.nan
+
+
+def normalised_drops(
+    base: Float[Tensor, "units concepts"],
+    corrupted: Sequence[Float[Tensor, "units concepts"]],
+    correct: Int[Tensor, " units"],
+    largest: float,
+) -> Float[np.ndarray, "draws units"]:
+    """Return the change of each unit's score with its correct concept; negative is a decrease."""
+    units = torch.arange(len(correct))
+    changes = torch.stack([matrix[units, correct] for matrix in corrupted])
+    drops: Float[np.ndarray, "draws units"] = (changes - base[units, correct]).double().numpy()
+    return drops / largest
+
+
+DROPS = ("missing", "missing_share", "extra", "extra_share", "passes")
+
+
+def summary(drops: Mapping[str, Float[np.ndarray, " drops"]]) -> dict[str, Any]:
+    """Return the mean drops, the shares that are decreases, and whether both shares suffice.
+
+    An undefined change is no decrease. Without any changed labels nothing is defined, and
+    `passes` is None.
+    """
+    row: dict[str, Any] = {}
+    for kind, values in drops.items():
+        known = values[np.isfinite(values)]
+        row[kind] = float(known.mean()) if len(known) else math.nan
+        row[f"{kind}_share"] = float((values < -EPSILON).mean()) if len(values) else math.nan
+    shares = [row[f"{kind}_share"] for kind in drops]
+    row["passes"] = None if any(map(math.isnan, shares)) else min(shares) > REQUIRED_SHARE
+    return row
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's activations, the images' concepts, and each unit's correct concept (-1: none)."""
+
+    activations: Float[Tensor, "images units"]
+    concepts: Concepts
+    correct: Int[Tensor, " units"]
+    has_classes: bool = False  # its correct concepts are known, not chosen by IoU
+
+    def take(self, units: Int[np.ndarray, " some"]) -> Layer:
+        return Layer(
+            self.activations[:, units], self.concepts, self.correct[units], self.has_classes
+        )
+
+
+def layer_of_classes(
+    activations: Float[Tensor, "images units"], labels: ImageLabels, names: Sequence[str]
+) -> Layer:
+    """Return a layer whose units are classes; those without a label are left out."""
+    columns = [labels.column_of(name) for name in names]
+    correct = torch.tensor([-1 if column is None else column for column in columns])
+    return Layer(activations, labels.matrix, correct, has_classes=True)
+
+
+def layer_by_iou(activations: Float[Tensor, "images units"], labels: ImageLabels) -> Layer:
+    """Return a layer whose correct concepts have the largest IoU; dead units have none."""
+    iou = label_metrics(activations, labels.matrix, ["iou"])["iou"]
+    best, correct = iou.nan_to_num(0.0).max(1)
+    varies = activations.amax(0) > activations.amin(0)
+    return Layer(activations, labels.matrix, torch.where((best > 0) & varies, correct, -1))
+
+
+def experimental(
+    layer: Layer,
+    names: Sequence[str] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    lams: Sequence[float] = LAMS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Check metrics on the units of a network, with the concepts that are correct for them.
+
+    `alpha` and `lam` are chosen on 5 % of the units, by the AUPRC of the correct pairs among all;
+    the others are reported. Units whose correct concept lost or gained no label, or lost all, are
+    not counted: with a few images per concept chance alone leaves labels as they are.
+
+    Returns:
+        Per metric: `alpha, lam`, counted units, drops and shares as `theoretical` has, and the
+        AUPRC of units with classes (Sec. 5).
+    """
+    chosen = check_names(names)
+    validation, test = split_units(layer, seed)
+    settings = tuned(layer.take(validation), chosen, alphas, lams)
+    rest = layer.take(test)
+    generator = torch.Generator().manual_seed(seed)
+    base = scores(chosen, rest.activations, rest.concepts, settings)
+    corrupted, counted = {}, {}
+    for kind, corrupt in {"missing": missing_labels, "extra": extra_labels}.items():
+        concepts = corrupt(rest.concepts, generator)
+        changed = (concepts != rest.concepts).any(0) & (concepts > 0).any(0)
+        counted[kind] = changed[rest.correct].numpy()
+        corrupted[kind] = scores(chosen, rest.activations, concepts, settings)
+    rows = []
+    for name in chosen:
+        largest = value_range(name, [base, *corrupted.values()])
+        drops = {
+            kind: normalised_drops(base[name], [matrices[name]], rest.correct, largest)[0][
+                counted[kind]
+            ]
+            for kind, matrices in corrupted.items()
+        }
+        rows.append(
+            {
+                "metric": name,
+                **_parameters(name, settings[name]),
+                **{f"{kind}_units": len(drop) for kind, drop in drops.items()},
+                **summary(drops),
+                "auprc": correct_pairs_auprc(base[name], rest.correct)
+                if layer.has_classes
+                else math.nan,
+            }
+        )
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def _parameters(name: str, setting: Setting) -> dict[str, float]:
+    uses_alpha = name in METRICS and METRICS[name].uses_alpha
+    return {
+        "alpha": setting.alpha if uses_alpha else math.nan,
+        "lam": setting.lam if name == "wpmi" else math.nan,
+    }
+
+
+def split_units(layer: Layer, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the units with a correct concept: 5 % (at least one) to validate on, and the rest."""
+    units = np.flatnonzero(layer.correct.numpy() >= 0)
+    if len(units) < 2:
+        raise DissectError(
+            f"{len(units)} units of the layer have a correct concept; the checks need 2: use a "
+            "probe that shows more of the layer's concepts"
+        )
+    shuffled = np.random.default_rng(seed).permutation(units)
+    count = max(1, round(VALIDATION_SHARE * len(units)))
+    return np.sort(shuffled[:count]), np.sort(shuffled[count:])
+
+
+def tuned(
+    layer: Layer, names: Sequence[str], alphas: Sequence[float], lams: Sequence[float]
+) -> dict[str, Setting]:
+    """Return each metric's setting with the largest AUPRC of correct pairs; the first of equals."""
+    best = dict.fromkeys(names, (-math.inf, Setting()))
+    searched = [name for name in names if name in METRICS and METRICS[name].uses_alpha]
+    images = len(layer.activations)
+    # One alpha for each number of active images.
+    distinct = {math.ceil(round(alpha * images, 6)): alpha for alpha in reversed(alphas)}
+    for alpha in sorted(distinct.values()) if searched else ():
+        options = dict.fromkeys(searched, Setting(alpha, 1.0))
+        matrices = scores(searched, layer.activations, layer.concepts, options)
+        for name, matrix in matrices.items():
+            for lam, values in _with_lams(name, layer, alpha, matrix, lams):
+                found = correct_pairs_auprc(values, layer.correct)
+                if found > best[name][0]:
+                    best[name] = found, Setting(alpha, lam)
+    return {name: setting for name, (_, setting) in best.items()}
+
+
+def _with_lams(
+    name: str,
+    layer: Layer,
+    alpha: float,
+    matrix: Float[Tensor, "units concepts"],
+    lams: Sequence[float],
+) -> list[tuple[float, Float[Tensor, "units concepts"]]]:
+    """Return a metric's values for each `lam`; `matrix` is of 1."""
+    if name != "wpmi":
+        return [(1.0, matrix)]
+    without = label_metrics(layer.activations, layer.concepts, ["wpmi"], alpha, lam=0.0)["wpmi"]
+    return [(lam, without + lam * (matrix - without)) for lam in lams]  # it is linear in lam
+
+
+def correct_pairs_auprc(
+    values: Float[Tensor, "units concepts"], correct: Int[Tensor, " units"]
+) -> float:
+    """Return the AUPRC of finding correct pairs among all; undefined scores come last."""
+    truth = torch.zeros(values.shape, dtype=torch.bool)
+    truth[torch.arange(len(correct)), correct] = True
+    known = values[torch.isfinite(values)]
+    lowest = float(known.min()) - 1 if len(known) else 0.0
+    filled = torch.where(torch.isfinite(values), values, lowest)
+    columns = filled.reshape(-1, 1), truth.reshape(-1, 1)
+    return float(label_metrics(*columns, ["inverse_auprc"])["inverse_auprc"])
