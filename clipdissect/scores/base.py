@@ -49,6 +49,11 @@ class Scorer(ABC):
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         """Return the scores of the layer's units with `texts`, by column of the table."""
 
-    def pool(self, vocabulary: Sequence[str]) -> Sequence[str]:
-        """Return the texts that it can score, for random labels."""
-        return vocabulary
+    def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return the texts that random labels are drawn from.
+
+        Args:
+            vocabulary: what the labels were chosen from; empty: unknown.
+            labels: the layer's, each once.
+        """
+        return vocabulary or labels

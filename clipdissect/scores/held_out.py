@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -45,6 +46,7 @@ class HeldOut:
     store: Store | None
     encoder: Encoder | None = None
     describers: tuple[Encoder, ...] = ()
+    _texts: dict[str, Float[Tensor, " dims"]] = field(default_factory=dict, repr=False)
 
     def activations(self, layer: str, rows: Rows) -> Float[Tensor, "rows units"]:
         """Return a layer's activations on the rows, where scores are computed."""
@@ -59,18 +61,25 @@ class HeldOut:
     def images(self, rows: Rows) -> list[str]:
         return [self.features.images[row] for row in rows.tolist()]
 
-    def embed_texts(self, texts: list[str]) -> Float[Tensor, "texts dims"]:
-        """Return the scoring encoder's embeddings of texts."""
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dims"]:
+        """Return the scoring encoder's embeddings of texts, each computed once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            self._texts.update(zip(new, self._embed(new), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    def _embed(self, texts: list[str]) -> Float[Tensor, "texts dims"]:
         assert self.encoder is not None
+        settings = self.settings
         embeddings = text_embeddings(
             self.encoder.embed_texts,
             self.encoder.text_digest,
             texts,
             self.store,
-            self.settings.torch_device,
-            self.settings.text_precision,
+            settings.torch_device,
+            settings.text_precision,
         )
-        return embeddings.to(self.settings.scoring_device)
+        return embeddings.to(settings.scoring_device)
 
 
 def rows_of(features: CapturedFeatures, images: list[str]) -> Rows:

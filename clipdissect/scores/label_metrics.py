@@ -78,9 +78,7 @@ def label_metrics(
     step = max(1, _NUMBERS_AT_ONCE // images)
     for start in range(0, units, step):
         block = slice(start, start + step)
-        statistics = Statistics(
-            RankedUnits.of(a[:, block], alpha), columns, lam, positions[block]
-        )
+        statistics = Statistics(RankedUnits.of(a[:, block], alpha), columns, lam, positions[block])
         with np.errstate(divide="ignore", invalid="ignore"):
             for name, values in out.items():
                 computed = METRICS[name].compute(statistics)
@@ -329,7 +327,9 @@ class Statistics:
         return self.a.mask.T.astype(np.float64) @ self.c.logarithms / self.active
 
     @cached_property
-    def drawn(self) -> tuple[Float[np.ndarray, "units drawn"], Float[np.ndarray, "units drawn concepts"]]:
+    def drawn(
+        self,
+    ) -> tuple[Float[np.ndarray, "units drawn"], Float[np.ndarray, "units drawn concepts"]]:
         """Activations and concepts of the top and random images."""
         images = np.take_along_axis(self.a.order, self.positions, axis=1)
         matrix = self.c.present if self.c.soft is None else self.c.soft.raw

@@ -36,13 +36,12 @@ def score_layer(
 
     Args:
         rows: `unit, description`, a row per unit.
-        vocabulary: what the labels were chosen from; empty: unknown, so random labels are drawn
-            from the layer's labels.
+        vocabulary: what the labels were chosen from; empty: unknown.
     """
     described = rows["description"].to_numpy() != ""
     labels = [str(text) for text in rows["description"][described]]
     units = rows["unit"].to_numpy()[described]
-    pool = scorer.pool(vocabulary or sorted(set(labels)))
+    pool = scorer.pool(vocabulary, sorted(set(labels)))
     sets = {LABELS: [labels], **control_labels(labels, pool, drawing.draws, drawing.seed)}
     found = _score_sets(scorer, layer, units, sets)
     return {

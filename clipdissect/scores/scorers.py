@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.scores.ablation import LinearHead, ablation_scores, head_of
+from clipdissect.probe import Probe
 from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
-from clipdissect.scores.cosy import capture_text_images, cosy_scores
-from clipdissect.scores.held_out import HeldOut, Rows
-from clipdissect.scores.image_labels import ImageLabels, of_probe
-from clipdissect.scores.label_metrics import pair_metrics
-from clipdissect.scores.simulation import (
-    PUBLISHED,
+from clipdissect.scores.calibration import (
+    UNCALIBRATED,
     Calibration,
-    check_encoders,
     fit_calibration,
+    published_calibration,
     simulate,
-    simulation_scores,
 )
-from clipdissect.text_images import TextImages
+from clipdissect.scores.cosy import P_VALUE, capture_text_images, cosy_scores
+from clipdissect.scores.held_out import HeldOut, Rows
+from clipdissect.scores.image_labels import of_probe
+from clipdissect.scores.label_metrics import ALPHA, pair_metrics
+from clipdissect.scores.simulation import check_encoders, simulation_scores
+from clipdissect.text_images import TextImages, bind
 
 NEEDS_ENCODER = (
     "it needs an encoder other than the one that made the labels: scorer.encoder=NAME "
@@ -43,35 +42,34 @@ class Simulator:
     def __init__(self, held_out: HeldOut, allow_same: bool) -> None:
         if held_out.encoder is None:
             raise Unavailable(NEEDS_ENCODER)
-        self.held_out = held_out
+        self.held_out, encoder = held_out, held_out.encoder
         notes = [
             note
             for describer in held_out.describers
-            if (note := check_encoders(describer, held_out.encoder, allow_same))
+            for note in check_encoders(describer, encoder, allow_same)
         ]
+        self.calibration = published_calibration(encoder) or self._fitted()
         self.facts: dict[str, Any] = {
-            "encoder": held_out.encoder.name,
-            "calibration": self.calibration.facts if self.calibration else None,
-            "notes": [*held_out.encoder.notes, *notes],
+            "encoder": encoder.name,
+            "calibration": asdict(self.calibration) if self.calibration else UNCALIBRATED,
+            "notes": list(dict.fromkeys([*encoder.notes, *notes])),
         }
 
-    @cached_property
-    def calibration(self) -> Calibration | None:
-        """The published constants, else fitted to the probe's labels; None without either."""
-        encoder = self.held_out.encoder
-        assert encoder is not None
-        if encoder.name in PUBLISHED:
-            return PUBLISHED[encoder.name]
-        labels = image_labels(self.held_out, self.held_out.fit)
-        if labels is None:
-            return None
-        cosines = self._cosines(self.held_out.fit, list(labels.names))
-        return fit_calibration(cosines, labels.matrix)
-
     def __call__(self, rows: Rows, texts: Sequence[str]) -> Float[Tensor, "rows texts"]:
-        return simulate(self._cosines(rows, list(texts)), self.calibration)
+        """Return simulated activations on the rows of the held-out features."""
+        return simulate(self._cosines(rows, texts), self.calibration)
 
-    def _cosines(self, rows: Rows, texts: list[str]) -> Float[Tensor, "rows texts"]:
+    def _fitted(self) -> Calibration | None:
+        """Fit the constants to labels of images that don't score; None if there are none."""
+        held_out = self.held_out
+        try:
+            labels = of_probe(held_out.probe, held_out.images(held_out.fit))
+            cosines = self._cosines(held_out.fit, labels.names)
+            return fit_calibration(cosines.cpu(), labels.matrix, f"labels of {held_out.probe.name}")
+        except DissectError:  # no labels, or only one
+            return None
+
+    def _cosines(self, rows: Rows, texts: Sequence[str]) -> Float[Tensor, "rows texts"]:
         return self.held_out.embeds(rows) @ self.held_out.embed_texts(texts).T
 
 
@@ -80,21 +78,15 @@ class Simulation(Scorer):
 
     name: ClassVar[str] = "simulation"
 
-    def __init__(self, held_out: HeldOut, options: Any) -> None:
+    def __init__(self, held_out: HeldOut, allow_same: bool = False) -> None:
         self.held_out = held_out
-        self.simulator = Simulator(held_out, options.same_encoder)
+        self.simulator = Simulator(held_out, allow_same)
         self.facts = self.simulator.facts
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         test = self.held_out.test
         activations = self.held_out.activations(layer, test)
         return simulation_scores(activations, self.simulator(test, texts), pairs)
-
-
-class Ablation(Scorer):
-    """What is left of the network's answer with simulated in place of real activations."""
-
-    name: ClassVar[str] = "ablation"
 
 
 class LabelMetrics(Scorer):
@@ -105,8 +97,8 @@ class LabelMetrics(Scorer):
 
     name: ClassVar[str] = "label_metrics"
 
-    def __init__(self, held_out: HeldOut, options: Any) -> None:
-        self.held_out, self.alpha = held_out, options.alpha
+    def __init__(self, held_out: HeldOut, alpha: float = ALPHA) -> None:
+        self.held_out, self.alpha = held_out, alpha
         try:
             self.labels = of_probe(held_out.probe, held_out.images(held_out.test))
         except DissectError as error:
@@ -114,7 +106,7 @@ class LabelMetrics(Scorer):
         shown = int(self.labels.matrix.any(0).sum())
         self.facts = {"labels": len(self.labels.names), "shown": shown, "alpha": self.alpha}
 
-    def pool(self, vocabulary: Sequence[str]) -> Sequence[str]:
+    def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         return self.labels.names
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
@@ -129,9 +121,44 @@ class LabelMetrics(Scorer):
 
 
 class Cosy(Scorer):
-    """How much more a unit fires on images of its text than on the test images."""
+    """How much more a unit fires on images of its text than on the test images.
+
+    Source: Kopf et al., "CoSy: Evaluating Textual Explanations of Neurons", NeurIPS 2024.
+    """
 
     name: ClassVar[str] = "cosy"
+
+    def __init__(self, held_out: HeldOut, source: TextImages | None) -> None:
+        if source is None:
+            raise Unavailable(
+                "it needs images of the texts: text_images=folder, labelled, rendered or diffusers"
+            )
+        self.held_out = held_out
+        own = held_out.probe.subset(_numbers(held_out.probe, held_out.images(held_out.test)))
+        self.source = bind(source, own)
+        self.facts: dict[str, Any] = {
+            "images": self.source.name,
+            "digest": self.source.digest,
+            "notes": list(self.source.notes),
+        }
+
+    def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        return labels  # images of a whole vocabulary are more than one can make
+
+    def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
+        held_out = self.held_out
+        activations = capture_text_images(
+            held_out.target, [layer], self.source, texts, held_out.settings, held_out.store
+        )
+        control = held_out.activations(layer, held_out.test)
+        scores = cosy_scores(activations[layer], control.cpu(), pairs)
+        del scores[P_VALUE]  # not a score: larger isn't better
+        return scores
+
+
+def _numbers(probe: Probe, images: Sequence[str]) -> list[int]:
+    numbers = {image: number for number, image in enumerate(probe.images)}
+    return [numbers[image] for image in images]
 
 
 def _scatter(

@@ -45,7 +45,7 @@ class ScoringJob:
     config: Any
     sources: list[Source]
     job: Job
-    encoder: Encoder | None
+    encoder: Encoder | None  # that scores
     split: Split
 
     @classmethod
@@ -56,15 +56,11 @@ class ScoringJob:
         sources = read_sources(config)
         config = sources[0].config or config
         job = build_job(config, NOTHING, ("target", "probe"))
-        assert job.target and job.probe
+        assert job.target and job.probe  # two of the groups
         layers = layers_of([source.run.descriptions for source in sources])
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
-        options = config.scorer
-        if options.split:
-            split = read_split(Path(options.split).expanduser(), job.probe.images)
-        else:
-            split = split_images(job.probe.images, options.seed, tuple(options.shares))
-        return cls(config, sources, job, _scoring_encoder(options.encoder), split)
+        encoder = _scoring_encoder(config.scorer.encoder)
+        return cls(config, sources, job, encoder, _split(config.scorer, job))
 
     @property
     def probe(self) -> Probe:
@@ -122,6 +118,13 @@ class ScoringJob:
                 "its weights or code have changed since, or other weights are named"
             )
         return features
+
+
+def _split(options: Any, job: Job) -> Split:
+    assert job.probe
+    if options.split:
+        return read_split(Path(options.split).expanduser(), job.probe.images)
+    return split_images(job.probe.images, options.seed, tuple(options.shares))
 
 
 def _scoring_encoder(option: Any) -> Encoder | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +11,12 @@ import pandas as pd
 from clipdissect.app.evaluation_job import resampling_of
 from clipdissect.app.scoring.labels import Labels
 from clipdissect.app.scoring.output import score_table
+from clipdissect.app.scoring.scorers import Make
 from clipdissect.errors import unknown
 from clipdissect.scores.base import Scorer, Unavailable
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.layers import Drawing, LayerScores, score_layer
 from clipdissect.scores.summary import differences, pooled, summarise
-
-Make = Callable[[HeldOut, Any], Scorer]
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _read(entry: Any, own: Sequence[str]) -> Source:
     file = place / OVERRIDES
     if place.is_file() or not file.is_file():
         return Source(str(entry), run, None)
-    theirs: list[str] = list(OmegaConf.load(file))  # type: ignore[arg-type]
+    theirs: list[str] = list(OmegaConf.load(file))
     return Source(str(entry), run, compose("config", overrides=merged(theirs, own)))
 
 
@@ -86,8 +86,8 @@ def _of_method(options: Mapping[str, Any]) -> Source:
     method = methods.build(**options)
     if method.needs:
         raise DissectError(
-            f"labels of {method.name} must be read from a file ({{name: published, path: FILE}}) or "
-            "a run's folder: it describes units itself"
+            f"{method.name} describes units itself; labels to score come from a run's folder or a "
+            "file ({name: published, path: FILE})"
         )
     result = method.describe(methods.Job())
     path = Path(str(options.get("path", method.name)))

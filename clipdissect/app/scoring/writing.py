@@ -12,7 +12,8 @@ import pandas as pd
 from clipdissect.app.scoring.job import ScoringJob
 from clipdissect.app.scoring.labels import Labels
 from clipdissect.app.scoring.scoring import Scored
-from clipdissect.results.layer_summaries import summarise
+from clipdissect.results.describe import top_images_of_layer
+from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.results.run_files import begin, write_json, write_table, write_tables
@@ -34,7 +35,7 @@ def write(
     result.run["notes"] = [*result.run["notes"], *(s.note for s in scored.labels if s.note)]
     result.run["seconds"] = dict(seconds)
     begin(folder)
-    write_tables(folder, result.descriptions, result.top_images)
+    write_tables(folder, result.descriptions, result.top_images, result.units)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
     write_split(folder, job.probe.images, job.split)
@@ -50,13 +51,9 @@ def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
     if labels.result is not None:
         return replace(labels.result, descriptions=table)
     features, settings = held_out.features, held_out.settings
-    summaries = {
-        layer: summarise(
-            layer, features.activations[layer], features, job.job.images, settings.numeric
-        )
-        for layer in layers
-    }
-    top_images = pd.concat([s.top_images for s in summaries.values()], ignore_index=True)
+    count, names = job.job.images, features.images
+    activations = {layer: features.activations[layer] for layer in layers}
+    top_images = [top_images_of_layer(n, a, names, count) for n, a in activations.items()]
     run = run_manifest(
         held_out.target,
         held_out.probe,
@@ -68,8 +65,8 @@ def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
         computed=features.computed,
         fits=features.fits,
     )
-    histograms = {layer: summary.histograms for layer, summary in summaries.items()}
-    return Result(table, top_images, run, histograms)
+    of_layers = {layer: histograms(a) for layer, a in activations.items()}
+    return Result(table, pd.concat(top_images, ignore_index=True), run, of_layers)
 
 
 def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
