@@ -17,6 +17,7 @@ RUNNERS = (
     "class_from_descriptions",
     "qualitative",
     "runtime",
+    "metric_checks",
 )
 # Other commands, with flags; `layers` has options as Hydra's.
 COMMAND_FOLDER = Path(__file__).parent / "commands"
