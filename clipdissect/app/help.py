@@ -18,6 +18,7 @@ RUNNERS = (
     "qualitative",
     "score",
     "runtime",
+    "metric_checks",
 )
 # Other commands, with flags; `layers` has options as Hydra's.
 COMMAND_FOLDER = Path(__file__).parent / "commands"

@@ -133,6 +133,21 @@ class Runtime:
 
 
 @dataclass
+class Checks:
+    """The sanity checks of `experiments.metric_checks`; see `clipdissect.scores.checks`."""
+
+    metrics: list[str] = field(default_factory=list)  # default: all, and all similarity functions
+    # Ideal units: their frequencies, the number of images, and of random draws of labels.
+    gammas: list[float] = field(default_factory=lambda: [0.499, 0.1, 0.01, 0.001, 0.0001])
+    images: int = 500_000
+    seeds: int = 100
+    # Shares of active images to choose from on 5 % of a layer's units; default: 0.0001 to 0.5.
+    alphas: list[float] = field(default_factory=list)
+    min_area: float = 0.0  # share of an image that a mask must cover for its concept to be present
+    seed: int = 0  # of the split of units, and of the labels that are removed and added
+
+
+@dataclass
 class Root:
     target: Any = MISSING
     probe: Any = MISSING
@@ -151,6 +166,7 @@ class Root:
     evaluation: Evaluation = field(default_factory=Evaluation)
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
+    checks: Checks = field(default_factory=Checks)
     runtime: Runtime = field(default_factory=Runtime)
     # The labels to score: a run's folder, a file, or {name: published, path: FILE, ...}.
     run: Any = None

@@ -2,7 +2,7 @@
 
 Source: Oikarinen, Yan & Weng, "Evaluating Neuron Explanations" (NeuronEval), ICML 2025, Sec. 4 and
 5. Similarity functions are checked as metrics too, with concept activations P = c; their names are
-`similarity=NAME`. Their scores depend on the whole concept set, so *all* concepts are corrupted at
+`similarity.NAME`. Their scores depend on the whole concept set, so *all* concepts are corrupted at
 once, which is what missing labels of a probe are; for the other metrics it makes no difference.
 """
 
@@ -23,6 +23,7 @@ from clipdissect import similarity
 from clipdissect.errors import DissectError, unknown
 from clipdissect.scores.image_labels import ImageLabels
 from clipdissect.scores.label_metrics import ALPHA, METRICS, label_metrics
+from clipdissect.scores.statistics import active_count
 from clipdissect.similarity import Similarity
 
 EPSILON = 0.001  # smallest decrease that counts, as a share of the metric's range
@@ -33,9 +34,10 @@ GAMMAS = (0.499, 0.1, 0.01, 0.001, 0.0001)
 ALPHAS = tuple(float(f"{digit}e{power}") for power in (-4, -3, -2, -1) for digit in (1, 2, 5))
 LAMS = tuple(step / 100 for step in range(101))
 VALIDATION_SHARE = 0.05  # of units, to choose alpha and lam on
+DROPS = ("missing", "missing_share", "extra", "extra_share", "passes")  # columns of tables
 IMAGES_PER_TOP = 50  # top_k is at most a 50th of the images: 20 of 1000, as in profile=offline
 
-PREFIX = "similarity="
+PREFIX = "similarity."
 NAMES = (*METRICS, *(f"{PREFIX}{name}" for name in similarity.OPTIONS))
 _SIGNED = ("cosine", "cosine_cubed")  # similarity functions from -1 to 1; the others are unbounded
 
@@ -134,8 +136,9 @@ def theoretical(
         for part, concepts in parts
         if part
     ]
-    table: pd.DataFrame = pd.concat(tables, ignore_index=True)
-    return table[["metric", "gamma", *DROPS]]
+    columns = ["metric", "gamma", *DROPS]
+    table: pd.DataFrame = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    return table
 
 
 def ideal_units(gammas: Sequence[float], images: int) -> Bool[Tensor, "images gammas"]:
@@ -209,11 +212,8 @@ def normalised_drops(
     """Return the change of each unit's score with its correct concept; negative is a decrease."""
     units = torch.arange(len(correct))
     changes = torch.stack([matrix[units, correct] for matrix in corrupted])
-    drops: Float[np.ndarray, "draws units"] = (changes - base[units, correct]).double().numpy()
-    return drops / largest
-
-
-DROPS = ("missing", "missing_share", "extra", "extra_share", "passes")
+    drops: Tensor = (changes - base[units, correct]).double() / largest  # 0 / 0 is undefined
+    return drops.numpy()
 
 
 def summary(drops: Mapping[str, Float[np.ndarray, " drops"]]) -> dict[str, Any]:
@@ -274,8 +274,8 @@ def experimental(
     """Check metrics on the units of a network, with the concepts that are correct for them.
 
     `alpha` and `lam` are chosen on 5 % of the units, by the AUPRC of the correct pairs among all;
-    the others are reported. Units whose correct concept lost or gained no label, or lost all, are
-    not counted: with a few images per concept chance alone leaves labels as they are.
+    the others are reported. Not counted are units whose correct concept lost or gained no label, or
+    is on no image or on all: with few images per concept, that is chance.
 
     Returns:
         Per metric: `alpha, lam`, counted units, drops and shares as `theoretical` has, and the
@@ -290,8 +290,7 @@ def experimental(
     corrupted, counted = {}, {}
     for kind, corrupt in {"missing": missing_labels, "extra": extra_labels}.items():
         concepts = corrupt(rest.concepts, generator)
-        changed = (concepts != rest.concepts).any(0) & (concepts > 0).any(0)
-        counted[kind] = changed[rest.correct].numpy()
+        counted[kind] = _can_change(rest.concepts, concepts)[rest.correct].numpy()
         corrupted[kind] = scores(chosen, rest.activations, concepts, settings)
     rows = []
     for name in chosen:
@@ -308,13 +307,24 @@ def experimental(
                 **_parameters(name, settings[name]),
                 **{f"{kind}_units": len(drop) for kind, drop in drops.items()},
                 **summary(drops),
-                "auprc": correct_pairs_auprc(base[name], rest.correct)
-                if layer.has_classes
-                else math.nan,
+                "auprc": _known_auprc(base[name], rest),
             }
         )
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
+
+
+def _known_auprc(values: Float[Tensor, "units concepts"], layer: Layer) -> float:
+    """Return the AUPRC of the classes; NaN for other layers, whose concepts a metric has chosen."""
+    return (
+        float(correct_pairs_auprc(values[None], layer.correct)) if layer.has_classes else math.nan
+    )
+
+
+def _can_change(concepts: Concepts, corrupted: Concepts) -> Bool[Tensor, " concepts"]:
+    """Return which concepts are different now, and neither on no image nor on all."""
+    changed = (concepts != corrupted).any(0)
+    return changed & (corrupted.amax(0) > corrupted.amin(0))
 
 
 def _parameters(name: str, setting: Setting) -> dict[str, float]:
@@ -341,45 +351,48 @@ def split_units(layer: Layer, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def tuned(
     layer: Layer, names: Sequence[str], alphas: Sequence[float], lams: Sequence[float]
 ) -> dict[str, Setting]:
-    """Return each metric's setting with the largest AUPRC of correct pairs; the first of equals."""
-    best = dict.fromkeys(names, (-math.inf, Setting()))
+    """Return each metric's setting with the largest AUPRC of correct pairs.
+
+    The middle of equally good ones: few validation units are often told apart by any alpha.
+    """
+    tried: dict[str, list[tuple[float, Setting]]] = {name: [] for name in names}
     searched = [name for name in names if name in METRICS and METRICS[name].uses_alpha]
     images = len(layer.activations)
-    # One alpha for each number of active images.
-    distinct = {math.ceil(round(alpha * images, 6)): alpha for alpha in reversed(alphas)}
+    # The smallest alpha for each number of active images.
+    distinct = {active_count(alpha, images): alpha for alpha in sorted(alphas, reverse=True)}
     for alpha in sorted(distinct.values()) if searched else ():
         options = dict.fromkeys(searched, Setting(alpha, 1.0))
         matrices = scores(searched, layer.activations, layer.concepts, options)
         for name, matrix in matrices.items():
-            for lam, values in _with_lams(name, layer, alpha, matrix, lams):
-                found = correct_pairs_auprc(values, layer.correct)
-                if found > best[name][0]:
-                    best[name] = found, Setting(alpha, lam)
-    return {name: setting for name, (_, setting) in best.items()}
+            lams_tried = lams if name == "wpmi" else (1.0,)
+            stack = _with_lams(layer, alpha, matrix, lams) if name == "wpmi" else matrix[None]
+            found = correct_pairs_auprc(stack, layer.correct).tolist()
+            tried[name] += zip(found, (Setting(alpha, lam) for lam in lams_tried), strict=True)
+    return {name: _middle_of_best(settings) for name, settings in tried.items()}
+
+
+def _middle_of_best(tried: Sequence[tuple[float, Setting]]) -> Setting:
+    largest = max((auprc for auprc, _ in tried), default=0.0)
+    best = [setting for auprc, setting in tried if auprc == largest]
+    return best[len(best) // 2] if best else Setting()
 
 
 def _with_lams(
-    name: str,
-    layer: Layer,
-    alpha: float,
-    matrix: Float[Tensor, "units concepts"],
-    lams: Sequence[float],
-) -> list[tuple[float, Float[Tensor, "units concepts"]]]:
-    """Return a metric's values for each `lam`; `matrix` is of 1."""
-    if name != "wpmi":
-        return [(1.0, matrix)]
+    layer: Layer, alpha: float, wpmi: Float[Tensor, "units concepts"], lams: Sequence[float]
+) -> Float[Tensor, "lams units concepts"]:
+    """Return WPMI for each `lam`, in which it is linear; `wpmi` is of 1."""
     without = label_metrics(layer.activations, layer.concepts, ["wpmi"], alpha, lam=0.0)["wpmi"]
-    return [(lam, without + lam * (matrix - without)) for lam in lams]  # it is linear in lam
+    return without + torch.tensor(lams)[:, None, None] * (wpmi - without)
 
 
 def correct_pairs_auprc(
-    values: Float[Tensor, "units concepts"], correct: Int[Tensor, " units"]
-) -> float:
+    values: Float[Tensor, "sets units concepts"], correct: Int[Tensor, " units"]
+) -> Float[Tensor, " sets"]:
     """Return the AUPRC of finding correct pairs among all; undefined scores come last."""
-    truth = torch.zeros(values.shape, dtype=torch.bool)
+    truth = torch.zeros(values.shape[1:], dtype=torch.bool)
     truth[torch.arange(len(correct)), correct] = True
     known = values[torch.isfinite(values)]
     lowest = float(known.min()) - 1 if len(known) else 0.0
     filled = torch.where(torch.isfinite(values), values, lowest)
-    columns = filled.reshape(-1, 1), truth.reshape(-1, 1)
-    return float(label_metrics(*columns, ["inverse_auprc"])["inverse_auprc"])
+    columns = filled.flatten(1).T, truth.reshape(-1, 1)
+    return label_metrics(*columns, ["inverse_auprc"])["inverse_auprc"][:, 0]

@@ -50,7 +50,7 @@ class ImageLabels:
 
 
 def of_probe(probe: Probe, images: Sequence[str], min_area: float = 0.0) -> ImageLabels:
-    """Return the labels of some of a probe's images, in the order given.
+    """Return the masks' concepts, or else the classes, of some of a probe's images, in that order.
 
     Args:
         images: names, such as `CapturedFeatures.images`.
@@ -66,10 +66,10 @@ def of_probe(probe: Probe, images: Sequence[str], min_area: float = 0.0) -> Imag
         if image not in numbers:
             raise DissectError(f"probe {probe.name} has no image {image}")
     rows = [numbers[image] for image in images]
+    if probe.masks is not None:  # more than the one class per image that Broden's also have
+        return _of_masks(probe.masks, rows, min_area)
     if probe.labels is not None:
         return _of_classes([probe.labels[row] for row in rows])
-    if probe.masks is not None:
-        return _of_masks(probe.masks, rows, min_area)
     raise DissectError(
         f"probe {probe.name} has no labels: use one with classes (probe=folder "
         "probe.labels=folders, probe=imagenet_val) or masks (probe=synthetic_broden)"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from clipdissect.scores.kernels import plain
 from clipdissect.utils.compiled_kernels import CompiledKernels
@@ -44,22 +46,34 @@ def unit_rows(rows: Float[np.ndarray, "rows images"]) -> Float[np.ndarray, "rows
     return plain.unit_rows(rows)
 
 
-class RankedSums(NamedTuple):
-    """Sums over the images with a label, for each pair of a unit and a label."""
+class Entries(NamedTuple):
+    """A binary matrix by rows: row i has ones in `columns[starts[i]:starts[i + 1]]`."""
 
-    active: Float[np.ndarray, "units labels"]  # images among the unit's active ones
-    values: Float[np.ndarray, "units labels"]
-    ranks: Float[np.ndarray, "units labels"]  # from 0 for the smallest value; ties share the mean
-    precision: Float[np.ndarray, "units labels"]  # share with the label down to the image's value
+    starts: Int[Tensor, " rows_and_one"]  # int64
+    columns: Int[Tensor, " entries"]  # int32
+    width: int
+
+    @classmethod
+    def of(cls, matrix: Bool[Tensor, "rows columns"]) -> Entries:
+        starts = torch.zeros(len(matrix) + 1, dtype=torch.int64)
+        starts[1:] = matrix.sum(1).cumsum(0)
+        return cls(starts, matrix.nonzero()[:, 1].int(), matrix.shape[1])
+
+
+class RankedSums(NamedTuple):
+    """Sums over the images with a label, for each pair of a unit and a label, float64."""
+
+    active: Float[Tensor, "units labels"]  # images among the unit's active ones
+    values: Float[Tensor, "units labels"]
+    ranks: Float[Tensor, "units labels"]  # from 0 for the smallest value; ties share the mean
+    precision: Float[Tensor, "units labels"]  # share with the label, down to the image's value
 
 
 def ranked_sums(
-    order: Int[np.ndarray, "units images"],
-    values: Float[np.ndarray, "units images"],
-    active: Int[np.ndarray, " units"],
-    rows: Int[np.ndarray, " images_and_one"],
-    columns: Int[np.ndarray, " entries"],
-    labels: int,
+    order: Int[Tensor, "units images"],
+    values: Float[Tensor, "units images"],
+    active: Int[Tensor, " units"],
+    entries: Entries,
 ) -> RankedSums:
     """Sum over each label's images, in the order of each unit's values.
 
@@ -67,11 +81,10 @@ def ranked_sums(
         order: images by value, largest first, int32.
         values: in that order, float32.
         active: number of leading images that are active; ends between different values.
-        rows, columns: labels of image i are `columns[rows[i]:rows[i + 1]]`, int64 and int32.
-        labels: number of labels.
+        entries: labels per image.
     """
-    out = np.zeros((4, len(order), labels))
-    arguments = (order, values, active, rows, columns, out)
+    out = torch.zeros(4, len(order), entries.width, dtype=torch.float64)
+    arguments = (order, values, active, entries.starts, entries.columns, out)
     if not COMPILED.run("ranked_sums", len(order), arguments):
-        plain.ranked_sums(*arguments)
+        plain.ranked_sums(*(array.numpy() for array in arguments))
     return RankedSums(*out)
