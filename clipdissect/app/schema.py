@@ -92,7 +92,6 @@ class Scorer:
     seed: int = 0  # of the split and of control labels
     draws: int = 5  # of random and of shuffled labels, per unit
     alpha: float = 0.005  # share of images on which a unit counts as active (label metrics)
-    confident: float = 0.9  # a description's least probability of being right, for the summary
 
 
 @dataclass

@@ -33,7 +33,7 @@ Lines = tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]  # slope
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class Part:
     """One part of a split: images that the labels weren't made from.
 
     Args:
@@ -48,7 +48,7 @@ class HeldOut:
 
 
 def ablation_scores(
-    head: LinearHead, validate: HeldOut, test: HeldOut, pairs: Pairs, mode: str = "norm"
+    head: LinearHead, validate: Part, test: Part, pairs: Pairs, mode: str = "norm"
 ) -> Scores:
     """Return `1 - sum|L(simulated) - L| / sum|L(mean) - L|` over the test images per pair.
 
@@ -74,7 +74,7 @@ def ablation_scores(
     return {"ablation": _scores(_Losses(head, test), test, means, pairs, lines)}
 
 
-def _check(head: LinearHead, part: HeldOut) -> None:
+def _check(head: LinearHead, part: Part) -> None:
     images, units = part.activations.shape
     checks.same("units", units, "activations", head.weight.shape[1], f"weights of {head.name}")
     if part.classes is None:
@@ -91,7 +91,7 @@ def _check(head: LinearHead, part: HeldOut) -> None:
 class _Losses:
     """The losses of images as functions of one unit's activation."""
 
-    def __init__(self, head: LinearHead, part: HeldOut) -> None:
+    def __init__(self, head: LinearHead, part: Part) -> None:
         logits = head.logits(part.activations) / TEMPERATURE
         self.probabilities = logits.softmax(1)
         self.classes = logits.argmax(1) if part.classes is None else part.classes
@@ -135,7 +135,7 @@ class _Curves:
 
 
 def _by_unit(
-    part: HeldOut, pairs: Pairs
+    part: Part, pairs: Pairs
 ) -> Iterator[tuple[int, Int[np.ndarray, " some"], Float[np.ndarray, " images"], Changes]]:
     """Yield each unit, the numbers of its pairs, its activations, and those simulated per pair."""
     for unit in np.unique(pairs.units):
@@ -147,7 +147,7 @@ def _by_unit(
 
 def _scores(
     losses: _Losses,
-    test: HeldOut,
+    test: Part,
     means: Float[np.ndarray, " units"],
     pairs: Pairs,
     lines: Lines,
@@ -167,7 +167,7 @@ def _scores(
     return result
 
 
-def _norm(head: LinearHead, validate: HeldOut, test: HeldOut, pairs: Pairs) -> Lines:
+def _norm(head: LinearHead, validate: Part, test: Part, pairs: Pairs) -> Lines:
     """Return lines from simulated activations to the unit's scale, by validation statistics."""
     scores = simulation_scores(validate.activations, validate.simulated, pairs)
     activations = validate.activations.double()
@@ -180,7 +180,7 @@ def _norm(head: LinearHead, validate: HeldOut, test: HeldOut, pairs: Pairs) -> L
     return slopes, mean - slopes * text_mean
 
 
-def _optim(head: LinearHead, validate: HeldOut, test: HeldOut, pairs: Pairs) -> Lines:
+def _optim(head: LinearHead, validate: Part, test: Part, pairs: Pairs) -> Lines:
     """Return lines from simulated activations to the unit's scale, fitted to validation losses."""
     losses = _Losses(head, validate)
     slopes, offsets = np.full((2, len(pairs)), np.nan)
@@ -211,7 +211,7 @@ def _fitted(
     return c.numpy(), d.numpy()
 
 
-MODES: dict[str, Callable[[LinearHead, HeldOut, HeldOut, Pairs], Lines]] = {
+MODES: dict[str, Callable[[LinearHead, Part, Part, Pairs], Lines]] = {
     "norm": _norm,
     "optim": _optim,
 }

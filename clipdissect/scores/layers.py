@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from clipdissect.scores.base import Pairs, Scorer
-from clipdissect.scores.controls import control_labels
+from clipdissect.scores.controls import SHUFFLED, control_labels
 
 LABELS = "labels"
 
@@ -48,6 +48,25 @@ def score_layer(
         name: {column: _scatter(values, described) for column, values in columns.items()}
         for name, columns in found.items()
     }
+
+
+def chance_level(
+    scorer: Scorer, layer: str, rows: pd.DataFrame, drawing: Drawing, percentile: float = 95
+) -> dict[str, float]:
+    """Return each score's percentile over units with shuffled labels; NaN if none has a score."""
+    described = rows["description"].to_numpy() != ""
+    labels = [str(text) for text in rows["description"][described]]
+    units = rows["unit"].to_numpy()[described]
+    shuffled = control_labels(labels, [], drawing.draws, drawing.seed).get(SHUFFLED, [])
+    sets = {str(number): [texts] for number, texts in enumerate(shuffled)}
+    found = _score_sets(scorer, layer, units, sets)
+    columns = dict.fromkeys(column for scores in found.values() for column in scores)
+    levels = {}
+    for column in columns:
+        values = np.concatenate([scores[column] for scores in found.values()])
+        known = values[~np.isnan(values)]
+        levels[column] = float(np.percentile(known, percentile)) if len(known) else np.nan
+    return levels
 
 
 def _score_sets(

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
+from clipdissect.scores.ablation import Part, ablation_scores
 from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
 from clipdissect.scores.calibration import (
     UNCALIBRATED,
@@ -21,12 +23,14 @@ from clipdissect.scores.calibration import (
     simulate,
 )
 from clipdissect.scores.cosy import P_VALUE, capture_text_images, cosy_scores
+from clipdissect.scores.heads import LinearHead, head_of, network_inputs
 from clipdissect.scores.held_out import HeldOut, Rows
 from clipdissect.scores.image_labels import of_probe
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
 from clipdissect.scores.simulation import check_encoders, simulation_scores
 from clipdissect.text_images import TextImages, bind
 
+FEW = 8  # images that tell which linear layer reads a layer
 NEEDS_ENCODER = (
     "it needs an encoder other than the one that made the labels: scorer.encoder=NAME "
     "(clipdissect score --help lists encoders)"
@@ -87,6 +91,65 @@ class Simulation(Scorer):
         test = self.held_out.test
         activations = self.held_out.activations(layer, test)
         return simulation_scores(activations, self.simulator(test, texts), pairs)
+
+
+class Ablation(Scorer):
+    """How well simulated activations keep the losses of a network whose logits the layer feeds.
+
+    Source: as `Simulator`.
+    """
+
+    name: ClassVar[str] = "ablation"
+
+    def __init__(self, held_out: HeldOut, allow_same: bool = False) -> None:
+        self.held_out = held_out
+        self.simulator = Simulator(held_out, allow_same)
+        self.heads, reasons = _heads(held_out)
+        if not self.heads:
+            raise Unavailable(reasons[-1])
+        truth = self._classes(held_out.test) is not None
+        self.facts = {
+            "layers": {layer: head.name for layer, head in self.heads.items()},
+            "loss": "of the images' classes" if truth else "of the network's own predictions",
+        }
+
+    def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
+        if layer not in self.heads:
+            return {}
+        validate, test = (
+            Part(
+                self.held_out.activations(layer, rows).cpu(),
+                self.simulator(rows, texts).cpu(),
+                self._classes(rows),
+            )
+            for rows in (self.held_out.validate, self.held_out.test)
+        )
+        return ablation_scores(self.heads[layer], validate, test, pairs)
+
+    def _classes(self, rows: Rows) -> Int[Tensor, " rows"] | None:
+        """Return the images' class numbers; None unless all have one of the target's classes."""
+        probe, names = self.held_out.probe, self.held_out.target.class_names
+        if probe.labels is None:
+            return None
+        number = {name: i for i, name in enumerate(names)}
+        labels = [probe.labels[i] for i in _numbers(probe, self.held_out.images(rows))]
+        if not all(label in number for label in labels):
+            return None
+        return torch.tensor([number[str(label)] for label in labels])
+
+
+def _heads(held_out: HeldOut) -> tuple[dict[str, LinearHead], list[str]]:
+    """Return the linear layer that each layer feeds, and why others feed none."""
+    rows = held_out.test[:FEW]
+    inputs = network_inputs(held_out.target, held_out.probe, held_out.images(rows))
+    heads, reasons = {}, []
+    for layer in held_out.target.layers:
+        activations = held_out.activations(layer, rows)
+        try:
+            heads[layer] = head_of(held_out.target, layer, inputs, activations.cpu())
+        except DissectError as error:
+            reasons.append(str(error))
+    return heads, reasons
 
 
 class LabelMetrics(Scorer):

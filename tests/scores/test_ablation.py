@@ -20,7 +20,7 @@ from clipdissect.capture.capture import capture
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
-from clipdissect.scores.ablation import HeldOut, ablation_scores
+from clipdissect.scores.ablation import Part, ablation_scores
 from clipdissect.scores.base import Pairs
 from clipdissect.scores.heads import LinearHead, head_of, network_inputs, true_classes
 from clipdissect.targets import Target
@@ -111,7 +111,7 @@ def test_equals_a_network_whose_channel_a_hook_replaces(name: str, pictures: Pro
     s = torch.rand(len(q), 2, generator=torch.Generator().manual_seed(0)) + q[:, units[:2]]
     classes = torch.arange(len(q)) % 7
     val, test = slice(0, 10), slice(10, None)
-    parts = [HeldOut(q[part], s[part], classes[part]) for part in (val, test)]
+    parts = [Part(q[part], s[part], classes[part]) for part in (val, test)]
     pairs = Pairs(units[[0, 1, 1, 2]].numpy(), np.array([0, 1, 0, 1]))
     scores = ablation_scores(head, *parts, pairs)["ablation"]
     about = (target, layer, inputs[test], classes[test])
@@ -126,11 +126,11 @@ def test_equals_a_network_whose_channel_a_hook_replaces(name: str, pictures: Pro
         assert score == pytest.approx(float(expected), abs=2e-3)
 
 
-def by_hand() -> tuple[LinearHead, HeldOut, HeldOut]:
+def by_hand() -> tuple[LinearHead, Part, Part]:
     # Logits / 1.1 are a and -a: the loss of the right class is log(1 + exp(-2 |a|)).
     head = LinearHead(torch.tensor([[1.1], [-1.1]]), torch.zeros(2))
-    validate = HeldOut(torch.tensor([[0.5], [-0.5]]), torch.tensor([[2.0], [1.0]]))
-    test = HeldOut(torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0], [1.0]]))
+    validate = Part(torch.tensor([[0.5], [-0.5]]), torch.tensor([[2.0], [1.0]]))
+    test = Part(torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0], [1.0]]))
     return head, validate, test
 
 
@@ -144,10 +144,10 @@ def test_by_hand() -> None:
     expected = 1 - (0.313262 - 0.126928) / (0.693147 - 0.126928)
     score = ablation_scores(head, validate, test, ONE)["ablation"]
     assert score == pytest.approx([expected], abs=1e-5)
-    given = HeldOut(test.activations, test.simulated, torch.tensor([0, 1]))  # the predictions
+    given = Part(test.activations, test.simulated, torch.tensor([0, 1]))  # the predictions
     assert ablation_scores(head, validate, given, ONE)["ablation"] == pytest.approx(score)
     # Of wrong classes, losses are 2.126928, simulated 1.313262.
-    wrong = HeldOut(test.activations, test.simulated, torch.tensor([1, 0]))
+    wrong = Part(test.activations, test.simulated, torch.tensor([1, 0]))
     expected = 1 - (2.126928 - 1.313262) / (2.126928 - 0.693147)
     score = ablation_scores(head, validate, wrong, ONE)["ablation"]
     assert score == pytest.approx([expected], abs=1e-5)
@@ -155,7 +155,7 @@ def test_by_hand() -> None:
 
 def random_parts(
     images: int = 40, units: int = 6, texts: int = 4, scale: float = 1.0
-) -> tuple[LinearHead, HeldOut, HeldOut]:
+) -> tuple[LinearHead, Part, Part]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:
@@ -166,7 +166,7 @@ def random_parts(
     for _ in range(2):
         activations = draw(images, units).relu()
         simulated = torch.sigmoid(activations[:, :texts] + draw(images, texts))
-        parts.append(HeldOut(activations, simulated, torch.arange(images) % 9))
+        parts.append(Part(activations, simulated, torch.arange(images) % 9))
     return head, *parts
 
 
@@ -180,8 +180,8 @@ def test_fitted_lines_equal_plain_adam() -> None:
     assert scores[0] > ablation_scores(head, validate, test, pairs, "norm")["ablation"][1]
 
 
-def plain_adam(head: LinearHead, validate: HeldOut, test: HeldOut, unit: int, text: int) -> float:
-    def change(part: HeldOut, values: Tensor) -> Tensor:
+def plain_adam(head: LinearHead, validate: Part, test: Part, unit: int, text: int) -> float:
+    def change(part: Part, values: Tensor) -> Tensor:
         q = part.activations.double().clone()
         before = F.cross_entropy(head.logits(q) / 1.1, part.classes, reduction="none")
         q[:, unit] = values
@@ -220,7 +220,7 @@ def test_interpolated_losses_are_exact_at_any_scale(scale: float) -> None:
 
 def test_perfect_and_undefined_scores() -> None:
     head, validate, test = random_parts()
-    perfect = [HeldOut(p.activations, p.activations, p.classes) for p in (validate, test)]
+    perfect = [Part(p.activations, p.activations, p.classes) for p in (validate, test)]
     pairs = Pairs(np.array([2]), np.array([2]))
     assert ablation_scores(head, *perfect, pairs, "optim")["ablation"] == pytest.approx([1])
     # A unit without weights changes no loss; a constant text has no z-score.
@@ -237,10 +237,10 @@ def test_wrong_inputs() -> None:
     head, validate, test = random_parts()
     with pytest.raises(DissectError, match=r"unknown mode 'normal'. Did you mean norm\?"):
         ablation_scores(head, validate, test, ONE, "normal")
-    few = HeldOut(test.activations[:, :5], test.simulated, test.classes)
+    few = Part(test.activations[:, :5], test.simulated, test.classes)
     with pytest.raises(DissectError, match="activations holds 5 units, weights of head holds 6"):
         ablation_scores(head, validate, few, ONE)
-    beyond = HeldOut(test.activations, test.simulated, torch.full((40,), 9))
+    beyond = Part(test.activations, test.simulated, torch.full((40,), 9))
     with pytest.raises(DissectError, match="the true classes are 9 to 9, but head has 9 classes"):
         ablation_scores(head, validate, beyond, ONE)
 

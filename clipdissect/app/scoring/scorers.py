@@ -9,12 +9,13 @@ from clipdissect import text_images
 from clipdissect.app.build import build_group
 from clipdissect.scores.base import Scorer
 from clipdissect.scores.held_out import HeldOut
-from clipdissect.scores.scorers import Cosy, LabelMetrics, Simulation
+from clipdissect.scores.scorers import Ablation, Cosy, LabelMetrics, Simulation
 
 Make = Callable[[HeldOut, Any], Scorer]
 
 SCORERS: dict[str, Make] = {
     "simulation": lambda held_out, config: Simulation(held_out, config.scorer.same_encoder),
+    "ablation": lambda held_out, config: Ablation(held_out, config.scorer.same_encoder),
     "cosy": lambda held_out, config: Cosy(
         held_out, build_group(text_images.build, config.text_images)
     ),

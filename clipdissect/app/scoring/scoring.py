@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.app.evaluation_job import resampling_of
+from clipdissect.app.scoring.confidence import Confidences, confidences
 from clipdissect.app.scoring.labels import Labels
 from clipdissect.app.scoring.output import score_table
 from clipdissect.app.scoring.scorers import Make
@@ -28,8 +29,9 @@ class Scored:
 
     labels: list[Labels]
     layers: list[dict[str, LayerScores]]  # of each label set
-    facts: dict[str, dict[str, Any]]
+    scorers: list[Scorer]
     not_scored: dict[str, str]
+    confidences: Confidences
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return `scores` of the first labels and, of several, `against` with the others'."""
@@ -37,7 +39,7 @@ class Scored:
             score_table(labels.descriptions, layers)
             for labels, layers in zip(self.labels, self.layers, strict=True)
         ]
-        result = {"scores": tables[0]}
+        result = {"scores": self.confidences.add_to(tables[0])}
         if len(tables) > 1:
             named = zip(self.labels[1:], tables[1:], strict=True)
             others = [table.assign(labels=labels.name) for labels, table in named]
@@ -64,6 +66,7 @@ class Scored:
             "layers": of_all[0],
             "against": dict(zip(names[1:], of_all[1:], strict=True)),
             "differences": minus,
+            "confidence": self.confidences.metrics,
             "not_scored": self.not_scored,
             "bootstrap": {"kind": "percentile", **asdict(resampling)},
         }
@@ -79,8 +82,16 @@ def score(
         {layer: _score_layer(scorers, layer, of_set, drawing) for layer in held_out.target.layers}
         for of_set in labels
     ]
-    facts = {scorer.name: scorer.facts for scorer in scorers}
-    return Scored(list(labels), found, facts, not_scored)
+    first = labels[0].descriptions
+    own = confidences(
+        first,
+        score_table(first, found[0]),
+        held_out.target,
+        next((scorer for scorer in scorers if scorer.name == "simulation"), None),
+        drawing,
+        resampling_of(config),
+    )
+    return Scored(list(labels), found, scorers, not_scored, own)
 
 
 def _scorers(

@@ -38,6 +38,7 @@ def write(
     write_tables(folder, result.descriptions, result.top_images, result.units)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
+    scored.confidences.write(folder)
     write_split(folder, job.probe.images, job.split)
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "run.json", result.run)
@@ -76,6 +77,6 @@ def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]
         "digests": {source.name: source.digests for source in job.sources},
         "images": {name: len(part) for name, part in rows.items()},
         "split": job.config.scorer.split or {"seed": job.config.scorer.seed},
-        "scorers": scored.facts,
+        "scorers": {scorer.name: scorer.facts for scorer in scored.scorers},
         "not_scored": scored.not_scored,
     }
