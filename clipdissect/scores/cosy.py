@@ -31,7 +31,8 @@ AUC, MAD, P_VALUE = "cosy_auc", "cosy_mad", "cosy_p"
 MIN_CONTROL = 2  # images, of a standard deviation
 MAX_LISTED = 5  # texts in a note
 
-TextActivations = Sequence[Float[Tensor, "images units"] | None]  # by text; None: no images
+# Per text [images, units]; None for a text without images.
+TextActivations = Sequence[Float[Tensor, "_ units"] | None]
 
 
 def cosy_scores(
@@ -143,7 +144,7 @@ def capture_text_images(
     texts: Sequence[str],
     settings: Settings,
     store: Store | None,
-) -> dict[str, list[Float[Tensor, "images units"] | None]]:
+) -> dict[str, list[Float[Tensor, "_ units"] | None]]:
     """Return each text's activations per layer; None for a text without readable images.
 
     The network sees each image once, also where it belongs to several texts.
@@ -169,9 +170,7 @@ def capture_text_images(
     return activations
 
 
-def _split(
-    values: Any, rows: Sequence[Sequence[int]]
-) -> list[Float[Tensor, "images units"] | None]:
+def _split(values: Any, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "_ units"] | None]:
     return [values[list(of_text)] if of_text else None for of_text in rows]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clipdissect.probe import Probe
 
 
+@runtime_checkable
 class TextImages(Protocol):
     """Images that show what a text says, such as photographs of a zebra for "zebra"."""
 

@@ -13,6 +13,8 @@ from scipy.stats import mannwhitneyu
 from tiny import COLOURS, ColourNet, preprocess
 from torch import Tensor
 
+from clipdissect import text_images
+from clipdissect.capture.capture import capture
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe, build
@@ -156,6 +158,22 @@ def test_images_of_several_texts_are_seen_once(tmp_path: Path, target: Target) -
     union = TextImageUnion.of(source, ["a", "b", "c"])
     assert len(union.probe) == 10
     assert union.numbers == ((0, 1, 2), (2, 0, 3), (0, 1, 2, 4, 5, 6, 7, 8, 9, 3))
+
+
+def test_units_score_best_on_drawings_of_their_colour(tmp_path: Path, target: Target) -> None:
+    plain = {"size": 32, "photographs": False, "stamps": "none"}
+    source = text_images.build("rendered", images=8, **plain)
+    settings, store = Settings(device="cpu", workers=0), Store(tmp_path / "store")
+    texts = ["red", "green", "blue"]
+    activations = capture_text_images(target, ["relu"], source, texts, settings, store)["relu"]
+    scenes = build("synthetic_broden", images=20, **plain)
+    control = capture(target, ["relu"], None, scenes, store, settings).activations["relu"]
+    units, numbers = np.divmod(np.arange(9), 3)
+    scores = cosy_scores(activations, control, Pairs(units, numbers))
+    auc, mad = (scores[name].reshape(3, 3) for name in ("cosy_auc", "cosy_mad"))
+    assert auc.argmax(1).tolist() == mad.argmax(1).tolist() == [0, 1, 2]
+    assert auc.diagonal().min() > 0.8
+    assert scores["cosy_p"].reshape(3, 3).diagonal().max() < 0.01
 
 
 def test_unreadable_images_have_no_row(tmp_path: Path, target: Target) -> None:
