@@ -107,7 +107,7 @@ def conse(
     86.8 %, and faster.
 
     Args:
-        classifier: `efficientnet_lite0` or `efficientnet_lite2`.
+        classifier: `efficientnet_lite0`, `efficientnet_lite1` or `efficientnet_lite2`.
         sentence_encoder: `minilm` (packaged), `mpnet`, or a sentence-transformers folder.
         top: number of classes in the sum.
         image_size: shorter side and center crop, in pixels.

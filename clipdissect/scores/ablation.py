@@ -23,8 +23,9 @@ from clipdissect.similarity import checks
 
 TEMPERATURE = 1.1  # that the paper's logits are divided by
 STEPS, RATE = 100, 1e-2  # of Adam, over all validation images at once
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual ones
 # No step of Adam is longer than RATE * (1 - beta1) / sqrt(1 - beta2) (Kingma & Ba, section 2.1).
-_FARTHEST = STEPS * RATE * (1 - 0.9) / (1 - 0.999) ** 0.5
+_FARTHEST = STEPS * RATE * (1 - _BETA1) / (1 - _BETA2) ** 0.5
 _ERROR = 1e-12  # of interpolated losses
 _NO_EFFECT = 1e-9  # change of a loss
 
@@ -196,19 +197,21 @@ def _fitted(
     low, high = -farthest - activations.max(), farthest - activations.min()
     curves = losses.changes(unit, float(low), float(high))
     slopes = curves.slopes
-    c = torch.ones(len(simulated), dtype=torch.float64)
-    d = torch.zeros_like(c)
-    optimizer = torch.optim.Adam([c, d], lr=RATE)
-    for _ in range(STEPS):
-        changes = c.numpy()[:, None] * simulated + d.numpy()[:, None] - activations
+    line = np.stack([np.ones(len(simulated)), np.zeros(len(simulated))])
+    first, second = np.zeros_like(line), np.zeros_like(line)
+    # Adam by hand: torch's imports its compiler, which takes seconds.
+    for step in range(1, STEPS + 1):
+        changes = line[0, :, None] * simulated + line[1, :, None] - activations
         values = curves.at(changes)
         values[np.abs(values) < _NO_EFFECT] = 0  # at a perfect fit, errors must not move it
         # The derivative of sum|change of loss|; pairs don't depend on each other.
-        gradient = np.sign(values) * slopes.at(changes)
-        c.grad = torch.from_numpy((gradient * simulated).sum(1))
-        d.grad = torch.from_numpy(gradient.sum(1))
-        optimizer.step()
-    return c.numpy(), d.numpy()
+        slope = np.sign(values) * slopes.at(changes)
+        gradient = np.stack([(slope * simulated).sum(1), slope.sum(1)])
+        first = _BETA1 * first + (1 - _BETA1) * gradient
+        second = _BETA2 * second + (1 - _BETA2) * gradient**2
+        scale = np.sqrt(second / (1 - _BETA2**step)) + _EPSILON
+        line -= RATE * first / (1 - _BETA1**step) / scale
+    return line[0], line[1]
 
 
 MODES: dict[str, Callable[[LinearHead, Part, Part, Pairs], Lines]] = {

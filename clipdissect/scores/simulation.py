@@ -76,11 +76,11 @@ def _check(
     checks.matrix("simulated activations", simulated, "images", "texts")
     checks.same("images", len(activations), "activations", len(simulated), "simulated activations")
     sides = {"unit": (pairs.units, activations), "text": (pairs.texts, simulated)}
-    for what, (numbers, values) in sides.items():
+    for side, (numbers, values) in sides.items():
         count = values.shape[1]
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
             wrong = numbers[(numbers < 0) | (numbers >= count)][0]
-            raise DissectError(f"a pair has {what} {wrong}, but there are {count} {what}s")
+            raise DissectError(f"a pair has {side} {wrong}, but there are {count} {side}s")
 
 
 def _standardised(
@@ -119,20 +119,20 @@ def check_encoders(
     """
     describer, scorer = _without_prompts(describer), _without_prompts(scorer)
     if _share_images(describer, scorer):
-        what = (
+        shared = (
             f"the scorer {scorer.name} has the network of images that the labels were made with "
-            f"({describer.name}), so it agrees with their errors"
+            f"({describer.name}), so its scores are too high"
         )
         if allow_same:
-            return (f"{what}: the scores are too high (scorer.same_encoder=true)",)
+            return (f"{shared} (scorer.same_encoder=true)",)
         raise DissectError(
-            f"{what}: choose another (scorer.encoder=conse with classifier=efficientnet_lite1 "
-            f"needs no download), or accept scores that are too high with scorer.same_encoder=true"
+            f"{shared}: choose another, such as ConSE with the classifier efficientnet_lite1, "
+            f"which needs no download; or accept such scores with scorer.same_encoder=true"
         )
     if describer.text_digest == scorer.text_digest:
         return (
-            f"the scorer {scorer.name} shares the text network, though not that of images, with "
-            f"{describer.name}, which the labels were made with",
+            f"the scorer {scorer.name} shares its text network, but not that of images, with the "
+            f"encoder of the labels, {describer.name}",
         )
     return ()
 

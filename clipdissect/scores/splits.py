@@ -131,13 +131,11 @@ def _as_written(image: str) -> str:
 
 
 def _check_images(file: Path, names: Sequence[str], parts: dict[str, str]) -> None:
-    sides = {
-        "images of the probe that it lacks": [name for name in names if name not in parts],
-        "images that the probe lacks": sorted(set(parts) - set(names)),
-    }
-    wrong = [f"{len(few)} {what} (such as {few[0]})" for what, few in sides.items() if few]
-    if wrong:
+    missing = [name for name in names if name not in parts]
+    foreign = sorted(set(parts) - set(names))
+    if missing or foreign:
         raise DissectError(
-            f"{file} is the split of another probe: it has {' and '.join(wrong)}. Use the probe "
-            f"that was split (probe=..., probe.limit=...), or leave scorer.split unset"
+            f"{file} is the split of another probe: it lacks {len(missing)} of the probe's images "
+            f"and has {len(foreign)} others, such as {(missing + foreign)[0]}. Use the probe that "
+            f"was split (probe=..., probe.limit=...), or leave scorer.split unset"
         )

@@ -123,7 +123,7 @@ def test_equals_a_network_whose_channel_a_hook_replaces(name: str, pictures: Pro
         simulated = losses(*about, int(unit), z * a.std() * correlation + a.mean())
         mean = losses(*about, int(unit), a.mean().expand(len(z)))
         expected = 1 - (simulated - original).abs().sum() / (mean - original).abs().sum()
-        assert score == pytest.approx(float(expected), abs=2e-3)
+        assert score == pytest.approx(float(expected), abs=1e-4)
 
 
 def by_hand() -> tuple[LinearHead, Part, Part]:

@@ -235,4 +235,4 @@ def test_shared_texts_are_noted_whatever_the_templates() -> None:
     labels = SharedTexts(network(0), "lite2")
     scorer = PromptEncoder(SharedTexts(network(1), "lite1"), ("a photo of a {}",))
     (note,) = check_encoders(labels, scorer)
-    assert "shares the text network" in note
+    assert "shares its text network" in note

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 _NUMBERS_AT_ONCE = 2_000_000
 
 
 def average_ranks(rows: Float[np.ndarray, "rows images"]) -> Float[np.ndarray, "rows images"]:
     """Rank each row's values from 0, the largest, float32; equal values share their mean rank."""
+    from scipy.stats import rankdata  # imported slowly, and rarely needed
+
     ascending: Float[np.ndarray, "rows images"] = rankdata(rows, axis=1)
     ranks: Float[np.ndarray, "rows images"] = (rows.shape[1] - ascending).astype(np.float32)
     return ranks
