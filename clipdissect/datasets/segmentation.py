@@ -14,6 +14,7 @@ from clipdissect.errors import DissectError, unknown
 from clipdissect.utils import hashing
 
 UNLABELLED = -1
+COLOUR_SUFFIX = "-c"  # of Broden's labels of the category color
 
 
 @dataclass(frozen=True)

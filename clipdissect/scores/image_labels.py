@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from clipdissect.datasets.class_names import is_a_name, synonyms
-from clipdissect.datasets.segmentation import SegmentationLabels
+from clipdissect.datasets.segmentation import COLOUR_SUFFIX, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.probe.base import Probe
 
@@ -42,6 +42,8 @@ class ImageLabels:
     @cached_property
     def _columns(self) -> tuple[dict[str, int], dict[str, int]]:
         exact = {name: column for column, name in enumerate(self.names)}
+        for name, column in list(exact.items()):
+            exact.setdefault(name.removesuffix(COLOUR_SUFFIX), column)  # but `orange` is a fruit
         by_synonym: dict[str, int] = {}
         for column, name in enumerate(self.names):
             for synonym in synonyms(name):

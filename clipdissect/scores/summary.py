@@ -40,10 +40,12 @@ def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
     """Return JSON-able means per score, with those of controls and what labels have over them.
 
     `reached_by` lists the controls that the labels aren't above for certain: the interval of the
-    difference, paired by unit, includes 0.
+    difference, paired by unit, includes 0. Scores that no unit has are left out.
     """
     names, matrix = [], []
-    for column, own in scores[LABELS].items():
+    columns = [column for column, own in scores.get(LABELS, {}).items() if not np.isnan(own).all()]
+    for column in columns:
+        own = scores[LABELS][column]
         names.append((column, LABELS, ""))
         matrix.append(own)
         for control in (name for name in scores if name != LABELS):
@@ -51,7 +53,7 @@ def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
             matrix += [scores[control][column], own - scores[control][column]]
     found = dict(zip(names, _intervals(matrix, resampling), strict=True))
     result: dict[str, Any] = {}
-    for column in scores[LABELS]:
+    for column in columns:
         of_controls = {
             control: {
                 **found[column, control, ""],
@@ -63,22 +65,22 @@ def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
         result[column] = {
             **found[column, LABELS, ""],
             "controls": of_controls,
-            "reached_by": [c for c, v in of_controls.items() if not is_above(v["difference"])],
+            "reached_by": [c for c, v in of_controls.items() if is_reached(v["difference"])],
         }
     return result
 
 
 def differences(first: LayerScores, second: LayerScores, resampling: Resampling) -> dict[str, Any]:
     """Return the first labels' scores minus the second's, over the units that both have."""
-    own, other = first[LABELS], second[LABELS]
-    columns = [column for column in own if column in other]
-    found = _intervals([own[c] - other[c] for c in columns], resampling)
-    return dict(zip(columns, found, strict=True))
+    own, other = first.get(LABELS, {}), second.get(LABELS, {})
+    minus = {column: own[column] - other[column] for column in own if column in other}
+    known = {column: values for column, values in minus.items() if not np.isnan(values).all()}
+    return dict(zip(known, _intervals(list(known.values()), resampling), strict=True))
 
 
-def is_above(difference: Mapping[str, Any]) -> bool:
-    """Return whether an interval is above 0; an undefined one isn't."""
-    return difference["low"] is not None and bool(difference["low"] > 0)
+def is_reached(difference: Mapping[str, Any]) -> bool:
+    """Return whether an interval isn't above 0; an undefined one tells nothing."""
+    return difference["low"] is not None and bool(difference["low"] <= 0)
 
 
 def _intervals(

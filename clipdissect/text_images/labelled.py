@@ -11,13 +11,11 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from clipdissect.datasets.places365 import match_key
-from clipdissect.datasets.segmentation import Concept, SegmentationLabels
+from clipdissect.datasets.segmentation import COLOUR_SUFFIX, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe, resolve
 from clipdissect.utils import hashing
 from clipdissect.utils.type_checks import check_range
-
-COLOUR_SUFFIX = "-c"  # of Broden's labels of the category color
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipdissect.app.console import console, print_lines, text_table
-from clipdissect.app.printing import with_interval
+from clipdissect.app.printing import number, with_interval
 from clipdissect.scores.layers import LABELS, LayerScores
 from clipdissect.utils.figures import save_figure
 
@@ -28,19 +28,21 @@ def score_table(rows: pd.DataFrame, layers: Mapping[str, LayerScores]) -> pd.Dat
     return table
 
 
-def show_scores(
-    metrics: Mapping[str, Any], notes: Sequence[str], folder: Path, others: bool = True
-) -> None:
-    """Print means next to controls, differences to other labels, notes and the folder."""
+def show_scores(metrics: Mapping[str, Any], notes: Sequence[str], folder: Path) -> None:
+    """Print the main scores next to controls, differences to other labels, notes, the folder."""
     out = console()
     for layer, scores in metrics["layers"].items():
-        out.print(_layer_table(layer, scores))
+        out.print(_layer_table(layer, _main(scores)))
     lines = [_verdict(layer, scores) for layer, scores in metrics["layers"].items()]
-    if others:
-        for name, layers in metrics["differences"].items():
-            lines += _difference_lines(name, layers)
+    for name, layers in metrics["differences"].items():
+        lines += _difference_lines(name, layers)
+    lines += _confidence_lines(metrics["confidence"])
     lines += [f"not scored: {name}: {why}" for name, why in metrics["not_scored"].items()]
     print_lines(out, [*lines, *(f"note: {note}" for note in notes), f"files: {folder}"])
+
+
+def _main(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: scores[name] for name in MAIN if name in scores}
 
 
 def _layer_table(layer: str, scores: Mapping[str, Any]) -> Any:
@@ -50,7 +52,7 @@ def _layer_table(layer: str, scores: Mapping[str, Any]) -> Any:
             name,
             score["units"],
             with_interval(score["value"], score),
-            *(with_interval(score["controls"][c]["value"], None) for c in controls),
+            *(number(score["controls"][c]["value"]) for c in controls),
             ", ".join(score["reached_by"]),
         )
         for name, score in scores.items()
@@ -64,19 +66,33 @@ def _verdict(layer: str, scores: Mapping[str, Any]) -> str:
     if not scores:
         return f"{layer}: nothing could be scored"
     if not reached:
-        return f"{layer}: all scores are above those of every control, by 95 % intervals"
-    return f"{layer}: a control reaches {', '.join(reached)}: there, the labels show nothing"
+        return f"{layer}: the labels are above every control in all {len(scores)} scores"
+    return (
+        f"{layer}: controls reach {len(reached)} of {len(scores)} scores, which thus show nothing "
+        f"here: {', '.join(reached)}"
+    )
 
 
 def _difference_lines(name: str, layers: Mapping[str, Any]) -> list[str]:
     lines = []
     for layer, scores in layers.items():
-        for score, found in scores.items():
+        for score, found in _main(scores).items():
             certain = found["low"] is not None and found["low"] * found["high"] > 0
             mark = "" if certain else " (not certain)"
+            value = with_interval(found["value"], found)
+            lines.append(f"minus {name}: {layer} {score} {value}, {found['units']} units{mark}")
+    return lines
+
+
+def _confidence_lines(metrics: Mapping[str, Any]) -> list[str]:
+    lines = [f"no confidence of {layer}: {why}" for layer, why in metrics["missing"].items()]
+    for layer, found in metrics.items():
+        if layer != "missing":
+            half = next(row for row in found["risk_at_coverage"] if row["coverage"] >= 0.5)
             lines.append(
-                f"minus {name}: {layer} {score} {with_interval(found['value'], found)} "
-                f"of {found['units']} units{mark}"
+                f"{layer}: {found['right']} of {found['with_truth']} descriptions are right "
+                f"({found['right_is']}); of the {100 * half['coverage']:.0f} % with the highest "
+                f"confidence {with_interval(1 - half['risk'], None)}"
             )
     return lines
 
@@ -109,12 +125,12 @@ def draw(metrics: Mapping[str, Any], folder: Path) -> None:
 
 def _draw_panel(panel: Any, scores: Sequence[Mapping[str, Any] | None]) -> None:
     panel.grid(axis="x", alpha=0.3)
-    for number, name in enumerate(COLOURS):
+    for place, name in enumerate(COLOURS):
         points = []
         for row, score in enumerate(scores):
             found = score if name == LABELS else (score or {}).get("controls", {}).get(name)
             if found and found["low"] is not None:
-                points.append((found["value"], found["low"], found["high"], row + number * 0.15))
+                points.append((found["value"], found["low"], found["high"], row + place * 0.15))
         if points:
             value, low, high, y = np.array(points).T
             error = np.maximum([value - low, high - value], 0)
