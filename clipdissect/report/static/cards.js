@@ -144,6 +144,22 @@
     return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
   }
 
+  // In a list, unknown scores keep their places, so that all cards are equally high.
+  function scores(item, side, large) {
+    const cells = dissect.data.scores.map((score, n) => {
+      const value = dissect.scoreOf(side, item.row, n);
+      const title = [score.title, score.words].filter(Boolean).join(": ");
+      return el("div", { title, class: value === null ? "unknown" : null }, el("dt", { text: large ? score.title : score.short }), el("dd", { text: dissect.score(value) }));
+    });
+    return cells.length ? el("dl", { class: "scores" }, ...cells) : null;
+  }
+
+  // The description that the scores are of, if it isn't the one shown.
+  function scoredAs(item, side) {
+    const words = side.e ? text(side.e[item.row]) : "";
+    return words ? line("scores are of", words) : null;
+  }
+
   // Of a latent of a sparse autoencoder; on its own only, for all cards are equally high.
   function firing(item, side) {
     const fires = side.x ? side.x[item.row] : null;
@@ -176,7 +192,7 @@
     heading.append(...content);
     const box = el("div", { class: "side" }, heading);
     if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
-    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot));
+    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot), ...[scores(item, side, large), large ? scoredAs(item, side) : null].filter(Boolean));
     dissect.ask(place, item, (details) => {
       if (!details) return;
       plot.replaceChild(histogram(details), plot.firstChild);
