@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -185,14 +185,18 @@ def side_scores(
 def means(run: Run, layer: str) -> list[Mean]:
     """Return the means of a layer's scores, with intervals from `metrics.json`."""
     rows = run.scores[run.scores["layer"] == layer]
-    facts = run.metrics.get("layers", {}).get(layer, {})
     result = []
     for name in run.score_names:
         values = rows[name].to_numpy(float)
         values = values[np.isfinite(values)]
         if len(values):
-            interval = facts.get(name)
-            ends = interval if isinstance(interval, dict) else {}
-            mean = float(values.mean())
-            result.append(Mean(score_of(name), mean, ends.get("low"), ends.get("high")))
+            ends = _interval(run.metrics, layer, name)
+            result.append(Mean(score_of(name), float(values.mean()), *ends))
     return result
+
+
+def _interval(metrics: Mapping[str, Any], *keys: str) -> tuple[float | None, float | None]:
+    value: Any = metrics
+    for key in ("layers", *keys):
+        value = value.get(key) if isinstance(value, dict) else None
+    return (value.get("low"), value.get("high")) if isinstance(value, dict) else (None, None)

@@ -39,7 +39,7 @@
   function threshold() {
     const [chosen, least] = by("score") ? [by("score").value, by("threshold").valueAsNumber] : ["", NaN];
     if (chosen === "" || Number.isNaN(least)) return () => true;
-    const n = Number(chosen);
+    const n = dissect.data.scores.findIndex(({ name }) => name === chosen);
     const { low } = dissect.data.scores[n];
     const fits = (value) => value !== null && (low ? value <= least : value >= least);
     return (item) => item.layer.sides.some((side) => fits(dissect.scoreOf(side, item.row, n)));
@@ -54,7 +54,7 @@
         SORTS[`${name}-${place}`] = [place ? `${title} of B` : title, key, !low];
         by("sort").append(el("option", { value: `${name}-${place}`, text: SORTS[`${name}-${place}`][0] }));
       });
-      by("score").append(el("option", { value: n, text: `${title} at ${low ? "most" : "least"}` }));
+      by("score").append(el("option", { value: name, text: `${title} at ${low ? "most" : "least"}` }));
     });
   }
 

@@ -151,14 +151,11 @@
       const title = [score.title, score.words].filter(Boolean).join(": ");
       return el("div", { title, class: value === null ? "unknown" : null }, el("dt", { text: large ? score.title : score.short }), el("dd", { text: dissect.score(value) }));
     });
-    return cells.length ? el("dl", { class: "scores" }, ...cells) : null;
+    return cells.length ? el("dl", { class: "scores", title: scoredAs(item, side) ? `Scores are of: ${scoredAs(item, side)}` : null }, ...cells) : null;
   }
 
-  // The description that the scores are of, if it isn't the one shown.
-  function scoredAs(item, side) {
-    const words = side.e ? text(side.e[item.row]) : "";
-    return words ? line("scores are of", words) : null;
-  }
+  // The description that the scores are of; empty if it is the one shown.
+  function scoredAs(item, side) { return side.e ? text(side.e[item.row]) : ""; }
 
   // Of a latent of a sparse autoencoder; on its own only, for all cards are equally high.
   function firing(item, side) {
@@ -192,7 +189,8 @@
     heading.append(...content);
     const box = el("div", { class: "side" }, heading);
     if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
-    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot), ...[scores(item, side, large), large ? scoredAs(item, side) : null].filter(Boolean));
+    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot), ...[scores(item, side, large)].filter(Boolean));
+    if (large && scoredAs(item, side)) box.append(line("scores are of", scoredAs(item, side)));
     dissect.ask(place, item, (details) => {
       if (!details) return;
       plot.replaceChild(histogram(details), plot.firstChild);
