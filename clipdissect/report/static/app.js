@@ -292,6 +292,7 @@
     restore();
     update();
     route();
+    if (location.hash.startsWith("#units?")) by("units").scrollIntoView();
     document.body.dataset.ready = "yes";
   };
 })();
