@@ -36,6 +36,7 @@ from clipdissect.report.page import (
 )
 from clipdissect.report.report_data import REPORT, THUMBNAILS, rounded
 from clipdissect.report.run import Run, load, run_folder
+from clipdissect.report.scores import names_of, page_scores, score_of, side_scores
 from clipdissect.store import Store
 from clipdissect.utils.files import atomic
 
@@ -72,6 +73,7 @@ def _page(run: Run) -> Page:
         "others": list(run.report_data.facts.get("others", {})),
         "slots": [picture_slots(run)],
         "regions": has_regions(run),
+        "scores": page_scores([run]),
         "layers": [_layer(run, name, texts) for name in run.layers],
         "texts": list(texts.numbers),
     }
@@ -95,6 +97,7 @@ def _page(run: Run) -> Page:
         "made": f"Run {run.name}.",
         "has_latents": any(layer.latents for layer in layers),
         "has_truth": any(layer.right is not None for layer in layers),
+        "scores": [score_of(name) for name in names_of([run])],
         "agreement": _agreement_definition(run),
     }
     return Page("report.html", values, start, chunks)
@@ -116,7 +119,7 @@ def _layer(run: Run, name: str, texts: TextTable) -> dict[str, Any]:
     return {
         "name": name,
         "units": len(units) if units == list(range(len(units))) else units,
-        "sides": [descriptions(run, rows, texts)],
+        "sides": [descriptions(run, rows, texts) | side_scores(run, rows, run.score_names, texts)],
         **ground_truth(run, name, texts),
         **other_labels(run, name, units, texts),
     }
@@ -227,6 +230,7 @@ def _compare_page(runs: Runs, pairs: list[LayerPair], encoder: str) -> Page:
         "slots": [picture_slots(run) for run in runs],
         "shared": shared,
         "regions": any(map(has_regions, runs)),
+        "scores": page_scores(runs),
         "layers": [_layer_of_both(runs, pair, texts) for pair in pairs],
         "texts": list(texts.numbers),
     }
@@ -257,11 +261,14 @@ def _layer_of_both(runs: Runs, pair: LayerPair, texts: TextTable) -> dict[str, A
     truths = [ground_truth(run, pair.name, texts, pair.units) for run in runs]
     class_names = next((truth["t"] for truth in truths if truth), None)
     truth = {} if class_names is None else {"t": class_names, "k": [None] * len(pair.units)}
-    sides = zip(runs, pair.rows, strict=True)
+    sides, names = zip(runs, pair.rows, strict=True), names_of(runs)
     return {
         "name": pair.name,
         "units": pair.units,
-        "sides": [descriptions(run, rows, texts) for run, rows in sides],
+        "sides": [
+            descriptions(run, rows, texts) | side_scores(run, rows, names, texts)
+            for run, rows in sides
+        ],
         "same": pair.same,
         "near": [rounded(value) for value in pair.cosines],
         **truth,
@@ -296,6 +303,7 @@ def _template_values(runs: Runs, pairs: list[LayerPair], encoder: str) -> dict[s
         "made": "",
         "layers": layers,
         "has_latents": any(is_of_latents(side) for pair in pairs for side in pair.rows),
+        "scores": [score_of(name) for name in names_of(runs)],
         "any_truth": any(right is not None for layer in layers for right in layer["right"]),
         "words": f"cosine of their sentence embeddings ({encoder}); 1 is the same text."
         if encoder

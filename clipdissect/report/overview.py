@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from clipdissect.evaluation.layers import is_of_latents, null_metrics
 from clipdissect.models.layer_patterns import LATENTS
 from clipdissect.report.run import Run
+from clipdissect.report.scores import Mean, means
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 
@@ -67,6 +68,7 @@ class LayerOverview:
 
     `different` and `among_runners_up` count distinct texts, without and with runners-up;
     `near` counts any synonym of the class name. `null_95`: see `evaluation.layers.null_metrics`.
+    `means` are of the units' scores.
     """
 
     name: str
@@ -88,6 +90,7 @@ class LayerOverview:
     null_95: float | None = None
     above_null: float | None = None
     latents: LatentsOverview | None = None
+    means: tuple[Mean, ...] = ()
 
     @property
     def coverage(self) -> float | None:
@@ -148,6 +151,7 @@ def _layer(run: Run, name: str) -> LayerOverview:
         null_95=null.get("null_95"),
         above_null=null.get("above_null"),
         latents=_latents(run, name, not_dead) if is_of_latents(rows) else None,
+        means=tuple(means(run, name)),
     )
 
 

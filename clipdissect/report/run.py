@@ -24,13 +24,16 @@ from clipdissect.report.report_data import (
     read_json,
     read_report_data,
 )
+from clipdissect.report.scores import KEYS, SCORED, join
 from clipdissect.results import flags
+from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
 from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
     r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
     r"|similarity(_\d+)?|.*_cos|fires|density"
+    rf"|{'|'.join(NAMES)}"
 )
 NAN = float("nan")
 
@@ -44,8 +47,9 @@ def _empty() -> pd.DataFrame:
 class Run:
     """A run's tables and metadata; missing files are empty.
 
-    `folder` may be a file of labels. `units` is `units.csv`, with ground truth and ranks.
-    `problem` says why the run is incomplete; empty if it is complete.
+    `folder` may be a file of labels. `units` is `units.csv`, with ground truth and ranks. `scores`
+    has a row per unit, see `scores.join`. `problem` says why the run is incomplete; empty if it is
+    complete.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     report_data: ReportData = field(default_factory=ReportData)
     problem: str = ""
+    scores: pd.DataFrame = field(default_factory=_empty)
 
     @property
     def name(self) -> str:
@@ -73,6 +78,11 @@ class Run:
             number = len(columns) + 1
             columns.append((f"description_{number}", f"similarity_{number}"))
         return columns
+
+    @property
+    def score_names(self) -> list[str]:
+        known = self.scores.notna().any()
+        return [str(name) for name in known[known].index if name not in (*KEYS, SCORED)]
 
     @property
     def images(self) -> int | None:
@@ -131,15 +141,18 @@ def load(path: str | Path) -> Run:
         table = Published(path=str(folder)).describe(Job()).descriptions
         return Run(folder, _with_required_columns(table))
     folder = run_folder(folder)
+    descriptions = _with_required_columns(_read_table(folder / "descriptions.csv"))
+    units, scored = (_read_table(folder / name) for name in ("units.csv", "scores.csv"))
     return Run(
         folder,
-        _with_required_columns(_read_table(folder / "descriptions.csv")),
+        descriptions,
         _read_table(folder / "top_images.csv"),
-        _read_table(folder / "units.csv"),
+        units,
         read_json(folder / "run.json"),
         read_json(folder / "metrics.json"),
         read_report_data(folder),
         _problem(folder),
+        join(descriptions, units, scored),
     )
 
 
@@ -246,6 +259,8 @@ class Unit:
     run_images: int = 0
     density: float = math.nan
     neighbours: list[Neighbour] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    scored: str = ""
 
 
 def unit_of(run: Run, address: str) -> Unit:
@@ -281,8 +296,19 @@ def unit_of(run: Run, address: str) -> Unit:
         run_images=run.images or 0,
         density=float(row.get("density", math.nan)),
         neighbours=_neighbours(run, layer, number),
+        **_scores(run, layer, number),
         **_histogram(run, layer, number),
     )
+
+
+def _scores(run: Run, layer: str, unit: int) -> dict[str, Any]:
+    table = run.scores
+    rows = table[(table["layer"] == layer) & (table["unit"] == unit)]
+    if rows.empty:
+        return {}
+    values = {name: float(rows[name].iloc[0]) for name in run.score_names}
+    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    return {"scores": known, "scored": str(rows[SCORED].iloc[0])}
 
 
 def _histogram(run: Run, layer: str, unit: int) -> dict[str, Any]:

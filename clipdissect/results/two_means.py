@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_ROUNDS = 300  # as scikit-learn's; on real images all sets settle within 15
-_NUMBERS_AT_ONCE, _NUMBERS_AT_ONCE_ON_DEVICE = 1_000_000, 50_000_000  # sets x starts x points
+_ROUNDS = 300  # as scikit-learn's
+_NUMBERS_AT_ONCE, _NUMBERS_AT_ONCE_ON_DEVICE = 100_000, 50_000_000  # sets x starts x points
 
 
 def two_means(
@@ -63,12 +63,16 @@ def _step(
 
     Of a centre c and a point x, `|x - c|^2 = |x|^2 - 2 x.c + |c|^2`; `|x|^2` is left out.
     """
-    within = (products.diagonal(dim1=1, dim2=2)[:, None] * counted).sum(2)
-    distances = []
-    for members in ((first & counted).to(products.dtype), (~first & counted).to(products.dtype)):
+    squares = (products.diagonal(dim1=1, dim2=2)[:, None] * counted).sum(2)
+    one = (first & counted).to(products.dtype)
+    other = (~first & counted).to(products.dtype)
+    of_one = one @ products
+    of_other = counted.to(products.dtype) @ products - of_one
+    within, distances = squares, []
+    for members, dots in ((one, of_one), (other, of_other)):
         size = members.sum(2, keepdim=True)
-        dots = (members @ products) / size.clamp(min=1)
-        length = (members * dots).sum(2, keepdim=True) / size.clamp(min=1)
+        centre = dots / size.clamp(min=1)
+        length = (members * centre).sum(2, keepdim=True) / size.clamp(min=1)
         within = within - (size * length)[:, :, 0]
-        distances.append((length - 2 * dots).masked_fill(size == 0, torch.inf))
+        distances.append((length - 2 * centre).masked_fill(size == 0, torch.inf))
     return within, distances[0] <= distances[1]

@@ -187,6 +187,8 @@ def test_decoder_directions_name_latents(images: Path) -> None:
     assert table["fires"].tolist()[2:] == [0, 0]
     assert result.run["method"] == {"name": "decoder_names"}
     assert "similarity" not in result.run
+    assert result.units["clarity"].notna().tolist() == [True, True, False, False]
+    assert result.units["monosemanticity"].isna().all()  # of the top images only
     first = result.top_images.iloc[0]
     assert (first["unit"], first["image"]) == (0, "yellow0.png")  # red and a tenth of green
 
@@ -201,6 +203,15 @@ def test_decoder_names_needs_the_encoders_space(images: Path) -> None:
         method.build("decoder_names").describe(job)
     with pytest.raises(DissectError, match="needs: probe"):
         describe_units(job)
+
+
+def test_numbers_of_latents_are_of_images_on_which_they_fire(images: Path) -> None:
+    units = dissect(images, sae=brightest()).units
+    # All four are of one colour. Of a single image there is no pair, but there is a mean, and the
+    # two colours are at a right angle.
+    assert units["clarity"].tolist() == pytest.approx([1, np.nan, np.nan], abs=1e-6, nan_ok=True)
+    assert units["polysemanticity"][0] == pytest.approx(0, abs=1e-6)
+    assert units["redundancy"].tolist() == pytest.approx([0, 0, np.nan], abs=1e-6, nan_ok=True)
 
 
 def test_truth_changes_no_description_of_latents(images: Path) -> None:

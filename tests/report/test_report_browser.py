@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from test_cli import JOB, run
 from test_report_latents import tables_of
+from test_report_scores import scored_run
 from tiny import write_colours
 
 from clipdissect import report
@@ -349,6 +350,63 @@ def test_latents_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     assert page.locator("#list .frame").count() == 2 * page.locator("#list .strip").count()
 
 
+def test_scores_on_cards_as_order_and_as_filter(tmp_path: Path, open_page: Any) -> None:
+    made = report.build(scored_run(tmp_path / "run"))
+    page = open_page(made)
+    page.select_option("#sort", label="clarity")
+    assert shown(page) == ["a 1", "b 0", "a 0", "a 2"]  # the dead unit has none
+    cells = page.locator("#list .card").first.locator(".scores div:not(.unknown)").all_inner_texts()
+    found = [" ".join(text.split()) for text in cells]
+    assert found == [
+        "clarity 0.750",
+        "polysem. 0.900",
+        "redundancy 0.500",
+        "simulation 0.125",
+        "my score 2000",
+    ]
+    heights = page.eval_on_selector_all("#list .card", "(n) => n.map((c) => c.offsetHeight)")
+    assert len(set(heights)) == 1
+    page.select_option("#sort", label="polysemanticity")  # whose smallest values are best
+    assert shown(page) == ["a 0", "b 0", "a 1", "a 2"]
+
+    page.select_option("#score", label="simulation at least")
+    assert count(page) == 4  # no threshold yet
+    page.fill("#threshold", "0.2")
+    assert shown(page) == ["a 0", "b 0"]
+    page.select_option("#score", label="polysemanticity at most")
+    assert shown(page) == ["a 0"]
+    assert page.url.endswith("#units?score=polysemanticity&threshold=0.2&sort=polysemanticity-0")
+    page.click("#list .card a.open")
+    page.wait_for_selector("#one .scores")
+    assert "scores are of cats" in " ".join(page.locator("#one").inner_text().split())
+    page.keyboard.press("Escape")
+    page.wait_for_selector("body[data-view=list]")
+    assert shown(page) == ["a 0"]
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert shown(page) == ["a 0"]
+    page.fill("#threshold", "0.01")
+    page.click("#reset")
+    assert count(page) == 4
+    # The address of any filter opens in another page; unknown values are left out.
+    other = open_page(made, "#units?search=cat&layer=7&score=none&turned=yes&sort=unit")
+    assert shown(other) == ["a 0"] and other.locator("#layer").input_value() == ""
+    other.fill("#search", "")
+    other.wait_for_function("document.querySelectorAll('#list .card').length === 4")
+    assert shown(other) == ["b 0", "a 2", "a 1", "a 0"]
+
+
+def test_scores_of_two_runs(tmp_path: Path, open_page: Any) -> None:
+    folders = [scored_run(tmp_path / name) for name in ("one", "two")]
+    (folders[1] / "scores.csv").unlink()
+    page = open_page(report.compare(*folders, tmp_path / "out"))
+    orders = page.locator("#sort option").all_inner_texts()
+    assert "simulation" in orders and "clarity of B" in orders and "simulation of B" not in orders
+    page.select_option("#score", label="simulation at least")
+    page.fill("#threshold", "0.2")
+    assert sorted(shown(page)) == ["a 0", "b 0"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
     if not AXE.is_file():
@@ -359,9 +417,10 @@ def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme:
         (compared, ""),
         (runs[0] / "report/index.html", "#blocks.1/7"),
         (report.build(tables_of(tmp_path / "latents")), "#fc{sae}/0"),
+        (report.build(scored_run(tmp_path / "scores")), ""),
     ):
         page = open_page(path, address, color_scheme=scheme)
-        page.wait_for_selector(".card img")
+        page.wait_for_selector(".card .scores" if "scores" in path.parts else ".card img")
         page.evaluate(AXE.read_text(encoding="utf-8"))
         each = "(v) => [v.id, v.nodes[0].html, v.nodes[0].failureSummary]"
         found = page.evaluate(

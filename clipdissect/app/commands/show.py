@@ -78,6 +78,8 @@ def _scores(unit: Unit) -> list[tuple[Any, ...]]:
 
 
 def _facts(unit: Unit) -> list[tuple[str, str]]:
+    from clipdissect.report.scores import score_of
+
     rows = []
     if unit.margin == unit.margin:
         rows.append(("margin", f"{unit.margin:.3f}"))
@@ -86,6 +88,9 @@ def _facts(unit: Unit) -> list[tuple[str, str]]:
     if unit.truth:
         rows.append(("class", f"{unit.truth} ({_verdict(unit)})"))
     rows += [(name, label or "-") for name, label in unit.others.items()]
+    rows += [(score_of(name).title, f"{value:.3f}") for name, value in unit.scores.items()]
+    if unit.scored:
+        rows.append(("scores are of", unit.scored))
     if unit.counts:
         most = max(unit.counts)
         # Round up, so that every bin with images has a visible block.

@@ -6,6 +6,7 @@
   const MOST_PRINTED = 200;
   let items = [];
   let scrolled = 0;
+  const FIELDS = ["search", "layer", "show", "score", "threshold", "sort"]; // whose state is in the address
   const choice = { query: "", layer: "", show: null, sort: null, turned: false };
 
   const flag = (bit) => (item) => item.layer.sides.some((side) => side.f[item.row] & bit);
@@ -34,6 +35,29 @@
     description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
   };
 
+  // Whether any side's score is at least the threshold; at most, where smaller ones are better.
+  function threshold() {
+    const [chosen, least] = by("score") ? [by("score").value, by("threshold").valueAsNumber] : ["", NaN];
+    if (chosen === "" || Number.isNaN(least)) return () => true;
+    const n = dissect.data.scores.findIndex(({ name }) => name === chosen);
+    const { low } = dissect.data.scores[n];
+    const fits = (value) => value !== null && (low ? value <= least : value >= least);
+    return (item) => item.layer.sides.some((side) => fits(dissect.scoreOf(side, item.row, n)));
+  }
+
+  // Adds the page's scores to the orders and the filter.
+  function scores() {
+    dissect.data.scores.forEach(({ name, title, low }, n) => {
+      dissect.data.sides.forEach((_, place) => {
+        if (!dissect.data.layers.some((layer) => layer.sides[place].c[n])) return;
+        const key = (item) => dissect.scoreOf(item.layer.sides[place], item.row, n);
+        SORTS[`${name}-${place}`] = [place ? `${title} of B` : title, key, !low];
+        by("sort").append(el("option", { value: `${name}-${place}`, text: SORTS[`${name}-${place}`][0] }));
+      });
+      by("score").append(el("option", { value: name, text: `${title} at ${low ? "most" : "least"}` }));
+    });
+  }
+
   function offered() {
     const layers = dissect.data.layers;
     const compares = dissect.data.sides.length > 1;
@@ -50,12 +74,14 @@
       if (count && !whole) by("show").append(el("option", { value: name, text: name === "all" ? label : `${label} (${count.toLocaleString("en")})` }));
     }
     for (const name of offered()) by("sort").append(el("option", { value: name, text: SORTS[name][0] }));
+    scores();
   }
 
   function read() {
     choice.query = by("search").value;
     choice.layer = by("layer").value;
-    choice.show = { test: SHOWS[by("show").value][1] };
+    const [shows, fits] = [SHOWS[by("show").value][1], threshold()];
+    choice.show = { test: (item) => shows(item) && fits(item) };
     const [, key, down, last] = SORTS[by("sort").value];
     choice.sort = { key, down, last };
   }
@@ -73,11 +99,38 @@
 
   function changed() {
     update();
+    remember();
     const toolbar = document.querySelector(".toolbar");
     if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
   }
 
-  // Links: #layer/unit is one unit, everything else the list.
+  // Links: #layer/unit is one unit, everything else the list, with its filters after #units?.
+  const fields = () => FIELDS.map(by).filter(Boolean);
+  const first = (field) => (field.options ? field.options[0].value : "");
+
+  function state() {
+    const chosen = fields().filter((field) => field.value !== first(field)).map((field) => [field.id, field.value]);
+    return String(new URLSearchParams(choice.turned ? [...chosen, ["turned", "yes"]] : chosen));
+  }
+
+  function remember() {
+    const chosen = state();
+    if (document.body.dataset.view !== "list" || (!chosen && !location.hash.startsWith("#units?"))) return;
+    try { history.replaceState(null, "", chosen ? `#units?${chosen}` : "#units"); } catch { /* a page of another origin */ }
+  }
+
+  function restore() {
+    const [, query] = /^#units\?(.*)$/.exec(location.hash) || [];
+    if (query === undefined || query === state()) return false;
+    const chosen = new URLSearchParams(query);
+    for (const field of fields()) {
+      field.value = chosen.get(field.id) ?? first(field);
+      if (field.selectedIndex < 0) field.value = first(field);
+    }
+    choice.turned = chosen.has("turned");
+    return true;
+  }
+
   function wanted() {
     let address = location.hash.slice(1);
     try { address = decodeURIComponent(address); } catch { return null; }
@@ -97,7 +150,9 @@
     } else {
       document.body.dataset.view = "list";
       by("one").hidden = true;
+      if (restore()) update();
       if (before === "one") { dissect.redraw(); back(); } // else the list is there, and keeps its focus
+      remember();
     }
   }
 
@@ -183,23 +238,28 @@
     if (act) { event.preventDefault(); act(); }
   }
 
+  function clear() {
+    for (const field of fields()) if (field.id !== "sort") field.value = first(field);
+  }
+
   function listen() {
     let timer;
     by("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(changed, 80); });
-    for (const id of ["layer", "show"]) by(id).addEventListener("change", changed);
+    for (const field of ["layer", "show", "score"].map(by).filter(Boolean)) field.addEventListener("change", changed);
+    if (by("threshold")) by("threshold").addEventListener("input", changed);
     by("sort").addEventListener("change", () => { choice.turned = false; changed(); });
     by("order").addEventListener("click", () => { choice.turned = !choice.turned; changed(); });
     by("regions").addEventListener("click", regions);
     by("theme").addEventListener("click", () => theme(true));
     by("print").addEventListener("click", print);
     by("help-open").addEventListener("click", () => by("help").showModal());
-    by("reset").addEventListener("click", () => { by("search").value = ""; by("layer").value = ""; by("show").value = "all"; changed(); });
+    by("reset").addEventListener("click", () => { clear(); changed(); });
     for (const chip of document.querySelectorAll("[data-search]")) {
       chip.addEventListener("click", () => {
+        clear();
         by("search").value = `"${chip.dataset.search}"`;
         by("layer").value = chip.dataset.layer;
-        by("show").value = "all";
-        update();
+        changed();
         by("units").scrollIntoView();
       });
     }
@@ -229,8 +289,10 @@
     options();
     theme(false);
     listen();
+    restore();
     update();
     route();
+    if (location.hash.startsWith("#units?")) by("units").scrollIntoView();
     document.body.dataset.ready = "yes";
   };
 })();

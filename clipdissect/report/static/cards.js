@@ -144,6 +144,19 @@
     return el("dl", { class: "small" }, ...shown.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: dissect.score(value) }))));
   }
 
+  // In a list, unknown scores keep their places, so that all cards are equally high.
+  function scores(item, side, large) {
+    const cells = dissect.data.scores.map((score, n) => {
+      const value = dissect.scoreOf(side, item.row, n);
+      const title = [score.title, score.words].filter(Boolean).join(": ");
+      return el("div", { title, class: value === null ? "unknown" : null }, el("dt", { text: large ? score.title : score.short }), el("dd", { text: dissect.score(value) }));
+    });
+    return cells.length ? el("dl", { class: "scores", title: scoredAs(item, side) ? `Scores are of: ${scoredAs(item, side)}` : null }, ...cells) : null;
+  }
+
+  // The description that the scores are of; empty if it is the one shown.
+  function scoredAs(item, side) { return side.e ? text(side.e[item.row]) : ""; }
+
   // Of a latent of a sparse autoencoder; on its own only, for all cards are equally high.
   function firing(item, side) {
     const fires = side.x ? side.x[item.row] : null;
@@ -176,7 +189,8 @@
     heading.append(...content);
     const box = el("div", { class: "side" }, heading);
     if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
-    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot));
+    box.append(el("div", { class: "below" }, bars(side, item.row, most), plot), ...[scores(item, side, large)].filter(Boolean));
+    if (large && scoredAs(item, side)) box.append(line("scores are of", scoredAs(item, side)));
     dissect.ask(place, item, (details) => {
       if (!details) return;
       plot.replaceChild(histogram(details), plot.firstChild);

@@ -32,6 +32,9 @@ window.dissect = { data: null, chunks: new Map(), files: {}, waiting: new Map() 
     return value === 0 || (size >= 0.001 && size < 1000) ? value.toPrecision(3) : dissect.number(value);
   };
 
+  // The n-th score of a unit; null if it is unknown.
+  dissect.scoreOf = (side, row, n) => (side.c && side.c[n] ? side.c[n][row] : null);
+
   dissect.text = (number) => (number === undefined || number < 0 ? "" : dissect.data.texts[number]);
   dissect.unit = (layer, row) => (Array.isArray(layer.units) ? layer.units[row] : row);
   dissect.rows = (layer) => (Array.isArray(layer.units) ? layer.units.length : layer.units);
