@@ -296,20 +296,14 @@ def experimental(
     for name in chosen:
         largest = value_range(name, [base, *corrupted.values()])
         drops = {
-            kind: normalised_drops(base[name], [matrices[name]], rest.correct, largest)[0][
-                counted[kind]
-            ]
+            kind: normalised_drops(base[name], [matrices[name]], rest.correct, largest)[0]
             for kind, matrices in corrupted.items()
         }
-        rows.append(
-            {
-                "metric": name,
-                **_parameters(name, settings[name]),
-                **{f"{kind}_units": len(drop) for kind, drop in drops.items()},
-                **summary(drops),
-                "auprc": _known_auprc(base[name], rest),
-            }
-        )
+        counted_drops = {kind: drop[counted[kind]] for kind, drop in drops.items()}
+        units = {f"{kind}_units": len(drop) for kind, drop in counted_drops.items()}
+        known = {"auprc": _known_auprc(base[name], rest)}
+        parameters = _parameters(name, settings[name])
+        rows.append({"metric": name, **parameters, **units, **summary(counted_drops), **known})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
 
