@@ -15,10 +15,12 @@ from typing import Any
 from clipdissect.app.launch import ONLY_DISSECT, launch, results_folder
 
 # Groups that the runner doesn't read, and their replacements.
-_NO_LABELS = "it describes no units, and takes the concepts of the probe's labels"
+_NO_DESCRIPTIONS = "it describes no units, and takes the concepts of the probe's labels"
+_DESCRIPTIONS = ("concepts", "encoder", "method", "sentence", "null_similarity", "top", "show")
 UNUSED = {
     **ONLY_DISSECT,
-    **dict.fromkeys(("concepts", "encoder", "method", "sentence", "top", "show"), _NO_LABELS),
+    **dict.fromkeys((*_DESCRIPTIONS, "images", "report", "study"), _NO_DESCRIPTIONS),
+    **dict.fromkeys(("comparison", "runtime"), "these are settings of the runner of that name"),
     "similarity": "set 'checks.metrics=[similarity.soft_wpmi]'; top_k is set by the probe's size",
     "evaluation": "set checks.seed, checks.alphas and others",
 }

@@ -1,6 +1,6 @@
 """Time of all label metrics, against scipy and scikit-learn pair by pair in the same process.
 
-    python scripts/benchmark_label_metrics.py                  # 3904 units, 1200 concepts, 50,000 images
+    python scripts/benchmark_label_metrics.py    # 3904 units, 1200 concepts, 50,000 images
     python scripts/benchmark_label_metrics.py --units 256 --density 0.1
 
 Random activations and binary labels; `--density` is the share of images that have a label. The
@@ -78,9 +78,9 @@ def main() -> None:
         column.copy_(torch.rand(arguments.images, generator=generator) < arguments.density)
     label_metrics(a[:200, :2], c[:200, :2])  # compiles
     reset_peak_memory()
-    before, start = memory_of("VmRSS"), time.perf_counter()
+    before, start, cpu = memory_of("VmRSS"), time.perf_counter(), time.process_time()
     computed = label_metrics(a, c)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = memory_of("VmHWM") - before
     per_pair, expected = plain(a, c, arguments.pairs)
     differences = [
@@ -93,6 +93,7 @@ def main() -> None:
         **vars(arguments),
         "metrics": len(METRICS),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),  # of all threads
         "peak_gb": round(peak / 1e9, 2),
         "plain_metrics": len(PLAIN),
         "plain_seconds": round(whole),

@@ -41,8 +41,9 @@ PREFIX = "similarity."
 NAMES = (*METRICS, *(f"{PREFIX}{name}" for name in similarity.OPTIONS))
 _SIGNED = ("cosine", "cosine_cubed")  # similarity functions from -1 to 1; the others are unbounded
 
+SAMPLED = "_top_random"  # the end of the names of metrics that draw images
+
 Concepts = Shaped[Tensor, "images concepts"]
-Corruption = Callable[[Concepts, torch.Generator], Concepts]
 Matrices = dict[str, Float[Tensor, "units concepts"]]
 
 
@@ -67,6 +68,12 @@ def extra_labels(concepts: Concepts, generator: torch.Generator) -> Concepts:
     return concepts | added if concepts.dtype == torch.bool else (concepts + added).clamp(max=1)
 
 
+CORRUPTIONS: dict[str, Callable[[Concepts, torch.Generator], Concepts]] = {
+    "missing": missing_labels,
+    "extra": extra_labels,
+}
+
+
 def check_names(names: Sequence[str] | None) -> list[str]:
     """Return the metrics to check, all by default; raise a DissectError for an unknown one."""
     for name in names or ():
@@ -80,13 +87,14 @@ def scores(
     activations: Float[Tensor, "images units"],
     concepts: Concepts,
     settings: Mapping[str, Setting],
+    seed: int = 0,
 ) -> Matrices:
-    """Return the metrics and similarities of all units and concepts."""
+    """Return the metrics and similarities of all units and concepts; see `label_metrics`."""
     result: Matrices = {}
     chosen = [name for name in names if not name.startswith(PREFIX)]
     for setting in dict.fromkeys(settings[name] for name in chosen):
         group = [name for name in chosen if settings[name] == setting]
-        result |= label_metrics(activations, concepts, group, setting.alpha, setting.lam)
+        result |= label_metrics(activations, concepts, group, setting.alpha, setting.lam, seed)
     for name in set(names) - set(chosen):
         function = suited(name.removeprefix(PREFIX), len(activations))
         result[name] = function(concepts.float(), activations.float())
@@ -164,27 +172,23 @@ def _theoretical(
     # With alpha of one image, a unit is active where it has its largest value.
     settings = dict.fromkeys(names, Setting(alpha=1 / len(concepts)))
     activations = concepts.float()
-
-    def scored(corrupted: Concepts) -> Matrices:
-        return scores(names, activations, corrupted, settings)
-
-    base = scored(concepts)
-    corrupted: dict[str, list[Matrices]] = {"missing": [], "extra": []}
+    sampled = [name for name in names if name.endswith(SAMPLED)]
+    once = scores(names, activations, concepts, settings)
+    before: list[Matrices] = []
+    after: dict[str, list[Matrices]] = {"missing": [], "extra": []}
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
-        corrupted["missing"].append(scored(missing_labels(concepts, generator)))
-        corrupted["extra"].append(scored(extra_labels(concepts, generator)))
+        before.append(once | scores(sampled, activations, concepts, settings, seed))
+        for kind, corrupt in CORRUPTIONS.items():
+            corrupted = corrupt(concepts, generator)
+            after[kind].append(scores(names, activations, corrupted, settings, seed))
     correct = torch.arange(concepts.shape[1])
     rows = []
     for name in names:
+        largest = value_range(name, [*before, *after["missing"], *after["extra"]])
         drops = {
-            kind: normalised_drops(
-                base[name],
-                [matrices[name] for matrices in of_kind],
-                correct,
-                value_range(name, [base, *corrupted["missing"], *corrupted["extra"]]),
-            )
-            for kind, of_kind in corrupted.items()
+            kind: normalised_drops(name, before, matrices, correct, largest)
+            for kind, matrices in after.items()
         }
         rows += [
             {"metric": name, **summary({kind: drop[:, k] for kind, drop in drops.items()})}
@@ -204,15 +208,19 @@ def value_range(name: str, matrices: Sequence[Matrices]) -> float:
 
 
 def normalised_drops(
-    base: Float[Tensor, "units concepts"],
-    corrupted: Sequence[Float[Tensor, "units concepts"]],
+    name: str,
+    before: Sequence[Matrices],
+    after: Sequence[Matrices],
     correct: Int[Tensor, " units"],
     largest: float,
 ) -> Float[np.ndarray, "draws units"]:
     """Return the change of each unit's score with its correct concept; negative is a decrease."""
     units = torch.arange(len(correct))
-    changes = torch.stack([matrix[units, correct] for matrix in corrupted])
-    drops: Tensor = (changes - base[units, correct]).double() / largest  # 0 / 0 is undefined
+    changes = [
+        matrices[name][units, correct] - unchanged[name][units, correct]
+        for unchanged, matrices in zip(before, after, strict=True)
+    ]
+    drops: Tensor = torch.stack(changes).double() / largest  # 0 / 0 is undefined
     return drops.numpy()
 
 
@@ -288,7 +296,7 @@ def experimental(
     generator = torch.Generator().manual_seed(seed)
     base = scores(chosen, rest.activations, rest.concepts, settings)
     corrupted, counted = {}, {}
-    for kind, corrupt in {"missing": missing_labels, "extra": extra_labels}.items():
+    for kind, corrupt in CORRUPTIONS.items():
         concepts = corrupt(rest.concepts, generator)
         counted[kind] = _can_change(rest.concepts, concepts)[rest.correct].numpy()
         corrupted[kind] = scores(chosen, rest.activations, concepts, settings)
@@ -296,20 +304,14 @@ def experimental(
     for name in chosen:
         largest = value_range(name, [base, *corrupted.values()])
         drops = {
-            kind: normalised_drops(base[name], [matrices[name]], rest.correct, largest)[0][
-                counted[kind]
-            ]
+            kind: normalised_drops(name, [base], [matrices], rest.correct, largest)[0]
             for kind, matrices in corrupted.items()
         }
-        rows.append(
-            {
-                "metric": name,
-                **_parameters(name, settings[name]),
-                **{f"{kind}_units": len(drop) for kind, drop in drops.items()},
-                **summary(drops),
-                "auprc": _known_auprc(base[name], rest),
-            }
-        )
+        counted_drops = {kind: drop[counted[kind]] for kind, drop in drops.items()}
+        units = {f"{kind}_units": len(drop) for kind, drop in counted_drops.items()}
+        known = {"auprc": _known_auprc(base[name], rest)}
+        parameters = _parameters(name, settings[name])
+        rows.append({"metric": name, **parameters, **units, **summary(counted_drops), **known})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
 
