@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from clipdissect.errors import DissectError, unknown
 from clipdissect.evaluation.bootstrap import Resampling
-from clipdissect.scores.reliability import calibration
 from clipdissect.scores.confidence_model import Features, fit_confidence, fit_known, fittable
 from clipdissect.scores.conformal import conformal_threshold, prediction_set
+from clipdissect.scores.reliability import calibration
 from clipdissect.scores.risk_coverage import aurc, risk_coverage, risk_intervals
 
 FEATURES = ("similarity", "margin")

@@ -14,7 +14,6 @@ from scipy.special import expit
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.measures import auc
-from clipdissect.scores.reliability import calibration
 from clipdissect.scores.confidence import (
     TRANSFER,
     ConfidenceSettings,
@@ -25,6 +24,7 @@ from clipdissect.scores.confidence import (
 )
 from clipdissect.scores.confidence_model import fit_confidence
 from clipdissect.scores.conformal import conformal_threshold, prediction_set
+from clipdissect.scores.reliability import calibration
 from clipdissect.scores.risk_coverage import aurc, figure, risk_coverage, risk_intervals
 from clipdissect.utils.figures import save_figure
 
