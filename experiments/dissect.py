@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipdissect.app.launch import launch, results_folder
+from clipdissect.app.launch import ONLY_SCORE, launch, results_folder
 
 
 def run(config: Any) -> float | None:
@@ -70,7 +70,7 @@ def run(config: Any) -> float | None:
 
 
 def main() -> None:
-    launch(run, "dissect", unused={})
+    launch(run, "dissect", unused=ONLY_SCORE)
 
 
 if __name__ == "__main__":

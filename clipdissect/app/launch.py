@@ -25,10 +25,14 @@ from clipdissect.utils.memory import kept_memory
 
 VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
 
-# Config keys that the runners don't read, except for dissect.
+# Config keys that the runners don't read, except for score, or for dissect.
+ONLY_SCORE = dict.fromkeys(
+    ("run", "against", "scores", "scorer", "text_images"), "only score scores the labels of runs"
+)
 ONLY_DISSECT = {
     "objective": "only dissect has one",
     "sae": "only dissect describes the latents of sparse autoencoders",
+    **ONLY_SCORE,
 }
 
 

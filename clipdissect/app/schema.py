@@ -91,7 +91,9 @@ class Scorer:
     shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
     seed: int = 0  # of the split and of control labels
     draws: int = 5  # of random and of shuffled labels, per unit
-    alpha: float = 0.005  # share of images on which a unit counts as active (label metrics)
+    # Share of images on which a unit counts as active, for label metrics; by default 0.005, and at
+    # least 10 images.
+    alpha: Optional[float] = None  # noqa: UP045
 
 
 @dataclass

@@ -33,7 +33,8 @@ class HeldOut:
         validate: rows, among those of `fit`, that labels weren't made from either.
         test: rows that scores are computed on.
         encoder: of the embeddings; None: they aren't captured.
-        describers: the encoders that made the labels.
+        notes: on the encoder, such as what it shares with that of the labels; see
+            `check_encoders`.
     """
 
     target: Target
@@ -45,7 +46,7 @@ class HeldOut:
     settings: Settings
     store: Store | None
     encoder: Encoder | None = None
-    describers: tuple[Encoder, ...] = ()
+    notes: tuple[str, ...] = ()
     _texts: dict[str, Float[Tensor, " dims"]] = field(default_factory=dict, repr=False)
 
     def activations(self, layer: str, rows: Rows) -> Float[Tensor, "rows units"]:

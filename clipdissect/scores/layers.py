@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from clipdissect.scores.base import Pairs, Scorer
 from clipdissect.scores.controls import SHUFFLED, control_labels
+from clipdissect.utils.type_checks import check_range
 
 LABELS = "labels"
 
@@ -24,6 +25,11 @@ class Drawing:
 
     draws: int = 5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_range("scorer.draws", self.draws, 1)
+        check_range("scorer.seed", self.seed, 0)
 
 
 def score_layer(

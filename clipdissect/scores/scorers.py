@@ -27,9 +27,10 @@ from clipdissect.scores.heads import LinearHead, head_of, network_inputs
 from clipdissect.scores.held_out import HeldOut, Rows
 from clipdissect.scores.image_labels import of_probe
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
-from clipdissect.scores.simulation import check_encoders, simulation_scores
+from clipdissect.scores.simulation import simulation_scores
 from clipdissect.text_images import TextImages, bind
 
+LEAST_ACTIVE = 10  # images, by default
 FEW = 8  # images that tell which linear layer reads a layer
 NEEDS_ENCODER = (
     "it needs an encoder other than the one that made the labels: scorer.encoder=NAME "
@@ -43,20 +44,15 @@ class Simulator:
     Source: Oikarinen & Weng, "Linear Explanations for Individual Neurons", ICML 2024.
     """
 
-    def __init__(self, held_out: HeldOut, allow_same: bool) -> None:
+    def __init__(self, held_out: HeldOut) -> None:
         if held_out.encoder is None:
             raise Unavailable(NEEDS_ENCODER)
         self.held_out, encoder = held_out, held_out.encoder
-        notes = [
-            note
-            for describer in held_out.describers
-            for note in check_encoders(describer, encoder, allow_same)
-        ]
         self.calibration = published_calibration(encoder) or self._fitted()
         self.facts: dict[str, Any] = {
             "encoder": encoder.name,
             "calibration": asdict(self.calibration) if self.calibration else UNCALIBRATED,
-            "notes": list(dict.fromkeys([*encoder.notes, *notes])),
+            "notes": [*encoder.notes, *held_out.notes],
         }
 
     def __call__(self, rows: Rows, texts: Sequence[str]) -> Float[Tensor, "rows texts"]:
@@ -82,9 +78,9 @@ class Simulation(Scorer):
 
     name: ClassVar[str] = "simulation"
 
-    def __init__(self, held_out: HeldOut, allow_same: bool = False) -> None:
+    def __init__(self, held_out: HeldOut) -> None:
         self.held_out = held_out
-        self.simulator = Simulator(held_out, allow_same)
+        self.simulator = Simulator(held_out)
         self.facts = self.simulator.facts
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
@@ -101,9 +97,9 @@ class Ablation(Scorer):
 
     name: ClassVar[str] = "ablation"
 
-    def __init__(self, held_out: HeldOut, allow_same: bool = False) -> None:
+    def __init__(self, held_out: HeldOut) -> None:
         self.held_out = held_out
-        self.simulator = Simulator(held_out, allow_same)
+        self.simulator = Simulator(held_out)
         self.heads, reasons = _heads(held_out)
         if not self.heads:
             raise Unavailable(reasons[-1])
@@ -155,13 +151,18 @@ def _heads(held_out: HeldOut) -> tuple[dict[str, LinearHead], list[str]]:
 class LabelMetrics(Scorer):
     """Metrics of activations and the images' labels, of descriptions that are labels.
 
+    Units count as active on the share `alpha` of the test images; None: on `ALPHA` of them, but
+    on 10 images at least.
+
     Source: see `label_metrics`.
     """
 
     name: ClassVar[str] = "label_metrics"
 
-    def __init__(self, held_out: HeldOut, alpha: float = ALPHA) -> None:
-        self.held_out, self.alpha = held_out, alpha
+    def __init__(self, held_out: HeldOut, alpha: float | None = None) -> None:
+        least = min(1.0, LEAST_ACTIVE / len(held_out.test))
+        self.held_out = held_out
+        self.alpha = max(ALPHA, least) if alpha is None else alpha
         try:
             self.labels = of_probe(held_out.probe, held_out.images(held_out.test))
         except DissectError as error:

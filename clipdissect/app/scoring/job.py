@@ -28,6 +28,7 @@ from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import HeldOut, rows_of
+from clipdissect.scores.simulation import check_encoders
 from clipdissect.scores.splits import Split, read_split, split_images
 from clipdissect.utils.distributed import from_environment
 
@@ -46,6 +47,7 @@ class ScoringJob:
     sources: list[Source]
     job: Job
     encoder: Encoder | None  # that scores
+    notes: tuple[str, ...]  # on it
     split: Split
 
     @classmethod
@@ -59,8 +61,9 @@ class ScoringJob:
         assert job.target and job.probe  # two of the groups
         layers = layers_of([source.run.descriptions for source in sources])
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
-        encoder = _scoring_encoder(config.scorer.encoder)
-        return cls(config, sources, job, encoder, _split(config.scorer, job))
+        split, encoder = _split(config.scorer, job), _scoring_encoder(config.scorer.encoder)
+        notes = _check(encoder, sources, config.scorer.same_encoder) if encoder else ()
+        return cls(config, sources, job, encoder, notes, split)
 
     @property
     def probe(self) -> Probe:
@@ -89,7 +92,6 @@ class ScoringJob:
             fit = torch.cat([first, validate])
         else:
             fit, test = validate, torch.cat([first, test])
-        found = (encoder_of(source) for source in self.sources)
         return HeldOut(
             self.job.target,
             self.probe,
@@ -100,7 +102,7 @@ class ScoringJob:
             self.job.settings,
             self.job.store,
             self.encoder,
-            tuple(encoder for encoder in found if encoder is not None),
+            self.notes,
         )
 
     def _features(self) -> CapturedFeatures:
@@ -118,6 +120,13 @@ class ScoringJob:
                 "its weights or code have changed since, or other weights are named"
             )
         return features
+
+
+def _check(encoder: Encoder, sources: Sequence[Source], allow_same: bool) -> tuple[str, ...]:
+    """Return notes on what the encoder shares with those of the labels; refuse the same one."""
+    describers = [d for d in map(encoder_of, sources) if d is not None]
+    notes = [note for d in describers for note in check_encoders(d, encoder, allow_same)]
+    return tuple(dict.fromkeys(notes))
 
 
 def _split(options: Any, job: Job) -> Split:

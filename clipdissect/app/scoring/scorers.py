@@ -14,8 +14,8 @@ from clipdissect.scores.scorers import Ablation, Cosy, LabelMetrics, Simulation
 Make = Callable[[HeldOut, Any], Scorer]
 
 SCORERS: dict[str, Make] = {
-    "simulation": lambda held_out, config: Simulation(held_out, config.scorer.same_encoder),
-    "ablation": lambda held_out, config: Ablation(held_out, config.scorer.same_encoder),
+    "simulation": lambda held_out, config: Simulation(held_out),
+    "ablation": lambda held_out, config: Ablation(held_out),
     "cosy": lambda held_out, config: Cosy(
         held_out, build_group(text_images.build, config.text_images)
     ),

@@ -1,0 +1,228 @@
+"""The runner of scores, on a tiny network and coloured squares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from tiny import COLOURS, ColourEncoder, LiveNet, preprocess
+from torch import Tensor
+from torch.nn import functional as F
+
+import clipdissect
+from clipdissect.app import build as parts
+from clipdissect.app.help import conf_folder
+from clipdissect.app.schema import register
+from clipdissect.app.scoring import job, sources
+from clipdissect.app.scoring.sources import merged
+from clipdissect.capture.settings import Settings
+from clipdissect.errors import DissectError
+from clipdissect.results.run_files import write_text
+from clipdissect.targets import Target
+from experiments import score
+
+CLASSES = ("red", "green", "blue", "yellow")
+SHADES = 27  # images of each of six colours: 162, of which 32 score
+WORDS = ("red", "green", "blue", "yellow", "magenta", "cyan")
+Runner = Callable[..., Path]
+
+
+class OtherEncoder(ColourEncoder):
+    """Another network, which sees the squares of the colours."""
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        return F.normalize(images.mean((2, 3)) ** 2, dim=-1)
+
+
+def write_squares(root: Path) -> None:
+    """One-coloured images from bright to dark, in a folder per colour."""
+    for name in WORDS:
+        (root / name).mkdir(parents=True)
+        for shade in range(SHADES):
+            colour = tuple(round(c * (1 - shade / 40)) for c in COLOURS[name])
+            Image.new("RGB", (8, 8), colour).save(root / name / f"{shade:02}.png")
+
+
+def tiny_target(bias: float = 0.0) -> Target:
+    network = LiveNet()
+    network.conv.bias.data += bias
+    return Target("tiny", network, preprocess(), ("conv", "head"), "head", CLASSES)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_squares(tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def runner(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    """Runs the runner in the test's folder on the tiny network."""
+    register()
+    target = tiny_target()
+    monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
+    monkeypatch.setitem(parts.BUILDERS, "encoder", lambda **_: ColourEncoder())
+    monkeypatch.setattr(parts, "track", lambda *_: None)
+    monkeypatch.setattr(
+        job,
+        "_scoring_encoder",
+        lambda name: {"other": OtherEncoder(version="2"), "same": ColourEncoder()}.get(name),
+    )
+    count = iter(range(9))
+
+    def run(*own: str) -> Path:
+        folder = tmp_path / f"scores{next(count)}"
+        monkeypatch.setattr(score, "results_folder", lambda: folder)
+        monkeypatch.setattr(sources, "identity", lambda: (None, own))
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            score.run(compose("config", overrides=[*own]))
+        return folder
+
+    yield run
+
+
+@pytest.fixture
+def described(images: Path, tmp_path: Path) -> Path:
+    """A run of all images, with its overrides."""
+    result = clipdissect.dissect(
+        tiny_target(),
+        probe={"name": "folder", "root": str(images), "labels": "folders"},
+        concepts=list(WORDS),
+        encoder=ColourEncoder(),
+        similarity={"name": "soft_wpmi", "top_k": 10},
+        settings=Settings(device="cpu", workers=0),
+        store=tmp_path / "store",
+    )
+    folder = result.save(tmp_path / "run")
+    overrides = (
+        *("probe=folder", f"probe.root={images}", "probe.labels=folders", "similarity.top_k=10"),
+        *("concepts=list", f"concepts.texts=[{','.join(WORDS)}]", "report.enabled=false"),
+        *("capture.workers=0", "capture.device=cpu", f"paths.store={tmp_path}/store"),
+        *("evaluation.resamples=200", "scorer.encoder=other"),
+    )
+    lines = "".join(f"- {override}\n" for override in overrides)
+    write_text(folder / ".hydra" / "overrides.yaml", lines)
+    return folder
+
+
+def facts(folder: Path, name: str = "metrics") -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_labels_are_made_anew_and_scored_on_other_images(
+    runner: Runner, described: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.csv"
+    rows = [f"{layer},{unit},cyan" for layer in ("conv", "head") for unit in range(4)]
+    wrong.write_text("layer,unit,description\n" + "\n".join(rows) + "\n")
+    folder = runner(f"run={described}", f"against=[{wrong}]")
+    table = pd.read_csv(folder / "scores.csv")
+    assert table["description"].tolist() == [*CLASSES, *CLASSES]
+    assert table["unit"].tolist() == [0, 1, 2, 3] * 2
+    # A unit fires on the images of its class, more on brighter ones.
+    assert (table["simulation"] > 0.5).all()
+    assert (table["inverse_auprc"] == 1).all()
+    # The ten most active images are the class's and others: 32 images have 3 to 9 of a class.
+    shown = pd.read_csv(folder / "split.csv").query("part == 'test'")["image"].str.split("/").str[0]
+    shares = [shown.value_counts()[name] / 10 for name in CLASSES]
+    assert table["recall"].tolist() == pytest.approx([*shares, *shares])
+    found = facts(folder)
+    assert list(found["layers"]) == ["conv", "head", "all layers"]
+    simulation = found["layers"]["all layers"]["simulation"]
+    assert simulation["units"] == 8
+    assert simulation["value"] == pytest.approx(table["simulation"].mean())
+    assert simulation["low"] <= simulation["value"] <= simulation["high"]
+    assert simulation["reached_by"] == []
+    assert simulation["controls"]["shuffled"]["value"] < 0.3
+    # All labels occur once, so that the first is the constant.
+    constant = simulation["controls"]["constant"]["difference"]
+    assert constant["value"] > 0.5
+    minus = found["differences"][str(wrong)]["head"]["simulation"]
+    assert minus["low"] > 0.5
+    assert found["against"][str(wrong)]["head"]["simulation"]["value"] < 0.2
+    assert pd.read_csv(folder / "against.csv")["labels"].unique().tolist() == [str(wrong)]
+    assert "50 units" in found["confidence"]["missing"]["conv"]
+    assert "images of the texts" in found["not_scored"]["cosy"]
+    parts_of = pd.read_csv(folder / "split.csv")["part"].value_counts().to_dict()
+    assert parts_of == {"describe": 114, "validate": 16, "test": 32}
+    run = facts(folder, "run")
+    assert run["scores"]["of"] == {str(described): "anew", str(wrong): "given"}
+    assert run["scores"]["images"] == {"fit": 130, "validate": 16, "test": 32}
+    assert run["scores"]["scorers"]["ablation"]["layers"] == {"conv": "head"}
+    assert "fitted on labels of images" in str(run["scores"]["scorers"]["simulation"])
+    assert run["probe"]["used"] == 114  # of the descriptions
+    top = pd.read_csv(folder / "top_images.csv")["image"]
+    first = pd.read_csv(folder / "split.csv").query("part == 'describe'")["image"]
+    assert set(top) <= set(first)
+    printed = capsys.readouterr().out
+    assert "simulation" in printed and f"minus {wrong}: head simulation" in printed
+    assert (folder / "scores.png").is_file()
+
+
+def test_given_labels_score_on_more_images_with_a_note(runner: Runner, described: Path) -> None:
+    folder = runner(f"run={described}", "scorer.labels=given", "scores=[simulation]")
+    run = facts(folder, "run")
+    assert run["scores"]["images"] == {"fit": 16, "validate": 16, "test": 146}
+    assert any("its scores are too high" in note for note in run["notes"])
+    assert set(facts(folder)["layers"]["conv"]) == {"simulation", "simulation_spearman"}
+
+
+def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) -> None:
+    first = runner(f"run={described}", "scores=[simulation]", "scorer.seed=3")
+    again = runner(f"run={described}", "scores=[simulation]", f"scorer.split={first}/split.csv")
+    assert (first / "split.csv").read_bytes() == (again / "split.csv").read_bytes()
+    assert (first / "scores.csv").read_bytes() == (again / "scores.csv").read_bytes()
+    other = runner(f"run={described}", "scores=[simulation]")
+    assert (first / "split.csv").read_bytes() != (other / "split.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (["scores=[simulations]"], "Did you mean simulation"),
+        (["scores=[cosy]"], "text_images=folder, labelled, rendered or diffusers"),
+        (["scores=[simulation]", "scorer.encoder=null"], "scorer.encoder=NAME"),
+        (["scorer.encoder=same"], "scorer.same_encoder=true"),
+        (["probe.limit=100"], "100 images; scores on held-out images take at least 150"),
+        (["scorer.labels=new"], "scorer.labels"),
+        (["against=[nowhere]"], "the labels to score"),
+        (["against=[{name: clip_dissect}]"], "describes units itself"),
+        (["scorer.shares=[0.5,0.5]"], "scorer.shares"),
+        (["scorer.draws=0"], "scorer.draws"),
+    ],
+)
+def test_mistakes_are_explained(runner: Runner, described: Path, own: list[str], said: str) -> None:
+    with pytest.raises(DissectError, match=said):
+        runner(f"run={described}", *own)
+
+
+def test_runs_that_cannot_be_scored(
+    runner: Runner, described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DissectError, match="score needs labels: run=FOLDER"):
+        runner()
+    target = tiny_target(0.1)
+    monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
+    parts._parts["target"]._results.clear()
+    with pytest.raises(DissectError, match="is of another network"):
+        runner(f"run={described}")
+    (described / ".hydra" / "overrides.yaml").unlink()
+    with pytest.raises(DissectError, match=r"no config \(.hydra\)"):
+        runner(f"run={described}", "probe=folder", f"probe.root={described.parent}/images")
+    (described / "run.json").unlink()
+    with pytest.raises(DissectError, match="can't be scored: the run isn't complete"):
+        runner(f"run={described}")
+
+
+def test_own_options_replace_those_of_the_run() -> None:
+    theirs = ["probe=stamps", "probe.fallback=false", "similarity.top_k=5", "+profile.x=1"]
+    assert merged(theirs, ["probe=folder", "probe.root=x"]) == [
+        *("similarity.top_k=5", "+profile.x=1", "probe=folder", "probe.root=x")
+    ]
+    assert merged(theirs, ["similarity.top_k=7"]) == [*theirs, "similarity.top_k=7"]
