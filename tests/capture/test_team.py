@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,49 +40,58 @@ class Noise(torch.nn.Module):
         return torch.nn.functional.dropout(x, 0.5)
 
 
-images, folder, keep = sys.argv[1:4]
+def job_of(kind, team):
+    net = ColourNet()
+    if kind == "draw":
+        net.relu = torch.nn.Sequential(net.relu, Noise())
+    if kind == "differ" and not team.leads:
+        net.head.weight.data *= 2
+    if kind == "die":
+        net.conv.register_forward_hook(
+            lambda *_: sys.exit("killed by itself") if team.rank == 1 else None
+        )
+    return Target("net", net, preprocess(), ("conv", "head"))
+
+
+images, folder = sys.argv[1:3]
 team = from_environment()
-net = ColourNet()
-if "draw" in sys.argv:
-    net.relu = torch.nn.Sequential(net.relu, Noise())
-if "differ" in sys.argv and not team.leads:
-    net.head.weight.data *= 2
-if "die" in sys.argv:
-    net.conv.register_forward_hook(
-        lambda *_: sys.exit("killed by itself") if os.environ["RANK"] == "1" else None
+for job in sys.argv[3:]:  # as kind/folder/keep
+    kind, name, keep = job.split("/")
+    parts = dict(
+        probe=probe.build("folder", root=images), encoder=ColourEncoder(),
+        similarity=similarity.build("soft_wpmi", top_k=4), images=3, team=team,
+        store=Store(Path(folder) / name / "store"),
+        settings=Settings(device="cpu", workers=0, keep=keep, shard=3, batch_size=2),
     )
-parts = dict(
-    probe=probe.build("folder", root=images), encoder=ColourEncoder(),
-    similarity=similarity.build("soft_wpmi", top_k=4), store=Store(Path(folder) / "store"),
-    settings=Settings(device="cpu", workers=0, keep=keep, shard=3, batch_size=2), images=3,
-    team=team,
-)
-target = Target("net", net, preprocess(), ("conv", "head"))
-try:
-    if team.leads:
-        dissect(target, concepts=["red", "green", "blue"], **parts).save(Path(folder) / "run")
-    else:
-        run_worker(target, **parts)
-except DissectError as error:
-    print("error:", error, flush=True)
-    sys.exit(2)
+    target = job_of(kind, team)
+    try:
+        if team.leads:
+            result = dissect(target, concepts=["red", "green", "blue"], **parts)
+            result.save(Path(folder) / name / "run")
+            print("saved", Path(folder) / name / "run", flush=True)
+        else:
+            run_worker(target, **parts)
+    except DissectError as error:
+        print("error:", error, flush=True)
+        sys.exit(2)
 """
 
 
-def launch(tmp_path: Path, name: str, keep: str, *more: str, processes: int = 2) -> tuple[int, str]:
-    script = tmp_path / "job.py"
+def launch(folder: Path, *jobs: str, processes: int = 2) -> tuple[int, str]:
+    """Run jobs `kind/folder/keep` one after another in the same processes."""
+    script = folder / "job.py"
     script.write_text(
         JOB.format(tests=str(Path(__file__).parents[1] / "support")), encoding="utf-8"
     )
-    if not (tmp_path / "images").exists():
-        write_colours(tmp_path / "images")
+    if not (folder / "images").exists():
+        write_colours(folder / "images")
     run = [sys.executable]
     if processes > 1:
         run += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*run, str(script), str(tmp_path / "images"), str(tmp_path / name), keep, *more],
+        [*run, str(script), str(folder / "images"), str(folder), *jobs],
         env=environment,
         capture_output=True,
         text=True,
@@ -91,33 +101,46 @@ def launch(tmp_path: Path, name: str, keep: str, *more: str, processes: int = 2)
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]]]:
+    """A folder, and the exit codes and output of what ran there.
+
+    First a job in which a process dies. Then it again, and others, of which the last is refused.
+    """
+    folder = tmp_path_factory.mktemp("team")
+    others = ("plain/two/full", "plain/two_top/top_k", "draw/draw/full", "differ/differ/full")
+    ends = [launch(folder, "die/died/full"), launch(folder, "plain/died/full", *others)]
+    ends.append(launch(folder, "plain/one/full", "plain/one_top/top_k", processes=1))
+    return folder, ends
+
+
 def files(folder: Path) -> dict[str, bytes]:
     kept = [*folder.rglob("*.safetensors"), *folder.rglob("manifest.json"), *folder.rglob("*.csv")]
     return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
 
 
-@pytest.mark.parametrize("keep", ["full", "top_k"])
-def test_two_processes_give_the_bytes_of_one(tmp_path: Path, keep: str) -> None:
-    code, said = launch(tmp_path, "two", keep)
-    assert code == 0, said
-    assert launch(tmp_path, "one", keep, processes=1)[0] == 0
-    assert files(tmp_path / "two") == files(tmp_path / "one")
-    assert len(files(tmp_path / "one")) > 5
+def test_two_processes_give_the_bytes_of_one(launched: Any) -> None:
+    folder, ends = launched
+    assert ends[2][0] == 0, ends[2][1]
+    for name in ("one", "one_top"):
+        kept = files(folder / name)
+        assert kept == files(folder / name.replace("one", "two")), ends[1][1]
+        assert len(kept) > 5
 
 
-def test_a_death_stops_the_others_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    code, said = launch(tmp_path, "job", "full", "die")
+def test_a_death_stops_the_others_and_the_next_run_goes_on(launched: Any) -> None:
+    folder, ((code, said), (_, again), _) = launched
     assert code != 0
     assert "killed by itself" in said
-    assert not (tmp_path / "job" / "run" / "run.json").exists()
-    code, said = launch(tmp_path, "job", "full")
-    assert code == 0, said
+    assert f"saved {folder / 'died' / 'run'}" not in said
+    assert files(folder / "died" / "run") == files(folder / "one" / "run"), again
 
 
-def test_processes_that_disagree_are_refused(tmp_path: Path) -> None:
-    code, said = launch(tmp_path, "job", "full", "differ")
+def test_processes_that_disagree_are_refused(launched: Any) -> None:
+    folder, (_, (code, said), _) = launched
     assert code != 0
     assert "don't agree on the network" in said
+    assert not (folder / "differ" / "run").exists()
 
 
 def test_other_numbers_of_threads_are_mentioned(
@@ -132,12 +155,12 @@ def test_other_numbers_of_threads_are_mentioned(
     assert "OMP_NUM_THREADS" in caplog.text
 
 
-def test_what_draws_goes_to_a_temporary_store_that_all_see(tmp_path: Path) -> None:
-    code, said = launch(tmp_path, "job", "full", "draw")
-    assert code == 0, said
-    notes = json.loads((tmp_path / "job" / "run" / "run.json").read_text())["notes"]
+def test_what_draws_goes_to_a_temporary_store_that_all_see(launched: Any) -> None:
+    folder, (_, (_, said), _) = launched
+    assert (folder / "draw" / "run" / "run.json").is_file(), said
+    notes = json.loads((folder / "draw" / "run" / "run.json").read_text())["notes"]
     assert any("activations of head" in note and "not cached" in note for note in notes)
-    store = tmp_path / "job" / "store"
+    store = folder / "draw" / "store"
     kept = [json.loads(path.read_text())["what"] for path in store.rglob("about.json")]
     assert "conv" in kept
     assert "head" not in kept

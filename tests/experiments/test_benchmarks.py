@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clipdissect.app.runtime.microbenchmarks import processor
 
-ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ["--device", "cpu", "--images", "2", "--concepts", "12", "--repeats", "1"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(sys, "argv", ["benchmark_gpu", *arguments])
+    importlib.import_module("benchmark_gpu").main()
 
 
-def test_whole_benchmark_on_a_cpu(tmp_path: Path) -> None:
+def test_whole_benchmark_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = ["--scoring-images", "60", "--units", "6", "--plain-rank-units", "3"]
-    done = run(*SMALL, *sizes, "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(monkeypatch, *SMALL, *sizes, "--out", str(tmp_path))
     [numbers], [table] = tmp_path.glob("*.json"), tmp_path.glob("*.md")
     written: dict[str, Any] = json.loads(numbers.read_text())
     assert written["card"] == processor()
@@ -40,7 +42,10 @@ def test_whole_benchmark_on_a_cpu(tmp_path: Path) -> None:
     assert all(row["what"] in table.read_text() for row in written["rows"])
 
 
-def test_unknown_section() -> None:
-    done = run("--only", "scoring,dekoding")
-    assert done.returncode == 2
-    assert "'dekoding'; valid: scoring, decoding, networks, jobs" in done.stderr
+def test_unknown_section(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "--only", "scoring,dekoding")
+    assert stopped.value.code == 2
+    assert "'dekoding'; valid: scoring, decoding, networks, jobs" in capsys.readouterr().err
