@@ -128,10 +128,6 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     # A unit fires on the images of its class, more on brighter ones.
     assert (table["simulation"] > 0.5).all()
     assert (table["inverse_auprc"] > 0.85).all()  # dark yellow ones are like bright red ones
-    # The ten most active images are the class's and others: 32 images have 3 to 9 of a class.
-    shown = pd.read_csv(folder / "split.csv").query("part == 'test'")["image"].str.split("/").str[0]
-    shares = [shown.value_counts()[name] / 10 for name in CLASSES]
-    assert table["recall"].tolist() == pytest.approx([*shares, *shares])
     found = facts(folder)
     assert list(found["layers"]) == ["conv", "head", "all layers"]
     simulation = found["layers"]["all layers"]["simulation"]
@@ -155,6 +151,7 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     assert run["scores"]["of"] == {str(described): "anew", str(wrong): "given"}
     assert run["scores"]["images"] == {"fit": 130, "validate": 16, "test": 32}
     assert run["scores"]["scorers"]["ablation"]["layers"] == {"conv": "head"}
+    assert run["scores"]["scorers"]["label_metrics"]["alpha"] == 10 / 32
     assert "fitted on labels of images" in str(run["scores"]["scorers"]["simulation"])
     assert run["probe"]["used"] == 114  # of the descriptions
     top = pd.read_csv(folder / "top_images.csv")["image"]
