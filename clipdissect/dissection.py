@@ -157,15 +157,15 @@ def dissect(
     """
     timers = Timers()
     with timers.stage("load"):
-        settings = _resolve_settings(settings, device)
+        settings = resolve_settings(settings, device)
         job = Job(
-            target=_with_saes(_resolve_target(model, layers, preprocess), sae),
+            target=_with_saes(resolve_target(model, layers, preprocess), sae),
             probe=probes.resolve(probe),
             concepts=concept_sets.resolve(concepts),
             similarity=_resolve_similarity(similarity),
             encoder=encoders.resolve(encoder),
             settings=settings,
-            store=_resolve_store(store),
+            store=resolve_store(store),
             top=top,
             images=images,
             team=team,
@@ -335,7 +335,8 @@ def log_skipped(skipped: Mapping[str, str], images: int) -> None:
         )
 
 
-def _resolve_settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
+def resolve_settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
+    """Return the settings, on the device if one is given; see `dissect`."""
     if settings is not None and not isinstance(settings, Settings):
         raise DissectError(
             f"settings must be a clipdissect.Settings, such as Settings(batch_size=32); got "
@@ -353,11 +354,12 @@ def _resolve_similarity(similarity: Similarity | Mapping[str, Any] | str) -> Sim
     return registry.named("similarity", similarities.build, similarity)
 
 
-def _resolve_target(
+def resolve_target(
     model: nn.Module | Target | Mapping[str, Any] | str,
     layers: Sequence[str] | None,
     preprocess: Transform | None,
 ) -> Target:
+    """Return a target from a network, a `Target` or a name; see `dissect`."""
     is_list = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
     if not is_list or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
@@ -394,7 +396,8 @@ def _with_saes(target: Target, given: Any) -> Target:
     return target
 
 
-def _resolve_store(store: Store | str | Path | None) -> Store | None:
+def resolve_store(store: Store | str | Path | None) -> Store | None:
+    """Return a store from a folder, `auto` or None; see `dissect`."""
     if store is None or isinstance(store, Store):
         return store
     if not isinstance(store, (str, Path)):

@@ -22,24 +22,23 @@ def run(config: Any) -> None:
     from clipdissect.app.reporting import Reporter, truth_of
     from clipdissect.app.scoring.job import ScoringJob
     from clipdissect.app.scoring.output import draw, show_scores
-    from clipdissect.app.scoring.scorers import SCORERS
-    from clipdissect.app.scoring.scoring import score
     from clipdissect.app.scoring.writing import write
+    from clipdissect.scores.scoring import score_labels
     from clipdissect.utils.timing import Timers
 
     folder, timers = results_folder(), Timers()
     with timers.stage("load"):
         job = ScoringJob.build(config)
         config = job.config
-        reporter = Reporter.of(config)
+        reporter, options = Reporter.of(config), job.options()
     with timers.stage("labels"):
         labels = job.labels()
     with timers.stage("images"):
         held_out = job.held_out(labels)
     with timers.stage("scores"):
-        scored = score(labels, held_out, config, SCORERS)
+        scored = score_labels(labels, held_out, options)
     with timers.stage("metrics"):
-        metrics = scored.metrics(config)
+        metrics = scored.metrics()
     result = write(folder, job, scored, held_out, metrics, timers.seconds)
     draw(metrics, folder)
     show_scores(metrics, result.run["notes"], folder)

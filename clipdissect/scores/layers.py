@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ from jaxtyping import Float
 
 from clipdissect.scores.base import Pairs, Scorer
 from clipdissect.scores.controls import SHUFFLED, control_labels
-from clipdissect.utils.type_checks import check_range
 
 LABELS = "labels"
 
@@ -19,21 +17,13 @@ LABELS = "labels"
 LayerScores = Mapping[str, Mapping[str, Float[np.ndarray, " units"]]]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How control labels are drawn."""
-
-    draws: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_range("scorer.draws", self.draws, 1)
-        check_range("scorer.seed", self.seed, 0)
-
-
 def score_layer(
-    scorer: Scorer, layer: str, rows: pd.DataFrame, vocabulary: Sequence[str], drawing: Drawing
+    scorer: Scorer,
+    layer: str,
+    rows: pd.DataFrame,
+    vocabulary: Sequence[str],
+    draws: int = 5,
+    seed: int = 0,
 ) -> LayerScores:
     """Return the scores of a layer's labels and of control labels of the same units.
 
@@ -43,12 +33,13 @@ def score_layer(
     Args:
         rows: `unit, description`, a row per unit.
         vocabulary: what the labels were chosen from; empty: unknown.
+        draws, seed: see `control_labels`.
     """
     described = rows["description"].to_numpy() != ""
     labels = [str(text) for text in rows["description"][described]]
     units = rows["unit"].to_numpy()[described]
     pool = scorer.pool(vocabulary, sorted(set(labels)))
-    sets = {LABELS: [labels], **control_labels(labels, pool, drawing.draws, drawing.seed)}
+    sets = {LABELS: [labels], **control_labels(labels, pool, draws, seed)}
     found = _score_sets(scorer, layer, units, sets)
     return {
         name: {column: _scatter(values, described) for column, values in columns.items()}
@@ -57,13 +48,18 @@ def score_layer(
 
 
 def chance_level(
-    scorer: Scorer, layer: str, rows: pd.DataFrame, drawing: Drawing, percentile: float = 95
+    scorer: Scorer,
+    layer: str,
+    rows: pd.DataFrame,
+    draws: int = 5,
+    seed: int = 0,
+    percentile: float = 95,
 ) -> dict[str, float]:
     """Return each score's percentile over units with shuffled labels; NaN if none has a score."""
     described = rows["description"].to_numpy() != ""
     labels = [str(text) for text in rows["description"][described]]
     units = rows["unit"].to_numpy()[described]
-    shuffled = control_labels(labels, [], drawing.draws, drawing.seed).get(SHUFFLED, [])
+    shuffled = control_labels(labels, [], draws, seed).get(SHUFFLED, [])
     sets = {str(number): [texts] for number, texts in enumerate(shuffled)}
     found = _score_sets(scorer, layer, units, sets)
     columns = dict.fromkeys(column for scores in found.values() for column in scores)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, unknown
+from clipdissect.evaluation import Resampling
 from clipdissect.probe import Probe
 from clipdissect.scores.ablation import Part, ablation_scores
 from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
@@ -29,6 +30,7 @@ from clipdissect.scores.image_labels import of_probe
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
 from clipdissect.scores.simulation import simulation_scores
 from clipdissect.text_images import TextImages, bind
+from clipdissect.utils.type_checks import check_range
 
 LEAST_ACTIVE = 10  # images, by default
 FEW = 8  # images that tell which linear layer reads a layer
@@ -231,3 +233,58 @@ def _scatter(
     result = np.full(len(known), np.nan)
     result[known] = values
     return result
+
+
+Make = Callable[[HeldOut, "ScoreOptions"], Scorer]
+
+SCORERS: dict[str, Make] = {
+    "simulation": lambda held_out, options: Simulation(held_out),
+    "ablation": lambda held_out, options: Ablation(held_out),
+    "cosy": lambda held_out, options: Cosy(held_out, options.text_images),
+    "label_metrics": lambda held_out, options: LabelMetrics(held_out, options.alpha),
+}
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to score, and how.
+
+    Args:
+        scores: of `SCORERS`; empty: all that have their inputs.
+        text_images: where `cosy` takes images of texts from; see `clipdissect.text_images`.
+        alpha: see `LabelMetrics`.
+        draws: of random and of shuffled labels, per unit.
+        seed: of these.
+        resampling: of the intervals.
+    """
+
+    scores: Sequence[str] = ()
+    text_images: TextImages | None = None
+    alpha: float | None = None
+    draws: int = 5
+    seed: int = 0
+    resampling: Resampling = field(default_factory=Resampling)
+
+    def __post_init__(self) -> None:
+        """Check names and numbers."""
+        for name in self.scores:
+            if name not in SCORERS:
+                raise unknown("score", name, SCORERS)
+        check_range("scorer.draws", self.draws, 1)
+        check_range("scorer.seed", self.seed, 0)
+
+    def scorers(self, held_out: HeldOut) -> tuple[list[Scorer], dict[str, str]]:
+        """Return the scorers and why others are missing.
+
+        Raises:
+            Unavailable: a scorer of `scores` lacks an input.
+        """
+        found, missing = [], {}
+        for name in self.scores or SCORERS:
+            try:
+                found.append(SCORERS[name](held_out, self))
+            except Unavailable as error:
+                if self.scores:
+                    raise
+                missing[name] = str(error)
+        return found, missing

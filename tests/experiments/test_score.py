@@ -224,3 +224,45 @@ def test_own_options_replace_those_of_the_run() -> None:
         *("similarity.top_k=5", "+profile.x=1", "probe=folder", "probe.root=x")
     ]
     assert merged(theirs, ["similarity.top_k=7"]) == [*theirs, "similarity.top_k=7"]
+
+
+def test_the_library_scores_a_result_on_other_images(images: Path, tmp_path: Path) -> None:
+    probe = clipdissect.probe.build("folder", root=str(images), labels="folders")
+    first, second = probe.subset(range(0, 162, 2)), probe.subset(range(1, 162, 2))
+    options: dict[str, Any] = {
+        "settings": Settings(device="cpu", workers=0),
+        "store": tmp_path / "store",
+    }
+    result = clipdissect.dissect(
+        tiny_target(),
+        probe=first,
+        concepts=list(WORDS),
+        encoder=ColourEncoder(),
+        similarity={"name": "soft_wpmi", "top_k": 10},
+        **options,
+    )
+    scored = clipdissect.scores.score(
+        result, tiny_target(), probe=second, encoder=OtherEncoder(version="2"), **options
+    )
+    table = scored.tables()["scores"]
+    assert table["description"].tolist() == [*CLASSES, *CLASSES]
+    assert (table["simulation"] > 0.5).all()
+    assert scored.metrics()["layers"]["conv"]["simulation"]["reached_by"] == []
+    of_table = clipdissect.scores.score(
+        result.descriptions,
+        tiny_target(),
+        probe=second,
+        encoder=OtherEncoder(version="2"),
+        **options,
+    )
+    pd.testing.assert_frame_equal(of_table.tables()["scores"], table)
+    with pytest.raises(DissectError, match="made from these images"):
+        clipdissect.scores.score(result, tiny_target(), probe=first, **options)
+    with pytest.raises(DissectError, match="score them by another encoder"):
+        clipdissect.scores.score(
+            result, tiny_target(), probe=second, encoder=ColourEncoder(), **options
+        )
+    with pytest.raises(DissectError, match="no column description"):
+        clipdissect.scores.score(
+            result.descriptions[["layer", "unit"]], tiny_target(), probe=second, **options
+        )

@@ -14,7 +14,8 @@ from clipdissect.evaluation import Resampling
 from clipdissect.evaluation.bootstrap import mean_interval, mean_intervals
 from clipdissect.scores.base import Pairs, Scorer, Scores
 from clipdissect.scores.controls import control_labels
-from clipdissect.scores.layers import Drawing, chance_level, score_layer
+from clipdissect.scores.layers import chance_level, score_layer
+from clipdissect.scores.scorers import ScoreOptions
 from clipdissect.scores.summary import differences, pooled, summarise
 
 NAN = float("nan")
@@ -44,7 +45,7 @@ ROWS = pd.DataFrame({"unit": [0, 1, 2, 3], "description": ["a", "bb", "", "a"]})
 
 def test_a_layer_with_controls() -> None:
     scorer = Lengths()
-    found = score_layer(scorer, "conv", ROWS, ("ccc",), Drawing(draws=3))
+    found = score_layer(scorer, "conv", ROWS, ("ccc",), 3)
     assert list(found) == ["labels", "constant", "random", "shuffled"]
     assert scorer.calls == [["a", "bb", "ccc"]]  # once, each text once
     expected = {
@@ -61,23 +62,23 @@ def test_a_layer_with_controls() -> None:
 
 def test_draws_that_are_undefined_do_not_count() -> None:
     rows = pd.DataFrame({"unit": [5, 6], "description": ["??", "bb"]})
-    found = score_layer(Lengths(), "conv", rows, (), Drawing(draws=20))
+    found = score_layer(Lengths(), "conv", rows, (), 20)
     np.testing.assert_array_equal(found["labels"]["length"], [NAN, 2.0])
     np.testing.assert_array_equal(found["shuffled"]["length"], [2.0, 2.0])
 
 
 def test_a_layer_without_descriptions() -> None:
     rows = pd.DataFrame({"unit": [0, 1], "description": ["", ""]})
-    found = score_layer(Lengths(), "conv", rows, ("ccc",), Drawing())
+    found = score_layer(Lengths(), "conv", rows, ("ccc",))
     np.testing.assert_array_equal(found["labels"]["length"], [NAN, NAN])
     assert summarise(found, Resampling(100)) == {}
-    assert np.isnan(chance_level(Lengths(), "conv", rows, Drawing()).get("length", NAN))
+    assert np.isnan(chance_level(Lengths(), "conv", rows).get("length", NAN))
 
 
 def test_the_chance_level_is_a_percentile_of_shuffled_labels() -> None:
     rows = pd.DataFrame({"unit": range(10, 110), "description": ["a", "bb"] * 50})
-    assert chance_level(Lengths(), "conv", rows, Drawing(draws=4)) == {"length": 2.0}
-    assert chance_level(Lengths(), "conv", rows, Drawing(draws=4), 5) == {"length": 1.0}
+    assert chance_level(Lengths(), "conv", rows, 4) == {"length": 2.0}
+    assert chance_level(Lengths(), "conv", rows, 4, percentile=5) == {"length": 1.0}
 
 
 def test_control_labels() -> None:
@@ -93,9 +94,9 @@ def test_control_labels() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}])
-def test_drawing_is_checked(wrong: dict[str, int]) -> None:
+def test_options_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(DissectError, match="it must be at least"):
-        Drawing(**wrong)
+        ScoreOptions(**wrong)
 
 
 def of(labels: list[float], **controls: list[float]) -> dict[str, dict[str, Any]]:

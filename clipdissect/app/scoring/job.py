@@ -11,9 +11,10 @@ import torch
 
 from clipdissect import encoder as encoders
 from clipdissect import method as methods
-from clipdissect.app.build import build_job, parameters
+from clipdissect import text_images
+from clipdissect.app.build import build_group, build_job, parameters
+from clipdissect.app.evaluation_job import resampling_of
 from clipdissect.app.scoring.labels import (
-    Labels,
     encoder_of,
     given,
     is_made_anew,
@@ -28,6 +29,8 @@ from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import HeldOut, rows_of
+from clipdissect.scores.scorers import ScoreOptions
+from clipdissect.scores.scoring import Labels
 from clipdissect.scores.simulation import check_encoders
 from clipdissect.scores.splits import Split, read_split, split_images
 from clipdissect.utils.distributed import from_environment
@@ -80,6 +83,18 @@ class ScoringJob:
             else given(source, images)
             for source in self.sources
         ]
+
+    def options(self) -> ScoreOptions:
+        """Return what to score; wrong names and numbers show before any work."""
+        config, options = self.config, self.config.scorer
+        return ScoreOptions(
+            tuple(config.scores),
+            build_group(text_images.build, config.text_images),
+            options.alpha,
+            options.draws,
+            options.seed,
+            resampling_of(config),
+        )
 
     def held_out(self, labels: Sequence[Labels]) -> HeldOut:
         """Capture the images that score; labels as given leave the first part to them, too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -16,8 +16,8 @@ from clipdissect.dissection import capture_features, keep_features
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job, Method
 from clipdissect.probe import Probe
-from clipdissect.results.result import Result
 from clipdissect.scores.held_out import rows_of
+from clipdissect.scores.scoring import Labels
 from clipdissect.utils.type_checks import check_choice
 
 ANEW, GIVEN, AUTO = CHOICES = ("anew", "given", "auto")
@@ -25,20 +25,6 @@ SAME_IMAGES = (
     "its labels were made from the images that score them, so its scores are too high; "
     "scorer.labels=anew makes them again from other images"
 )
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels to score; `result` is what made them anew, None if they are as given.
-
-    `vocabulary` has what they were chosen from; empty if unknown. `note` is a caveat.
-    """
-
-    name: str
-    descriptions: pd.DataFrame
-    vocabulary: tuple[str, ...] = ()
-    result: Result | None = None
-    note: str = ""
 
 
 def is_made_anew(source: Source, choice: str, images: str) -> bool:

@@ -1,4 +1,4 @@
-"""Tables, figure and printed summary of scores."""
+"""Figure and printed summary of scores."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from clipdissect.app.console import console, print_lines, text_table
 from clipdissect.app.printing import number, with_interval
-from clipdissect.scores.layers import LABELS, LayerScores
+from clipdissect.scores.layers import LABELS
 from clipdissect.utils.figures import save_figure
 
 MAIN = ("simulation", "ablation", "cosy_auc", "auprc", "iou", "f1", "correlation")
 COLOURS = {LABELS: "C0", "constant": "C1", "random": "C2", "shuffled": "C3"}
-
-
-def score_table(rows: pd.DataFrame, layers: Mapping[str, LayerScores]) -> pd.DataFrame:
-    """Return `layer, unit, description` and a column per score, of the scored layers."""
-    parts = []
-    for layer, scores in layers.items():
-        part = rows.loc[rows["layer"] == layer, ["layer", "unit", "description"]]
-        parts.append(part.reset_index(drop=True).assign(**scores[LABELS]))
-    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    return table
 
 
 def show_scores(metrics: Mapping[str, Any], notes: Sequence[str], folder: Path) -> None:

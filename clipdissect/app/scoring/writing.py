@@ -10,14 +10,13 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.app.scoring.job import ScoringJob
-from clipdissect.app.scoring.labels import Labels
-from clipdissect.app.scoring.scoring import Scored
 from clipdissect.results.describe import top_images_of_layer
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.results.run_files import begin, write_json, write_table, write_tables
 from clipdissect.scores.held_out import HeldOut
+from clipdissect.scores.scoring import Labels, Scored
 from clipdissect.scores.splits import write_split
 
 

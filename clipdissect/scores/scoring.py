@@ -1,4 +1,4 @@
-"""Score all labels by all scorers, and collect tables and metrics."""
+"""Score labels of units by all scorers, and collect tables and metrics."""
 
 from __future__ import annotations
 
@@ -8,16 +8,32 @@ from typing import Any
 
 import pandas as pd
 
-from clipdissect.app.evaluation_job import resampling_of
-from clipdissect.app.scoring.confidence import Confidences, confidences
-from clipdissect.app.scoring.labels import Labels
-from clipdissect.app.scoring.output import score_table
-from clipdissect.app.scoring.scorers import Make
-from clipdissect.errors import unknown
-from clipdissect.scores.base import Scorer, Unavailable
+from clipdissect.results.result import Result
+from clipdissect.scores.base import Scorer
 from clipdissect.scores.held_out import HeldOut
-from clipdissect.scores.layers import Drawing, LayerScores, score_layer
+from clipdissect.scores.layer_confidence import Confidences, confidences
+from clipdissect.scores.layers import LABELS, LayerScores, score_layer
+from clipdissect.scores.scorers import ScoreOptions
 from clipdissect.scores.summary import differences, pooled, summarise
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels to score.
+
+    Args:
+        name: of the method, or the file.
+        descriptions: `layer, unit, description`, and for confidences `similarity, margin`.
+        vocabulary: what they were chosen from; empty if unknown.
+        result: what made them, if they were made from a part of the images.
+        note: a caveat.
+    """
+
+    name: str
+    descriptions: pd.DataFrame
+    vocabulary: tuple[str, ...] = ()
+    result: Result | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,11 +48,12 @@ class Scored:
     scorers: list[Scorer]
     not_scored: dict[str, str]
     confidences: Confidences
+    options: ScoreOptions
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return `scores` of the first labels and, of several, `against` with the others'."""
         tables = [
-            score_table(labels.descriptions, layers)
+            _table(labels.descriptions, layers)
             for labels, layers in zip(self.labels, self.layers, strict=True)
         ]
         result = {"scores": self.confidences.add_to(tables[0])}
@@ -46,9 +63,9 @@ class Scored:
             result["against"] = pd.concat(others, ignore_index=True)
         return result
 
-    def metrics(self, config: Any) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Return JSON-able means with intervals, controls and differences to other labels."""
-        resampling = resampling_of(config)
+        resampling = self.options.resampling
         per_set = [pooled(layers) for layers in self.layers]
         of_all = [
             {layer: summarise(scores, resampling) for layer, scores in layers.items()}
@@ -72,55 +89,46 @@ class Scored:
         }
 
 
-def score(
-    labels: Sequence[Labels], held_out: HeldOut, config: Any, makers: Mapping[str, Make]
-) -> Scored:
-    """Score the labels of the target's layers by every scorer that has its inputs."""
-    scorers, not_scored = _scorers(config, held_out, makers)
-    drawing = Drawing(config.scorer.draws, config.scorer.seed)
+def score_labels(labels: Sequence[Labels], held_out: HeldOut, options: ScoreOptions) -> Scored:
+    """Score the labels of the target's layers by every scorer that has its inputs.
+
+    Confidences are of the first labels.
+    """
+    scorers, not_scored = options.scorers(held_out)
+    layers = held_out.target.layers
     found = [
-        {layer: _score_layer(scorers, layer, of_set, drawing) for layer in held_out.target.layers}
+        {layer: _score_layer(scorers, layer, of_set, options) for layer in layers}
         for of_set in labels
     ]
-    first = labels[0].descriptions
     own = confidences(
-        first,
-        score_table(first, found[0]),
+        labels[0].descriptions,
+        _table(labels[0].descriptions, found[0]),
         held_out.target,
         next((scorer for scorer in scorers if scorer.name == "simulation"), None),
-        drawing,
-        resampling_of(config),
+        options,
     )
-    return Scored(list(labels), found, scorers, not_scored, own)
-
-
-def _scorers(
-    config: Any, held_out: HeldOut, makers: Mapping[str, Make]
-) -> tuple[list[Scorer], dict[str, str]]:
-    """Build the scorers; those that lack an input are an error only if they were asked for."""
-    for name in config.scores:
-        if name not in makers:
-            raise unknown("score", name, makers)
-    scorers, missing = [], {}
-    for name in config.scores or makers:
-        try:
-            scorers.append(makers[name](held_out, config))
-        except Unavailable as error:
-            if config.scores:
-                raise
-            missing[name] = str(error)
-    return scorers, missing
+    return Scored(list(labels), found, scorers, not_scored, own, options)
 
 
 def _score_layer(
-    scorers: Sequence[Scorer], layer: str, labels: Labels, drawing: Drawing
+    scorers: Sequence[Scorer], layer: str, labels: Labels, options: ScoreOptions
 ) -> LayerScores:
     """Merge the columns of all scorers."""
     table = labels.descriptions
     rows = table[table["layer"] == layer]
     merged: dict[str, dict[str, Any]] = {}
     for scorer in scorers:
-        found = score_layer(scorer, layer, rows, labels.vocabulary, drawing)
+        found = score_layer(scorer, layer, rows, labels.vocabulary, options.draws, options.seed)
         for name, columns in found.items():
             merged.setdefault(name, {}).update(columns)
     return merged
+
+
+def _table(rows: pd.DataFrame, layers: Mapping[str, LayerScores]) -> pd.DataFrame:
+    """Return `layer, unit, description` and a column per score, of the scored layers."""
+    parts = []
+    for layer, scores in layers.items():
+        part = rows.loc[rows["layer"] == layer, ["layer", "unit", "description"]]
+        parts.append(part.reset_index(drop=True).assign(**scores.get(LABELS, {})))
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return table

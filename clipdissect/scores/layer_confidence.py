@@ -11,12 +11,12 @@ import pandas as pd
 
 from clipdissect.datasets.class_names import is_a_name
 from clipdissect.errors import DissectError
-from clipdissect.evaluation import Resampling
 from clipdissect.results.run_files import write_table
 from clipdissect.scores.base import Scorer
 from clipdissect.scores.confidence import ConfidenceResult, ConfidenceSettings, confidence_of_run
-from clipdissect.scores.layers import Drawing, chance_level
+from clipdissect.scores.layers import chance_level
 from clipdissect.scores.risk_coverage import figure
+from clipdissect.scores.scorers import ScoreOptions
 from clipdissect.targets import Target
 from clipdissect.utils.figures import save_figure
 
@@ -61,8 +61,7 @@ def confidences(
     scores: pd.DataFrame,
     target: Target,
     scorer: Scorer | None,
-    drawing: Drawing,
-    resampling: Resampling,
+    options: ScoreOptions,
 ) -> Confidences:
     """Learn confidences from class names where a layer has them, else from simulation scores.
 
@@ -78,8 +77,8 @@ def confidences(
         rows = descriptions[descriptions["layer"] == layer].reset_index(drop=True)
         of_layer = scores[scores["layer"] == layer].reset_index(drop=True)
         try:
-            truth = _truth(layer, rows, of_layer, target, scorer, drawing)
-            found.layers[layer] = confidence_of_run(rows, **truth, resampling=resampling)
+            truth = _truth(layer, rows, of_layer, target, scorer, options)
+            found.layers[layer] = confidence_of_run(rows, **truth, resampling=options.resampling)
         except DissectError as error:
             found.missing[layer] = str(error)
     return found
@@ -91,7 +90,7 @@ def _truth(
     scores: pd.DataFrame,
     target: Target,
     scorer: Scorer | None,
-    drawing: Drawing,
+    options: ScoreOptions,
 ) -> dict[str, Any]:
     """Return what tells right from wrong descriptions, as arguments of `confidence_of_run`."""
     if layer == target.class_layer and len(target.class_names) == len(rows):
@@ -100,6 +99,6 @@ def _truth(
         return {"right": right.where(rows["description"] != "")}
     if scorer is None or SCORE not in scores:
         raise DissectError("it takes class names or simulation scores (scorer.encoder=NAME)")
-    threshold = chance_level(scorer, layer, rows, drawing)[SCORE]
-    settings = ConfidenceSettings(threshold=threshold, seed=drawing.seed)
+    threshold = chance_level(scorer, layer, rows, options.draws, options.seed)[SCORE]
+    settings = ConfidenceSettings(threshold=threshold, seed=options.seed)
     return {"score": scores[SCORE].astype(float), "settings": settings}
