@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from clipdissect.scores.calibration import (
     simulate,
 )
 from clipdissect.scores.cosy import P_VALUE, capture_text_images, cosy_scores
-from clipdissect.scores.heads import LinearHead, head_of, network_inputs
+from clipdissect.scores.heads import LinearHead, head_of, network_inputs, true_classes
 from clipdissect.scores.held_out import HeldOut, Rows
 from clipdissect.scores.image_labels import of_probe
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
@@ -48,7 +47,7 @@ class Simulator:
 
     def __init__(self, held_out: HeldOut) -> None:
         if held_out.encoder is None:
-            raise Unavailable(NEEDS_ENCODER)
+            raise Unavailable("; ".join(held_out.notes) or NEEDS_ENCODER)
         self.held_out, encoder = held_out, held_out.encoder
         self.calibration = published_calibration(encoder) or self._fitted()
         self.facts: dict[str, Any] = {
@@ -105,10 +104,9 @@ class Ablation(Scorer):
         self.heads, reasons = _heads(held_out)
         if not self.heads:
             raise Unavailable(reasons[-1])
-        truth = self._classes(held_out.test) is not None
         self.facts = {
             "layers": {layer: head.name for layer, head in self.heads.items()},
-            "loss": "of the images' classes" if truth else "of the network's own predictions",
+            "truth": self._classes(held_out.test)[1],
         }
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
@@ -118,22 +116,16 @@ class Ablation(Scorer):
             Part(
                 self.held_out.activations(layer, rows).cpu(),
                 self.simulator(rows, texts).cpu(),
-                self._classes(rows),
+                self._classes(rows)[0],
             )
             for rows in (self.held_out.validate, self.held_out.test)
         )
         return ablation_scores(self.heads[layer], validate, test, pairs)
 
-    def _classes(self, rows: Rows) -> Int[Tensor, " rows"] | None:
-        """Return the images' class numbers; None unless all have one of the target's classes."""
-        probe, names = self.held_out.probe, self.held_out.target.class_names
-        if probe.labels is None:
-            return None
-        number = {name: i for i, name in enumerate(names)}
-        labels = [probe.labels[i] for i in _numbers(probe, self.held_out.images(rows))]
-        if not all(label in number for label in labels):
-            return None
-        return torch.tensor([number[str(label)] for label in labels])
+    def _classes(self, rows: Rows) -> tuple[Int[Tensor, " rows"] | None, str]:
+        probe, images = self.held_out.probe, self.held_out.images(rows)
+        labels = probe.labels and [probe.labels[i] for i in _numbers(probe, images)]
+        return true_classes(labels, self.held_out.target.class_names)
 
 
 def _heads(held_out: HeldOut) -> tuple[dict[str, LinearHead], list[str]]:

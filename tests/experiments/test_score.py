@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import clipdissect
+from clipdissect import encoder
 from clipdissect.app import build as parts
 from clipdissect.app.help import conf_folder
 from clipdissect.app.schema import register
-from clipdissect.app.scoring import job, sources
+from clipdissect.app.scoring import sources
 from clipdissect.app.scoring.sources import merged
 from clipdissect.capture.settings import Settings
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, MissingResource
 from clipdissect.results.run_files import write_text
 from clipdissect.targets import Target
 from experiments import score
@@ -31,6 +32,10 @@ CLASSES = ("red", "green", "blue", "yellow")
 SHADES = 27  # images of each of six colours: 162, of which 32 score
 WORDS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 Runner = Callable[..., Path]
+
+
+def absent() -> Any:
+    raise MissingResource("the weights of absent", ["here"], "get them")
 
 
 class OtherEncoder(ColourEncoder):
@@ -69,11 +74,9 @@ def runner(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
     monkeypatch.setitem(parts.BUILDERS, "encoder", lambda **_: ColourEncoder())
     monkeypatch.setattr(parts, "track", lambda *_: None)
-    monkeypatch.setattr(
-        job,
-        "_scoring_encoder",
-        lambda name: {"other": OtherEncoder(version="2"), "same": ColourEncoder()}.get(name),
-    )
+    monkeypatch.setitem(encoder.OPTIONS, "other", lambda: OtherEncoder(version="2"))
+    monkeypatch.setitem(encoder.OPTIONS, "same", ColourEncoder)
+    monkeypatch.setitem(encoder.OPTIONS, "absent", absent)
     count = iter(range(9))
 
     def run(*own: str) -> Path:
@@ -161,6 +164,14 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     printed = capsys.readouterr().out
     assert "simulation" in printed and f"minus {wrong}: head simulation" in printed
     assert (folder / "scores.png").is_file()
+
+
+def test_without_the_encoders_weights_other_scores_remain(runner: Runner, described: Path) -> None:
+    found = facts(runner(f"run={described}", "scorer.encoder=absent"))
+    assert found["not_scored"]["simulation"] == "the weights of absent: get them"
+    assert "iou" in found["layers"]["head"]
+    with pytest.raises(MissingResource, match="the weights of absent"):
+        runner(f"run={described}", "scorer.encoder=absent", "scores=[simulation]")
 
 
 def test_given_labels_score_on_more_images_with_a_note(runner: Runner, described: Path) -> None:

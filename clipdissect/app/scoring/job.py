@@ -25,7 +25,7 @@ from clipdissect.app.scoring.sources import Source, read_sources
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.encoder import Encoder
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import HeldOut, rows_of
@@ -50,7 +50,7 @@ class ScoringJob:
     sources: list[Source]
     job: Job
     encoder: Encoder | None  # that scores
-    notes: tuple[str, ...]  # on it
+    notes: tuple[str, ...]  # on it, or why it is missing
     split: Split
 
     @classmethod
@@ -64,8 +64,9 @@ class ScoringJob:
         assert job.target and job.probe  # two of the groups
         layers = layers_of([source.run.descriptions for source in sources])
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
-        split, encoder = _split(config.scorer, job), _scoring_encoder(config.scorer.encoder)
-        notes = _check(encoder, sources, config.scorer.same_encoder) if encoder else ()
+        split, (encoder, notes) = _split(config.scorer, job), _scoring_encoder(config)
+        if encoder is not None:
+            notes = _check(encoder, sources, config.scorer.same_encoder)
         return cls(config, sources, job, encoder, notes, split)
 
     @property
@@ -151,7 +152,14 @@ def _split(options: Any, job: Job) -> Split:
     return split_images(job.probe.images, options.seed, tuple(options.shares))
 
 
-def _scoring_encoder(option: Any) -> Encoder | None:
+def _scoring_encoder(config: Any) -> tuple[Encoder | None, tuple[str, ...]]:
+    """Return the encoder that scores, or None and why; an error if scores were asked for."""
+    option = config.scorer.encoder
     if option is None:
-        return None
-    return encoders.resolve(option if isinstance(option, str) else parameters(option))
+        return None, ()
+    try:
+        return encoders.resolve(option if isinstance(option, str) else parameters(option)), ()
+    except MissingResource as error:
+        if config.scores:
+            raise
+        return None, (f"{error.what}: {error.remedy}",)
