@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+POOL = 1000  # texts that random labels are drawn from, at most: encoders embed each of them
 CONSTANT, RANDOM, SHUFFLED = CONTROLS = ("constant", "random", "shuffled")
 
 
@@ -20,12 +21,15 @@ def control_labels(
 
     Args:
         labels: of the described units of a layer.
-        pool: what labels could have been chosen from; empty: no random labels.
+        pool: what labels could have been chosen from, of which `POOL` are taken; empty: no random
+            labels.
         draws: of random and of shuffled labels, to average over.
     """
     if not labels:
         return {}
     generator = np.random.default_rng(seed)
+    if len(pool) > POOL:  # drawn first, and so the same ones for every layer
+        pool = [pool[i] for i in np.sort(generator.choice(len(pool), POOL, replace=False))]
     commonest = Counter(labels).most_common(1)[0][0]
     result = {CONSTANT: [[commonest] * len(labels)]}
     if pool:

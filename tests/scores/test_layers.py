@@ -89,6 +89,12 @@ def test_control_labels() -> None:
     assert {text for row in found["random"] for text in row} == {"x", "y"}
     assert all(sorted(row) == ["a", "b", "b", "c"] for row in found["shuffled"])
     assert found == control_labels(labels, ["x", "y"], draws=50, seed=1)
+    words = [str(number) for number in range(5000)]
+    few = control_labels(labels, words, draws=2000, seed=1)["random"]
+    more = control_labels([*labels, "d"], words, draws=2000, seed=1)["random"]
+    drawn = {text for row in few for text in row}
+    assert 990 < len(drawn) <= 1000
+    assert len(drawn | {text for row in more for text in row}) <= 1000  # of every layer
     assert "random" not in control_labels(labels, [], draws=1, seed=0)
     assert control_labels([], ["x"], draws=1, seed=0) == {}
 
