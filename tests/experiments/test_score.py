@@ -18,6 +18,8 @@ from torch.nn import functional as F
 import clipdissect
 from clipdissect import encoder
 from clipdissect.app import build as parts
+from clipdissect.app import paper
+from clipdissect.app.commands import tables
 from clipdissect.app.help import conf_folder
 from clipdissect.app.schema import register
 from clipdissect.app.scoring import sources
@@ -277,3 +279,39 @@ def test_the_library_scores_a_result_on_other_images(images: Path, tmp_path: Pat
         clipdissect.scores.score(
             result.descriptions[["layer", "unit"]], tiny_target(), probe=second, **options
         )
+
+
+def test_published_means_stand_beside_ours(tmp_path: Path) -> None:
+    missing = tables.gather(tmp_path)["scores"]
+    assert [row["paper"] for row in missing] == [0.1871, 0.092, 0.1242]
+    assert all("experiment=scores_published" in row["verdict"] for row in missing)
+    digests = paper.values()["label_files"]
+    files = {
+        "clip_dissect.csv": digests["clip_dissect/resnet50_imagenet_broden.csv"],
+        "milan.csv": digests["milan/m_base_resnet50_imagenet.csv"],
+    }
+    means = {"clip_dissect.csv": 0.19, "milan.csv": 0.12}
+    scores = {
+        name: {"layer4": {"simulation": {"value": mean, "low": 0.1, "high": 0.2}}}
+        for name, mean in means.items()
+    }
+    run = {
+        "target": {"name": "resnet50", "weights": "IMAGENET1K_V1"},
+        "probe": {"name": "imagenet_val", "images": 50_000},
+        "scores": {
+            "digests": {name: {"labels": digest} for name, digest in files.items()},
+            "scorers": {"simulation": {"encoder": paper.values()["simulation"]["encoder"]}},
+        },
+    }
+    metrics = {
+        "layers": scores["clip_dissect.csv"],
+        "against": {"milan.csv": scores["milan.csv"]},
+    }
+    for name, values in (("run", run), ("metrics", metrics)):
+        write_text(tmp_path / "score" / f"{name}.json", json.dumps(values))
+    found = tables.gather(tmp_path)["scores"]
+    assert [row["ours"] for row in found] == [0.19, 0.12, None]
+    assert [row["verdict"][:7] for row in found] == ["agrees", "differs", "not run"]
+    run["probe"] = {"name": "imagenet_val", "images": 1000}
+    write_text(tmp_path / "score" / "run.json", json.dumps(run))
+    assert tables.gather(tmp_path)["scores"][0]["ours"] is None

@@ -1,4 +1,4 @@
-"""Gather the runs below results/ into the paper's Tables 1 to 3 and studies, with its numbers.
+"""Gather the runs below results/ into the paper's Tables 1 to 3, studies and published scores.
 
 Writes table1.md, table1.csv and so on. A run of final_layer, or a cell of a run of
 similarity_comparison with default hyperparameters, counts as a row if its run.json says so (the
@@ -59,7 +59,7 @@ def gather(results: Path) -> dict[str, list[Row]]:
     complete = list(_complete_runs(results))
     runs = _evaluated(complete)
     tables = {name: _rows(name, runs) for name in ("table1", "table2", "table3")}
-    return {**tables, "studies": _study_rows(complete)}
+    return {**tables, "studies": _study_rows(complete), "scores": _score_rows(complete)}
 
 
 def _complete_runs(results: Path) -> Iterator[tuple[Any, Any]]:
@@ -318,6 +318,43 @@ def _study_rows(runs: Sequence[tuple[Row, Row]]) -> list[Row]:
     ordered = sorted(of_studies, key=lambda entry: str(entry[0].get("date")))
     numbers = (*_missing(), *_weights(), *_classes(), *_phrases())
     return [number.row(ordered) for number in numbers]
+
+
+def _score_rows(complete: Sequence[tuple[Run, Row]]) -> list[Row]:
+    """Return the published mean simulation scores of ResNet-50's layer4, and ours."""
+    published = paper.values()["simulation"]
+    runs = [entry for entry in complete if _is_simulation(entry[0], published["encoder"])]
+    ordered = sorted(runs, key=lambda entry: str(entry[0].get("date")))
+    rows = []
+    for name, (file, mean) in published["labels"].items():
+        number = {"paper": mean}
+        row = _empty_row(f"{published['layer']}: {name}", "simulation", mean)
+        known = [v for run, metrics in ordered if (v := _simulation(run, metrics, file))]
+        if known:
+            value = known[-1] | _verdict(number, known[-1]["ours"])
+        else:
+            command = "clipdissect score experiment=scores_published profile.labels=FOLDER"
+            value = {"verdict": f"not run: needs ImageNet val and SigLIP: {command}"}
+        rows.append(row | value)
+    return rows
+
+
+def _is_simulation(run: Run, encoder: str) -> bool:
+    scorers = run.get("scores", {}).get("scorers", {})
+    is_own = scorers.get("simulation", {}).get("encoder") == encoder
+    return is_own and paper.has_target(run, TARGET) and paper.has_probe(run, "imagenet_val")
+
+
+def _simulation(run: Run, metrics: Row, file: str) -> Row | None:
+    """Return the mean of a published file's labels in a run of `score`."""
+    wanted = paper.values()["label_files"][file]
+    for name, digests in run["scores"]["digests"].items():
+        if digests.get("labels") == wanted:
+            layers = metrics["against"].get(name, metrics["layers"])
+            found = layers.get(paper.values()["simulation"]["layer"], {}).get("simulation")
+            if found and found["value"] is not None:
+                return {"ours": found["value"], "low": found["low"], "high": found["high"]}
+    return None
 
 
 def _missing() -> Iterator[Number]:
