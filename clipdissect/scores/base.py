@@ -49,11 +49,15 @@ class Scorer(ABC):
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         """Return the scores of the layer's units with `texts`, by column of the table."""
 
+    def accepts(self, text: str) -> bool:
+        """Return whether a text can have a score; control labels are such texts, too."""
+        return True
+
     def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         """Return the texts that random labels are drawn from.
 
         Args:
             vocabulary: what the labels were chosen from; empty: unknown.
-            labels: the layer's, each once.
+            labels: the layer's that it accepts, each once.
         """
         return vocabulary or labels

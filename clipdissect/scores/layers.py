@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from clipdissect.scores.base import Pairs, Scorer
 from clipdissect.scores.controls import SHUFFLED, control_labels
@@ -27,17 +27,15 @@ def score_layer(
 ) -> LayerScores:
     """Return the scores of a layer's labels and of control labels of the same units.
 
-    Units without a description have no score. Of several draws of a control, each unit has the
-    mean.
+    Units whose description is empty, or none that the scorer accepts, have no score. Of several
+    draws of a control, each unit has the mean.
 
     Args:
         rows: `unit, description`, a row per unit.
         vocabulary: what the labels were chosen from; empty: unknown.
         draws, seed: see `control_labels`.
     """
-    described = rows["description"].to_numpy() != ""
-    labels = [str(text) for text in rows["description"][described]]
-    units = rows["unit"].to_numpy()[described]
+    described, labels, units = _described(scorer, rows)
     pool = scorer.pool(vocabulary, sorted(set(labels)))
     sets = {LABELS: [labels], **control_labels(labels, pool, draws, seed)}
     found = _score_sets(scorer, layer, units, sets)
@@ -56,9 +54,7 @@ def chance_level(
     percentile: float = 95,
 ) -> dict[str, float]:
     """Return each score's percentile over units with shuffled labels; NaN if none has a score."""
-    described = rows["description"].to_numpy() != ""
-    labels = [str(text) for text in rows["description"][described]]
-    units = rows["unit"].to_numpy()[described]
+    _, labels, units = _described(scorer, rows)
     shuffled = control_labels(labels, [], draws, seed).get(SHUFFLED, [])
     sets = {str(number): [texts] for number, texts in enumerate(shuffled)}
     found = _score_sets(scorer, layer, units, sets)
@@ -69,6 +65,16 @@ def chance_level(
         known = values[~np.isnan(values)]
         levels[column] = float(np.percentile(known, percentile)) if len(known) else np.nan
     return levels
+
+
+def _described(
+    scorer: Scorer, rows: pd.DataFrame
+) -> tuple[Bool[np.ndarray, " units"], list[str], Int[np.ndarray, " described"]]:
+    """Return which units have a description that can be scored, with labels and numbers."""
+    texts = rows["description"].astype(str)
+    accepted = {text: bool(text) and scorer.accepts(text) for text in texts.unique()}
+    described = texts.map(accepted).to_numpy(dtype=bool)
+    return described, texts[described].tolist(), rows["unit"].to_numpy()[described]
 
 
 def _score_sets(

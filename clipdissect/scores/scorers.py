@@ -164,6 +164,9 @@ class LabelMetrics(Scorer):
         shown = int(self.labels.matrix.any(0).sum())
         self.facts = {"labels": len(self.labels.names), "shown": shown, "alpha": self.alpha}
 
+    def accepts(self, text: str) -> bool:
+        return self.labels.column_of(text) is not None
+
     def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         return self.labels.names
 
@@ -199,6 +202,9 @@ class Cosy(Scorer):
             "digest": self.source.digest,
             "notes": list(self.source.notes),
         }
+
+    def accepts(self, text: str) -> bool:
+        return self.source.images_of(text) is not None
 
     def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         return labels  # images of a whole vocabulary are more than one can make

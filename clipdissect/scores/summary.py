@@ -12,6 +12,7 @@ from clipdissect.evaluation.bootstrap import Resampling, mean_intervals
 from clipdissect.scores.layers import LABELS, LayerScores
 
 ALL = "all layers"
+LEAST_UNITS = 10  # of an interval: the bootstrap's of fewer is too short
 
 
 def pooled(layers: Mapping[str, LayerScores]) -> dict[str, LayerScores]:
@@ -86,4 +87,6 @@ def is_reached(difference: Mapping[str, Any]) -> bool:
 def _intervals(
     columns: Sequence[Float[np.ndarray, " units"]], resampling: Resampling
 ) -> list[dict[str, Any]]:
-    return mean_intervals(np.stack(columns, axis=1), resampling) if columns else []
+    found = mean_intervals(np.stack(columns, axis=1), resampling) if columns else []
+    few = {"low": None, "high": None, "reason": f"fewer than {LEAST_UNITS} units have it"}
+    return [mean if mean["units"] >= LEAST_UNITS else {**mean, **few} for mean in found]

@@ -27,6 +27,7 @@ from clipdissect.app.scoring.sources import merged
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.results.run_files import write_text
+from clipdissect.scores import summary
 from clipdissect.targets import Target
 from experiments import score
 
@@ -72,6 +73,7 @@ def images(tmp_path: Path) -> Path:
 def runner(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """Runs the runner in the test's folder on the tiny network."""
     register()
+    monkeypatch.setattr(summary, "LEAST_UNITS", 2)
     target = tiny_target()
     monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
     monkeypatch.setitem(parts.BUILDERS, "encoder", lambda **_: ColourEncoder())
@@ -164,7 +166,7 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     first = pd.read_csv(folder / "split.csv").query("part == 'describe'")["image"]
     assert set(top) <= set(first)
     printed = capsys.readouterr().out
-    assert "simulation" in printed and f"minus {wrong}: head simulation" in printed
+    assert "simulation" in printed and f"minus {wrong}: all layers simulation" in printed
     assert (folder / "scores.png").is_file()
 
 

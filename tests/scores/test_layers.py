@@ -67,6 +67,20 @@ def test_draws_that_are_undefined_do_not_count() -> None:
     np.testing.assert_array_equal(found["shuffled"]["length"], [2.0, 2.0])
 
 
+class Short(Lengths):
+    """Accepts texts of two letters at most."""
+
+    def accepts(self, text: str) -> bool:
+        return len(text) < 3
+
+
+def test_controls_are_texts_that_can_have_a_score() -> None:
+    rows = pd.DataFrame({"unit": [5, 6, 7], "description": ["ccc", "a", "ccc"]})
+    found = score_layer(Short(), "conv", rows, (), draws=9)
+    for name in ("labels", "constant", "random", "shuffled"):
+        np.testing.assert_array_equal(found[name]["length"], [NAN, 1.0, NAN])
+
+
 def test_a_layer_without_descriptions() -> None:
     rows = pd.DataFrame({"unit": [0, 1], "description": ["", ""]})
     found = score_layer(Lengths(), "conv", rows, ("ccc",))
@@ -110,23 +124,25 @@ def of(labels: list[float], **controls: list[float]) -> dict[str, dict[str, Any]
 
 
 def test_the_summary_says_which_controls_reach_the_labels() -> None:
-    values = of(
-        [1.0, 2.0, 3.0], constant=[0.0, 1.0, 2.5], random=[1.0, 2.0, 2.9], shuffled=[NAN] * 3
-    )
+    controls = {"constant": [0.0, 1.0, 2.5], "random": [1.0, 2.0, 3.0], "shuffled": [NAN] * 3}
+    values = of([1.0, 2.0, 3.0] * 4, **{name: row * 4 for name, row in controls.items()})
     found = summarise(values, Resampling(500))["s"]
     assert found["value"] == 2.0
-    assert found["units"] == 3
+    assert found["units"] == 12
     assert found["controls"]["constant"]["difference"]["value"] == pytest.approx(2.5 / 3)
     assert found["controls"]["random"]["difference"]["low"] == 0.0
     assert found["reached_by"] == ["random"]  # an undefined control tells nothing
-    below = summarise(of([1.0, 1.0], constant=[2.0, 2.0]), Resampling(100))["s"]
+    below = summarise(of([1.0] * 10, constant=[2.0] * 10), Resampling(100))["s"]
     assert below["reached_by"] == ["constant"]
+    few = summarise(of([1.0] * 9, constant=[2.0] * 9), Resampling(100))["s"]
+    assert (few["value"], few["low"], few["reached_by"]) == (1.0, None, [])
+    assert few["reason"] == "fewer than 10 units have it"
 
 
 def test_differences_are_paired_over_common_units() -> None:
-    first, second = of([1.0, 2.0, NAN, 4.0]), of([0.5, NAN, 9.0, 3.5])
+    first, second = of([1.0, 2.0, NAN, 4.0] * 5), of([0.5, NAN, 9.0, 3.5] * 5)
     found = differences(first, second, Resampling(100))["s"]
-    assert (found["value"], found["low"], found["high"], found["units"]) == (0.5, 0.5, 0.5, 2)
+    assert (found["value"], found["low"], found["high"], found["units"]) == (0.5, 0.5, 0.5, 10)
     assert differences(of([NAN]), of([1.0]), Resampling(100)) == {}
 
 

@@ -14,6 +14,7 @@ from clipdissect.scores.layers import LABELS
 from clipdissect.utils.figures import save_figure
 
 MAIN = ("simulation", "ablation", "cosy_auc", "auprc", "iou", "f1", "correlation")
+LISTED = 5  # names in a line
 COLOURS = {LABELS: "C0", "constant": "C1", "random": "C2", "shuffled": "C3"}
 
 
@@ -51,23 +52,26 @@ def _layer_table(layer: str, scores: Mapping[str, Any]) -> Any:
 
 
 def _verdict(layer: str, scores: Mapping[str, Any]) -> str:
-    reached = [name for name, score in scores.items() if score["reached_by"]]
-    if not scores:
-        return f"{layer}: nothing could be scored"
+    known = {name: score for name, score in scores.items() if score["low"] is not None}
+    reached = [name for name, score in known.items() if score["reached_by"]]
+    if not known:
+        return f"{layer}: too few units have a score"
     if not reached:
-        return f"{layer}: the labels are above every control in all {len(scores)} scores"
+        return f"{layer}: the labels are above every control in all {len(known)} scores"
+    listed = ", ".join(reached[:LISTED]) + (", ..." if len(reached) > LISTED else "")
     return (
-        f"{layer}: controls reach {len(reached)} of {len(scores)} scores, which thus show nothing "
-        f"here: {', '.join(reached)}"
+        f"{layer}: controls reach {len(reached)} of {len(known)} scores, which show nothing here: "
+        f"{listed}"
     )
 
 
 def _difference_lines(name: str, layers: Mapping[str, Any]) -> list[str]:
+    """Return lines on the layers together, where labels have scores of enough units."""
+    layer = list(layers)[-1]
     lines = []
-    for layer, scores in layers.items():
-        for score, found in _main(scores).items():
-            certain = found["low"] is not None and found["low"] * found["high"] > 0
-            mark = "" if certain else " (not certain)"
+    for score, found in _main(layers[layer]).items():
+        if found["low"] is not None:
+            mark = "" if found["low"] * found["high"] > 0 else " (not certain)"
             value = with_interval(found["value"], found)
             lines.append(f"minus {name}: {layer} {score} {value}, {found['units']} units{mark}")
     return lines
