@@ -88,6 +88,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "classifier: 1000 units" in done.stdout
     assert "not CLIP" in done.stdout
     assert "images 48/48" in done.stderr
+    assert "report: " in done.stdout
     return folder
 
 
