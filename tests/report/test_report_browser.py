@@ -16,13 +16,9 @@ import pytest
 import torch
 from conftest import ROOT
 from test_report_latents import tables_of
-<<<<<<< HEAD
 from test_report_scores import scored_run
-from tiny import write_colours
-=======
 from tiny import ColourEncoder, preprocess, write_colours
 from torch import nn
->>>>>>> w-confidence
 
 import clipdissect
 from clipdissect import Settings, report
