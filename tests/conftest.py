@@ -43,7 +43,6 @@ CHECKED = [
         )
     ),
     "clipdissect.results.describe",
-    *(f"clipdissect.scores.{name}" for name in ("checks", "kernels", "statistics")),
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     "clipdissect.datasets.segmentation",
