@@ -84,7 +84,7 @@ def _confidence_lines(metrics: Mapping[str, Any]) -> list[str]:
             half = next(row for row in found["risk_at_coverage"] if row["coverage"] >= 0.5)
             lines.append(
                 f"{layer}: {found['right']} of {found['with_truth']} descriptions are right "
-                f"({found['right_is']}); of the {100 * half['coverage']:.0f} % with the highest "
+                f"({found['right_is']}): of the {100 * half['coverage']:.0f} % with the highest "
                 f"confidence {with_interval(1 - half['risk'], None)}"
             )
     return lines
