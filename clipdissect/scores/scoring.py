@@ -80,6 +80,7 @@ class Scored:
             for name, other in zip(names[1:], per_set[1:], strict=True)
         }
         return {
+            "labels": names[0],
             "layers": of_all[0],
             "against": dict(zip(names[1:], of_all[1:], strict=True)),
             "differences": minus,

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.app.scoring.job import ScoringJob
+from clipdissect.app.scoring.output import markdown
 from clipdissect.results.describe import top_images_of_layer
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
@@ -18,6 +19,7 @@ from clipdissect.results.run_files import begin, write_json, write_table, write_
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.scoring import Labels, Scored
 from clipdissect.scores.splits import write_split
+from clipdissect.utils.files import write_text
 
 
 def write(
@@ -37,6 +39,7 @@ def write(
     write_tables(folder, result.descriptions, result.top_images, result.units)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
+    write_text(folder / "scores.md", markdown(metrics))
     scored.confidences.write(folder)
     write_split(folder, job.probe.images, job.split)
     write_json(folder / "metrics.json", metrics)
