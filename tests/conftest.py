@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,12 @@ install_import_hook(CHECKED, "typechecker.check")
 from clipdissect.utils.paths import cache_dir  # noqa: E402
 
 USER_CACHE = cache_dir()  # the real one, which `own_cache` hides
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all modules from garbage collection: each full collection would visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
