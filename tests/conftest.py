@@ -55,7 +55,27 @@ CHECKED = [
     ),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
-    "clipdissect.scores.kernels",
+    *(
+        f"clipdissect.scores.{name}"
+        for name in (
+            "ablation",
+            "checks",
+            "confidence",
+            "confidence_model",
+            "conformal",
+            "controls",
+            "cosy",
+            "heads",
+            "image_labels",
+            "kernels",
+            "layers",
+            "reliability",
+            "risk_coverage",
+            "splits",
+            "statistics",
+            "summary",
+        )
+    ),
 ]
 install_import_hook(CHECKED, "typechecker.check")
 

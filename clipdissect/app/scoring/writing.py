@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def write(
     """Write tables, split and metrics, then `run.json`; return the first labels' result."""
     result = _result(job, scored.labels[0], held_out)
     result.run["scores"] = _facts(job, scored, held_out)
-    result.run["notes"] = [*result.run["notes"], *(s.note for s in scored.labels if s.note)]
+    result.run["notes"] = _notes(result.run["notes"], scored)
     result.run["seconds"] = dict(seconds)
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images, result.units)
@@ -70,6 +70,13 @@ def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
     )
     of_layers = {layer: histograms(a) for layer, a in activations.items()}
     return Result(table, pd.concat(top_images, ignore_index=True), run, of_layers)
+
+
+def _notes(own: Sequence[str], scored: Scored) -> list[str]:
+    """Return the notes of the run, of the labels and of the scorers, each once."""
+    of_labels = [labels.note for labels in scored.labels if labels.note]
+    of_scorers = [note for scorer in scored.scorers for note in scorer.facts.get("notes", ())]
+    return list(dict.fromkeys([*own, *of_labels, *of_scorers]))
 
 
 def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
