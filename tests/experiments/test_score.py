@@ -118,6 +118,11 @@ def described(images: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def overrides_of(described: Path) -> list[str]:
+    lines = (described / ".hydra" / "overrides.yaml").read_text().splitlines()
+    return [line.removeprefix("- ") for line in lines]
+
+
 def facts(folder: Path, name: str = "metrics") -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
@@ -195,6 +200,26 @@ def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) ->
     assert (first / "split.csv").read_bytes() != (other / "split.csv").read_bytes()
 
 
+def test_labels_of_some_units_in_any_order(
+    runner: Runner, described: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text(
+        "layer,unit,description\nhead,3,yellow\nhead,1,zebra\nhead,0,red\nconv,2,\n"
+    )
+    folder = runner(f"run={few}", f"against=[{described}]", *overrides_of(described))
+    table = pd.read_csv(folder / "scores.csv")
+    # Files are sorted by unit; no score knows an empty label, and no image is labelled zebra.
+    assert table["layer"].tolist() == ["head", "head", "head", "conv"]
+    assert table["unit"].tolist() == [0, 1, 3, 2]
+    assert table["iou"].isna().tolist() == [False, True, False, True]
+    minus = facts(folder)["differences"][str(described)]
+    # The first labels are those that the method found, of the units 0 and 3.
+    assert minus["head"]["iou"] == {"units": 2, "value": 0.0, "low": 0.0, "high": 0.0}
+    assert minus["conv"] == {}
+    assert minus["all layers"]["iou"]["units"] == 2
+
+
 @pytest.mark.parametrize(
     ("own", "said"),
     [
@@ -208,6 +233,7 @@ def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) ->
         (["against=[{name: clip_dissect}]"], "describes units itself"),
         (["scorer.shares=[0.5,0.5]"], "scorer.shares"),
         (["scorer.draws=0"], "scorer.draws"),
+        (["scorer.encoder={name: other, colour: red}"], "unknown parameter"),
     ],
 )
 def test_mistakes_are_explained(runner: Runner, described: Path, own: list[str], said: str) -> None:
@@ -220,6 +246,13 @@ def test_runs_that_cannot_be_scored(
 ) -> None:
     with pytest.raises(DissectError, match="score needs labels: run=FOLDER"):
         runner()
+    file, own = described.parent / "labels.csv", overrides_of(described)
+    file.write_text("layer,unit,description\nhead,4,red\n")
+    with pytest.raises(DissectError, match="unit 4, but the layer has 4 units"):
+        runner(f"run={file}", *own)
+    file.write_text("layer,unit,description\nhead,0,zebra\n")
+    with pytest.raises(DissectError, match="none of the 1 descriptions, such as 'zebra'"):
+        runner(f"run={file}", *own, "scores=[label_metrics]")
     target = tiny_target(0.1)
     monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
     parts._parts["target"]._results.clear()

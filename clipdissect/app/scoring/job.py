@@ -81,7 +81,7 @@ class ScoringJob:
         return [
             make_anew(source, self.job, first)
             if is_made_anew(source, choice, images)
-            else given(source, images)
+            else given(source, self.probe)
             for source in self.sources
         ]
 
@@ -115,7 +115,7 @@ class ScoringJob:
             fit,
             validate,
             test,
-            self.job.settings,
+            replace(self.job.settings, keep="full"),
             self.job.store,
             self.encoder,
             self.notes,
@@ -129,12 +129,13 @@ class ScoringJob:
             rows = [*self.split.validate.tolist(), *self.split.test.tolist()]
             probe = probe.subset(sorted(rows))
         features = capture(target, target.layers, self.encoder, probe, self.job.store, settings)
-        known = self.sources[0].digests.get("target")
-        if known is not None and known != features.digests["target"]:
-            raise DissectError(
-                f"{self.sources[0].name} is of another network than target {target.name} is now: "
-                "its weights or code have changed since, or other weights are named"
-            )
+        for source in self.sources:
+            known = source.digests.get("target")
+            if known is not None and known != features.digests["target"]:
+                raise DissectError(
+                    f"{source.name} is of another network than target {target.name} is now: its "
+                    "weights or code have changed since, or other weights are named"
+                )
         return features
 
 
