@@ -184,11 +184,19 @@ def test_without_the_encoders_weights_other_scores_remain(runner: Runner, descri
 
 
 def test_given_labels_score_on_more_images_with_a_note(runner: Runner, described: Path) -> None:
-    folder = runner(f"run={described}", "scorer.labels=given", "scores=[simulation]")
+    own = "scorer.labels=given", "scorer.encoder=same", "scorer.same_encoder=true"
+    folder = runner(f"run={described}", *own, "scores=[simulation]")
     run = facts(folder, "run")
     assert run["scores"]["images"] == {"fit": 16, "validate": 16, "test": 146}
     assert any("its scores are too high" in note for note in run["notes"])
+    assert any("scorer.same_encoder=true" in note for note in run["notes"])
     assert set(facts(folder)["layers"]["conv"]) == {"simulation", "simulation_spearman"}
+
+
+def test_labels_that_may_know_the_images_get_a_note(runner: Runner, described: Path) -> None:
+    folder = runner(f"run={described}", "probe.limit=160", "scores=[simulation]")
+    notes = facts(folder, "run")["notes"]
+    assert any("may be among those that score them" in note for note in notes)
 
 
 def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) -> None:
@@ -200,13 +208,9 @@ def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) ->
     assert (first / "split.csv").read_bytes() != (other / "split.csv").read_bytes()
 
 
-def test_labels_of_some_units_in_any_order(
-    runner: Runner, described: Path, tmp_path: Path
-) -> None:
+def test_labels_of_some_units_in_any_order(runner: Runner, described: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
-    few.write_text(
-        "layer,unit,description\nhead,3,yellow\nhead,1,zebra\nhead,0,red\nconv,2,\n"
-    )
+    few.write_text("layer,unit,description\nhead,3,yellow\nhead,1,zebra\nhead,0,red\nconv,2,\n")
     folder = runner(f"run={few}", f"against=[{described}]", *overrides_of(described))
     table = pd.read_csv(folder / "scores.csv")
     # Files are sorted by unit; no score knows an empty label, and no image is labelled zebra.
@@ -296,14 +300,20 @@ def test_the_library_scores_a_result_on_other_images(images: Path, tmp_path: Pat
     assert table["description"].tolist() == [*CLASSES, *CLASSES]
     assert (table["simulation"] > 0.5).all()
     assert scored.metrics()["layers"]["conv"]["simulation"]["reached_by"] == []
+    without_first = result.descriptions.assign(
+        description=[None, *result.descriptions["description"][1:]]
+    )
     of_table = clipdissect.scores.score(
-        result.descriptions,
+        without_first,
         tiny_target(),
         probe=second,
         encoder=OtherEncoder(version="2"),
         **options,
     )
-    pd.testing.assert_frame_equal(of_table.tables()["scores"], table)
+    pd.testing.assert_frame_equal(of_table.tables()["scores"].iloc[1:], table.iloc[1:])
+    # An empty cell, read by pandas, is no label.
+    first_unit = of_table.tables()["scores"].iloc[0]
+    assert first_unit["description"] == "" and pd.isna(first_unit["simulation"])
     with pytest.raises(DissectError, match="made from these images"):
         clipdissect.scores.score(result, tiny_target(), probe=first, **options)
     with pytest.raises(DissectError, match="score them by another encoder"):

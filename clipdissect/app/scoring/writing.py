@@ -31,7 +31,9 @@ def write(
     """Write tables, split and metrics, then `run.json`; return the first labels' result."""
     result = _result(job, scored.labels[0], held_out)
     result.run["scores"] = _facts(job, scored, held_out)
-    result.run["notes"] = [*result.run["notes"], *(s.note for s in scored.labels if s.note)]
+    of_encoder = held_out.notes if held_out.encoder else ()  # else they are among `not_scored`
+    of_labels = [s.note for s in scored.labels if s.note]
+    result.run["notes"] = [*result.run["notes"], *of_encoder, *of_labels]
     result.run["seconds"] = dict(seconds)
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images, result.units)
