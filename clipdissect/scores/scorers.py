@@ -243,6 +243,7 @@ SCORERS: dict[str, Make] = {
     "cosy": lambda held_out, options: Cosy(held_out, options.text_images),
     "label_metrics": lambda held_out, options: LabelMetrics(held_out, options.alpha),
 }
+WITH_ENCODER = ("simulation", "ablation")
 
 
 @dataclass(frozen=True)

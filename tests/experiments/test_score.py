@@ -181,6 +181,8 @@ def test_without_the_encoders_weights_other_scores_remain(runner: Runner, descri
     assert "iou" in found["layers"]["head"]
     with pytest.raises(MissingResource, match="the weights of absent"):
         runner(f"run={described}", "scorer.encoder=absent", "scores=[simulation]")
+    metrics_only = runner(f"run={described}", "scorer.encoder=absent", "scores=[label_metrics]")
+    assert facts(metrics_only)["not_scored"] == {}
 
 
 def test_given_labels_score_on_more_images_with_a_note(runner: Runner, described: Path) -> None:

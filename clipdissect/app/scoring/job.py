@@ -29,7 +29,7 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import HeldOut, rows_of
-from clipdissect.scores.scorers import ScoreOptions
+from clipdissect.scores.scorers import WITH_ENCODER, ScoreOptions
 from clipdissect.scores.scoring import Labels
 from clipdissect.scores.simulation import check_encoders
 from clipdissect.scores.splits import Split, read_split, split_images
@@ -154,9 +154,10 @@ def _split(options: Any, job: Job) -> Split:
 
 
 def _scoring_encoder(config: Any) -> tuple[Encoder | None, tuple[str, ...]]:
-    """Return the encoder that scores, or None and why; an error if scores were asked for."""
+    """Return the encoder that scores, or None and why; an error if its scores were asked for."""
     option = config.scorer.encoder
-    if option is None:
+    is_used = not config.scores or not set(WITH_ENCODER).isdisjoint(config.scores)
+    if option is None or not is_used:
         return None, ()
     try:
         return encoders.resolve(option if isinstance(option, str) else parameters(option)), ()
