@@ -91,7 +91,9 @@ def _table(labels: Result | pd.DataFrame | str | Path) -> pd.DataFrame:
             raise DissectError(f"the table of labels has no column {column}")
     # pandas reads empty cells as NaN, which is no label.
     texts = labels["description"].fillna("").astype(str)
-    return labels.assign(layer=labels["layer"].astype(str), description=texts)
+    layers = labels["layer"].astype(str)
+    table: pd.DataFrame = labels.assign(layer=layers, description=texts)
+    return table
 
 
 def _check(digests: Mapping[str, str], images: str, encoder: Encoder | None) -> None:

@@ -110,7 +110,8 @@ def score_labels(labels: Sequence[Labels], held_out: HeldOut, options: ScoreOpti
     layers = held_out.target.layers
     for of_set in labels:
         for layer in layers:
-            _check_units(of_set, layer, held_out.features.activations[layer].shape[1])
+            count = held_out.activations(layer, held_out.test[:1]).shape[1]
+            _check_units(of_set, layer, count)
     scorers, not_scored = _with_texts(*options.scorers(held_out), labels, options)
     found = [
         {layer: _score_layer(scorers, layer, of_set, options) for layer in layers}
