@@ -43,6 +43,7 @@ class Scorer(ABC):
     """Scores of one kind, larger is better; its constructor raises `Unavailable`."""
 
     name: ClassVar[str]
+    takes: ClassVar[str] = ""  # what a text must be, if it must be anything
     facts: dict[str, Any]  # of its inputs, for the manifest
 
     @abstractmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from clipdissect.errors import DissectError, unknown
@@ -70,10 +70,21 @@ def label_metrics(
         DissectError: an unknown name, a wrong size, or a value out of its range.
     """
     chosen = _checked(activations, concepts, names, alpha)
+    positions = sampled_positions(*activations.shape, seed)
+    return _computed(activations, concepts, chosen, alpha, lam, positions)
+
+
+def _computed(
+    activations: Float[Tensor, "images units"],
+    concepts: Shaped[Tensor, "images concepts"],
+    chosen: Sequence[str],
+    alpha: float,
+    lam: float,
+    positions: Int[Tensor, "units drawn"],
+) -> dict[str, Float[Tensor, "units concepts"]]:
     a = activations.detach().float().cpu()
     columns = ConceptColumns.of(concepts.detach().cpu())
     images, units = a.shape
-    positions = sampled_positions(images, units, seed)
     out = {name: torch.empty(units, concepts.shape[1]) for name in chosen}
     step = max(1, _NUMBERS_AT_ONCE // images)
     for start in range(0, units, step):
@@ -93,12 +104,18 @@ def pair_metrics(
     names: Sequence[str] | None = None,
     alpha: float = ALPHA,
 ) -> Scores:
-    """Return `label_metrics` of some pairs only; `pairs.texts` are columns of the labels."""
+    """Return `label_metrics` of some pairs only; `pairs.texts` are columns of the labels.
+
+    A unit's scores don't depend on the other units of the pairs.
+    """
     if not len(pairs):
         return {name: np.empty(0) for name in names or METRICS}
     units, unit_rows = np.unique(pairs.units, return_inverse=True)
     texts, text_columns = np.unique(pairs.texts, return_inverse=True)
-    metrics = label_metrics(activations[:, units], labels.matrix[:, texts], names, alpha)
+    parts = activations[:, units], labels.matrix[:, texts]
+    chosen = _checked(*parts, names, alpha)
+    positions = sampled_positions(len(activations), int(units[-1]) + 1, seed=0)[units]
+    metrics = _computed(*parts, chosen, alpha, 1.0, positions)
     return {
         name: values.numpy().astype(np.float64)[unit_rows, text_columns]
         for name, values in metrics.items()

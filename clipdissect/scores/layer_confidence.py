@@ -93,12 +93,13 @@ def _truth(
     options: ScoreOptions,
 ) -> dict[str, Any]:
     """Return what tells right from wrong descriptions, as arguments of `confidence_of_run`."""
-    if layer == target.class_layer and len(target.class_names) == len(rows):
-        described = rows["description"].tolist()
-        right = pd.Series(is_a_name(described, target.class_names), rows.index, dtype=float)
+    names = target.class_names
+    if layer == target.class_layer and names and rows["unit"].max() < len(names):
+        classes = [names[unit] for unit in rows["unit"]]
+        right = pd.Series(is_a_name(rows["description"], classes), rows.index, dtype=float)
         return {"right": right.where(rows["description"] != "")}
     if scorer is None or SCORE not in scores:
         raise DissectError("it takes class names or simulation scores (scorer.encoder=NAME)")
-    threshold = chance_level(scorer, layer, rows, options.draws, options.seed)[SCORE]
-    settings = ConfidenceSettings(threshold=threshold, seed=options.seed)
+    threshold = chance_level(scorer, layer, rows, options.draws, options.seed)
+    settings = ConfidenceSettings(threshold=threshold.get(SCORE, np.nan), seed=options.seed)
     return {"score": scores[SCORE].astype(float), "settings": settings}

@@ -27,8 +27,8 @@ def score_layer(
 ) -> LayerScores:
     """Return the scores of a layer's labels and of control labels of the same units.
 
-    Units whose description is empty, or none that the scorer accepts, have no score. Of several
-    draws of a control, each unit has the mean.
+    Units whose description is empty, or none that the scorer accepts, have no score; a layer of
+    such units has no columns. Of several draws of a control, each unit has the mean.
 
     Args:
         rows: `unit, description`, a row per unit.
@@ -53,7 +53,7 @@ def chance_level(
     seed: int = 0,
     percentile: float = 95,
 ) -> dict[str, float]:
-    """Return each score's percentile over units with shuffled labels; NaN if none has a score."""
+    """Return each score's percentile over units with shuffled labels; NaN if it is undefined."""
     _, labels, units = _described(scorer, rows)
     shuffled = control_labels(labels, [], draws, seed).get(SHUFFLED, [])
     sets = {str(number): [texts] for number, texts in enumerate(shuffled)}
@@ -81,6 +81,8 @@ def _score_sets(
     scorer: Scorer, layer: str, units: np.ndarray, sets: Mapping[str, Sequence[Sequence[str]]]
 ) -> dict[str, dict[str, Float[np.ndarray, " described"]]]:
     """Score all sets of labels in one call, which computes what texts share once."""
+    if not len(units):
+        return {name: {} for name in sets}
     drawn = [labels for of_set in sets.values() for labels in of_set]
     numbers = {text: i for i, text in enumerate(dict.fromkeys(t for ts in drawn for t in ts))}
     texts = np.array([numbers[text] for labels in drawn for text in labels], dtype=np.int64)

@@ -89,7 +89,11 @@ def _table(labels: Result | pd.DataFrame | str | Path) -> pd.DataFrame:
     for column in ("layer", "unit", "description"):
         if column not in labels:
             raise DissectError(f"the table of labels has no column {column}")
-    return labels
+    # pandas reads empty cells as NaN, which is no label.
+    texts = labels["description"].fillna("").astype(str)
+    layers = labels["layer"].astype(str)
+    table: pd.DataFrame = labels.assign(layer=layers, description=texts)
+    return table
 
 
 def _check(digests: Mapping[str, str], images: str, encoder: Encoder | None) -> None:

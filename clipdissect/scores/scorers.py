@@ -152,6 +152,7 @@ class LabelMetrics(Scorer):
     """
 
     name: ClassVar[str] = "label_metrics"
+    takes: ClassVar[str] = "labels of the probe's images"
 
     def __init__(self, held_out: HeldOut, alpha: float | None = None) -> None:
         least = min(1.0, LEAST_ACTIVE / len(held_out.test))
@@ -188,6 +189,7 @@ class Cosy(Scorer):
     """
 
     name: ClassVar[str] = "cosy"
+    takes: ClassVar[str] = "texts that text_images has images of"
 
     def __init__(self, held_out: HeldOut, source: TextImages | None) -> None:
         if source is None:
@@ -250,6 +252,7 @@ SCORERS: dict[str, Make] = {
     "cosy": lambda held_out, options: Cosy(held_out, options.text_images),
     "label_metrics": lambda held_out, options: LabelMetrics(held_out, options.alpha),
 }
+WITH_ENCODER = ("simulation", "ablation")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from clipdissect.errors import DissectError
 from clipdissect.results.result import Result
-from clipdissect.scores.base import Scorer
+from clipdissect.scores.base import Scorer, Unavailable
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.layer_confidence import Confidences, confidences
 from clipdissect.scores.layers import LABELS, LayerScores, score_layer
 from clipdissect.scores.scorers import ScoreOptions
-from clipdissect.scores.summary import differences, pooled, summarise
+from clipdissect.scores.summary import differences, minus, pooled, summarise
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,47 @@ class Scored:
             for layers in per_set
         ]
         names = [labels.name for labels in self.labels]
-        minus = {
-            name: {
-                layer: differences(scores, other[layer], resampling)
-                for layer, scores in per_set[0].items()
-            }
-            for name, other in zip(names[1:], per_set[1:], strict=True)
-        }
         return {
             "labels": names[0],
             "layers": of_all[0],
             "against": dict(zip(names[1:], of_all[1:], strict=True)),
-            "differences": minus,
+            "differences": {
+                name: {
+                    layer: differences(scores, resampling)
+                    for layer, scores in pooled(self._minus(number)).items()
+                }
+                for number, name in enumerate(names[1:], 1)
+            },
             "confidence": self.confidences.metrics,
             "not_scored": self.not_scored,
             "bootstrap": {"kind": "percentile", **asdict(resampling)},
         }
+
+    def _minus(self, number: int) -> dict[str, LayerScores]:
+        """Return the first labels' scores minus those of others, by unit."""
+        result: dict[str, LayerScores] = {}
+        for layer, scores in self.layers[0].items():
+            own, other = (_rows(self.labels[i], layer)["unit"] for i in (0, number))
+            rows = pd.Index(other).get_indexer(pd.Index(own))
+            result[layer] = minus(scores, self.layers[number][layer], rows)
+        return result
 
 
 def score_labels(labels: Sequence[Labels], held_out: HeldOut, options: ScoreOptions) -> Scored:
     """Score the labels of the target's layers by every scorer that has its inputs.
 
     Confidences are of the first labels.
+
+    Raises:
+        DissectError: labels of units that a layer doesn't have, or twice of one, or none that a
+            score of `options.scores` accepts.
     """
-    scorers, not_scored = options.scorers(held_out)
     layers = held_out.target.layers
+    for of_set in labels:
+        for layer in layers:
+            count = held_out.activations(layer, held_out.test[:1]).shape[1]
+            _check_units(of_set, layer, count)
+    scorers, not_scored = _with_texts(*options.scorers(held_out), labels, options)
     found = [
         {layer: _score_layer(scorers, layer, of_set, options) for layer in layers}
         for of_set in labels
@@ -111,18 +128,59 @@ def score_labels(labels: Sequence[Labels], held_out: HeldOut, options: ScoreOpti
     return Scored(list(labels), found, scorers, not_scored, own, options)
 
 
+def _with_texts(
+    scorers: Sequence[Scorer],
+    not_scored: Mapping[str, str],
+    labels: Sequence[Labels],
+    options: ScoreOptions,
+) -> tuple[list[Scorer], dict[str, str]]:
+    """Return the scorers that accept any description, and why others are missing."""
+    texts = list(dict.fromkeys(t for of in labels for t in of.descriptions["description"] if t))
+    chosen, missing = [], dict(not_scored)
+    for scorer in scorers:
+        if any(scorer.accepts(text) for text in texts):
+            chosen.append(scorer)
+            continue
+        reason = "no unit has a description"
+        if texts:
+            few = f"none of the {len(texts)} descriptions, such as '{texts[0]}', is one"
+            reason = f"it takes {scorer.takes}; {few}"
+        if options.scores:
+            raise Unavailable(f"{scorer.name}: {reason}")
+        missing[scorer.name] = reason
+    return chosen, missing
+
+
 def _score_layer(
     scorers: Sequence[Scorer], layer: str, labels: Labels, options: ScoreOptions
 ) -> LayerScores:
     """Merge the columns of all scorers."""
-    table = labels.descriptions
-    rows = table[table["layer"] == layer]
+    rows = _rows(labels, layer)
     merged: dict[str, dict[str, Any]] = {}
     for scorer in scorers:
         found = score_layer(scorer, layer, rows, labels.vocabulary, options.draws, options.seed)
         for name, columns in found.items():
             merged.setdefault(name, {}).update(columns)
     return merged
+
+
+def _rows(labels: Labels, layer: str) -> pd.DataFrame:
+    table = labels.descriptions
+    rows: pd.DataFrame = table[table["layer"] == layer]
+    return rows
+
+
+def _check_units(labels: Labels, layer: str, count: int) -> None:
+    units = _rows(labels, layer)["unit"]
+    wrong = units[~units.isin(range(count))]
+    if len(wrong):
+        raise DissectError(
+            f"{labels.name} has layer {layer}, unit {wrong.iloc[0]}, but the layer has {count} "
+            "units, which count from 0: the labels are of another network, or count from 1"
+        )
+    if not units.is_unique:
+        twice = units[units.duplicated()].iloc[0]
+        raise DissectError(f"{labels.name} has layer {layer}, unit {twice} more than once")
 
 
 def _table(rows: pd.DataFrame, layers: Mapping[str, LayerScores]) -> pd.DataFrame:

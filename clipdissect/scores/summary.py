@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from clipdissect.evaluation.bootstrap import Resampling, mean_intervals
 from clipdissect.scores.layers import LABELS, LayerScores
@@ -71,11 +71,24 @@ def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
     return result
 
 
-def differences(first: LayerScores, second: LayerScores, resampling: Resampling) -> dict[str, Any]:
-    """Return the first labels' scores minus the second's, over the units that both have."""
+def minus(
+    first: LayerScores, second: LayerScores, rows: Int[np.ndarray, " units"]
+) -> dict[str, dict[str, Float[np.ndarray, " units"]]]:
+    """Return the first labels' scores minus the second's, NaN for units that either lacks.
+
+    Args:
+        rows: of the second labels per unit of the first, which may be others; -1: none.
+    """
     own, other = first.get(LABELS, {}), second.get(LABELS, {})
-    minus = {column: own[column] - other[column] for column in own if column in other}
-    known = {column: values for column, values in minus.items() if not np.isnan(values).all()}
+    shared = [column for column in own if column in other]
+    paired = {column: np.where(rows < 0, np.nan, other[column][rows]) for column in shared}
+    return {LABELS: {column: own[column] - paired[column] for column in shared}}
+
+
+def differences(minus: LayerScores, resampling: Resampling) -> dict[str, Any]:
+    """Return JSON-able means of `minus` with intervals, over the units that both have."""
+    columns = minus[LABELS]
+    known = {column: values for column, values in columns.items() if not np.isnan(values).all()}
     return dict(zip(known, _intervals(list(known.values()), resampling), strict=True))
 
 

@@ -118,6 +118,11 @@ def described(images: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def overrides_of(described: Path) -> list[str]:
+    lines = (described / ".hydra" / "overrides.yaml").read_text().splitlines()
+    return [line.removeprefix("- ") for line in lines]
+
+
 def facts(folder: Path, name: str = "metrics") -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
@@ -179,14 +184,24 @@ def test_without_the_encoders_weights_other_scores_remain(runner: Runner, descri
     assert "iou" in found["layers"]["head"]
     with pytest.raises(MissingResource, match="the weights of absent"):
         runner(f"run={described}", "scorer.encoder=absent", "scores=[simulation]")
+    metrics_only = runner(f"run={described}", "scorer.encoder=absent", "scores=[label_metrics]")
+    assert facts(metrics_only)["not_scored"] == {}
 
 
 def test_given_labels_score_on_more_images_with_a_note(runner: Runner, described: Path) -> None:
-    folder = runner(f"run={described}", "scorer.labels=given", "scores=[simulation]")
+    own = "scorer.labels=given", "scorer.encoder=same", "scorer.same_encoder=true"
+    folder = runner(f"run={described}", *own, "scores=[simulation]")
     run = facts(folder, "run")
     assert run["scores"]["images"] == {"fit": 16, "validate": 16, "test": 146}
     assert any("its scores are too high" in note for note in run["notes"])
+    assert any("scorer.same_encoder=true" in note for note in run["notes"])
     assert set(facts(folder)["layers"]["conv"]) == {"simulation", "simulation_spearman"}
+
+
+def test_labels_that_may_know_the_images_get_a_note(runner: Runner, described: Path) -> None:
+    folder = runner(f"run={described}", "probe.limit=160", "scores=[simulation]")
+    notes = facts(folder, "run")["notes"]
+    assert any("may be among those that score them" in note for note in notes)
 
 
 def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) -> None:
@@ -196,6 +211,22 @@ def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) ->
     assert (first / "scores.csv").read_bytes() == (again / "scores.csv").read_bytes()
     other = runner(f"run={described}", "scores=[simulation]")
     assert (first / "split.csv").read_bytes() != (other / "split.csv").read_bytes()
+
+
+def test_labels_of_some_units_in_any_order(runner: Runner, described: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("layer,unit,description\nhead,3,yellow\nhead,1,zebra\nhead,0,red\nconv,2,\n")
+    folder = runner(f"run={few}", f"against=[{described}]", *overrides_of(described))
+    table = pd.read_csv(folder / "scores.csv")
+    # Files are sorted by unit; no score knows an empty label, and no image is labelled zebra.
+    assert table["layer"].tolist() == ["head", "head", "head", "conv"]
+    assert table["unit"].tolist() == [0, 1, 3, 2]
+    assert table["iou"].isna().tolist() == [False, True, False, True]
+    minus = facts(folder)["differences"][str(described)]
+    # The first labels are those that the method found, of the units 0 and 3.
+    assert minus["head"]["iou"] == {"units": 2, "value": 0.0, "low": 0.0, "high": 0.0}
+    assert minus["conv"] == {}
+    assert minus["all layers"]["iou"]["units"] == 2
 
 
 @pytest.mark.parametrize(
@@ -211,6 +242,7 @@ def test_the_split_of_an_earlier_run_is_used(runner: Runner, described: Path) ->
         (["against=[{name: clip_dissect}]"], "describes units itself"),
         (["scorer.shares=[0.5,0.5]"], "scorer.shares"),
         (["scorer.draws=0"], "scorer.draws"),
+        (["scorer.encoder={name: other, colour: red}"], "unknown parameter"),
     ],
 )
 def test_mistakes_are_explained(runner: Runner, described: Path, own: list[str], said: str) -> None:
@@ -223,6 +255,13 @@ def test_runs_that_cannot_be_scored(
 ) -> None:
     with pytest.raises(DissectError, match="score needs labels: run=FOLDER"):
         runner()
+    file, own = described.parent / "labels.csv", overrides_of(described)
+    file.write_text("layer,unit,description\nhead,4,red\n")
+    with pytest.raises(DissectError, match="unit 4, but the layer has 4 units"):
+        runner(f"run={file}", *own)
+    file.write_text("layer,unit,description\nhead,0,zebra\n")
+    with pytest.raises(DissectError, match="none of the 1 descriptions, such as 'zebra'"):
+        runner(f"run={file}", *own, "scores=[label_metrics]")
     target = tiny_target(0.1)
     monkeypatch.setitem(parts.BUILDERS, "target", lambda **_: target)
     parts._parts["target"]._results.clear()
@@ -266,14 +305,20 @@ def test_the_library_scores_a_result_on_other_images(images: Path, tmp_path: Pat
     assert table["description"].tolist() == [*CLASSES, *CLASSES]
     assert (table["simulation"] > 0.5).all()
     assert scored.metrics()["layers"]["conv"]["simulation"]["reached_by"] == []
+    without_first = result.descriptions.assign(
+        description=[None, *result.descriptions["description"][1:]]
+    )
     of_table = clipdissect.scores.score(
-        result.descriptions,
+        without_first,
         tiny_target(),
         probe=second,
         encoder=OtherEncoder(version="2"),
         **options,
     )
-    pd.testing.assert_frame_equal(of_table.tables()["scores"], table)
+    pd.testing.assert_frame_equal(of_table.tables()["scores"].iloc[1:], table.iloc[1:])
+    # An empty cell, read by pandas, is no label.
+    first_unit = of_table.tables()["scores"].iloc[0]
+    assert first_unit["description"] == "" and pd.isna(first_unit["simulation"])
     with pytest.raises(DissectError, match="made from these images"):
         clipdissect.scores.score(result, tiny_target(), probe=first, **options)
     with pytest.raises(DissectError, match="score them by another encoder"):

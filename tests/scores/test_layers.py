@@ -16,7 +16,7 @@ from clipdissect.scores.base import Pairs, Scorer, Scores
 from clipdissect.scores.controls import control_labels
 from clipdissect.scores.layers import chance_level, score_layer
 from clipdissect.scores.scorers import ScoreOptions
-from clipdissect.scores.summary import differences, pooled, summarise
+from clipdissect.scores.summary import differences, minus, pooled, summarise
 
 NAN = float("nan")
 LENGTHS = {"a": 1.0, "bb": 2.0, "ccc": 3.0}
@@ -84,9 +84,11 @@ def test_controls_are_texts_that_can_have_a_score() -> None:
 def test_a_layer_without_descriptions() -> None:
     rows = pd.DataFrame({"unit": [0, 1], "description": ["", ""]})
     found = score_layer(Lengths(), "conv", rows, ("ccc",))
-    np.testing.assert_array_equal(found["labels"]["length"], [NAN, NAN])
+    assert found == {"labels": {}}
     assert summarise(found, Resampling(100)) == {}
-    assert np.isnan(chance_level(Lengths(), "conv", rows).get("length", NAN))
+    scorer = Lengths()
+    assert chance_level(scorer, "conv", rows) == {}
+    assert not scorer.calls  # scorers needn't know of no pairs
 
 
 def test_the_chance_level_is_a_percentile_of_shuffled_labels() -> None:
@@ -141,9 +143,17 @@ def test_the_summary_says_which_controls_reach_the_labels() -> None:
 
 def test_differences_are_paired_over_common_units() -> None:
     first, second = of([1.0, 2.0, NAN, 4.0] * 5), of([0.5, NAN, 9.0, 3.5] * 5)
-    found = differences(first, second, Resampling(100))["s"]
+    found = differences(minus(first, second, np.arange(20)), Resampling(100))["s"]
     assert (found["value"], found["low"], found["high"], found["units"]) == (0.5, 0.5, 0.5, 10)
-    assert differences(of([NAN]), of([1.0]), Resampling(100)) == {}
+    undefined = minus(of([NAN]), of([1.0]), np.array([0]))
+    assert differences(undefined, Resampling(100)) == {}
+
+
+def test_differences_are_of_the_same_units_in_any_order() -> None:
+    # The second labels' rows are of the first's units 2 and 0; they have none of unit 1.
+    found = minus(of([1.0, 2.0, 4.0]), of([3.0, 0.5]), np.array([1, -1, 0]))
+    np.testing.assert_array_equal(found["labels"]["s"], [0.5, NAN, 1.0])
+    assert minus(of([1.0]), {"labels": {}}, np.array([0])) == {"labels": {}}
 
 
 def test_layers_are_pooled() -> None:

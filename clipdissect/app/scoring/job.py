@@ -29,7 +29,7 @@ from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import HeldOut, rows_of
-from clipdissect.scores.scorers import ScoreOptions
+from clipdissect.scores.scorers import WITH_ENCODER, ScoreOptions
 from clipdissect.scores.scoring import Labels
 from clipdissect.scores.simulation import check_encoders
 from clipdissect.scores.splits import Split, read_split, split_images
@@ -81,7 +81,7 @@ class ScoringJob:
         return [
             make_anew(source, self.job, first)
             if is_made_anew(source, choice, images)
-            else given(source, images)
+            else given(source, self.probe)
             for source in self.sources
         ]
 
@@ -115,7 +115,7 @@ class ScoringJob:
             fit,
             validate,
             test,
-            self.job.settings,
+            replace(self.job.settings, keep="full"),
             self.job.store,
             self.encoder,
             self.notes,
@@ -129,12 +129,13 @@ class ScoringJob:
             rows = [*self.split.validate.tolist(), *self.split.test.tolist()]
             probe = probe.subset(sorted(rows))
         features = capture(target, target.layers, self.encoder, probe, self.job.store, settings)
-        known = self.sources[0].digests.get("target")
-        if known is not None and known != features.digests["target"]:
-            raise DissectError(
-                f"{self.sources[0].name} is of another network than target {target.name} is now: "
-                "its weights or code have changed since, or other weights are named"
-            )
+        for source in self.sources:
+            known = source.digests.get("target")
+            if known is not None and known != features.digests["target"]:
+                raise DissectError(
+                    f"{source.name} is of another network than target {target.name} is now: its "
+                    "weights or code have changed since, or other weights are named"
+                )
         return features
 
 
@@ -153,9 +154,10 @@ def _split(options: Any, job: Job) -> Split:
 
 
 def _scoring_encoder(config: Any) -> tuple[Encoder | None, tuple[str, ...]]:
-    """Return the encoder that scores, or None and why; an error if scores were asked for."""
+    """Return the encoder that scores, or None and why; an error if its scores were asked for."""
     option = config.scorer.encoder
-    if option is None:
+    is_used = not config.scores or not set(WITH_ENCODER).isdisjoint(config.scores)
+    if option is None or not is_used:
         return None, ()
     try:
         return encoders.resolve(option if isinstance(option, str) else parameters(option)), ()

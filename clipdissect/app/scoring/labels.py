@@ -27,6 +27,12 @@ SAME_IMAGES = (
 )
 
 
+OVERLAP = (
+    "some of the images that its labels were made from may be among those that score them, and "
+    "its scores then too high; scorer.labels=anew makes the labels again from other images"
+)
+
+
 def is_made_anew(source: Source, choice: str, images: str) -> bool:
     """Return whether labels are to be made again; `images` is the digest of the scoring probe.
 
@@ -45,11 +51,21 @@ def is_made_anew(source: Source, choice: str, images: str) -> bool:
     return source.config is not None and "probe" in _method(source).needs
 
 
-def given(source: Source, images: str) -> Labels:
-    """Return the labels as they are."""
-    same_images = source.digests.get("images") == images
-    note = f"{source.name}: {SAME_IMAGES}" if same_images else ""
+def given(source: Source, probe: Probe) -> Labels:
+    """Return the labels as they are, to be scored on images of the probe."""
+    note = ""
+    if source.digests.get("images") == probe.digest:
+        note = f"{source.name}: {SAME_IMAGES}"
+    elif _may_share_images(source, probe):
+        note = f"{source.name}: {OVERLAP}"
     return Labels(source.name, source.run.descriptions, _vocabulary(source), note=note)
+
+
+def _may_share_images(source: Source, probe: Probe) -> bool:
+    """Return whether a run's probe has the same name, and top images with the same names."""
+    of_run = source.run.run.get("probe")
+    same_name = isinstance(of_run, dict) and of_run.get("name") == probe.name
+    return same_name and not set(probe.images).isdisjoint(source.run.top_images["image"])
 
 
 def make_anew(source: Source, job: Job, first: Probe) -> Labels:

@@ -159,8 +159,11 @@ def draw(metrics: Mapping[str, Any], folder: Path) -> None:
         panel.set_title(name.replace("_", " "), fontsize=9)
     axes[0][0].set_yticks(range(len(layers)), list(layers))
     axes[0][0].invert_yaxis()
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    # Of all panels: a score of few units has no interval, and so no points.
+    drawn = [axis.get_legend_handles_labels() for axis in axes[0]]
+    handles = {label: handle for pair in drawn for handle, label in zip(*pair, strict=True)}
+    options = {"loc": "lower center", "ncols": max(1, len(handles)), "frameon": False}
+    figure.legend(list(handles.values()), list(handles), **options)
     figure.tight_layout(rect=(0, 0.45 / size[1], 1, 1))
     save_figure(figure, folder, "scores")
     plt.close(figure)

@@ -57,7 +57,7 @@ def read_sources(config: Any) -> list[Source]:
 def _method_name(source: Source) -> str | None:
     """Return the method of a run's labels with its similarity function."""
     run = source.run.run
-    parts = [run.get(key, {}).get("name") for key in ("method", "similarity")]
+    parts = [(run.get(key) or {}).get("name") for key in ("method", "similarity")]
     return " ".join(filter(None, parts)) or None
 
 
