@@ -72,7 +72,9 @@ def summarise(scores: LayerScores, resampling: Resampling) -> dict[str, Any]:
 
 
 def minus(
-    first: LayerScores, second: LayerScores, rows: Int[np.ndarray, " units"]
+    first: LayerScores,
+    second: Mapping[str, Mapping[str, Float[np.ndarray, " others"]]],
+    rows: Int[np.ndarray, " units"],
 ) -> dict[str, dict[str, Float[np.ndarray, " units"]]]:
     """Return the first labels' scores minus the second's, NaN for units that either lacks.
 
