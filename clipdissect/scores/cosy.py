@@ -69,6 +69,8 @@ def cosy_scores(
 
 def _by_text(pairs: Pairs) -> Iterator[tuple[int, Int[np.ndarray, " pairs"]]]:
     """Yield each text with its pairs' positions."""
+    if not len(pairs):
+        return
     order = np.argsort(pairs.texts, kind="stable")
     texts, starts = np.unique(pairs.texts[order], return_index=True)
     yield from zip(texts.tolist(), np.split(order, starts[1:]), strict=True)

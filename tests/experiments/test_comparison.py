@@ -231,7 +231,7 @@ def test_tables_tell_rows_by_what_was_run(tmp_path: Path) -> None:
     others = [r for rows in found.values() for r in rows if not r["ours"]]
     assert all(r["difference"] is None for r in others)
     assert all(("clipdissect" in r["verdict"]) != ("average" in r["row"]) for r in others)
-    assert [len(rows) for rows in found.values()] == [20, 6, 30, 11]
+    assert [len(rows) for rows in found.values()] == [20, 6, 30, 11, 3]
 
 
 @pytest.mark.parametrize(
