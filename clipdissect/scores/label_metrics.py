@@ -70,7 +70,8 @@ def label_metrics(
         DissectError: an unknown name, a wrong size, or a value out of its range.
     """
     chosen = _checked(activations, concepts, names, alpha)
-    positions = sampled_positions(*activations.shape, seed)
+    images, units = activations.shape
+    positions = sampled_positions(images, units, seed)
     return _computed(activations, concepts, chosen, alpha, lam, positions)
 
 
