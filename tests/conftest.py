@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -54,13 +55,39 @@ CHECKED = [
     ),
     *(f"clipdissect.evaluation.{name}" for name in ("bootstrap", "controls", "measures", "units")),
     *(f"clipdissect.encoder.{name}" for name in ("batches", "hf", "open_clip")),
-    "clipdissect.scores.kernels",
+    *(
+        f"clipdissect.scores.{name}"
+        for name in (
+            "ablation",
+            "checks",
+            "confidence",
+            "confidence_model",
+            "conformal",
+            "controls",
+            "cosy",
+            "heads",
+            "image_labels",
+            "kernels",
+            "layers",
+            "reliability",
+            "risk_coverage",
+            "splits",
+            "statistics",
+            "summary",
+        )
+    ),
 ]
 install_import_hook(CHECKED, "typechecker.check")
 
 from clipdissect.utils.paths import cache_dir  # noqa: E402
 
 USER_CACHE = cache_dir()  # the real one, which `own_cache` hides
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all modules from garbage collection: each full collection would visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import binomtest
 
 from clipdissect.errors import DissectError
@@ -196,10 +196,7 @@ def mean_intervals(
     """
     is_known = ~np.isnan(values)
     counts = is_known.sum(0)
-    both = np.concatenate([np.where(is_known, values, 0), is_known.astype(float)], axis=1)
-    sums, known = np.split(_resampled_sums(both, resampling), 2, axis=1)
-    with np.errstate(invalid="ignore"):
-        drawn = sums / known
+    drawn, known = _resampled_means(values, is_known, resampling)
     return [
         {
             "units": int(count),
@@ -213,18 +210,30 @@ def mean_intervals(
     ]
 
 
-def _resampled_sums(
-    values: Float[np.ndarray, "units columns"], resampling: Resampling
-) -> Float[np.ndarray, "resamples columns"]:
-    units = len(values)
-    sums = [
-        np.bincount((rows + np.arange(len(rows))[:, None] * units).ravel(), minlength=rows.size)
-        .reshape(rows.shape)
-        .astype(float)
-        @ values
-        for rows in (resampling.rows(units) if units else ())
-    ]
-    return np.concatenate(sums) if sums else np.zeros((0, values.shape[1]))
+def _resampled_means(
+    values: Float[np.ndarray, "units columns"],
+    is_known: Bool[np.ndarray, "units columns"],
+    resampling: Resampling,
+) -> tuple[Float[np.ndarray, "resamples columns"], Int[np.ndarray, "resamples columns"]]:
+    """Return each column's means of the resampled sets, and the number of values in them."""
+    means = np.full((resampling.resamples, values.shape[1]), np.nan)
+    known = np.zeros(means.shape, dtype=int)
+    masks, of_mask = np.unique(is_known, axis=1, return_inverse=True)
+    groups = [(rows, of_mask.ravel() == mask) for mask, rows in enumerate(masks.T) if rows.any()]
+    start = 0
+    for drawn in resampling.rows(len(values)) if groups else ():
+        # How often each set has each unit: a product then gives the sums of many columns.
+        shifted = drawn + np.arange(len(drawn))[:, None] * len(values)
+        times = np.bincount(shifted.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        batch = slice(start, start + len(drawn))
+        for rows, columns in groups:
+            of_rows = times[:, rows]
+            count = of_rows.sum(1, keepdims=True)
+            known[batch, columns] = count
+            with np.errstate(invalid="ignore"):
+                means[batch, columns] = of_rows.astype(float) @ values[rows][:, columns] / count
+        start += len(drawn)
+    return means, known
 
 
 def mean_difference(

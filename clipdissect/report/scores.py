@@ -12,6 +12,7 @@ import pandas as pd
 from clipdissect.errors import DissectError
 from clipdissect.report.report_data import rounded
 from clipdissect.results.coherence import NAMES
+from clipdissect.scores.label_metrics import METRICS
 
 if TYPE_CHECKING:
     from clipdissect.report.page import TextTable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 KEYS = ["layer", "unit"]
 CONFIDENCE = "confidence"
+# Of two dozen metrics of labels a page shows those that pass their checks; docs/metric_checks.md.
+IN_FILE_ONLY = METRICS.keys() - {"iou", "f1", "auprc", "correlation"}
 SCORED = "scored"  # the description that scores are of, where it isn't the run's
 
 
@@ -67,6 +70,8 @@ _KNOWN = (
     Score("cosy_auc", "CoSy AUC", "how often images of the description activate the unit more."),
     Score("cosy_mad", "CoSy MAD", "by how many standard deviations they activate it more."),
     Score("iou", "IoU", "overlap of the unit's top images and those that the description fits."),
+    Score("f1", "F1", "harmonic mean of recall and precision of these images."),
+    Score("correlation", "label corr.", "correlation of the activations with the label."),
     Score("auprc", "AUPRC", "area under the precision-recall curve of the unit's top images."),
     Score(CONFIDENCE, "confidence", "how sure the description is, from 0 to 1."),
 )
@@ -118,7 +123,8 @@ def _of_descriptions(scored: pd.DataFrame, described: pd.DataFrame) -> pd.DataFr
     for key in KEYS:
         if key not in scored:
             raise DissectError(f"scores.csv has no column {key}")
-    table = _with_numbers(scored, [str(c) for c in scored if c not in (*KEYS, "description")])
+    left_out = {*KEYS, "description", *IN_FILE_ONLY}
+    table = _with_numbers(scored, [str(c) for c in scored if c not in left_out])
     if "description" not in scored:
         unknown: pd.DataFrame = table.assign(**{SCORED: ""})
         return unknown

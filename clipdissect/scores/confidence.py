@@ -139,7 +139,9 @@ def confidence_of_run(
     bands, area = risk_intervals(column, truth, resampling)
     judged = ~np.isnan(column) & ~np.isnan(truth)
     metrics = {
-        "right_is": "right" if score is None else f"held-out score above {settings.threshold}",
+        "right_is": "named as in the ground truth"
+        if score is None
+        else f"held-out score above {settings.threshold:.3g}",
         "features": list(settings.features),
         "folds": settings.folds,
         "units": len(descriptions),

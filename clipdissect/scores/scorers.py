@@ -204,6 +204,7 @@ class Cosy(Scorer):
             "digest": self.source.digest,
             "notes": list(self.source.notes),
         }
+        self._known: dict[str, dict[str, Float[Tensor, "images units"] | None]] = {}
 
     def accepts(self, text: str) -> bool:
         return self.source.images_of(text) is not None
@@ -213,13 +214,21 @@ class Cosy(Scorer):
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         held_out = self.held_out
-        activations = capture_text_images(
-            held_out.target, [layer], self.source, texts, held_out.settings, held_out.store
-        )
+        self._capture([text for text in texts if text not in self._known])
+        activations = [self._known[text][layer] for text in texts]
         control = held_out.activations(layer, held_out.test)
-        scores = cosy_scores(activations[layer], control.cpu(), pairs)
+        scores = cosy_scores(activations, control.cpu(), pairs)
         del scores[P_VALUE]  # not a score: larger isn't better
         return scores
+
+    def _capture(self, texts: Sequence[str]) -> None:
+        """Run all layers once on the images of texts; other layers and labels share them."""
+        if not texts:
+            return
+        of, layers = self.held_out, self.held_out.target.layers
+        found = capture_text_images(of.target, layers, self.source, texts, of.settings, of.store)
+        for number, text in enumerate(texts):
+            self._known[text] = {layer: found[layer][number] for layer in layers}
 
 
 def _numbers(probe: Probe, images: Sequence[str]) -> list[int]:

@@ -74,6 +74,7 @@ class Scored:
         ]
         names = [labels.name for labels in self.labels]
         return {
+            "labels": names[0],
             "layers": of_all[0],
             "against": dict(zip(names[1:], of_all[1:], strict=True)),
             "differences": {

@@ -173,6 +173,9 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     printed = capsys.readouterr().out
     assert "simulation" in printed and f"minus {wrong}: all layers simulation" in printed
     assert (folder / "scores.png").is_file()
+    lines = (folder / "scores.md").read_text().splitlines()
+    of_wrong = next(line for line in lines if line.startswith(f"| {wrong}"))
+    assert of_wrong.count("] -") >= 1  # certainly below the labels
 
 
 def test_without_the_encoders_weights_other_scores_remain(runner: Runner, described: Path) -> None:

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from clipdissect.app.console import console, print_lines, text_table
+from clipdissect.app.console import console, markdown_table, print_lines, text_table
 from clipdissect.app.printing import number, with_interval
 from clipdissect.scores.layers import LABELS
 from clipdissect.utils.figures import save_figure
 
 MAIN = ("simulation", "ablation", "cosy_auc", "auprc", "iou", "f1", "correlation")
+LEGEND = (
+    "Means over units with 95 % intervals. `+` and `-`: certainly above or below the first labels, "
+    "over the units that both have a score of. `(control)`: a control's mean is not certainly "
+    "below.\n"
+)
 LISTED = 5  # names in a line
 COLOURS = {LABELS: "C0", "constant": "C1", "random": "C2", "shuffled": "C3"}
 
@@ -84,10 +89,55 @@ def _confidence_lines(metrics: Mapping[str, Any]) -> list[str]:
             half = next(row for row in found["risk_at_coverage"] if row["coverage"] >= 0.5)
             lines.append(
                 f"{layer}: {found['right']} of {found['with_truth']} descriptions are right "
-                f"({found['right_is']}); of the {100 * half['coverage']:.0f} % with the highest "
+                f"({found['right_is']}): of the {100 * half['coverage']:.0f} % with the highest "
                 f"confidence {with_interval(1 - half['risk'], None)}"
             )
     return lines
+
+
+def markdown(metrics: Mapping[str, Any]) -> str:
+    """Return a table per layer: the main scores of all labels, then the first labels' controls."""
+    parts = []
+    for layer, first in metrics["layers"].items():
+        names = list(_main(first))
+        sets = {metrics["labels"]: first}
+        sets |= {name: layers[layer] for name, layers in metrics["against"].items()}
+        rows = [
+            [name, *_cells(metrics, layer, name, scores, names)] for name, scores in sets.items()
+        ]
+        for control in (name for name in COLOURS if name != LABELS):
+            of_control = [first[name]["controls"].get(control) for name in names]
+            rows.append([f"{control} labels", *(_mean(found) for found in of_control)])
+        parts.append(f"{layer}\n\n{markdown_table(['', *names], rows)}")
+    return "\n".join([*parts, LEGEND])
+
+
+def _cells(
+    metrics: Mapping[str, Any],
+    layer: str,
+    name: str,
+    scores: Mapping[str, Any],
+    columns: Sequence[str],
+) -> list[str]:
+    minus = metrics["differences"].get(name, {}).get(layer, {})
+    cells = []
+    for column in columns:
+        found = scores.get(column)
+        difference = minus.get(column, {"low": None})
+        sign = ""
+        if difference["low"] is not None and difference["low"] * difference["high"] > 0:
+            sign = " -" if difference["low"] > 0 else " +"
+        reached = " (control)" if found and found["reached_by"] else ""
+        cells.append(f"{_mean(found)}{sign}{reached}")
+    return cells
+
+
+def _mean(found: Mapping[str, Any] | None) -> str:
+    if not found or found["value"] is None:
+        return ""
+    if found["low"] is None:
+        return f"{found['value']:.3f}, {found['units']} units"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def draw(metrics: Mapping[str, Any], folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.app.scoring.job import ScoringJob
+from clipdissect.app.scoring.output import markdown
 from clipdissect.results.describe import top_images_of_layer
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
@@ -18,6 +19,7 @@ from clipdissect.results.run_files import begin, write_json, write_table, write_
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.scoring import Labels, Scored
 from clipdissect.scores.splits import write_split
+from clipdissect.utils.files import write_text
 
 
 def write(
@@ -31,14 +33,13 @@ def write(
     """Write tables, split and metrics, then `run.json`; return the first labels' result."""
     result = _result(job, scored.labels[0], held_out)
     result.run["scores"] = _facts(job, scored, held_out)
-    of_encoder = held_out.notes if held_out.encoder else ()  # else they are among `not_scored`
-    of_labels = [s.note for s in scored.labels if s.note]
-    result.run["notes"] = [*result.run["notes"], *of_encoder, *of_labels]
+    result.run["notes"] = _notes(result.run["notes"], scored)
     result.run["seconds"] = dict(seconds)
     begin(folder)
     write_tables(folder, result.descriptions, result.top_images, result.units)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
+    write_text(folder / "scores.md", markdown(metrics))
     scored.confidences.write(folder)
     write_split(folder, job.probe.images, job.split)
     write_json(folder / "metrics.json", metrics)
@@ -69,6 +70,13 @@ def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
     )
     of_layers = {layer: histograms(a) for layer, a in activations.items()}
     return Result(table, pd.concat(top_images, ignore_index=True), run, of_layers)
+
+
+def _notes(own: Sequence[str], scored: Scored) -> list[str]:
+    """Return the notes of the run, of the labels and of the scorers, each once."""
+    of_labels = [labels.note for labels in scored.labels if labels.note]
+    of_scorers = [note for scorer in scored.scorers for note in scorer.facts.get("notes", ())]
+    return list(dict.fromkeys([*own, *of_labels, *of_scorers]))
 
 
 def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
