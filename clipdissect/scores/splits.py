@@ -137,5 +137,5 @@ def _check_images(file: Path, names: Sequence[str], parts: dict[str, str]) -> No
         raise DissectError(
             f"{file} is the split of another probe: it lacks {len(missing)} of the probe's images "
             f"and has {len(foreign)} others, such as {(missing + foreign)[0]}. Use the probe that "
-            f"was split (probe=..., probe.limit=...), or leave scorer.split unset"
+            f"was split, with its limit, or leave scorer.split unset"
         )

@@ -58,8 +58,8 @@ class Labelled:
             raise DissectError("text_images=labelled has no probe: set text_images.probe")
         if self.probe.labels is None and self.probe.masks is None:
             raise DissectError(
-                f"text_images=labelled: probe {self.probe.name} has neither labels nor masks; set "
-                f"text_images.probe to one that has, such as "
+                f"probe {self.probe.name} has neither labels nor masks to find texts' images by: "
+                f"set text_images.probe to one that has, such as "
                 f"'{{name: folder, root: PATH, labels: folders}}'"
             )
         return self.probe

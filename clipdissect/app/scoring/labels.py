@@ -45,7 +45,7 @@ def is_made_anew(source: Source, choice: str, images: str) -> bool:
     if source.config is None and (same_images or source.run.folder.is_dir()):
         raise DissectError(
             f"{source.name} has no config (.hydra) to make its labels again from a part of the "
-            "images: score it on other images (probe=...), or score the labels as they are "
+            "images: score it on another probe, or score the labels as they are "
             "(scorer.labels=given)"
         )
     return source.config is not None and "probe" in _method(source).needs
