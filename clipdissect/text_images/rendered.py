@@ -150,7 +150,7 @@ class Rendered:
         numbers = tuple(islice(shown, self.images))
         if len(numbers) < self.images:
             raise DissectError(
-                f"text_images=rendered only {len(numbers)} of {MAX_TRIES * self.images} scenes "
+                f"only {len(numbers)} of {MAX_TRIES * self.images} scenes "
                 f"show enough of {subject.label}: lower text_images.images"
             )
         return numbers
