@@ -23,6 +23,7 @@ from clipdissect.app.commands import tables
 from clipdissect.app.help import conf_folder
 from clipdissect.app.schema import register
 from clipdissect.app.scoring import sources
+from clipdissect.app.scoring.labels import layers_of
 from clipdissect.app.scoring.sources import merged
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
@@ -267,12 +268,29 @@ def test_runs_that_cannot_be_scored(
     parts._parts["target"]._results.clear()
     with pytest.raises(DissectError, match="is of another network"):
         runner(f"run={described}")
+    write_text(described / ".hydra" / "overrides.yaml", "- run=other\n")
+    with pytest.raises(DissectError, match="is a run of score"):
+        runner(f"run={described}")
+    labels = described / "descriptions.csv"
+    with pytest.raises(DissectError, match="by which its labels could be made anew"):
+        root = f"probe.root={described.parent}/images"
+        runner(f"run={labels}", "probe=folder", root, "scorer.labels=anew")
     (described / ".hydra" / "overrides.yaml").unlink()
     with pytest.raises(DissectError, match=r"no config \(.hydra\)"):
         runner(f"run={described}", "probe=folder", f"probe.root={described.parent}/images")
     (described / "run.json").unlink()
     with pytest.raises(DissectError, match="can't be scored: the run isn't complete"):
         runner(f"run={described}")
+
+
+def test_layers_that_all_labels_have_and_own_options_choose() -> None:
+    first, second = (
+        pd.DataFrame({"layer": layers}) for layers in (["a", "a", "b", "c"], ["c", "b"])
+    )
+    assert layers_of([first, second], None) == ["b", "c"]
+    assert layers_of([first, second], ("c", "d")) == ["c"]
+    with pytest.raises(DissectError, match="among those chosen, d: a, b, c; c, b"):
+        layers_of([first, second], ("d",))
 
 
 def test_own_options_replace_those_of_the_run() -> None:

@@ -21,7 +21,7 @@ from clipdissect.app.scoring.labels import (
     layers_of,
     make_anew,
 )
-from clipdissect.app.scoring.sources import Source, read_sources
+from clipdissect.app.scoring.sources import Source, read_sources, restricts_layers
 from clipdissect.capture.capture import capture
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.encoder import Encoder
@@ -62,7 +62,8 @@ class ScoringJob:
         config = sources[0].config or config
         job = build_job(config, NOTHING, ("target", "probe"))
         assert job.target and job.probe  # two of the groups
-        layers = layers_of([source.run.descriptions for source in sources])
+        own = job.target.layers if restricts_layers() else None
+        layers = layers_of([source.run.descriptions for source in sources], own)
         job = replace(job, target=replace(job.target, layers=tuple(layers)))
         split, (encoder, notes) = _split(config.scorer, job), _scoring_encoder(config)
         if encoder is not None:

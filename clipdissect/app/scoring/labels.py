@@ -42,10 +42,10 @@ def is_made_anew(source: Source, choice: str, images: str) -> bool:
     same_images = source.digests.get("images") == images
     if choice == GIVEN or (choice == AUTO and not same_images):
         return False
-    if source.config is None and (same_images or source.run.folder.is_dir()):
+    if source.config is None and (choice == ANEW or same_images or source.run.folder.is_dir()):
         raise DissectError(
-            f"{source.name} has no config (.hydra) to make its labels again from a part of the "
-            "images: score it on another probe, or score the labels as they are "
+            f"{source.name} has no config (.hydra), by which its labels could be made anew from a "
+            "part of the images: score it on another probe, or score the labels as they are "
             "(scorer.labels=given)"
         )
     return source.config is not None and "probe" in _method(source).needs
@@ -111,11 +111,17 @@ def _vocabulary(source: Source) -> tuple[str, ...]:
         return ()
 
 
-def layers_of(tables: Sequence[pd.DataFrame]) -> list[str]:
-    """Return the layers that all tables describe; raise a DissectError if there are none."""
+def layers_of(tables: Sequence[pd.DataFrame], chosen: Sequence[str] | None) -> list[str]:
+    """Return the layers that all tables describe, of those chosen (None: all).
+
+    Raises:
+        DissectError: there are none.
+    """
     named = [list(dict.fromkeys(map(str, table["layer"]))) for table in tables]
     common = [layer for layer in named[0] if all(layer in others for others in named[1:])]
-    if not common:
+    result = [layer for layer in common if chosen is None or layer in chosen]
+    if not result:
         lists = "; ".join(", ".join(layers) for layers in named)
-        raise DissectError(f"the labels have no layer in common: {lists}")
-    return common
+        of_choice = "" if chosen is None else f" among those chosen, {', '.join(chosen)}"
+        raise DissectError(f"the labels have no layer in common{of_choice}: {lists}")
+    return result

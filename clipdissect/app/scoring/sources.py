@@ -54,6 +54,11 @@ def read_sources(config: Any) -> list[Source]:
     return [replace(source, name=str(name)) for source, name in zip(sources, names, strict=True)]
 
 
+def restricts_layers() -> bool:
+    """Return whether this job's own options choose layers."""
+    return any(_key(override) == "target.layers" for override in identity()[1])
+
+
 def _method_name(source: Source) -> str | None:
     """Return the method of a run's labels with its similarity function."""
     run = source.run.run
@@ -78,6 +83,8 @@ def _read(entry: Any, own: Sequence[str]) -> Source:
     if place.is_file() or not file.is_file():
         return Source(str(entry), run, None)
     theirs: list[str] = list(OmegaConf.load(file))
+    if any(_key(override) == "run" for override in theirs):
+        raise DissectError(f"{entry} is a run of score: score the run that its labels are of")
     return Source(str(entry), run, compose("config", overrides=merged(theirs, own)))
 
 
