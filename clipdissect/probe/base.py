@@ -77,6 +77,14 @@ class Probe:
     def path(self, index: int) -> Path | None:
         return self.file(index) if self.file else None
 
+    def numbers(self, images: Sequence[str]) -> list[int]:
+        """Return the indices of images by name; raise a DissectError for an unknown one."""
+        number = {image: i for i, image in enumerate(self.images)}
+        for image in images:
+            if image not in number:
+                raise DissectError(f"probe {self.name} has no image {image}")
+        return [number[image] for image in images]
+
     def origin(self, index: int) -> str:
         """Return the name of the image's part in a union, else the probe's name."""
         return self.origins[index] if self.origins else self.name

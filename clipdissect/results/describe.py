@@ -130,15 +130,15 @@ class Describer:
         for rank in range(best.concepts.shape[1]):
             suffix = column_suffix(rank)
             names = texts[_array(best.concepts[:, rank])]
-            table[f"description{suffix}"] = _scatter(names, scored, "")
-            table[f"similarity{suffix}"] = _scatter(best.scores[:, rank], scored, np.nan)
-        table["margin"] = _scatter(best.margin, scored, np.nan)
-        tied = _scatter(best.tied, scored, False)
+            table[f"description{suffix}"] = scatter(names, scored, "")
+            table[f"similarity{suffix}"] = scatter(best.scores[:, rank], scored, np.nan)
+        table["margin"] = scatter(best.margin, scored, np.nan)
+        tied = scatter(best.tied, scored, False)
         table[COLUMN] = flags_of({DEAD: layer.flags[DEAD], TIED: tied, **layer.flags})
         if layer.firing is not None:
             table |= firing_columns(layer.firing)
         if self._shuffled is not None:
-            table[NULL] = _scatter(self._null[layer.name], scored, np.nan)
+            table[NULL] = scatter(self._null[layer.name], scored, np.nan)
         if layer.truth_ranks is not None:
             table["truth_rank"] = np.where(layer.flags[DEAD], np.nan, layer.truth_ranks)
         frame: pd.DataFrame = pd.DataFrame(table)
@@ -274,11 +274,12 @@ def _array(values: Tensor) -> Shaped[np.ndarray, "..."]:
     return values.cpu().numpy()
 
 
-def _scatter(
+def scatter(
     values: Tensor | Shaped[np.ndarray, " scored"],
     scored: Bool[np.ndarray, " units"],
     fill_value: Any,
 ) -> Shaped[np.ndarray, " units"]:
+    """Return the values where `scored`, and the fill value elsewhere."""
     array = _array(values) if isinstance(values, Tensor) else values
     result = np.full(len(scored), fill_value, dtype=array.dtype)
     result[scored] = array

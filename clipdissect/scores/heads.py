@@ -41,8 +41,8 @@ def network_inputs(
     target: Target, probe: Probe, images: Sequence[str]
 ) -> Float[Tensor, "images channels h w"]:
     """Return a probe's images, by name, as the target takes them."""
-    numbers = {name: number for number, name in enumerate(probe.images)}
-    return torch.stack([target.preprocess(to_pil(probe.read(numbers[name]))) for name in images])
+    pictures = (to_pil(probe.read(number)) for number in probe.numbers(images))
+    return torch.stack([target.preprocess(picture) for picture in pictures])
 
 
 @torch.no_grad()

@@ -63,11 +63,7 @@ def of_probe(probe: Probe, images: Sequence[str], min_area: float = 0.0) -> Imag
     """
     if not 0 <= min_area <= 1:
         raise DissectError(f"min_area is {min_area}; it must be between 0 and 1")
-    numbers = {image: number for number, image in enumerate(probe.images)}
-    for image in images:
-        if image not in numbers:
-            raise DissectError(f"probe {probe.name} has no image {image}")
-    rows = [numbers[image] for image in images]
+    rows = probe.numbers(images)
     if probe.masks is not None:  # more than the one class per image that Broden's also have
         return _of_masks(probe.masks, rows, min_area)
     if probe.labels is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from clipdissect.results.describe import scatter
 from clipdissect.scores.base import Pairs, Scorer
 from clipdissect.scores.controls import SHUFFLED, control_labels
 
@@ -40,7 +41,7 @@ def score_layer(
     sets = {LABELS: [labels], **control_labels(labels, pool, draws, seed)}
     found = _score_sets(scorer, layer, units, sets)
     return {
-        name: {column: _scatter(values, described) for column, values in columns.items()}
+        name: {column: scatter(values, described, np.nan) for column, values in columns.items()}
         for name, columns in found.items()
     }
 
@@ -101,9 +102,3 @@ def _mean(rows: Sequence[np.ndarray]) -> Float[np.ndarray, " described"]:
     with np.errstate(invalid="ignore"):
         mean: Float[np.ndarray, " described"] = np.nansum(rows, axis=0) / known.sum(0)
     return mean
-
-
-def _scatter(values: np.ndarray, described: np.ndarray) -> Float[np.ndarray, " units"]:
-    result = np.full(len(described), np.nan)
-    result[described] = values
-    return result

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipdissect.errors import DissectError, unknown
 from clipdissect.evaluation import Resampling
-from clipdissect.probe import Probe
+from clipdissect.results.describe import scatter
 from clipdissect.scores.ablation import Part, ablation_scores
 from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
 from clipdissect.scores.calibration import (
@@ -79,10 +80,9 @@ class Simulation(Scorer):
 
     name: ClassVar[str] = "simulation"
 
-    def __init__(self, held_out: HeldOut) -> None:
-        self.held_out = held_out
-        self.simulator = Simulator(held_out)
-        self.facts = self.simulator.facts
+    def __init__(self, simulator: Simulator) -> None:
+        self.held_out, self.simulator = simulator.held_out, simulator
+        self.facts = simulator.facts
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         test = self.held_out.test
@@ -98,15 +98,14 @@ class Ablation(Scorer):
 
     name: ClassVar[str] = "ablation"
 
-    def __init__(self, held_out: HeldOut) -> None:
-        self.held_out = held_out
-        self.simulator = Simulator(held_out)
-        self.heads, reasons = _heads(held_out)
+    def __init__(self, simulator: Simulator) -> None:
+        self.held_out, self.simulator = simulator.held_out, simulator
+        self.heads, reasons = _heads(self.held_out)
         if not self.heads:
             raise Unavailable(reasons[-1])
         self.facts = {
             "layers": {layer: head.name for layer, head in self.heads.items()},
-            "truth": self._classes(held_out.test)[1],
+            "truth": self._classes(self.held_out.test)[1],
         }
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
@@ -124,7 +123,7 @@ class Ablation(Scorer):
 
     def _classes(self, rows: Rows) -> tuple[Int[Tensor, " rows"] | None, str]:
         probe, images = self.held_out.probe, self.held_out.images(rows)
-        labels = probe.labels and [probe.labels[i] for i in _numbers(probe, images)]
+        labels = probe.labels and [probe.labels[i] for i in probe.numbers(images)]
         return true_classes(labels, self.held_out.target.class_names)
 
 
@@ -179,7 +178,7 @@ class LabelMetrics(Scorer):
         found = pair_metrics(
             activations, self.labels, Pairs(pairs.units[known], numbers[known]), alpha=self.alpha
         )
-        return {name: _scatter(values, known) for name, values in found.items()}
+        return {name: scatter(values, known, np.nan) for name, values in found.items()}
 
 
 class Cosy(Scorer):
@@ -197,7 +196,7 @@ class Cosy(Scorer):
                 "it needs images of the texts: text_images=folder, labelled, rendered or diffusers"
             )
         self.held_out = held_out
-        own = held_out.probe.subset(_numbers(held_out.probe, held_out.images(held_out.test)))
+        own = held_out.probe.subset(held_out.probe.numbers(held_out.images(held_out.test)))
         self.source = bind(source, own)
         self.facts: dict[str, Any] = {
             "images": self.source.name,
@@ -231,26 +230,24 @@ class Cosy(Scorer):
             self._known[text] = {layer: found[layer][number] for layer in layers}
 
 
-def _numbers(probe: Probe, images: Sequence[str]) -> list[int]:
-    numbers = {image: number for number, image in enumerate(probe.images)}
-    return [numbers[image] for image in images]
+@dataclass(frozen=True)
+class Inputs:
+    """What scorers are made from."""
+
+    held_out: HeldOut
+    options: ScoreOptions
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """One for all scorers: its calibration may read the labels of all images."""
+        return Simulator(self.held_out)
 
 
-def _scatter(
-    values: Float[np.ndarray, " known"], known: Bool[np.ndarray, " pairs"]
-) -> Float[np.ndarray, " pairs"]:
-    result = np.full(len(known), np.nan)
-    result[known] = values
-    return result
-
-
-Make = Callable[[HeldOut, "ScoreOptions"], Scorer]
-
-SCORERS: dict[str, Make] = {
-    "simulation": lambda held_out, options: Simulation(held_out),
-    "ablation": lambda held_out, options: Ablation(held_out),
-    "cosy": lambda held_out, options: Cosy(held_out, options.text_images),
-    "label_metrics": lambda held_out, options: LabelMetrics(held_out, options.alpha),
+SCORERS: dict[str, Callable[[Inputs], Scorer]] = {
+    "simulation": lambda inputs: Simulation(inputs.simulator),
+    "ablation": lambda inputs: Ablation(inputs.simulator),
+    "cosy": lambda inputs: Cosy(inputs.held_out, inputs.options.text_images),
+    "label_metrics": lambda inputs: LabelMetrics(inputs.held_out, inputs.options.alpha),
 }
 WITH_ENCODER = ("simulation", "ablation")
 
@@ -289,10 +286,10 @@ class ScoreOptions:
         Raises:
             Unavailable: a scorer of `scores` lacks an input.
         """
-        found, missing = [], {}
+        inputs, found, missing = Inputs(held_out, self), [], {}
         for name in self.scores or SCORERS:
             try:
-                found.append(SCORERS[name](held_out, self))
+                found.append(SCORERS[name](inputs))
             except Unavailable as error:
                 if self.scores:
                     raise

@@ -64,7 +64,8 @@ class ScoringJob:
         assert job.target and job.probe  # two of the groups
         own = job.target.layers if restricts_layers() else None
         layers = layers_of([source.run.descriptions for source in sources], own)
-        job = replace(job, target=replace(job.target, layers=tuple(layers)))
+        full = replace(job.settings, keep="full")  # scores take the activations of every image
+        job = replace(job, target=replace(job.target, layers=tuple(layers)), settings=full)
         split, (encoder, notes) = _split(config.scorer, job), _scoring_encoder(config)
         if encoder is not None:
             notes = _check(encoder, sources, config.scorer.same_encoder)
@@ -116,7 +117,7 @@ class ScoringJob:
             fit,
             validate,
             test,
-            replace(self.job.settings, keep="full"),
+            self.job.settings,
             self.job.store,
             self.encoder,
             self.notes,
@@ -124,8 +125,7 @@ class ScoringJob:
 
     def _features(self) -> CapturedFeatures:
         assert self.job.target
-        target, settings = self.job.target, replace(self.job.settings, keep="full")
-        probe = self.probe
+        target, settings, probe = self.job.target, self.job.settings, self.probe
         if target.saes:  # too many latents for all images
             rows = [*self.split.validate.tolist(), *self.split.test.tolist()]
             probe = probe.subset(sorted(rows))

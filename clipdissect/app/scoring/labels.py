@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipdissect import concepts as concept_sets
 from clipdissect import method as methods
-from clipdissect.app.build import build_group, build_job, build_once
+from clipdissect.app.build import build_group, build_groups, build_job, build_once
 from clipdissect.app.scoring.sources import Source
 from clipdissect.dissection import capture_features, keep_features
 from clipdissect.errors import DissectError, MissingResource
@@ -25,8 +25,6 @@ SAME_IMAGES = (
     "its labels were made from the images that score them, so its scores are too high; "
     "scorer.labels=anew makes them again from other images"
 )
-
-
 OVERLAP = (
     "some of the images that its labels were made from may be among those that score them, and "
     "its scores then too high; scorer.labels=anew makes the labels again from other images"
@@ -83,8 +81,7 @@ def encoder_of(source: Source) -> Any | None:
     """Return the encoder that made the labels; None if they need none or it is unknown."""
     if source.config is None or "encoder" not in _method(source).needs:
         return None
-    job = build_job(source.config, _method(source))
-    return job.encoder
+    return build_groups(source.config, ("encoder",))["encoder"]
 
 
 def _reuse_features(job: Job, first: Probe) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipdissect.app.console import console, markdown_table, print_lines, text_table
 from clipdissect.app.printing import number, with_interval
+from clipdissect.scores.controls import CONTROLS
 from clipdissect.scores.layers import LABELS
 from clipdissect.utils.figures import save_figure
 
@@ -20,7 +21,7 @@ LEGEND = (
     "below.\n"
 )
 LISTED = 5  # names in a line
-COLOURS = {LABELS: "C0", "constant": "C1", "random": "C2", "shuffled": "C3"}
+COLOURS = {name: f"C{number}" for number, name in enumerate((LABELS, *CONTROLS))}
 
 
 def show_scores(metrics: Mapping[str, Any], notes: Sequence[str], folder: Path) -> None:
@@ -76,7 +77,7 @@ def _difference_lines(name: str, layers: Mapping[str, Any]) -> list[str]:
     lines = []
     for score, found in _main(layers[layer]).items():
         if found["low"] is not None:
-            mark = "" if found["low"] * found["high"] > 0 else " (not certain)"
+            mark = "" if _sign(found) else " (not certain)"
             value = with_interval(found["value"], found)
             lines.append(f"minus {name}: {layer} {score} {value}, {found['units']} units{mark}")
     return lines
@@ -105,7 +106,7 @@ def markdown(metrics: Mapping[str, Any]) -> str:
         rows = [
             [name, *_cells(metrics, layer, name, scores, names)] for name, scores in sets.items()
         ]
-        for control in (name for name in COLOURS if name != LABELS):
+        for control in CONTROLS:
             of_control = [first[name]["controls"].get(control) for name in names]
             rows.append([f"{control} labels", *(_mean(found) for found in of_control)])
         parts.append(f"{layer}\n\n{markdown_table(['', *names], rows)}")
@@ -123,13 +124,17 @@ def _cells(
     cells = []
     for column in columns:
         found = scores.get(column)
-        difference = minus.get(column, {"low": None})
-        sign = ""
-        if difference["low"] is not None and difference["low"] * difference["high"] > 0:
-            sign = " -" if difference["low"] > 0 else " +"
+        sign = {1: " -", -1: " +"}.get(_sign(minus.get(column)), "")
         reached = " (control)" if found and found["reached_by"] else ""
         cells.append(f"{_mean(found)}{sign}{reached}")
     return cells
+
+
+def _sign(difference: Mapping[str, Any] | None) -> int:
+    """Return 1 or -1 for an interval above or below 0, and 0 for others."""
+    if not difference or difference["low"] is None:
+        return 0
+    return int(difference["low"] > 0) - int(difference["high"] < 0)
 
 
 def _mean(found: Mapping[str, Any] | None) -> str:
@@ -142,18 +147,15 @@ def _mean(found: Mapping[str, Any] | None) -> str:
 
 def draw(metrics: Mapping[str, Any], folder: Path) -> None:
     """Draw the means of the labels and of the controls with intervals, a panel per score."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     layers = metrics["layers"]
     names = [n for n in MAIN if any(n in scores for scores in layers.values())]
     if not names:
         return
-    plt.rcParams["svg.hashsalt"] = "scores"  # equal figures give equal bytes
     size = (2.2 + 2.4 * len(names), 1.2 + 0.7 * len(layers))
-    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    figure = Figure(size)
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)
     for panel, name in zip(axes[0], names, strict=True):
         _draw_panel(panel, [scores.get(name) for scores in layers.values()])
         panel.set_title(name.replace("_", " "), fontsize=9)
@@ -166,7 +168,6 @@ def draw(metrics: Mapping[str, Any], folder: Path) -> None:
     figure.legend(list(handles.values()), list(handles), **options)
     figure.tight_layout(rect=(0, 0.45 / size[1], 1, 1))
     save_figure(figure, folder, "scores")
-    plt.close(figure)
 
 
 def _draw_panel(panel: Any, scores: Sequence[Mapping[str, Any] | None]) -> None:
