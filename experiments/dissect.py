@@ -40,7 +40,7 @@ def run(config: Any) -> float | None:
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
-    write_tables(folder, result.descriptions, result.top_images, result.units)
+    write_tables(folder, result.descriptions, result.top_images, result.units, result.meanings)
     timers = Timers()
     with timers.stage("metrics"):
         if config.objective and parts.concepts:

@@ -19,9 +19,9 @@ from clipdissect.capture.features import CapturedFeatures
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
+from clipdissect.probe.image_labels import ImageLabels, of_probe
 from clipdissect.results.manifest import run_manifest
 from clipdissect.scores import checks
-from clipdissect.scores.image_labels import ImageLabels, of_probe
 from clipdissect.store import Store
 from clipdissect.studies.figures import legend_below, plot
 from clipdissect.targets import Target

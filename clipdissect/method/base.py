@@ -12,10 +12,19 @@ __all__ = ["Job", "Method"]
 
 
 class Method(ABC):
-    """A method that describes units; `needs` names the inputs of a `Job` that it uses."""
+    """A method that describes units."""
 
     name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The inputs of a `Job` that it uses."""
+        return ()
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What it takes besides a network and images: `concepts`, `encoder`, `masks`, `labels`."""
+        return tuple(name for name in self.needs if name in ("concepts", "encoder"))
 
     @abstractmethod
     def describe(self, job: Job) -> Result:

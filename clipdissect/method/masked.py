@@ -59,6 +59,10 @@ class MaskMatchingMethod(Method):
     memory: float = 2.0
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("masks",)
+
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
             raise DissectError(f"method.view is '{self.view}'; it can be {' or '.join(VIEWS)}")

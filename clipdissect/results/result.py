@@ -33,6 +33,9 @@ class Result:
         vocabulary: the candidate texts; None if free text or unknown.
         units: `layer, unit` and numbers that need no label, see `results.coherence`; empty if the
             method embeds no images.
+        meanings: `layer, unit, meaning` (from 1, the largest share first), `share`, `images`,
+            `description, similarity` and further columns, a row per meaning of a unit; empty unless
+            the method looks for several.
     """
 
     descriptions: pd.DataFrame
@@ -43,8 +46,9 @@ class Result:
     thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
     vocabulary: Concepts | None = None
     units: pd.DataFrame = field(default_factory=pd.DataFrame)
+    meanings: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tables, as CSV files, and, last, `run.json`; return the folder."""
-        tables = self.descriptions, self.top_images, self.run, self.units
+        tables = self.descriptions, self.top_images, self.run, self.units, self.meanings
         return write_result(Path(folder).expanduser(), *tables)

@@ -34,10 +34,11 @@ def write_result(
     top_images: pd.DataFrame,
     run: dict[str, Any],
     units: pd.DataFrame | None = None,
+    meanings: pd.DataFrame | None = None,
 ) -> Path:
     """Write the tables, then `run.json`, which marks the folder as complete."""
     begin(folder)
-    write_tables(folder, descriptions, top_images, units)
+    write_tables(folder, descriptions, top_images, units, meanings)
     write_json(folder / "run.json", run)
     return folder
 
@@ -47,16 +48,18 @@ def write_tables(
     descriptions: pd.DataFrame,
     top_images: pd.DataFrame,
     units: pd.DataFrame | None = None,
+    meanings: pd.DataFrame | None = None,
 ) -> None:
-    """Write `descriptions.csv`, `top_images.csv` and, if there are any, `units.csv`."""
+    """Write `descriptions.csv`, `top_images.csv` and, if any, `units.csv` and `meanings.csv`."""
     write_table(folder / "descriptions.csv", descriptions)
     # A multirun's jobs often have the same top images.
     text = _top_images.get(contents(top_images), lambda: _csv(top_images))
     write_text(folder / "top_images.csv", text)
-    if units is None or units.empty:
-        (folder / "units.csv").unlink(missing_ok=True)  # of an earlier run
-    else:
-        write_table(folder / "units.csv", units)
+    for name, table in (("units.csv", units), ("meanings.csv", meanings)):
+        if table is None or table.empty:
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
+        else:
+            write_table(folder / name, table)
 
 
 def contents(table: pd.DataFrame) -> tuple[Any, ...]:

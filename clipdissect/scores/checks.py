@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipdissect import similarity
 from clipdissect.errors import DissectError, unknown
-from clipdissect.scores.image_labels import ImageLabels
+from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores.label_metrics import ALPHA, METRICS, label_metrics
 from clipdissect.scores.statistics import active_count
 from clipdissect.similarity import Similarity

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from clipdissect.errors import DissectError, unknown
+from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores.base import Pairs, Scores
-from clipdissect.scores.image_labels import ImageLabels
 from clipdissect.scores.statistics import (
     ConceptColumns,
     Matrix,

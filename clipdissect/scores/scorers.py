@@ -11,22 +11,22 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipdissect.errors import DissectError, unknown
-from clipdissect.evaluation import Resampling
-from clipdissect.results.describe import scatter
-from clipdissect.scores.ablation import Part, ablation_scores
-from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
-from clipdissect.scores.calibration import (
+from clipdissect.encoder.calibration import (
     UNCALIBRATED,
     Calibration,
     fit_calibration,
     published_calibration,
     simulate,
 )
+from clipdissect.errors import DissectError, unknown
+from clipdissect.evaluation import Resampling
+from clipdissect.probe.image_labels import of_probe
+from clipdissect.results.describe import scatter
+from clipdissect.scores.ablation import Part, ablation_scores
+from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
 from clipdissect.scores.cosy import P_VALUE, capture_text_images, cosy_scores
 from clipdissect.scores.heads import LinearHead, head_of, network_inputs, true_classes
 from clipdissect.scores.held_out import HeldOut, Rows
-from clipdissect.scores.image_labels import of_probe
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
 from clipdissect.scores.simulation import simulation_scores
 from clipdissect.text_images import TextImages, bind

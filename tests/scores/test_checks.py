@@ -11,6 +11,7 @@ import torch
 
 from clipdissect import similarity
 from clipdissect.errors import DissectError
+from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores import checks
 from clipdissect.scores.checks import (
     GAMMAS,
@@ -31,7 +32,6 @@ from clipdissect.scores.checks import (
     theoretical,
     tuned,
 )
-from clipdissect.scores.image_labels import ImageLabels
 from clipdissect.scores.label_metrics import METRICS, label_metrics
 
 # Published mean drops of ideal units at gamma 0.1, of 500,000 images and 1000 seeds.

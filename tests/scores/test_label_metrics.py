@@ -12,9 +12,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sk
 
 from clipdissect.errors import DissectError
+from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores import kernels
 from clipdissect.scores.base import Pairs
-from clipdissect.scores.image_labels import ImageLabels
 from clipdissect.scores.label_metrics import METRICS, label_metrics, pair_metrics
 from clipdissect.scores.statistics import ConceptColumns, RankedColumns, sampled_positions
 

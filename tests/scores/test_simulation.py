@@ -15,13 +15,7 @@ from tiny_encoders import PlaneEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipdissect.encoder.lazy import lazy
-from clipdissect.encoder.presets import PRESETS
-from clipdissect.encoder.prompts import PromptEncoder
-from clipdissect.errors import DissectError
-from clipdissect.scores import kernels
-from clipdissect.scores.base import Pairs
-from clipdissect.scores.calibration import (
+from clipdissect.encoder.calibration import (
     BIASES,
     PUBLISHED,
     SCALES,
@@ -30,6 +24,12 @@ from clipdissect.scores.calibration import (
     published_calibration,
     simulate,
 )
+from clipdissect.encoder.lazy import lazy
+from clipdissect.encoder.presets import PRESETS
+from clipdissect.encoder.prompts import PromptEncoder
+from clipdissect.errors import DissectError
+from clipdissect.scores import kernels
+from clipdissect.scores.base import Pairs
 from clipdissect.scores.kernels import plain
 from clipdissect.scores.simulation import check_encoders, simulation_scores
 

@@ -13,7 +13,7 @@ from clipdissect import probe as probes
 from clipdissect.datasets.segmentation import Annotation, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
-from clipdissect.scores.image_labels import ImageLabels, of_probe
+from clipdissect.probe.image_labels import ImageLabels, of_probe
 
 IMAGES = ("a", "b", "c", "d")
 

@@ -1,0 +1,93 @@
+"""Formulas of texts as JSON-able trees: AND, OR, NOT and weighted sums.
+
+A leaf is `{"label": text}`, with further keys such as `category`; a node is
+`{"op": "AND", "of": [...]}`, of `SUM` with `weights` and `bias`, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+COLUMN = "formula"  # of tables of descriptions; empty: the description is a single text
+AND, OR, NOT, SUM = OPERATORS = ("AND", "OR", "NOT", "SUM")
+
+Tree = Mapping[str, Any]
+Values = Float[Tensor, " images"]
+
+
+def leaf(text: str) -> dict[str, Any]:
+    return {"label": text}
+
+
+def node(operator: str, *operands: Tree) -> dict[str, Any]:
+    return {"op": operator, "of": list(operands)}
+
+
+def weighted_sum(
+    texts: Sequence[str], weights: Sequence[float], bias: float = 0.0
+) -> dict[str, Any]:
+    """Return the tree of `sum_i weights_i * texts_i + bias`."""
+    of = [leaf(text) for text in texts]
+    return {"op": SUM, "of": of, "weights": [float(w) for w in weights], "bias": float(bias)}
+
+
+def written(tree: Tree) -> str:
+    """Return a tree as one cell of a table."""
+    return json.dumps(tree, ensure_ascii=False)
+
+
+def read(cell: Any) -> dict[str, Any] | None:
+    """Return the tree of a cell; None if it is empty."""
+    if not isinstance(cell, str) or not cell:
+        return None
+    tree: dict[str, Any] = json.loads(cell)
+    return tree
+
+
+def texts_of(tree: Tree) -> Iterator[str]:
+    """Yield the texts of the leaves, from left to right."""
+    if "op" not in tree:
+        yield str(tree["label"])
+    for part in tree.get("of", ()):
+        yield from texts_of(part)
+
+
+def evaluate(tree: Tree, values_of: Callable[[str], Values]) -> Values:
+    """Return the values of a tree from those of its texts, in 0..1.
+
+    AND is the minimum, OR the maximum, NOT one minus the value: of values 0 and 1, the logical
+    operators.
+    """
+    if "op" not in tree:
+        return values_of(str(tree["label"]))
+    parts = torch.stack([evaluate(part, values_of) for part in tree["of"]])
+    if tree["op"] == SUM:
+        weights = torch.tensor(tree["weights"], dtype=parts.dtype, device=parts.device)
+        return weights @ parts + float(tree.get("bias", 0.0))
+    if tree["op"] == NOT:
+        return 1 - parts[0]
+    return parts.amin(0) if tree["op"] == AND else parts.amax(0)
+
+
+def to_text(tree: Tree) -> str:
+    """Return a tree in words: `(red OR blue) AND NOT circle`, `0.52 dog + 0.3 cat`."""
+    if "op" not in tree:
+        return str(tree["label"])
+    if tree["op"] == NOT:
+        return f"NOT {_inner(tree['of'][0])}"
+    if tree["op"] != SUM:
+        return f" {tree['op']} ".join(map(_inner, tree["of"]))
+    terms = zip(tree["weights"], tree["of"], strict=True)
+    text = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.2g} {_inner(t)}" for w, t in terms)
+    return text.removeprefix("+ ")
+
+
+def _inner(tree: Tree) -> str:
+    text = to_text(tree)
+    return f"({text})" if tree.get("op") in (AND, OR, SUM) else text
