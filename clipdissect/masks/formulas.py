@@ -36,10 +36,8 @@ class Formula:
         return text
 
     def tree(self, concepts: Sequence[Concept]) -> dict[str, Any]:
-        """Return JSON-able nodes `{"op": "AND", "of": [..., {"op": "NOT", "of": [...]}]}`."""
-        leaves = [
-            {"category": concepts[n].category, "label": concepts[n].label} for n in self.operands
-        ]
+        """Return JSON-able nodes, as in `results.formulas`."""
+        leaves = [_leaf(concepts[n]) for n in self.operands]
         tree: dict[str, Any] = leaves[0]
         for operator, leaf in zip(self.operators[1:], leaves[1:], strict=True):
             right = {"op": "NOT", "of": [leaf]} if operator == AND_NOT else leaf
@@ -59,6 +57,11 @@ class Formula:
                 is_or, run = operator == OR, [(False, key)]
             run.append((operator == AND_NOT, operand))
         return _run_key(key, is_or, run)
+
+
+def _leaf(concept: Concept) -> dict[str, Any]:
+    leaf = {"category": concept.category, "label": concept.label}
+    return leaf if concept.text == concept.label else {**leaf, "text": concept.text}
 
 
 def _run_key(key: Any, is_or: bool | None, run: list[tuple[bool, Any]]) -> Any:

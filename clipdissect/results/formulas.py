@@ -1,7 +1,7 @@
 """Formulas of texts as JSON-able trees: AND, OR, NOT and weighted sums.
 
-A leaf is `{"label": text}`, with further keys such as `category`; a node is
-`{"op": "AND", "of": [...]}`, of `SUM` with `weights` and `bias`, too.
+A leaf is `{"label": text}`, with further keys such as `category`, and `text` where the text isn't
+the label; a node is `{"op": "AND", "of": [...]}`, of `SUM` with `weights` and `bias`, too.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 COLUMN = "formula"  # of tables of descriptions; empty: the description is a single text
+START = '{"op":'  # of a written tree that isn't a leaf
 AND, OR, NOT, SUM = OPERATORS = ("AND", "OR", "NOT", "SUM")
 
 Tree = Mapping[str, Any]
@@ -42,18 +44,31 @@ def written(tree: Tree) -> str:
     return json.dumps(tree, ensure_ascii=False)
 
 
-def read(cell: Any) -> dict[str, Any] | None:
-    """Return the tree of a cell; None if it is empty."""
-    if not isinstance(cell, str) or not cell:
-        return None
-    tree: dict[str, Any] = json.loads(cell)
+def read(label: str) -> Tree:
+    """Return the tree of a label, which is a written tree or a single text."""
+    tree: dict[str, Any] = json.loads(label) if label.startswith(START) else leaf(label)
     return tree
+
+
+def labels_of(table: pd.DataFrame) -> list[str]:
+    """Return each unit's label: its formula if it has one, else its description."""
+    texts = table["description"].fillna("").astype(str).tolist()
+    if COLUMN not in table:
+        return texts
+    cells = table[COLUMN].fillna("").astype(str)
+    is_formula = cells.str.startswith(START)
+    pairs = zip(texts, cells, is_formula, strict=True)
+    return [cell if text and is_one else text for text, cell, is_one in pairs]
+
+
+def text_of_leaf(tree: Tree) -> str:
+    return str(tree.get("text", tree["label"]))
 
 
 def texts_of(tree: Tree) -> Iterator[str]:
     """Yield the texts of the leaves, from left to right."""
     if "op" not in tree:
-        yield str(tree["label"])
+        yield text_of_leaf(tree)
     for part in tree.get("of", ()):
         yield from texts_of(part)
 
@@ -65,7 +80,7 @@ def evaluate(tree: Tree, values_of: Callable[[str], Values]) -> Values:
     operators.
     """
     if "op" not in tree:
-        return values_of(str(tree["label"]))
+        return values_of(text_of_leaf(tree))
     parts = torch.stack([evaluate(part, values_of) for part in tree["of"]])
     if tree["op"] == SUM:
         weights = torch.tensor(tree["weights"], dtype=parts.dtype, device=parts.device)
@@ -78,7 +93,7 @@ def evaluate(tree: Tree, values_of: Callable[[str], Values]) -> Values:
 def to_text(tree: Tree) -> str:
     """Return a tree in words: `(red OR blue) AND NOT circle`, `0.52 dog + 0.3 cat`."""
     if "op" not in tree:
-        return str(tree["label"])
+        return text_of_leaf(tree)
     if tree["op"] == NOT:
         return f"NOT {_inner(tree['of'][0])}"
     if tree["op"] != SUM:

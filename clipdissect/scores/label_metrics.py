@@ -18,7 +18,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from clipdissect.errors import DissectError, unknown
-from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores.base import Pairs, Scores
 from clipdissect.scores.statistics import (
     ConceptColumns,
@@ -100,12 +99,12 @@ def _computed(
 
 def pair_metrics(
     activations: Float[Tensor, "images units"],
-    labels: ImageLabels,
+    concepts: Shaped[Tensor, "images concepts"],
     pairs: Pairs,
     names: Sequence[str] | None = None,
     alpha: float = ALPHA,
 ) -> Scores:
-    """Return `label_metrics` of some pairs only; `pairs.texts` are columns of the labels.
+    """Return `label_metrics` of some pairs only; `pairs.texts` are columns of the concepts.
 
     A unit's scores don't depend on the other units of the pairs.
     """
@@ -113,7 +112,7 @@ def pair_metrics(
         return {name: np.empty(0) for name in names or METRICS}
     units, unit_rows = np.unique(pairs.units, return_inverse=True)
     texts, text_columns = np.unique(pairs.texts, return_inverse=True)
-    parts = activations[:, units], labels.matrix[:, texts]
+    parts = activations[:, units], concepts[:, texts]
     chosen = _checked(*parts, names, alpha)
     positions = sampled_positions(len(activations), int(units[-1]) + 1, seed=0)[units]
     metrics = _computed(*parts, chosen, alpha, 1.0, positions)

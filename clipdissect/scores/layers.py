@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from clipdissect.results.describe import scatter
+from clipdissect.results.formulas import labels_of
 from clipdissect.scores.base import Pairs, Scorer
 from clipdissect.scores.controls import SHUFFLED, control_labels
 
@@ -32,7 +33,7 @@ def score_layer(
     such units has no columns. Of several draws of a control, each unit has the mean.
 
     Args:
-        rows: `unit, description`, a row per unit.
+        rows: `unit, description`, and for labels of several texts `formula`, a row per unit.
         vocabulary: what the labels were chosen from; empty: unknown.
         draws, seed: see `control_labels`.
     """
@@ -72,7 +73,7 @@ def _described(
     scorer: Scorer, rows: pd.DataFrame
 ) -> tuple[Bool[np.ndarray, " units"], list[str], Int[np.ndarray, " described"]]:
     """Return which units have a description that can be scored, with labels and numbers."""
-    texts = rows["description"].astype(str)
+    texts = pd.Series(labels_of(rows), rows.index, dtype=object)
     accepted = {text: bool(text) and scorer.accepts(text) for text in texts.unique()}
     described = texts.map(accepted).to_numpy(dtype=bool)
     return described, texts[described].tolist(), rows["unit"].to_numpy()[described]

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from clipdissect.results.describe import scatter
 from clipdissect.scores.ablation import Part, ablation_scores
 from clipdissect.scores.base import Pairs, Scorer, Scores, Unavailable
 from clipdissect.scores.cosy import P_VALUE, capture_text_images, cosy_scores
+from clipdissect.scores.formula_values import alternatives, distinct_texts, rescaled, values_of
 from clipdissect.scores.heads import LinearHead, head_of, network_inputs, true_classes
 from clipdissect.scores.held_out import HeldOut, Rows
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
@@ -57,9 +59,13 @@ class Simulator:
             "notes": [*encoder.notes, *held_out.notes],
         }
 
-    def __call__(self, rows: Rows, texts: Sequence[str]) -> Float[Tensor, "rows texts"]:
-        """Return simulated activations on the rows of the held-out features."""
-        return simulate(self._cosines(rows, texts), self.calibration)
+    def __call__(self, rows: Rows, labels: Sequence[str]) -> Float[Tensor, "rows labels"]:
+        """Return simulated activations on the rows of the held-out features.
+
+        Those of a formula come from those of its texts; see `formulas.evaluate`.
+        """
+        texts = distinct_texts(labels)
+        return values_of(labels, texts, simulate(self._cosines(rows, texts), self.calibration))
 
     def _fitted(self) -> Calibration | None:
         """Fit the constants to labels of images that don't score; None if there are none."""
@@ -165,18 +171,24 @@ class LabelMetrics(Scorer):
         self.facts = {"labels": len(self.labels.names), "shown": shown, "alpha": self.alpha}
 
     def accepts(self, text: str) -> bool:
-        return self.labels.column_of(text) is not None
+        return all(self.labels.column_of(part) is not None for part in distinct_texts([text]))
 
     def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         return self.labels.names
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
-        columns = [self.labels.column_of(text) for text in texts]
-        numbers = np.array([-1 if column is None else column for column in columns])[pairs.texts]
+        accepted = [text for text in texts if self.accepts(text)]
+        parts = distinct_texts(accepted)
+        columns = [column for part in parts if (column := self.labels.column_of(part)) is not None]
+        values = values_of(accepted, parts, self.labels.matrix[:, columns].float())
+        place = {text: number for number, text in enumerate(accepted)}
+        numbers = np.array([place.get(text, -1) for text in texts], dtype=np.int64)[pairs.texts]
         known = numbers >= 0
-        activations = self.held_out.activations(layer, self.held_out.test)
         found = pair_metrics(
-            activations, self.labels, Pairs(pairs.units[known], numbers[known]), alpha=self.alpha
+            self.held_out.activations(layer, self.held_out.test),
+            rescaled(accepted, values),
+            Pairs(pairs.units[known], numbers[known]),
+            alpha=self.alpha,
         )
         return {name: scatter(values, known, np.nan) for name, values in found.items()}
 
@@ -206,15 +218,19 @@ class Cosy(Scorer):
         self._known: dict[str, dict[str, Float[Tensor, "images units"] | None]] = {}
 
     def accepts(self, text: str) -> bool:
-        return self.source.images_of(text) is not None
+        """Return whether there are images of the text or, of texts joined by OR, of each."""
+        parts = alternatives(text)
+        return parts is not None and all(self.source.images_of(part) is not None for part in parts)
 
     def pool(self, vocabulary: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         return labels  # images of a whole vocabulary are more than one can make
 
     def score(self, layer: str, pairs: Pairs, texts: Sequence[str]) -> Scores:
         held_out = self.held_out
-        self._capture([text for text in texts if text not in self._known])
-        activations = [self._known[text][layer] for text in texts]
+        parts = [alternatives(text) or [] for text in texts]
+        distinct = dict.fromkeys(part for of_text in parts for part in of_text)
+        self._capture([part for part in distinct if part not in self._known])
+        activations = [_joined([self._known[p][layer] for p in of_text]) for of_text in parts]
         control = held_out.activations(layer, held_out.test)
         scores = cosy_scores(activations, control.cpu(), pairs)
         del scores[P_VALUE]  # not a score: larger isn't better
@@ -228,6 +244,13 @@ class Cosy(Scorer):
         found = capture_text_images(of.target, layers, self.source, texts, of.settings, of.store)
         for number, text in enumerate(texts):
             self._known[text] = {layer: found[layer][number] for layer in layers}
+
+
+def _joined(
+    parts: Sequence[Float[Tensor, "images units"] | None],
+) -> Float[Tensor, "images units"] | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 @dataclass(frozen=True)

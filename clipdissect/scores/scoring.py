@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdissect.errors import DissectError
+from clipdissect.results.formulas import labels_of, read, to_text
 from clipdissect.results.result import Result
 from clipdissect.scores.base import Scorer, Unavailable
 from clipdissect.scores.held_out import HeldOut
@@ -24,7 +25,8 @@ class Labels:
 
     Args:
         name: of the method, or the file.
-        descriptions: `layer, unit, description`, and for confidences `similarity, margin`.
+        descriptions: `layer, unit, description`, for labels of several texts `formula` (see
+            `results.formulas`), and for confidences `similarity, margin`.
         vocabulary: what they were chosen from; empty if unknown.
         result: what made them, if they were made from a part of the images.
         note: a caveat.
@@ -135,7 +137,8 @@ def _with_texts(
     options: ScoreOptions,
 ) -> tuple[list[Scorer], dict[str, str]]:
     """Return the scorers that accept any description, and why others are missing."""
-    texts = list(dict.fromkeys(t for of in labels for t in of.descriptions["description"] if t))
+    all_labels = (label for of in labels for label in labels_of(of.descriptions) if label)
+    texts = list(dict.fromkeys(all_labels))
     chosen, missing = [], dict(not_scored)
     for scorer in scorers:
         if any(scorer.accepts(text) for text in texts):
@@ -143,7 +146,8 @@ def _with_texts(
             continue
         reason = "no unit has a description"
         if texts:
-            few = f"none of the {len(texts)} descriptions, such as '{texts[0]}', is one"
+            example = to_text(read(texts[0]))
+            few = f"none of the {len(texts)} descriptions, such as '{example}', is one"
             reason = f"it takes {scorer.takes}; {few}"
         if options.scores:
             raise Unavailable(f"{scorer.name}: {reason}")

@@ -12,7 +12,6 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sk
 
 from clipdissect.errors import DissectError
-from clipdissect.probe.image_labels import ImageLabels
 from clipdissect.scores import kernels
 from clipdissect.scores.base import Pairs
 from clipdissect.scores.label_metrics import METRICS, label_metrics, pair_metrics
@@ -245,17 +244,16 @@ def test_undefined_values_are_nan() -> None:
 
 def test_pairs_are_entries_of_the_matrix() -> None:
     q, c = activations(), binary()
-    labels = ImageLabels(("a", "b", "c", "d"), c)
     units, texts = np.array([4, 0, 0, 4]), np.array([3, 1, 3, 3])
     whole = label_metrics(q, c, ["iou", "correlation"], alpha=ALPHA)
-    computed = pair_metrics(q, labels, Pairs(units, texts), ["iou", "correlation"], ALPHA)
+    computed = pair_metrics(q, c, Pairs(units, texts), ["iou", "correlation"], ALPHA)
     assert set(computed) == {"iou", "correlation"}
     for name, values in computed.items():
         expected = whole[name][units.tolist(), texts.tolist()].tolist()
         assert values.tolist() == pytest.approx(expected, abs=1e-7)
         assert values.dtype == np.float64
     nothing = np.zeros(0, dtype=int)
-    assert {k: len(v) for k, v in pair_metrics(q, labels, Pairs(nothing, nothing)).items()} == (
+    assert {k: len(v) for k, v in pair_metrics(q, c, Pairs(nothing, nothing)).items()} == (
         dict.fromkeys(METRICS, 0)
     )
 
