@@ -17,6 +17,7 @@ RUNNERS = (
     "class_from_descriptions",
     "qualitative",
     "score",
+    "leaderboard",
     "runtime",
     "metric_checks",
 )

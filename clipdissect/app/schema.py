@@ -149,6 +149,14 @@ class Checks:
 
 
 @dataclass
+class Leaderboard:
+    """The methods of `experiments.leaderboard`."""
+
+    # Name to options of dissect; the first is what the others are compared with.
+    entries: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Root:
     target: Any = MISSING
     probe: Any = MISSING
@@ -168,6 +176,7 @@ class Root:
     comparison: Comparison = field(default_factory=Comparison)
     report: Report = field(default_factory=Report)
     checks: Checks = field(default_factory=Checks)
+    leaderboard: Leaderboard = field(default_factory=Leaderboard)
     runtime: Runtime = field(default_factory=Runtime)
     # The labels to score: a run's folder, a file, or {name: published, path: FILE, ...}.
     run: Any = None

@@ -75,7 +75,7 @@ class Page:
             html = self._single_file(folder / THUMBNAILS, megabytes)
         else:
             for name in (*SCRIPTS, STYLE):
-                _write(folder / "assets" / name, _static(name))
+                _write(folder / "assets" / name, static(name))
             for key, chunk in self.details.items():
                 name = "-".join(map(str, key))
                 _write(folder / "data" / f"{name}.js", _details(key, chunk))
@@ -94,16 +94,16 @@ class Page:
                 f"best-ranked first: its limit is {megabytes:g} MB (report.megabytes). The folder "
                 f"holds all."
             )
-        scripts = [_static(name) for name in SCRIPTS]
+        scripts = [static(name) for name in SCRIPTS]
         scripts.append(f"dissect.pictures({compact_json(pictures)});")
         scripts += [_details(key, chunk) for key, chunk in self.details.items()]
         scripts.append(_call("start", start))
         # The package's own files and `compact_json` never contain `</script>`.
-        inline = {"css": Markup(_static(STYLE)), "scripts": [Markup(text) for text in scripts]}
+        inline = {"css": Markup(static(STYLE)), "scripts": [Markup(text) for text in scripts]}
         return self._render([], inline)
 
     def _render(self, scripts: Sequence[str], inline: Mapping[str, Any] | None = None) -> str:
-        template = _environment().get_template(self.template)
+        template = environment().get_template(self.template)
         return template.render(**self.values, version=__version__, scripts=scripts, inline=inline)
 
     def _thumbnails_by_rank(self) -> list[str]:
@@ -170,7 +170,8 @@ def _details(key: tuple[int, int, int], chunk: Chunk) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates, which escape what they show."""
     return Environment(
         loader=PackageLoader("clipdissect.report"),
         autoescape=True,
@@ -181,7 +182,8 @@ def _environment() -> Environment:
 
 
 @cache
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """Return the text of a script or style."""
     return (files("clipdissect.report") / "static" / name).read_text(encoding="utf-8")
 
 

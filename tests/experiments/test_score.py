@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
-from PIL import Image
-from tiny import COLOURS, ColourEncoder, LiveNet, preprocess
-from torch import Tensor
-from torch.nn import functional as F
+from score_runs import CLASSES, WORDS, OtherEncoder, Runner, absent, tiny_target, write_squares
+from tiny import ColourEncoder
 
 import clipdissect
 from clipdissect import encoder
@@ -29,39 +27,7 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.results.run_files import write_text
 from clipdissect.scores import summary
-from clipdissect.targets import Target
 from experiments import score
-
-CLASSES = ("red", "green", "blue", "yellow")
-SHADES = 27  # images of each of six colours: 162, of which 32 score
-WORDS = ("red", "green", "blue", "yellow", "magenta", "cyan")
-Runner = Callable[..., Path]
-
-
-def absent() -> Any:
-    raise MissingResource("the weights of absent", ["here"], "get them")
-
-
-class OtherEncoder(ColourEncoder):
-    """Another network, which sees the squares of the colours."""
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        return F.normalize(images.mean((2, 3)) ** 2, dim=-1)
-
-
-def write_squares(root: Path) -> None:
-    """One-coloured images from bright to dark, in a folder per colour."""
-    for name in WORDS:
-        (root / name).mkdir(parents=True)
-        for shade in range(SHADES):
-            colour = tuple(round(c * (1 - shade / 40)) for c in COLOURS[name])
-            Image.new("RGB", (8, 8), colour).save(root / name / f"{shade:02}.png")
-
-
-def tiny_target(bias: float = 0.0) -> Target:
-    network = LiveNet()
-    network.conv.bias.data += bias
-    return Target("tiny", network, preprocess(), ("conv", "head"), "head", CLASSES)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from clipdissect import encoder as encoders
@@ -56,14 +58,21 @@ class ScoringJob:
     @classmethod
     def build(cls, config: Any) -> ScoringJob:
         """Build the parts and check them against the run's manifest."""
-        if from_environment().size > 1:
-            raise DissectError("score runs in one process: leave out torchrun")
         sources = read_sources(config)
-        config = sources[0].config or config
+        return cls.of(sources, sources[0].config or config, [s.run.descriptions for s in sources])
+
+    @classmethod
+    def of(
+        cls, sources: list[Source], config: Any, tables: Sequence[pd.DataFrame] = ()
+    ) -> ScoringJob:
+        """Build the parts; the layers are the target's or, if there are tables, theirs."""
+        if from_environment().size > 1:
+            raise DissectError("scores are computed in one process: leave out torchrun")
         job = build_job(config, NOTHING, ("target", "probe"))
         assert job.target and job.probe  # two of the groups
-        own = job.target.layers if restricts_layers() else None
-        layers = layers_of([source.run.descriptions for source in sources], own)
+        layers: Sequence[str] = job.target.layers
+        if tables:
+            layers = layers_of(tables, layers if restricts_layers() else None)
         full = replace(job.settings, keep="full")  # scores take the activations of every image
         job = replace(job, target=replace(job.target, layers=tuple(layers)), settings=full)
         split, (encoder, notes) = _split(config.scorer, job), _scoring_encoder(config)
@@ -76,12 +85,16 @@ class ScoringJob:
         assert self.job.probe
         return self.job.probe
 
+    @cached_property
+    def first(self) -> Probe:
+        """The images that labels are made from."""
+        return self.probe.subset(self.split.describe.tolist())
+
     def labels(self) -> list[Labels]:
         """Return all labels, made anew where they would know the images that score them."""
         choice, images = self.config.scorer.labels, self.probe.digest
-        first = self.probe.subset(self.split.describe.tolist())
         return [
-            make_anew(source, self.job, first)
+            make_anew(source, self.job, self.first)
             if is_made_anew(source, choice, images)
             else given(source, self.probe)
             for source in self.sources

@@ -46,7 +46,7 @@ def read_sources(config: Any) -> list[Source]:
             "run=FILE, a table with the columns layer, unit and description"
         )
     _, own = identity()
-    shared = [override for override in own if _key(override).partition(".")[0] in SHARED]
+    shared = [override for override in own if key_of(override).partition(".")[0] in SHARED]
     sources = [_read(config.run, own), *(_read(entry, shared) for entry in config.against)]
     names = [_method_name(source) for source in sources]
     if len(set(names)) < len(names) or None in names:
@@ -56,7 +56,7 @@ def read_sources(config: Any) -> list[Source]:
 
 def restricts_layers() -> bool:
     """Return whether this job's own options choose layers."""
-    return any(_key(override) == "target.layers" for override in identity()[1])
+    return any(key_of(override) == "target.layers" for override in identity()[1])
 
 
 def _method_name(source: Source) -> str | None:
@@ -83,7 +83,7 @@ def _read(entry: Any, own: Sequence[str]) -> Source:
     if place.is_file() or not file.is_file():
         return Source(str(entry), run, None)
     theirs: list[str] = list(OmegaConf.load(file))
-    if any(_key(override) == "run" for override in theirs):
+    if any(key_of(override) == "run" for override in theirs):
         raise DissectError(f"{entry} is a run of score: score the run that its labels are of")
     return Source(str(entry), run, compose("config", overrides=merged(theirs, own)))
 
@@ -103,14 +103,15 @@ def _of_method(options: Mapping[str, Any]) -> Source:
 
 def merged(theirs: Sequence[str], own: Sequence[str]) -> list[str]:
     """Return a run's overrides with others on top; a group chosen anew loses its parameters."""
-    groups = {_key(o).split("@")[0] for o in own if "." not in _key(o)}
+    groups = {key_of(o).split("@")[0] for o in own if "." not in key_of(o)}
     kept = [o for o in theirs if not _is_of(o, groups)]
     return [*kept, *own]
 
 
 def _is_of(override: str, groups: Collection[str]) -> bool:
-    return _key(override).partition(".")[0] in groups
+    return key_of(override).partition(".")[0] in groups
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """Return the key that an override sets."""
     return override.lstrip("+~").partition("=")[0]

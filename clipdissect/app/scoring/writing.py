@@ -32,7 +32,7 @@ def write(
 ) -> Result:
     """Write tables, split and metrics, then `run.json`; return the first labels' result."""
     result = _result(job, scored.labels[0], held_out)
-    result.run["scores"] = _facts(job, scored, held_out)
+    result.run["scores"] = facts_of(job, scored, held_out)
     result.run["notes"] = _notes(result.run["notes"], scored)
     result.run["seconds"] = dict(seconds)
     begin(folder)
@@ -79,7 +79,8 @@ def _notes(own: Sequence[str], scored: Scored) -> list[str]:
     return list(dict.fromkeys([*own, *of_labels, *of_scorers]))
 
 
-def _facts(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
+def facts_of(job: ScoringJob, scored: Scored, held_out: HeldOut) -> dict[str, Any]:
+    """Return what was scored, on which images and by which scorers, for a manifest."""
     rows = {"fit": held_out.fit, "validate": held_out.validate, "test": held_out.test}
     return {
         "of": {s.name: "anew" if s.result else "given" for s in scored.labels},

@@ -1,0 +1,1 @@
+"""All methods on one target and probe, by all scores."""
