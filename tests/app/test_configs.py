@@ -319,7 +319,7 @@ PACKAGED = {
     "sentence": {"minilm"},
     "encoder": {"conse"},
     "target": {"efficientnet_lite0", "efficientnet_lite2"},
-    "probe": {"stamps", "folder", "photos"},
+    "probe": {"stamps", "folder", "photos", "synthetic_broden"},
 }
 
 
