@@ -2,7 +2,7 @@
 
 clipdissect leaderboard experiment=leaderboard_offline
 clipdissect leaderboard probe=imagenet_val scorer.encoder=NAME \\
-    +leaderboard.entries={lp:{similarity:lp},linear:{method:linear}}
+    "+leaderboard.entries={lp: {similarity: lp}, linear: {method: linear}}"
 
 leaderboard.entries maps a name to options of dissect; the first one is what others are compared
 with. Every method describes units from 70 % of the images and is scored on 20 %, as by score, next

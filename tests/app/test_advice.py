@@ -112,7 +112,8 @@ def advice() -> Iterator[tuple[str, str]]:
         for text in texts(source):
             for match in ADVICE.finditer(text):
                 override = match[0].rstrip(".")
-                cut = override.count("[") != override.count("]") or override.count("(") > 0
+                cut = any(override.count(a) != override.count(b) for a, b in ("[]", "{}"))
+                cut |= "(" in override
                 if (
                     "concepts=[" not in override
                     and match[1].lstrip("+").split(".")[0] in KEYS

@@ -59,7 +59,7 @@ def read_entries(config: Any) -> tuple[list[Source], dict[str, str]]:
     if not found:
         raise DissectError(
             "no entry can run: leaderboard.entries maps names to options of dissect, such as "
-            "+leaderboard.entries={lp:{similarity:lp}}"
+            "+leaderboard.entries={lp: {similarity: lp}}"
             + "".join(f"\n- {name}: {why}" for name, why in missing.items())
         )
     return found, missing
