@@ -18,7 +18,7 @@ from clipdissect import encoder
 from clipdissect.app import build as parts
 from clipdissect.app.help import conf_folder
 from clipdissect.app.leaderboard import entries
-from clipdissect.app.leaderboard.board import Board, sign_of, text_of
+from clipdissect.app.leaderboard.board import Board, sign_of
 from clipdissect.app.schema import register
 from clipdissect.errors import DissectError
 from clipdissect.scores import summary
@@ -82,12 +82,12 @@ def test_methods_are_compared_on_the_same_images(
     page = (folder / "index.html").read_text()
     assert "some cyan" in page and "has no pixel masks" in page and "src=" not in page
     text = (folder / "leaderboard.md").read_text()
-    assert text.startswith("all layers\n") and "Not run: masks: " in text
+    assert text.startswith("all layers\n") and "Missing: masks: " in text
     line = next(line for line in text.splitlines() if line.startswith("| some cyan"))
     assert "] -" in line
     assert (folder / "leaderboard.png").is_file()
     printed = capsys.readouterr().out
-    assert "not run: words" in printed and "page: " in printed
+    assert "missing: words" in printed and "page: " in printed
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,20 @@ def test_options_are_written_in_hydras_grammar() -> None:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    values = {"value": 0.5, "low": 0.4, "high": 0.6, "units": 20, "reached_by": ""}
+    values = {"value": 0.5, "low": 0.4, "high": 0.6, "units": 20, "reached_by": "", "layer": "conv"}
     return {**values, "difference_low": NAN, "difference_high": NAN, **changes}
 
 
 def test_cells() -> None:
-    assert text_of(None) == ""
-    assert text_of(row()) == "0.500 [0.400, 0.600]"
-    assert text_of(row(difference_low=0.1, difference_high=0.2)) == "0.500 [0.400, 0.600] +"
+    board = Board(pd.DataFrame([row()]), ("conv",), "a", {})
+    assert board.text_of(None) == ""
+    assert board.text_of(row()) == "0.500 [0.400, 0.600]"
+    assert board.text_of(row(difference_low=0.1, difference_high=0.2)) == "0.500 [0.400, 0.600] +"
     worse = row(difference_low=-0.2, difference_high=-0.1, reached_by="random")
-    assert text_of(worse) == "0.500 [0.400, 0.600] - (c)"
+    assert board.text_of(worse) == "0.500 [0.400, 0.600] - (c)"
     assert sign_of(row(difference_low=-0.1, difference_high=0.1)) == 0
-    assert text_of(row(low=NAN, high=NAN, units=4)) == "0.500, 4 units"
+    assert board.text_of(row(low=NAN, high=NAN, units=17)) == "0.500, n = 17"
+    assert board.text_of(row(units=18)) == "0.500 [0.400, 0.600]"
 
 
 def test_methods_are_sorted_by_the_first_score() -> None:

@@ -11,17 +11,19 @@ import pandas as pd
 
 from clipdissect.app.console import markdown_table
 from clipdissect.app.leaderboard.entries import Described
-from clipdissect.app.scoring.output import MAIN, mean_cell
+from clipdissect.app.scoring.output import MAIN
 
 COLUMNS = (
     *("method", "layer", "score", "value", "low", "high", "units", "controls", "reached_by"),
     *("difference", "difference_low", "difference_high", "requires", "seconds"),
 )
 NOTHING = "nothing"  # that a method takes besides a network and images
+FEW = 0.9  # share of a layer's units below which a mean says how many it is of
 LEGEND = (
     "Means over units with 95 % intervals, best first by the first score. `+` and `-`: certainly "
     "above or below {baseline}, over the units that both have a score of. `(c)`: a control's mean "
-    "is not certainly below. Seconds are of all layers together, with stored features.\n"
+    "is not certainly below. `n`: the units that have the score, where they are fewer than nine "
+    "tenths of the layer's. Seconds are of all layers together, with stored features.\n"
 )
 
 
@@ -33,7 +35,7 @@ class Board:
         table: `COLUMNS`, a row per method, layer and score; `controls` is the largest mean of a
             control, `difference` what the labels have over the first method's.
         layers: in the network's order; of several, all together first.
-        missing: why methods aren't in the table.
+        missing: why methods and scores aren't in the table.
     """
 
     table: pd.DataFrame
@@ -54,7 +56,8 @@ class Board:
             for row in _rows(name, layers, metrics["differences"].get(name, {}))
         ]
         layers = tuple(reversed(metrics["layers"]))
-        return cls(pd.DataFrame(rows, columns=COLUMNS), layers, metrics["labels"], missing)
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        return cls(table, layers, metrics["labels"], {**missing, **metrics["not_scored"]})
 
     def scores(self, layer: str) -> list[str]:
         """Return the main scores that any method has in a layer."""
@@ -74,10 +77,28 @@ class Board:
         keys = zip(self.table["layer"], self.table["method"], self.table["score"], strict=True)
         return dict(zip(keys, self.table.to_dict("records"), strict=True))
 
+    @cached_property
+    def units(self) -> dict[str, int]:
+        """Return the number of units that any score is of, by layer."""
+        most = self.table.groupby("layer")["units"].max()
+        return {str(layer): int(units) for layer, units in most.items()}
+
+    def few(self, row: Mapping[str, Any]) -> str:
+        """Return the number of units of a mean, where it lacks many."""
+        units = int(row["units"])
+        return f", n = {units}" if units < FEW * self.units[row["layer"]] else ""
+
+    def text_of(self, row: Mapping[str, Any] | None) -> str:
+        """Return a mean with its interval and marks; empty without one."""
+        if row is None:
+            return ""
+        mark = {1: " +", -1: " -"}.get(sign_of(row), "")
+        return f"{interval_text(row)}{self.few(row)}{mark}{' (c)' if row['reached_by'] else ''}"
+
     def markdown(self) -> str:
         """Return a table per layer, the methods that are missing, and a legend."""
         parts = [f"{layer}\n\n{self._layer_table(layer)}" for layer in self.layers]
-        parts += [f"Not run: {name}: {why}\n" for name, why in self.missing.items()]
+        parts += [f"Missing: {name}: {why}\n" for name, why in self.missing.items()]
         return "\n".join([*parts, LEGEND.format(baseline=self.baseline)])
 
     def _layer_table(self, layer: str) -> str:
@@ -86,7 +107,7 @@ class Board:
         for name in self.methods(layer):
             found = [cells.get((layer, name, score)) for score in scores]
             first = next(row for row in found if row)
-            texts = [text_of(row) for row in found]
+            texts = [self.text_of(row) for row in found]
             rows.append([name, first["requires"], f"{first['seconds']:.1f}", *texts])
         return markdown_table(["method", "takes", "seconds", *scores], rows)
 
@@ -125,10 +146,7 @@ def sign_of(row: Mapping[str, Any]) -> int:
     return int(low > 0) - int(high < 0)
 
 
-def text_of(row: Mapping[str, Any] | None) -> str:
-    """Return a mean with its interval and marks; empty without one."""
-    if row is None:
-        return ""
-    mark = {1: " +", -1: " -"}.get(sign_of(row), "")
-    values = {key: None if pd.isna(row[key]) else row[key] for key in ("value", "low", "high")}
-    return f"{mean_cell({**row, **values})}{mark}{' (c)' if row['reached_by'] else ''}"
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Return a mean and, if it has one, its interval."""
+    text = f"{row['value']:.3f}"
+    return text if pd.isna(row["low"]) else f"{text} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from clipdissect._version import __version__
-from clipdissect.app.leaderboard.board import LEGEND, Board, sign_of
+from clipdissect.app.leaderboard.board import LEGEND, Board, interval_text, sign_of
 from clipdissect.report.page import STYLE, environment, static
 from clipdissect.report.scores import score_of
 from clipdissect.utils.files import write_text
@@ -25,6 +25,7 @@ class Cell:
 
     value: float
     text: str
+    few: str
     units: int
     sign: str
     reached: str
@@ -70,20 +71,19 @@ def _cells(board: Board, layer: str, score: str, methods: Sequence[str]) -> list
     keys = ("value", "low", "high", "controls")
     numbers = [row[key] for row in rows if row for key in keys if not pd.isna(row[key])]
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
-    return [None if row is None else _cell(row, low, high - low or 1.0) for row in rows]
+    span = high - low or 1.0
+    return [None if row is None else _cell(row, board.few(row), low, span) for row in rows]
 
 
-def _cell(row: Mapping[str, Any], start: float, span: float) -> Cell:
+def _cell(row: Mapping[str, Any], few: str, start: float, span: float) -> Cell:
     def place(value: Any) -> float | None:
         return None if pd.isna(value) else round(100 * (value - start) / span, 1)
 
     left, right = place(row["low"]), place(row["high"])
-    text = f"{row['value']:.3f}"
-    if left is not None and right is not None:
-        text += f" [{row['low']:.3f}, {row['high']:.3f}]"
     return Cell(
         value=row["value"],
-        text=text,
+        text=interval_text(row),
+        few=few.removeprefix(", "),
         units=int(row["units"]),
         sign=SIGNS[sign_of(row)],
         reached=row["reached_by"],
@@ -111,7 +111,7 @@ def write_page(path: Path, board: Board, run: Mapping[str, Any]) -> None:
         heading=heading,
         facts=facts,
         tables=[LayerTable.of(board, layer) for layer in board.layers],
-        missing={**board.missing, **run["scores"]["not_scored"]},
+        missing=board.missing,
         legend=LEGEND.format(baseline=board.baseline).replace("`", ""),
         notes=run["notes"],
         css=Markup(static(STYLE)),

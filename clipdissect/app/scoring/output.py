@@ -108,7 +108,7 @@ def markdown(metrics: Mapping[str, Any]) -> str:
         ]
         for control in CONTROLS:
             of_control = [first[name]["controls"].get(control) for name in names]
-            rows.append([f"{control} labels", *(mean_cell(found) for found in of_control)])
+            rows.append([f"{control} labels", *(_mean(found) for found in of_control)])
         parts.append(f"{layer}\n\n{markdown_table(['', *names], rows)}")
     return "\n".join([*parts, LEGEND])
 
@@ -126,7 +126,7 @@ def _cells(
         found = scores.get(column)
         sign = {1: " -", -1: " +"}.get(_sign(minus.get(column)), "")
         reached = " (control)" if found and found["reached_by"] else ""
-        cells.append(f"{mean_cell(found)}{sign}{reached}")
+        cells.append(f"{_mean(found)}{sign}{reached}")
     return cells
 
 
@@ -137,8 +137,7 @@ def _sign(difference: Mapping[str, Any] | None) -> int:
     return int(difference["low"] > 0) - int(difference["high"] < 0)
 
 
-def mean_cell(found: Mapping[str, Any] | None) -> str:
-    """Return a mean with its interval, or its number of units; empty without one."""
+def _mean(found: Mapping[str, Any] | None) -> str:
     if not found or found["value"] is None:
         return ""
     if found["low"] is None:
