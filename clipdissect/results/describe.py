@@ -30,6 +30,7 @@ from clipdissect.results.meanings import (
     LayerMeanings,
     Splitter,
     layer_meanings,
+    lowest_of,
 )
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
@@ -116,7 +117,8 @@ class Describer:
         self._layers.append(_Layer(layer, _array(scored), flags, ranks, firing))
         if self.splitter is not None:
             clustered = (shown or top_of(activations, IMAGES)).select(scored)
-            self._clusters[layer] = self.splitter.split(clustered, firing is not None)
+            lowest = lowest_of(activations, firing is not None)[scored]
+            self._clusters[layer] = self.splitter.split(clustered, lowest)
         if not scored.any():
             empty = _empty_best(min(self._top, len(self._texts)))
             none = torch.zeros(0, dtype=torch.float32)

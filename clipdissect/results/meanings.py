@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdissect.capture.activations import Activations, TopKActivations
 from clipdissect.errors import DissectError
 from clipdissect.results import flags
 from clipdissect.results.clusters import LEAST, clusterings
@@ -38,7 +39,7 @@ class Candidates:
 
     Args:
         top: of the scored units, as they were clustered.
-        counted: which of the top images count.
+        strength: the top images' activations above the unit's lowest; 0 of images that don't count.
         silhouette: per scored unit, the largest of any number of clusters; -inf if there is none.
         unit: each row's scored unit.
         k: the number of clusters that the row is one of.
@@ -47,7 +48,7 @@ class Candidates:
     """
 
     top: TopActivations
-    counted: Bool[Tensor, "units n"]
+    strength: Float[Tensor, "units n"]
     silhouette: Float[Tensor, " units"]
     unit: Int[Tensor, " rows"]
     k: Int[Tensor, " rows"]
@@ -62,7 +63,7 @@ class Candidates:
 
         As of latents that fire on few images, scores are thus on the scale of whole units.
         """
-        order = (~self.members).long().argsort(1, stable=True)
+        order = (~self.members).long().argsort(dim=1, stable=True)
         n = order.shape[1]
         ranks = torch.arange(n, device=order.device) % self.members.sum(1, keepdim=True)
         places = order.gather(1, ranks).T
@@ -83,15 +84,9 @@ class Candidates:
         return torch.cat(parts, 1)
 
     def shares(self) -> Float[Tensor, " rows"]:
-        """Return each row's share of its unit's activation on the top images.
-
-        Negative activations count as 0. Of units without a positive one, the share of images.
-        """
-        values, _ = self._top
-        weights = values.T.float().clamp(min=0) * self.counted
-        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, self.counted.float())
-        of_unit = weights[self.unit]
-        return (of_unit * self.members).sum(1) / of_unit.sum(1)
+        """Return each row's share of what its unit's top images activate it above its lowest."""
+        strength = self.strength[self.unit]
+        return (strength * self.members).sum(1) / strength.sum(1)
 
     @property
     def _top(self) -> tuple[Float[Tensor, "n units"], Int[Tensor, "n units"]]:
@@ -108,6 +103,18 @@ class Candidates:
         is_other = (cosines.argmax(2, keepdim=True) != own).flatten(1)
         chosen = q[:, self.unit[rows]]
         return torch.where(is_other, chosen.minimum(chosen.mean(0)), chosen)
+
+
+def lowest_of(activations: Activations, latents: bool) -> Float[Tensor, " units"]:
+    """Return each unit's activation on images that don't activate it.
+
+    Of latents 0, else the lowest; where only top images are stored, 0 or the lowest of them.
+    """
+    if isinstance(activations, TopKActivations):
+        lowest = activations.top.values.amin(0).float().clamp(max=0)
+    else:
+        lowest = activations.amin(0).float()
+    return torch.zeros_like(lowest) if latents else lowest
 
 
 def check_most(meanings: int) -> None:
@@ -131,10 +138,11 @@ class Splitter:
         thresholds = {str(n): value for n, value in sorted(self.thresholds.items())}
         return {"most": self.most, "least_images": LEAST, "silhouette_above": thresholds}
 
-    def split(self, top: TopActivations, latents: bool) -> Candidates:
-        """Cluster the top images of units; of latents, those on which they fire."""
+    def split(self, top: TopActivations, lowest: Float[Tensor, " units"]) -> Candidates:
+        """Cluster the top images that activate units more than the lowest activations."""
         images = top.indices.T
-        counted = top.values.T > 0 if latents else torch.ones_like(images, dtype=torch.bool)
+        strength = (top.values.T.float() - lowest[:, None]).clamp(min=0)
+        counted = strength > 0
         labels, values = self._clusterings(images, counted)
         thresholds = self._thresholds_of(counted.sum(1), images.shape[1])
         is_above = values > thresholds
@@ -147,7 +155,7 @@ class Splitter:
             own = torch.arange(number, device=units.device).repeat(len(units))
             members.append(labels[number - 2, unit[-1]] == own[:, None])
         rows = (torch.cat(parts) for parts in (unit, k, quality, members))
-        return Candidates(top, counted, values.amax(0), *rows)
+        return Candidates(top, strength, values.amax(0), *rows)
 
     def _clusterings(
         self, images: Int[Tensor, "units n"], counted: Bool[Tensor, "units n"]
@@ -220,11 +228,12 @@ def layer_meanings(
         tied: rows whose best two scores are closer than float32 resolves.
     """
     number = np.flatnonzero(scored)
-    picked = _picked(candidates, rows["description"].tolist())
+    described = rows["description"].tolist()
+    picked = _picked(candidates, described)
     several = np.array([unit for unit, _ in picked], dtype=int)
     chosen = [row for _, of_unit in picked for row in of_unit]
     first = [of_unit[0] for _, of_unit in picked]
-    texts = [[rows["description"].iloc[row] for row in of_unit] for _, of_unit in picked]
+    texts = [[described[row] for row in of_unit] for _, of_unit in picked]
     counts = np.zeros(len(table), dtype=int)
     counts[number] = 1
     counts[number[several]] = [len(of_unit) for _, of_unit in picked]
@@ -232,8 +241,8 @@ def layer_meanings(
     formula = np.full(len(table), "", dtype=object)
     formula[number[several]] = [written(node(OR, *map(leaf, of_unit))) for of_unit in texts]
     table = table.assign(meanings=counts, formula=formula)
-    of_rank = np.zeros((len(table), candidates.counted.shape[1]), dtype=int)
-    of_rank[number] = candidates.counted.cpu().numpy()
+    of_rank = np.zeros((len(table), candidates.strength.shape[1]), dtype=int)
+    of_rank[number] = (candidates.strength > 0).cpu().numpy()
     members = candidates.members.cpu().numpy()
     for unit, of_unit in picked:
         for meaning, row in enumerate(of_unit, 1):
@@ -316,7 +325,7 @@ def _table(
             "unit": np.arange(len(number)),
             "meaning": 1,
             "share": 1.0,
-            "images": candidates.counted.sum(1).cpu().numpy(),
+            "images": (candidates.strength > 0).sum(1).cpu().numpy(),
             "silhouette": candidates.silhouette.cpu().numpy(),
         }
     )
