@@ -86,13 +86,10 @@ def _scores(unit: Unit) -> list[tuple[Any, ...]]:
 def _facts(unit: Unit) -> list[tuple[str, str]]:
     from clipdissect.report.scores import score_of
 
-    rows = [
-        (
-            f"meaning {n}",
-            f"{m.text}  {m.score:.3f}, {m.share:.0%} of the activation, {m.images} images",
-        )
-        for n, m in enumerate(unit.meanings, 1)
-    ]
+    rows = []
+    for number, of_unit in enumerate(unit.meanings, 1):
+        part = f"{of_unit.share:.0%} of the activation, {of_unit.images} images"
+        rows.append((f"meaning {number}", f"{of_unit.text}  {of_unit.score:.3f}, {part}"))
     if unit.margin == unit.margin:
         rows.append(("margin", f"{unit.margin:.3f}"))
     if unit.null == unit.null:
