@@ -235,9 +235,7 @@ def _meanings(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
     if not several:
         return {}
     values = {
-        unit: [
-            [texts.number(m.text), rounded(m.score), rounded(m.share), m.images] for m in of_unit
-        ]
+        unit: [[texts.number(m.text), *map(rounded, (m.score, m.share, m.images))] for m in of_unit]
         for unit, of_unit in several.items()
     }
     return {"g": [values.get(unit) for unit in rows["unit"].tolist()]}

@@ -58,8 +58,8 @@ class Run:
     """A run's tables and metadata; missing files are empty.
 
     `folder` may be a file of labels. `units` is `units.csv`, with ground truth and ranks. `scores`
-    has a row per unit, see `scores.join`; `meanings` one per meaning of a unit. `problem` says why the run is incomplete; empty if it is
-    complete.
+    has a row per unit, see `scores.join`; `meanings` has one per meaning of a unit. `problem` says
+    why the run is incomplete; empty if it is complete.
     """
 
     folder: Path
