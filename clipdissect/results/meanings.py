@@ -117,7 +117,7 @@ def lowest_of(activations: Activations, latents: bool) -> Float[Tensor, " units"
     return torch.zeros_like(lowest) if latents else lowest
 
 
-def check_most(meanings: int) -> None:
+def check_most(meanings: Any) -> None:
     """Raise a DissectError unless it is a number of meanings that may be looked for."""
     if not isinstance(meanings, int):
         raise DissectError(f"meanings must be a whole number; got {shortened(meanings)}")
