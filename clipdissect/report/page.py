@@ -22,7 +22,7 @@ from clipdissect.errors import DissectError
 from clipdissect.evaluation.layers import is_of_latents
 from clipdissect.report.overview import low_margins
 from clipdissect.report.report_data import THUMBNAILS, compact_json, rounded
-from clipdissect.report.run import Run
+from clipdissect.report.run import Meaning, Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.results.run_files import contents
@@ -200,7 +200,7 @@ def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, An
     """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows.
 
     Of latents also `x`, the images on which they fire, `y`, the share of tokens, and `images`. If
-    any unit has several meanings, `g` has theirs: text, score, share and number of images.
+    any unit has several meanings, `g` has theirs: text, score, null, share and images.
     """
     names = [rows[text].tolist() for text, _ in run.columns]
     scores = [rows[score].tolist() for _, score in run.columns if score in rows]
@@ -230,12 +230,16 @@ def _firing(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
     return {"x": fires, "y": density, "images": run.images}
 
 
+def _rounded(meaning: Meaning) -> list[float | int | None]:
+    return [*map(rounded, (meaning.score, meaning.null, meaning.share, meaning.images))]
+
+
 def _meanings(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
     several = run.several_meanings(str(rows["layer"].iloc[0])) if len(rows) else {}
     if not several:
         return {}
     values = {
-        unit: [[texts.number(m.text), *map(rounded, (m.score, m.share, m.images))] for m in of_unit]
+        unit: [[texts.number(m.text), *_rounded(m)] for m in of_unit]
         for unit, of_unit in several.items()
     }
     return {"g": [values.get(unit) for unit in rows["unit"].tolist()]}

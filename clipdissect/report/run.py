@@ -49,6 +49,7 @@ class Meaning:
 
     text: str
     score: float
+    null: float  # score with shuffled images; NaN if unknown
     share: float  # of the activation on the top images
     images: int
 
@@ -150,11 +151,11 @@ class Run:
         if rows.empty:
             return {}
         meanings: dict[int, list[Meaning]] = {}
-        columns = (rows[name] for name in ("unit", "description", "similarity", "share", "images"))
-        for unit, text, score, share, images in zip(*columns, strict=True):
-            meaning = Meaning(str(text), float(score), float(share), int(images))
-            meanings.setdefault(int(unit), []).append(meaning)
-        return {unit: several for unit, several in meanings.items() if len(several) > 1}
+        for _, row in rows[rows.duplicated("unit", keep=False)].iterrows():
+            null = float(row.get(NULL, math.nan))
+            numbers = float(row["similarity"]), null, float(row["share"]), int(row["images"])
+            meanings.setdefault(int(row["unit"]), []).append(Meaning(row["description"], *numbers))
+        return meanings
 
     def meanings_of_images(self, layer: str) -> dict[int, list[int]]:
         """Return the meaning, or 0, of each image of `top_images_of`; empty if not known."""

@@ -89,6 +89,8 @@ def _facts(unit: Unit) -> list[tuple[str, str]]:
     rows = []
     for number, of_unit in enumerate(unit.meanings, 1):
         part = f"{of_unit.share:.0%} of the activation, {of_unit.images} images"
+        if of_unit.null == of_unit.null:
+            part += f", null {of_unit.null:.3f}"
         rows.append((f"meaning {number}", f"{of_unit.text}  {of_unit.score:.3f}, {part}"))
     if unit.margin == unit.margin:
         rows.append(("margin", f"{unit.margin:.3f}"))

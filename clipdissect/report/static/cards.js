@@ -25,7 +25,7 @@
     return el("span", { class: "badges" }, ...list);
   }
 
-  // Of a unit with several: [text, score, share, images] each, the largest share first.
+  // Of a unit with several: [text, score, null, share, images] each, the largest share first.
   function meaningsOf(side, row) { return (side.g && side.g[row]) || []; }
 
   function descriptionOf(side, row) {
@@ -177,9 +177,9 @@
   function meanings(item, side) {
     const several = meaningsOf(side, item.row);
     if (!several.length) return [];
-    const rows = several.map(([words, score, share, images], place) => el("li", {},
+    const rows = several.map(([words, score, chance, share, images], place) => el("li", {},
       el("span", { class: "meaning", text: place + 1 }), el("b", { text: text(words) }),
-      el("span", { text: `${Math.round(100 * share)} % of the activation, ${images} images` }), el("i", { text: dissect.score(score) })));
+      el("span", { text: `${Math.round(100 * share)} % of the activation, ${images} images${chance === null ? "" : `, null ${dissect.score(chance)}`}` }), el("i", { text: dissect.score(score) })));
     return [el("p", { class: "lead", text: "Meanings, by their share of the top images' activation" }), el("ol", { class: "meanings", "aria-label": "Meanings" }, ...rows)];
   }
 
