@@ -58,6 +58,7 @@ def main() -> None:
                 null=False,
             )
             result = method.build("clip_dissect", meanings=options.meanings).describe(job)
+            facts["silhouette_above"] = result.run["meanings"]["silhouette_above"]
             rows += [{"function": name, **row} for row in units(planted, result, encoder, images)]
             seconds = round(time.perf_counter() - start, 1)
             facts["seconds"][f"{planted.target.name}, {name}"] = seconds
