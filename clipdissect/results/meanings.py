@@ -102,7 +102,8 @@ class Candidates:
         own = torch.arange(k, device=q.device)
         is_other = (cosines.argmax(2, keepdim=True) != own).flatten(1)
         chosen = q[:, self.unit[rows]]
-        return torch.where(is_other, chosen.minimum(chosen.mean(0)), chosen)
+        mean = chosen.float().mean(0).to(chosen.dtype)
+        return torch.where(is_other, chosen.minimum(mean), chosen)
 
 
 def lowest_of(activations: Activations, latents: bool) -> Float[Tensor, " units"]:
