@@ -232,11 +232,11 @@ def _describe_on_device(
     """Score where the networks run; if a GPU's memory doesn't suffice, on the CPU."""
     device = job.settings.scoring_device
     try:
-        return _describe(job, captured, texts, timers, device, meanings)
+        return _describe(job, captured, texts, timers, meanings, device)
     except torch.OutOfMemoryError:
         log.warning("the GPU's memory is too small for scoring: scoring on the CPU")
     torch.cuda.empty_cache()
-    return _describe(job, captured, texts, timers, "cpu", meanings)
+    return _describe(job, captured, texts, timers, meanings, "cpu")
 
 
 def _describe(
@@ -244,8 +244,8 @@ def _describe(
     captured: CapturedFeatures,
     texts: Float[Tensor, "concepts dims"],
     timers: Timers,
-    device: str,
     meanings: int,
+    device: str,
 ) -> _Described:
     concepts, similarity = job.require("clip_dissect", ("concepts", "similarity"))
     with timers.stage("similarity"):
