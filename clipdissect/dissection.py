@@ -32,6 +32,7 @@ from clipdissect.results.describe import SHUFFLED_BY, Describer
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
+from clipdissect.results.meanings import check_most, meanings_table, with_meanings
 from clipdissect.results.result import Result
 from clipdissect.sae import Sae
 from clipdissect.similarity import Similarity
@@ -121,6 +122,7 @@ def dissect(
     team: Team = ALONE,
     truth: Mapping[str, Sequence[str]] | None = None,
     null_similarity: bool = True,
+    meanings: int = 1,
 ) -> Result:
     """Describe every unit of the layers by the concepts that match its activations best.
 
@@ -149,6 +151,7 @@ def dissect(
             the concepts and doesn't change the descriptions.
         null_similarity: whether to score again with shuffled images, for `null_similarity`;
             doubles the scoring time and doesn't change the descriptions.
+        meanings: how many meanings of a unit to look for, see `results.meanings`; 1 for none.
 
     Raises:
         DissectError: an invalid argument; the message says what to change.
@@ -172,15 +175,19 @@ def dissect(
             truth={} if truth is None else truth,
             null=null_similarity,
         )
-    return describe_units(job, timers)
+    return describe_units(job, timers, meanings)
 
 
-def describe_units(job: Job, timers: Timers | None = None) -> Result:
-    """Run CLIP-Dissect on a job; raise a DissectError for a missing or unsuitable input."""
+def describe_units(job: Job, timers: Timers | None = None, meanings: int = 1) -> Result:
+    """Run CLIP-Dissect on a job; raise a DissectError for a missing or unsuitable input.
+
+    `meanings`: see `dissect`.
+    """
     target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
     timers = timers or Timers()
     with timers.stage("load"):
         _check_job(job)
+        check_most(meanings)
     with timers.stage("texts"), all_cores(job.team):
         texts = embed_concepts(encoder, concepts, job.store, job.settings)
     with timers.stage("images"):
@@ -188,12 +195,21 @@ def describe_units(job: Job, timers: Timers | None = None) -> Result:
     log_skipped(captured.skipped, len(probe))
     check_top_k(similarity, len(captured.images))
     with all_cores(job.team):
-        described = _describe_on_device(job, captured, texts.embeddings, timers)
+        described = _describe_on_device(job, captured, texts.embeddings, timers, meanings)
     run = manifest(job, captured, texts)
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
-    tables = described.descriptions, described.top_images
-    return Result(*tables, run, described.histograms, vocabulary=concepts, units=described.units)
+    if described.facts is not None:
+        run["meanings"] = described.facts
+    return Result(
+        described.descriptions,
+        described.top_images,
+        run,
+        described.histograms,
+        vocabulary=concepts,
+        units=described.units,
+        meanings=described.meanings,
+    )
 
 
 @dataclass(frozen=True)
@@ -202,19 +218,25 @@ class _Described:
     top_images: pd.DataFrame
     histograms: dict[str, Histograms]
     units: pd.DataFrame
+    meanings: pd.DataFrame
+    facts: dict[str, Any] | None  # on the meanings
 
 
 def _describe_on_device(
-    job: Job, captured: CapturedFeatures, texts: Float[Tensor, "concepts dims"], timers: Timers
+    job: Job,
+    captured: CapturedFeatures,
+    texts: Float[Tensor, "concepts dims"],
+    timers: Timers,
+    meanings: int,
 ) -> _Described:
     """Score where the networks run; if a GPU's memory doesn't suffice, on the CPU."""
     device = job.settings.scoring_device
     try:
-        return _describe(job, captured, texts, timers, device)
+        return _describe(job, captured, texts, timers, meanings, device)
     except torch.OutOfMemoryError:
         log.warning("the GPU's memory is too small for scoring: scoring on the CPU")
     torch.cuda.empty_cache()
-    return _describe(job, captured, texts, timers, "cpu")
+    return _describe(job, captured, texts, timers, meanings, "cpu")
 
 
 def _describe(
@@ -222,12 +244,14 @@ def _describe(
     captured: CapturedFeatures,
     texts: Float[Tensor, "concepts dims"],
     timers: Timers,
+    meanings: int,
     device: str,
 ) -> _Described:
     concepts, similarity = job.require("clip_dissect", ("concepts", "similarity"))
     with timers.stage("similarity"):
         activations = ConceptActivations(captured.image_embeds, texts).to(device)
-        describer = Describer(activations, concepts.texts, similarity, job.top, job.null)
+        options = job.top, job.null, meanings
+        describer = Describer(activations, concepts.texts, similarity, *options)
     embeds, numeric = activations.image_embeds, job.settings.numeric
     summaries: dict[str, LayerSummary] = {}
     for layer in captured.activations:
@@ -238,11 +262,14 @@ def _describe(
             describer.add(layer, q, job.truth.get(layer), captured.firing.get(layer))
     with timers.stage("similarity"):
         descriptions = pd.concat(describer.tables(), ignore_index=True)
+    top_images = pd.concat([s.top_images for s in summaries.values()], ignore_index=True)
     return _Described(
         descriptions,
-        pd.concat([s.top_images for s in summaries.values()], ignore_index=True),
+        with_meanings(top_images, describer.meanings) if describer.splitter else top_images,
         {layer: summary.histograms for layer, summary in summaries.items()},
         pd.concat([s.units for s in summaries.values()], ignore_index=True),
+        meanings_table(describer.meanings),
+        describer.splitter.facts if describer.splitter else None,
     )
 
 

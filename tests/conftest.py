@@ -43,11 +43,13 @@ CHECKED = [
             "writers",
         )
     ),
+    "clipdissect.results.clusters",
     "clipdissect.results.coherence",
     "clipdissect.results.describe",
     "clipdissect.results.formulas",
     "clipdissect.probe.image_labels",
     "clipdissect.method.image_concepts",
+    "clipdissect.results.meanings",
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

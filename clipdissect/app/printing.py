@@ -169,11 +169,16 @@ def _layer_table(
             row["description"],
             ", ".join(str(row[c]) for c in ("description_2", "description_3") if c in row),
             Path(best_image.get(row["unit"], "")).name,
-            ", ".join(row[COLUMN]),
+            ", ".join([*row[COLUMN], *_several(row)]),
         )
         for _, row in ranked.iterrows()
     ]
     return text_table(columns, cells, _layer_title(layer, facts))
+
+
+def _several(row: pd.Series[Any]) -> list[str]:
+    count = row.get("meanings", 1)
+    return [f"{count} meanings"] if count > 1 else []
 
 
 def _layer_title(layer: str, facts: dict[str, Any]) -> str:

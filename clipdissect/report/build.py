@@ -96,6 +96,7 @@ def _page(run: Run) -> Page:
         "notes": picture_notes(run),
         "made": f"Run {run.name}.",
         "has_latents": any(layer.latents for layer in layers),
+        "has_meanings": len(run.meanings) > 0,
         "has_truth": any(layer.right is not None for layer in layers),
         "scores": [score_of(name) for name in names_of([run])],
         "agreement": _agreement_definition(run),
@@ -303,6 +304,7 @@ def _template_values(runs: Runs, pairs: list[LayerPair], encoder: str) -> dict[s
         "made": "",
         "layers": layers,
         "has_latents": any(is_of_latents(side) for pair in pairs for side in pair.rows),
+        "has_meanings": any(len(run.meanings) for run in runs),
         "scores": [score_of(name) for name in names_of(runs)],
         "any_truth": any(right is not None for layer in layers for right in layer["right"]),
         "words": f"cosine of their sentence embeddings ({encoder}); 1 is the same text."

@@ -22,7 +22,7 @@ from clipdissect.errors import DissectError
 from clipdissect.evaluation.layers import is_of_latents
 from clipdissect.report.overview import low_margins
 from clipdissect.report.report_data import THUMBNAILS, compact_json, rounded
-from clipdissect.report.run import Run
+from clipdissect.report.run import Meaning, Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.results.run_files import contents
@@ -201,7 +201,8 @@ class TextTable:
 def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
     """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows.
 
-    Of latents also `x`, the images on which they fire, `y`, the share of tokens, and `images`.
+    Of latents also `x`, the images on which they fire, `y`, the share of tokens, and `images`. If
+    any unit has several meanings, `g` has theirs: text, score, null, share and images.
     """
     names = [rows[text].tolist() for text, _ in run.columns]
     scores = [rows[score].tolist() for _, score in run.columns if score in rows]
@@ -217,6 +218,7 @@ def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, An
         "f": bits.tolist(),
         **null,
         **_firing(run, rows),
+        **_meanings(run, rows, texts),
         "low": rounded(min(finite, default=0.0)),
         "high": rounded(max(finite, default=1.0)),
     }
@@ -228,6 +230,21 @@ def _firing(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
     fires = [None if math.isnan(n) else int(n) for n in rows["fires"].tolist()]
     density = [rounded(share) for share in rows["density"].tolist()]
     return {"x": fires, "y": density, "images": run.images}
+
+
+def _rounded(meaning: Meaning) -> list[float | int | None]:
+    return [*map(rounded, (meaning.score, meaning.null, meaning.share, meaning.images))]
+
+
+def _meanings(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:
+    several = run.several_meanings(str(rows["layer"].iloc[0])) if len(rows) else {}
+    if not several:
+        return {}
+    values = {
+        unit: [[texts.number(m.text), *_rounded(m)] for m in of_unit]
+        for unit, of_unit in several.items()
+    }
+    return {"g": [values.get(unit) for unit in rows["unit"].tolist()]}
 
 
 def ground_truth(
@@ -275,15 +292,22 @@ def details(run: Run, layer: str, units: Sequence[int]) -> list[Chunk]:
 
 def _make_chunks(run: Run, layer: str, units: Sequence[int]) -> Iterator[Chunk]:
     images, pictures = run.top_images_of(layer), run.report_data.pictures
+    meanings = run.meanings_of_images(layer)
     for start in range(0, len(units), CHUNK):
         numbers: dict[str, int] = {}
         chunk = [
             _unit(unit, images.get(unit, []), run.report_data.layers.get(layer, {}), numbers)
+            | _meanings_of_images(meanings.get(unit, []), len(images.get(unit, [])))
             for unit in units[start : start + CHUNK]
         ]
         yield Chunk(
             {"images": [[name, *pictures.get(name, [])] for name in numbers], "units": chunk}
         )
+
+
+def _meanings_of_images(meanings: Sequence[int], images: int) -> dict[str, Any]:
+    """Return `g`, the meanings of the pictures of a unit with several."""
+    return {"g": list(meanings[:images])} if max(meanings, default=0) > 1 else {}
 
 
 def _unit(

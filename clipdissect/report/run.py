@@ -32,7 +32,7 @@ from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
     r"unit|rank|activation|margin|null_similarity|truth_rank|(right|top5)(_any_synonym)?"
-    r"|similarity(_\d+)?|.*_cos|fires|density"
+    r"|similarity(_\d+)?|.*_cos|fires|density|meanings?|share|images|silhouette"
     rf"|{'|'.join(NAMES)}"
 )
 NAN = float("nan")
@@ -44,12 +44,23 @@ def _empty() -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """One of a unit's meanings: its description and score, and its part of the top images."""
+
+    text: str
+    score: float
+    null: float  # score with shuffled images; NaN if unknown
+    share: float  # of the activation on the top images
+    images: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's tables and metadata; missing files are empty.
 
     `folder` may be a file of labels. `units` is `units.csv`, with ground truth and ranks. `scores`
-    has a row per unit, see `scores.join`. `problem` says why the run is incomplete; empty if it is
-    complete.
+    has a row per unit, see `scores.join`; `meanings` has one per meaning of a unit. `problem` says
+    why the run is incomplete; empty if it is complete.
     """
 
     folder: Path
@@ -61,6 +72,7 @@ class Run:
     report_data: ReportData = field(default_factory=ReportData)
     problem: str = ""
     scores: pd.DataFrame = field(default_factory=_empty)
+    meanings: pd.DataFrame = field(default_factory=_empty)
 
     @property
     def name(self) -> str:
@@ -133,6 +145,28 @@ class Run:
             images.setdefault(int(unit), []).append((str(image), float(activation)))
         return images
 
+    def several_meanings(self, layer: str) -> dict[int, list[Meaning]]:
+        """Return the meanings of the units that have several, the largest share first."""
+        rows = self.meanings[self.meanings["layer"] == layer]
+        if rows.empty:
+            return {}
+        meanings: dict[int, list[Meaning]] = {}
+        for _, row in rows[rows.duplicated("unit", keep=False)].iterrows():
+            null = float(row.get(NULL, math.nan))
+            numbers = float(row["similarity"]), null, float(row["share"]), int(row["images"])
+            meanings.setdefault(int(row["unit"]), []).append(Meaning(row["description"], *numbers))
+        return meanings
+
+    def meanings_of_images(self, layer: str) -> dict[int, list[int]]:
+        """Return the meaning, or 0, of each image of `top_images_of`; empty if not known."""
+        rows = self.top_images[self.top_images["layer"] == layer]
+        if "meaning" not in rows:
+            return {}
+        meanings: dict[int, list[int]] = {}
+        for unit, meaning in zip(rows["unit"], rows["meaning"].fillna(0), strict=True):
+            meanings.setdefault(int(unit), []).append(int(meaning))
+        return meanings
+
 
 def load(path: str | Path) -> Run:
     """Read a run's folder or a file of labels; raise a DissectError if it is unreadable."""
@@ -153,6 +187,7 @@ def load(path: str | Path) -> Run:
         read_report_data(folder),
         _problem(folder),
         join(descriptions, units, scored),
+        _read_table(folder / "meanings.csv"),
     )
 
 
@@ -218,11 +253,12 @@ def _problem(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class TopImage:
-    """A top image, the unit's activation on it, and its thumbnail file, if any."""
+    """A top image, the unit's activation on it, its thumbnail file, if any, and its meaning."""
 
     name: str
     activation: float
     file: Path | None
+    meaning: int = 0  # of a unit with several, from 1; 0 if there is none
 
 
 @dataclass(frozen=True)
@@ -240,7 +276,8 @@ class Unit:
 
     `null` is the best score with shuffled images; `counts` is the activation histogram from
     `low` to `high`; `others` maps method names to labels. A latent `fires` on that many images
-    (of `run_images`, 0 if unknown), and on the share `density` of all tokens.
+    (of `run_images`, 0 if unknown), and on the share `density` of all tokens. `meanings` are those
+    of a unit with several.
     """
 
     layer: str
@@ -261,6 +298,7 @@ class Unit:
     neighbours: list[Neighbour] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     scored: str = ""
+    meanings: list[Meaning] = field(default_factory=list)
 
 
 def unit_of(run: Run, address: str) -> Unit:
@@ -296,6 +334,7 @@ def unit_of(run: Run, address: str) -> Unit:
         run_images=run.images or 0,
         density=float(row.get("density", math.nan)),
         neighbours=_neighbours(run, layer, number),
+        meanings=run.several_meanings(layer).get(number, []),
         **_scores(run, layer, number),
         **_histogram(run, layer, number),
     )
@@ -330,9 +369,11 @@ def _top_images(run: Run, layer: str, unit: int) -> list[TopImage]:
     table = run.top_images
     rows = table[(table["layer"] == layer) & (table["unit"] == unit)].sort_values("rank")
     images = []
-    for name, activation in zip(rows["image"], rows["activation"], strict=True):
+    has_several = unit in run.several_meanings(layer)
+    meanings = rows["meaning"].fillna(0).astype(int) if has_several else [0] * len(rows)
+    for name, activation, meaning in zip(rows["image"], rows["activation"], meanings, strict=True):
         file, *_ = run.report_data.pictures.get(str(name), [None])
         path = run.folder / REPORT / THUMBNAILS / file if file else None
         exists = path is not None and path.is_file()
-        images.append(TopImage(str(name), float(activation), path if exists else None))
+        images.append(TopImage(str(name), float(activation), path if exists else None, meaning))
     return images

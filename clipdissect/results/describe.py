@@ -24,6 +24,14 @@ from clipdissect.capture.activations import (
 )
 from clipdissect.errors import DissectError
 from clipdissect.results.flags import COLUMN, DEAD, FEW, RARE, TIED, flags_of
+from clipdissect.results.meanings import (
+    IMAGES,
+    Candidates,
+    LayerMeanings,
+    Splitter,
+    layer_meanings,
+    lowest_of,
+)
 from clipdissect.similarity import Similarity, ranks
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
 from clipdissect.similarity.ranking import concat_layers
@@ -47,7 +55,8 @@ class Describer:
 
     Similarities that need only top images score all layers at once in `tables`, which computes
     the concept activations and their softmax once. Layers with ground truth are scored when
-    added, so that `truth_rank` and the description use the same scores.
+    added, so that `truth_rank` and the description use the same scores. With `meanings` above 1, up
+    to that many per unit are looked for, see `results.meanings`.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Describer:
         similarity: Similarity,
         top: int,
         null: bool = True,
+        meanings: int = 1,
     ) -> None:
         self._concept_activations, self._texts = concept_activations, texts
         self._similarity, self._top = similarity, top
@@ -65,6 +75,13 @@ class Describer:
         self._best: dict[str, Best] = {}
         self._null: dict[str, Tensor] = {}
         self._waiting: dict[str, TopActivations] = {}
+        embeds = concept_activations.image_embeds
+        self.splitter = Splitter(embeds, meanings) if meanings > 1 else None
+        self.meanings: dict[str, LayerMeanings] = {}  # by layer, after `tables`
+        # Clusters that may be meanings, by layer.
+        self._clusters: dict[str, Candidates] = {}
+        self._best_of_clusters: dict[str, Best] = {}
+        self._null_of_clusters: dict[str, Tensor] = {}
 
     def add(
         self,
@@ -84,6 +101,7 @@ class Describer:
         dead, top_k = dead_units(activations), self._similarity.images_per_unit
         scored = scored_units(dead, self._similarity)  # of latents, those that vary
         top = None if top_k is None else top_of(activations, top_k)
+        shown = top  # with images on which latents are silent
         rare = torch.zeros_like(dead)
         if firing is not None:
             fires = firing.images.to(dead.device)
@@ -97,10 +115,18 @@ class Describer:
         ranks = None if truth is None else self._truth_ranks(q, truth, scored)
         flags = {DEAD: _array(dead), FEW: _array(few), RARE: _array(rare)}
         self._layers.append(_Layer(layer, _array(scored), flags, ranks, firing))
+        if self.splitter is not None:
+            clustered = (shown or top_of(activations, IMAGES)).select(scored)
+            lowest = lowest_of(activations, firing is not None)[scored]
+            self._clusters[layer] = self.splitter.split(clustered, lowest)
         if not scored.any():
-            self._best[layer] = _empty_best(min(self._top, len(self._texts)))
-            self._null[layer] = torch.zeros(0, dtype=torch.float32)
+            empty = _empty_best(min(self._top, len(self._texts)))
+            none = torch.zeros(0, dtype=torch.float32)
+            self._best[layer] = self._best_of_clusters[layer] = empty
+            self._null[layer] = self._null_of_clusters[layer] = none
         elif top is None or self._similarity.needs_all or truth is not None:
+            if layer in self._clusters:
+                q = self._with_clusters(layer, q, top and top.select(scored))
             self._score({layer: int(scored.sum())}, q)
         else:
             self._waiting[layer] = top.select(scored)
@@ -108,31 +134,48 @@ class Describer:
     def tables(self) -> list[pd.DataFrame]:
         """Return a table like `describe_layer`'s per layer, in the order of `add`."""
         if self._waiting:
-            together = concat_layers(list(self._waiting.values()))
+            clusters = [self._clusters[n].as_top() for n in self._waiting if n in self._clusters]
+            together = concat_layers(list(self._waiting.values()), clusters)
             self._score(dict(zip(self._waiting, together.layers, strict=True)), together)
             self._waiting = {}
-        return [self._table(layer, self._best[layer.name]) for layer in self._layers]
+        tables = [self._table(layer, self._best[layer.name]) for layer in self._layers]
+        if self.splitter is None:
+            return tables
+        for layer, table in zip(self._layers, tables, strict=True):
+            self.meanings[layer.name] = self._meanings(layer, table)
+        return [self.meanings[layer.name].descriptions for layer in self._layers]
+
+    def _with_clusters(
+        self, layer: str, q: Tensor | TopActivations, top: TopActivations | None
+    ) -> Tensor | TopActivations:
+        """Add the rows of a layer's clusters after its units, as the similarity takes them."""
+        clusters = self._clusters[layer]
+        if top is not None and not self._similarity.needs_all:
+            return concat_layers([top], [clusters.as_top()])
+        assert isinstance(q, Tensor)
+        embeds = self._concept_activations.image_embeds
+        return torch.cat([q, clusters.as_activations(q, embeds)], 1)
 
     def _score(self, units: dict[str, int], q: Tensor | TopActivations) -> None:
+        """Score layers' units, which the rows of their clusters follow, if any."""
         best = self._similarity.top(self._concept_activations, q, self._top)
-        sizes = list(units.values())
+        clusters = [name for name in units if name in self._clusters]
+        sizes = [*units.values(), *(len(self._clusters[name]) for name in clusters)]
         tensors = (best.concepts, best.scores, best.margin, best.resolution)
-        per_layer = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
-        self._best |= zip(units, (Best(*parts) for parts in per_layer), strict=True)
+        parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+        found = [Best(*part) for part in parts]
+        self._best |= zip(units, found, strict=False)
+        self._best_of_clusters |= zip(clusters, found[len(units) :], strict=True)
         if self._shuffled is not None:
-            null = self._similarity.top(self._shuffled, q, 1).scores[:, 0]
-            self._null |= zip(units, torch.split(null, sizes), strict=True)
+            scores = self._similarity.top(self._shuffled, q, 1).scores[:, 0]
+            null = torch.split(scores, sizes)
+            self._null |= zip(units, null, strict=False)
+            self._null_of_clusters |= zip(clusters, null[len(units) :], strict=True)
 
     def _table(self, layer: _Layer, best: Best) -> pd.DataFrame:
         units, scored = len(layer.scored), layer.scored
         table: dict[str, Any] = {"layer": [layer.name] * units, "unit": np.arange(units)}
-        texts = np.asarray(self._texts, dtype=object)
-        for rank in range(best.concepts.shape[1]):
-            suffix = column_suffix(rank)
-            names = texts[_array(best.concepts[:, rank])]
-            table[f"description{suffix}"] = scatter(names, scored, "")
-            table[f"similarity{suffix}"] = scatter(best.scores[:, rank], scored, np.nan)
-        table["margin"] = scatter(best.margin, scored, np.nan)
+        table |= self._described(best, scored)
         tied = scatter(best.tied, scored, False)
         table[COLUMN] = flags_of({DEAD: layer.flags[DEAD], TIED: tied, **layer.flags})
         if layer.firing is not None:
@@ -143,6 +186,24 @@ class Describer:
             table["truth_rank"] = np.where(layer.flags[DEAD], np.nan, layer.truth_ranks)
         frame: pd.DataFrame = pd.DataFrame(table)
         return frame
+
+    def _described(self, best: Best, scored: Bool[np.ndarray, " units"]) -> dict[str, Any]:
+        """Return `description, similarity, ..., margin`."""
+        texts, columns = np.asarray(self._texts, dtype=object), {}
+        for rank in range(best.concepts.shape[1]):
+            suffix = column_suffix(rank)
+            names = texts[_array(best.concepts[:, rank])]
+            columns[f"description{suffix}"] = scatter(names, scored, "")
+            columns[f"similarity{suffix}"] = scatter(best.scores[:, rank], scored, np.nan)
+        columns["margin"] = scatter(best.margin, scored, np.nan)
+        return columns
+
+    def _meanings(self, layer: _Layer, table: pd.DataFrame) -> LayerMeanings:
+        clusters, best = self._clusters[layer.name], self._best_of_clusters[layer.name]
+        rows = pd.DataFrame(self._described(best, np.ones(len(clusters), dtype=bool)))
+        if self._shuffled is not None:
+            rows[NULL] = _array(self._null_of_clusters[layer.name])
+        return layer_meanings(table, layer.scored, clusters, rows, _array(best.tied))
 
     def _truth_ranks(
         self, q: Tensor | TopActivations, truth: Sequence[str], scored: Bool[Tensor, " units"]

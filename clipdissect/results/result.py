@@ -24,8 +24,9 @@ class Result:
         descriptions: one row per unit: `layer, unit, description, similarity`, the runners-up
             (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple,
             see `results.flags`), `null_similarity` (best score with shuffled images) and, with
-            ground truth, `truth_rank` (from 1, ties averaged; NaN for dead units).
-        top_images: `layer, unit, rank, image, activation`.
+            ground truth, `truth_rank` (from 1, ties averaged; NaN for dead units); where several
+            meanings were looked for, `meanings`, their number, and `formula` (an OR).
+        top_images: `layer, unit, rank, image, activation`, and `meaning` where any was looked for.
         run: the manifest, with seconds per stage.
         histograms: per layer; empty if not computed.
         target: the target with the method's preprocessing; None if unchanged.

@@ -34,6 +34,9 @@ class TopActivations:
     images: int
     # Units per layer after `ranking.concat_layers`, because a marginal over units is per layer.
     layers: tuple[int, ...] = ()
+    # Further rows per layer, after the units of all layers: scored with the layer's marginal, of
+    # which they are no part.
+    extra: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> TopActivations:
         """Return a copy on the device, or this one if it is there."""

@@ -68,17 +68,23 @@ def merge(a: TopActivations, b: TopActivations, k: int | None = None) -> TopActi
     )
 
 
-def concat_layers(layers: Sequence[TopActivations]) -> TopActivations:
-    """Concatenate the units of layers with the same probe and k, to score them in one pass."""
+def concat_layers(
+    layers: Sequence[TopActivations], extra: Sequence[TopActivations] = ()
+) -> TopActivations:
+    """Concatenate the units of layers with the same probe and k, to score them in one pass.
+
+    `extra` has further rows of each layer, if any; see `TopActivations.extra`.
+    """
     first = layers[0]
-    for layer in layers[1:]:
+    for layer in (*layers[1:], *extra):
         checks.same("images", first.images, "the first", layer.images, "a layer")
         checks.same("top images", len(first.values), "the first", len(layer.values), "a layer")
     return TopActivations(
-        values=torch.cat([layer.values.float() for layer in layers], dim=1),
-        indices=torch.cat([layer.indices for layer in layers], dim=1),
+        values=torch.cat([layer.values.float() for layer in (*layers, *extra)], dim=1),
+        indices=torch.cat([layer.indices for layer in (*layers, *extra)], dim=1),
         images=first.images,
         layers=tuple(layer.values.shape[1] for layer in layers),
+        extra=tuple(layer.values.shape[1] for layer in extra),
     )
 
 

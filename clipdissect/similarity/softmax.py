@@ -58,7 +58,8 @@ class MutualInformation(Similarity):
     def _plan(self, source: Source, q: Activations) -> Plan:
         top = as_top(q, self.top_k, source.images, "top_k")
         rows, index = union(top.indices, source.images)
-        (base, weight, smallest), layers, units = self.factors(top.values), top.layers, len(index)
+        (base, weight, smallest), units = self.factors(top.values), len(index)
+        layers, extra = top.layers, top.extra
         del top
         group = safe_group(smallest)
         # In use: P, its exponentials, and the scores.
@@ -71,7 +72,7 @@ class MutualInformation(Similarity):
             block = exponentials.take(start, stop)
             joint = kernels.log_product_sums(block, index, inverse, base, weight, group)
             grow(magnitudes, joint)
-            return kernels.less_marginal(joint, self.lam, layers)
+            return kernels.less_marginal(joint, self.lam, layers, extra)
 
         return Plan(units, blocks, scores, magnitudes)
 

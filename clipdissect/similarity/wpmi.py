@@ -66,6 +66,6 @@ class Wpmi(MutualInformation):
             # L_km = a * (sum_i I_i) . T_m - sum_i lse_i
             joint = sums.block(start, stop).mul_(self.a).sub_(lse_sums)
             grow(magnitudes, joint)
-            return kernels.less_marginal(joint, self.lam, top.layers)
+            return kernels.less_marginal(joint, self.lam, top.layers, top.extra)
 
         return Plan(units, blocks, scores, magnitudes)

@@ -54,12 +54,10 @@ class LabelEncoder:
 
     def embed_images(self, images: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images d"]:
         """Return unit-length embeddings; raise a DissectError for another probe's image."""
-        embeddings = []
-        for image in (images * 255).round().byte().cpu():
-            number = self._numbers.get(_fingerprint(image))
-            if number is None:
-                raise DissectError(f"the encoder knows only the images of {self.probe.name}")
-            embeddings.append(self._shares(number))
+        numbers = self.numbers_of(images)
+        if None in numbers:
+            raise DissectError(f"the encoder knows only the images of {self.probe.name}")
+        embeddings = [self.shares(number).sqrt() for number in numbers if number is not None]
         return F.normalize(torch.stack(embeddings), dim=-1).to(images.device)
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
@@ -68,6 +66,19 @@ class LabelEncoder:
         indices = torch.tensor([known.get(text, len(known)) for text in texts])
         return F.one_hot(indices, len(known) + 1).float().to(device)
 
+    def numbers_of(self, images: Float[Tensor, "images 3 h w"]) -> list[int | None]:
+        """Return the images' numbers in the probe; None for images of another one."""
+        pixels = (images * 255).round().byte().cpu()
+        return [self._numbers.get(_fingerprint(image)) for image in pixels]
+
+    def shares(self, image: int) -> Float[Tensor, " d"]:
+        """Return the area shares of the masks' texts in an image of the probe."""
+        texts = self.masks.texts
+        shares = torch.zeros(len(texts) + 1, dtype=torch.float32)
+        for number, mask in self.masks.read(image).concepts().items():
+            shares[texts.index(self.masks.concepts[number].text)] += float(mask.mean())
+        return shares
+
     @cached_property
     def _numbers(self) -> dict[bytes, int]:
         to_tensor = self.preprocess
@@ -75,13 +86,6 @@ class LabelEncoder:
         return {
             _fingerprint((picture * 255).round().byte()): i for i, picture in enumerate(pictures)
         }
-
-    def _shares(self, image: int) -> Float[Tensor, " d"]:
-        texts = self.masks.texts
-        shares = torch.zeros(len(texts) + 1, dtype=torch.float32)
-        for number, mask in self.masks.read(image).concepts().items():
-            shares[texts.index(self.masks.concepts[number].text)] += float(mask.mean())
-        return shares.sqrt()
 
 
 def _fingerprint(image: Tensor) -> bytes:

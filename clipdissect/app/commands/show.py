@@ -45,11 +45,13 @@ def parts(unit: Unit, images: int) -> list[Any]:
     from rich.text import Text
 
     name = unit.descriptions[0][0] if unit.descriptions else "no description"
+    if unit.meanings:
+        name = " | ".join(meaning.text for meaning in unit.meanings)
     title = Text.assemble((f"{unit.layer}/{unit.number}  ", "dim"), (name, "bold"))
     if unit.flags:
         title.append(f"  [{', '.join(unit.flags)}]", "yellow")
     top = [
-        (rank, f"{image.activation:.3f}", image.name)
+        (rank, f"{image.activation:.3f}", image.name, _mark(image.meaning))
         for rank, image in enumerate(unit.images[:images], 1)
     ]
     rank = {**RIGHT, "style": "dim"}
@@ -57,8 +59,12 @@ def parts(unit: Unit, images: int) -> list[Any]:
         title,
         _table({"text": {}, "score": RIGHT, "bar": {}}, _scores(unit)),
         _table({"name": {"style": "dim"}, "value": {}}, _facts(unit)),
-        _table({"rank": rank, "activation": RIGHT, "image": {"overflow": "fold"}}, top),
+        _table({"rank": rank, "activation": RIGHT, "image": {"overflow": "fold"}, "of": {}}, top),
     ]
+
+
+def _mark(meaning: int) -> str:
+    return f"meaning {meaning}" if meaning else ""
 
 
 def _table(columns: dict[str, Any], rows: Any) -> Any:
@@ -81,6 +87,11 @@ def _facts(unit: Unit) -> list[tuple[str, str]]:
     from clipdissect.report.scores import score_of
 
     rows = []
+    for number, of_unit in enumerate(unit.meanings, 1):
+        part = f"{of_unit.share:.0%} of the activation, {of_unit.images} images"
+        if of_unit.null == of_unit.null:
+            part += f", null {of_unit.null:.3f}"
+        rows.append((f"meaning {number}", f"{of_unit.text}  {of_unit.score:.3f}, {part}"))
     if unit.margin == unit.margin:
         rows.append(("margin", f"{unit.margin:.3f}"))
     if unit.null == unit.null:

@@ -20,10 +20,17 @@
       const same = item.layer.same[item.row];
       list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${near.toFixed(2)}` }));
     }
+    const several = Math.max(0, ...item.layer.sides.map((side) => meaningsOf(side, item.row).length));
+    if (several) list.push(el("span", { class: "badge", title: "its top images are of several kinds", text: `${several} meanings` }));
     return el("span", { class: "badges" }, ...list);
   }
 
+  // Of a unit with several: [text, score, null, share, images] each, the largest share first.
+  function meaningsOf(side, row) { return (side.g && side.g[row]) || []; }
+
   function descriptionOf(side, row) {
+    const several = meaningsOf(side, row);
+    if (several.length) return several.map(([first]) => text(first)).join(" | ");
     const first = side.d[row][0];
     return first === undefined ? "no description" : text(first);
   }
@@ -101,6 +108,7 @@
       box.append(image);
       if (details.p && details.p[rank]) box.append(overlay(details.p[rank], details.q && details.q[rank], details.w));
     } else box.append(missing(name));
+    if (details.g && details.g[rank]) box.append(el("span", { class: "meaning", title: `meaning ${details.g[rank]}`, text: details.g[rank] }));
     if (!large) return el("li", {}, box);
     const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
     return el("li", {}, el("figure", {}, box, el("figcaption", {}, label, el("b", { text: activation }))));
@@ -166,6 +174,15 @@
     return el("p", { class: "firing" }, el("span", { text: "fires" }), " ", el("b", { text: `on ${fires.toLocaleString("en")}${all} images, ${share}` }));
   }
 
+  function meanings(item, side) {
+    const several = meaningsOf(side, item.row);
+    if (!several.length) return [];
+    const rows = several.map(([words, score, chance, share, images], place) => el("li", {},
+      el("span", { class: "meaning", text: place + 1 }), el("b", { text: text(words) }),
+      el("span", { text: `${Math.round(100 * share)} % of the activation, ${images} images${chance === null ? "" : `, null ${dissect.score(chance)}`}` }), el("i", { text: dissect.score(score) })));
+    return [el("p", { class: "lead", text: "Meanings, by their share of the top images' activation" }), el("ol", { class: "meanings", "aria-label": "Meanings" }, ...rows)];
+  }
+
   // Links to the latents with similar directions in the decoder; those that aren't listed have none.
   function neighbours(item, side, details) {
     if (!details.nb || !details.nb.length) return [];
@@ -189,6 +206,7 @@
     heading.append(...content);
     const box = el("div", { class: "side" }, heading);
     if (dissect.data.slots[place] && !dissect.data.shared) box.append(strip(item, place, large));
+    if (large) box.append(...meanings(item, side));
     box.append(el("div", { class: "below" }, bars(side, item.row, most), plot), ...[scores(item, side, large)].filter(Boolean));
     if (large && scoredAs(item, side)) box.append(line("scores are of", scoredAs(item, side)));
     dissect.ask(place, item, (details) => {

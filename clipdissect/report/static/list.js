@@ -24,7 +24,7 @@
     if (item.hay === undefined) {
       const { layer, row } = item;
       const known = [layer.t && layer.t[row], ...(layer.o || []).map((own) => own[row])];
-      const all = [...layer.sides.flatMap((side) => side.d[row]), ...known.filter((text) => text !== undefined)];
+      const all = [...layer.sides.flatMap((side) => [...side.d[row], ...((side.g && side.g[row]) || []).map(([words]) => words)]), ...known.filter((text) => text !== undefined)];
       item.hay = `${layer.name}/${item.unit}\n${all.map(dissect.text).join("\n")}`.toLowerCase();
     }
     return item.hay;

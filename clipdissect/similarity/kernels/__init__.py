@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from jaxtyping import Float, Int
@@ -58,13 +59,26 @@ def log_product_sums(
 
 
 def less_marginal(
-    joint: Float[Tensor, "units block"], lam: float, layers: Sequence[int] = ()
+    joint: Float[Tensor, "units block"],
+    lam: float,
+    layers: Sequence[int] = (),
+    extra: Sequence[int] = (),
 ) -> Float[Tensor, "units block"]:
-    """Apply `plain.less_marginal` in place per layer; `layers` are units per layer, if any."""
-    for layer in torch.split(joint, list(layers) or len(joint)) if lam else ():
+    """Apply `plain.less_marginal` in place per layer; `layers` are units per layer, if any.
+
+    `extra` are further rows per layer, after all units; see `TopActivations.extra`.
+    """
+    if not lam:
+        return joint
+    sizes = list(layers) or [len(joint)]
+    parts = torch.split(joint, [*sizes, *extra])
+    for layer, more in zip_longest(parts[: len(sizes)], parts[len(sizes) :]):
+        first = layer[0].clone()
         arguments = (layer, float(lam))
         if not COMPILED.run("less_marginal", layer.shape[1], arguments, _CONCEPTS_STEP):
             plain.less_marginal(layer, lam)
+        if more is not None:
+            more.sub_(first - layer[0])  # the term that was subtracted from every unit
     return joint
 
 
