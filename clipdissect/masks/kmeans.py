@@ -74,9 +74,7 @@ def _lloyd(
     for _ in range(_ROUNDS):
         means = np.diff(total[starts]) / np.diff(starts)
         middles = (means[1:] + means[:-1]) / 2
-        moved = np.concatenate(
-            [[0], np.searchsorted(values, middles, side="right"), [len(values)]]
-        )
+        moved = np.concatenate([[0], np.searchsorted(values, middles, side="right"), [len(values)]])
         if (moved == starts).all() or (np.diff(moved) == 0).any():
             break
         starts = moved

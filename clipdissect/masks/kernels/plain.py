@@ -61,7 +61,8 @@ def _upsampled(
     above, below, down = rows
     wide = maps[:, :, left] + across * (maps[:, :, right] - maps[:, :, left])
     values = wide[:, above] + down[:, None] * (wide[:, below] - wide[:, above])
-    return values.reshape(len(maps), len(down) * len(across))
+    flat: Float[np.ndarray, "n pixels"] = values.reshape(len(maps), len(down) * len(across))
+    return flat
 
 
 def intersections(
