@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,8 +30,8 @@ class Search:
 
     @property
     def bytes_per_word(self) -> int:
-        """Memory for a word of a unit's mask: number and bits, and two masks per formula."""
-        return 16 + 16 * self.width
+        """Memory for a word of a unit's mask: its number, bits and copies, and two per formula."""
+        return 80 + 16 * self.width
 
     def best(
         self, units: UnitMasks, counts: OverlapCounts, sizes: FormulaCounts
@@ -42,36 +41,41 @@ class Search:
         return [beam[0] if beam else None for beam in beams]
 
 
-def range_table(
-    blocks: Iterable[RangeMasks],
-    finder: Search,
-    concepts: ConceptMasks,
-    null: ConceptMasks | None,
-) -> pd.DataFrame:
-    """Return `unit, meaning, share, images, description, similarity, lower, upper, ...` per range.
+class RangeDescriber:
+    """Describes ranges; counts each formula's pixels once.
 
-    `meaning` counts from 1, the highest range; `share` is of the unit's active positions, `images`
-    counts those in which the range is active.
+    Args:
+        finder: the search for a range's description.
+        concepts: the candidates.
+        null: the candidates' masks with the images shuffled; None for no null.
     """
-    sizes, masks = FormulaCounts(concepts), FormulaMasks(concepts)
-    null_sizes = None if null is None else FormulaCounts(null)
-    parts = [pd.DataFrame({})]
-    for rows in blocks:
+
+    def __init__(self, finder: Search, concepts: ConceptMasks, null: ConceptMasks | None) -> None:
+        self.finder, self.masks = finder, FormulaMasks(concepts)
+        self.sizes = FormulaCounts(concepts)
+        self.null_sizes = None if null is None else FormulaCounts(null)
+
+    def table(self, rows: RangeMasks) -> pd.DataFrame:
+        """Return a row per range: `unit, meaning, share, images, description, similarity, ...`.
+
+        `meaning` counts from 1, the highest range; `share` is of the unit's active positions,
+        `images` counts those in which the range is active.
+        """
+        concepts = self.sizes.concepts
         counts = count_overlaps(rows.masks, concepts)
-        best = finder.best(rows.masks, counts, sizes)
-        singles = Search(1, 1).best(rows.masks, counts, sizes)
+        best = self.finder.best(rows.masks, counts, self.sizes)
+        singles = Search(1, 1).best(rows.masks, counts, self.sizes)
         columns = _range_columns(rows, concepts.layout)
         columns |= _formula_columns(best, singles, concepts)
-        found = [own or NO_MEASURES for own in measures(rows.masks, counts, best, masks)]
-        columns |= dict(pd.DataFrame([asdict(own) for own in found]))
-        if null_sizes is not None:
+        found = measures(rows.masks, counts, best, self.masks)
+        columns |= dict(pd.DataFrame([asdict(own or NO_MEASURES) for own in found]))
+        if self.null_sizes is not None:
+            counts = count_overlaps(rows.masks, self.null_sizes.concepts)
+            by_chance = self.finder.best(rows.masks, counts, self.null_sizes)
             # A range that shares no pixel with any concept scores 0.
-            counts = count_overlaps(rows.masks, null_sizes.concepts)
-            by_chance = finder.best(rows.masks, counts, null_sizes)
             columns[NULL] = [b.score if b else 0.0 for b in by_chance]
-        parts.append(pd.DataFrame(columns))
-    table: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    return table
+        table: pd.DataFrame = pd.DataFrame(columns)
+        return table
 
 
 def _range_columns(rows: RangeMasks, layout: Layout) -> dict[str, Any]:

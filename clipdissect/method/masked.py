@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.crop import CROPPED, VIEWS, without_crop
 from clipdissect.masks.ranges import range_masks
 from clipdissect.masks.units import UnitMasks
-from clipdissect.method.activation_ranges import Search, range_table
+from clipdissect.method.activation_ranges import RangeDescriber, Search
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
@@ -38,6 +38,7 @@ from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
 
 MOST_RANGES = 20
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +139,20 @@ class MaskMatchingMethod(Method):
         self, active: LayerMasks, concepts: ConceptMasks, null: ConceptMasks | None, timers: Timers
     ) -> pd.DataFrame:
         """Return the descriptions of activation ranges; empty without `ranges`."""
+        if not self.ranges:
+            return pd.DataFrame()
         tables = []
-        for layer in active.thresholds if self.ranges else ():
-            assert self.ranges
+        for layer in active.thresholds:
+            describer = RangeDescriber(self.search, concepts, null)
             blocks = range_masks(active, layer, self.ranges, self.search.bytes_per_word)
-            with timers.stage("ranges"):
-                table = range_table(blocks, self.search, concepts, null)
-            table.insert(0, "layer", layer)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            for rows in _timed(blocks, timers, "range masks"):
+                with timers.stage("range scoring"):
+                    table = describer.table(rows)
+                table.insert(0, "layer", layer)
+                tables.append(table)
+        # A layer of dead units has no range.
+        joined: pd.DataFrame = pd.concat(tables or [pd.DataFrame()], ignore_index=True)
+        return joined
 
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         whole, notes = without_crop(target.preprocess)
@@ -242,14 +248,14 @@ class MaskMatchingMethod(Method):
         )
 
 
-def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[UnitMasks]:
+def _timed(groups: Iterator[Group], timers: Timers, stage: str) -> Iterator[Group]:
     """Time each `next`, because the groups are computed lazily."""
     while True:
         with timers.stage(stage):
-            units = next(groups, None)
-        if units is None:
+            group = next(groups, None)
+        if group is None:
             return
-        yield units
+        yield group
 
 
 def _vocabulary(active: LayerMasks, concepts: ConceptMasks) -> Concepts:
