@@ -139,10 +139,9 @@ class MaskMatchingMethod(Method):
         self, active: LayerMasks, concepts: ConceptMasks, null: ConceptMasks | None, timers: Timers
     ) -> pd.DataFrame:
         """Return the descriptions of activation ranges; empty without `ranges`."""
-        if not self.ranges:
-            return pd.DataFrame()
-        tables = []
-        for layer in active.thresholds:
+        tables = [pd.DataFrame()]  # alone where there are no ranges, as of dead units
+        for layer in active.thresholds if self.ranges else ():
+            assert self.ranges
             describer = RangeDescriber(self.search, concepts, null)
             blocks = range_masks(active, layer, self.ranges, self.search.bytes_per_word)
             for rows in _timed(blocks, timers, "range masks"):
@@ -150,8 +149,7 @@ class MaskMatchingMethod(Method):
                     table = describer.table(rows)
                 table.insert(0, "layer", layer)
                 tables.append(table)
-        # A layer of dead units has no range.
-        joined: pd.DataFrame = pd.concat(tables or [pd.DataFrame()], ignore_index=True)
+        joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
         return joined
 
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
