@@ -68,7 +68,7 @@ def measures(
     """Return the measures of each unit's formula; None without a formula.
 
     Source: La Rosa et al., "Towards a fuller understanding of neurons with Clustered Compositional
-    Explanations", NeurIPS 2023, Sec. 4.
+    Explanations", NeurIPS 2023.
     """
     concepts = masks.concepts
     found: list[Measures | None] = []

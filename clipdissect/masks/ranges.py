@@ -50,6 +50,9 @@ def activation_ranges(unit: int, values: Float[np.ndarray, "..."], count: int) -
 
     A range goes from the smallest to the largest activation of a cluster of k-means. If no
     activation is negative, zeros are in no range.
+    Source: La Rosa et al., "Towards a fuller understanding of neurons with Clustered Compositional
+    Explanations", NeurIPS 2023, Sec. 3. There the ends don't belong to the range, which would
+    leave out the cap of a ReLU6, and ranges of one activation; here they do.
     """
     ordered = np.sort(values, axis=None)
     if ordered[0] >= 0:
@@ -86,6 +89,7 @@ def range_masks(
                 ranges.append(one)
                 words.append(mask)
         remaining = remaining[len(maps) :]
+        del maps, unit_maps  # before the next are allocated
     if words:
         yield _together(ranges, words)
 
@@ -117,6 +121,8 @@ def _masks(
     maps: Float[np.ndarray, "images h w"], ranges: list[Range], active: LayerMasks
 ) -> list[_Words]:
     """Return the masks of a unit's ranges, in the layout of all images."""
+    if not ranges:
+        return []
     lower, upper = (
         np.array([getattr(r, end) for r in ranges], dtype=np.float32) for end in ("lower", "upper")
     )
