@@ -51,7 +51,7 @@ def activation_ranges(unit: int, values: Float[np.ndarray, "..."], count: int) -
     A range goes from the smallest to the largest activation of a cluster of k-means. If no
     activation is negative, zeros are in no range.
     Source: La Rosa et al., "Towards a fuller understanding of neurons with Clustered Compositional
-    Explanations", NeurIPS 2023, Sec. 3. There the ends don't belong to the range, which would
+    Explanations", NeurIPS 2023. There the ends don't belong to the range, which would
     leave out the cap of a ReLU6, and ranges of one activation; here they do.
     """
     ordered = np.sort(values, axis=None)
