@@ -9,6 +9,7 @@ Writes ranges.csv (each range's description with the unit's truth), table.md and
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -52,14 +53,22 @@ def main() -> None:
 def described(
     planted: testing.Planted, images: probe.Probe, name: str, ranges: int
 ) -> pd.DataFrame:
-    """Return the ranges of all units, with each unit's truth and whether the range names it."""
+    """Return all units' ranges, with the unit's truth and whether the range names it.
+
+    Range 0 is what lies above the method's threshold.
+    """
     job = Job(
         target=planted.target,
         probe=images,
         settings=Settings(device="cpu"),
         store=Store(store_dir()),
     )
-    table = method.build(name, ranges=ranges).describe(job).meanings
+    found = method.build(name, ranges=ranges).describe(job)
+    table = pd.concat([found.descriptions.assign(meaning=0), found.meanings], ignore_index=True)
+    columns = ["layer", "unit", "meaning", "description", "similarity", *found.meanings]
+    table = table[[c for c in dict.fromkeys(columns) if c in table]]
+    if name == "network_dissection":  # descriptions of units have no formulas
+        table["formula"] = [json.dumps({"label": text}) for text in table["description"]]
     truth = [planted.truth[row["layer"]][row["unit"]] for _, row in table.iterrows()]
     right = [names_truth(t, row) for t, (_, row) in zip(truth, table.iterrows(), strict=True)]
     return table.assign(truth=truth, right=right)
@@ -68,7 +77,7 @@ def described(
 def summary(ranges: pd.DataFrame) -> str:
     """Return a table of the right ranges and the mean IoU, by kind of concept and range."""
     numbers = sorted(ranges["meaning"].unique())
-    header = ["method", "planted", "units", *(f"range {n}" for n in numbers)]
+    header = ["method", "planted", "units", *(f"range {n}" if n else "top 0.5 %" for n in numbers)]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     kinds = ranges.assign(kind=[kind_of(text) for text in ranges["truth"]])
     for (name, kind), group in kinds.groupby(["method", "kind"], sort=False):
