@@ -12,6 +12,7 @@ from clipdissect.errors import DissectError
 from clipdissect.masks import ConceptMasks, OverlapCounts
 from clipdissect.masks.search import FormulaCounts, search
 from clipdissect.masks.units import UnitMasks
+from clipdissect.method.activation_ranges import Search
 from clipdissect.method.masked import MaskMatchingMethod
 from clipdissect.results.describe import description_columns
 
@@ -30,7 +31,8 @@ class Compositional(MaskMatchingMethod):
     Args:
         length: largest number of concepts in a formula.
         beam: beam width, in formulas.
-        quantile, detector, least_images, categories, view, memory: see `MaskMatchingMethod`.
+        quantile, detector, least_images, categories, view, memory, ranges: see
+            `MaskMatchingMethod`.
 
     Source: Mu & Andreas, NeurIPS 2020; length 3 and beam 5 are their code's settings.
     """
@@ -45,6 +47,10 @@ class Compositional(MaskMatchingMethod):
             value = getattr(self, name)
             if not 1 <= value <= largest:
                 raise DissectError(f"method.{name} is {value}; it must be 1 to {largest}")
+
+    @property
+    def search(self) -> Search:
+        return Search(self.length, self.beam)
 
     def table(
         self, units: UnitMasks, counts: OverlapCounts, concepts: ConceptMasks, top: int

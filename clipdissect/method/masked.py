@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,9 @@ from clipdissect.masks import (
 )
 from clipdissect.masks.counts import concept_iou
 from clipdissect.masks.crop import CROPPED, VIEWS, without_crop
+from clipdissect.masks.ranges import range_masks
 from clipdissect.masks.units import UnitMasks
+from clipdissect.method.activation_ranges import RangeDescriber, Search
 from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
@@ -34,6 +36,9 @@ from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
+
+MOST_RANGES = 20
+Group = TypeVar("Group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,8 @@ class MaskMatchingMethod(Method):
         view: `whole` resizes whole images to the input size, as the published codes do;
             `target` uses the target's crop, which shifts maps against masks.
         memory: gigabytes for thresholds and masks; see `masks.layers.layer_masks`.
+        ranges: ranges of each unit's activations to describe, as `meanings`; None for none. See
+            `masks.ranges.activation_ranges`; 5 is the published number.
     """
 
     quantile: float = 0.005
@@ -57,6 +64,7 @@ class MaskMatchingMethod(Method):
     categories: list[str] | None = None
     view: str = "whole"
     memory: float = 2.0
+    ranges: int | None = None
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
     @property
@@ -72,6 +80,15 @@ class MaskMatchingMethod(Method):
             raise DissectError(f"method.detector is {self.detector}; it must be between 0 and 1")
         if self.least_images < 1:
             raise DissectError(f"method.least_images is {self.least_images}; it must be at least 1")
+        if self.ranges and not 2 <= self.ranges <= MOST_RANGES:
+            raise DissectError(
+                f"method.ranges is {self.ranges}; it must be 2 to {MOST_RANGES}, or null for none"
+            )
+
+    @property
+    def search(self) -> Search:
+        """The search for the description of a mask; for single concepts here."""
+        return Search(1, 1)
 
     @abstractmethod
     def table(
@@ -105,6 +122,7 @@ class MaskMatchingMethod(Method):
             max_activations = active.thresholds[layer].max_activation
             shown = layer, max_activations, names, job.images, layer in target.saes
             top_images.append(top_images_of_layer(*shown))
+        meanings = self._meanings(active, concepts, null, timers)
         vocabulary = _vocabulary(active, concepts)
         run = self._manifest(target, active, concepts, vocabulary, job, notes)
         return Result(
@@ -114,7 +132,25 @@ class MaskMatchingMethod(Method):
             target=target,
             thresholds={name: thresholds.values for name, thresholds in active.thresholds.items()},
             vocabulary=vocabulary,
+            meanings=meanings,
         )
+
+    def _meanings(
+        self, active: LayerMasks, concepts: ConceptMasks, null: ConceptMasks | None, timers: Timers
+    ) -> pd.DataFrame:
+        """Return the descriptions of activation ranges; empty without `ranges`."""
+        tables = [pd.DataFrame()]  # alone where there are no ranges, as of dead units
+        for layer in active.thresholds if self.ranges else ():
+            assert self.ranges
+            describer = RangeDescriber(self.search, concepts, null)
+            blocks = range_masks(active, layer, self.ranges, self.search.bytes_per_word)
+            for rows in _timed(blocks, timers, "range masks"):
+                with timers.stage("range scoring"):
+                    table = describer.table(rows)
+                table.insert(0, "layer", layer)
+                tables.append(table)
+        joined: pd.DataFrame = pd.concat(tables, ignore_index=True)
+        return joined
 
     def _with_view(self, target: Target) -> tuple[Target, tuple[str, ...]]:
         whole, notes = without_crop(target.preprocess)
@@ -210,14 +246,14 @@ class MaskMatchingMethod(Method):
         )
 
 
-def _timed(groups: Iterator[UnitMasks], timers: Timers, stage: str) -> Iterator[UnitMasks]:
+def _timed(groups: Iterator[Group], timers: Timers, stage: str) -> Iterator[Group]:
     """Time each `next`, because the groups are computed lazily."""
     while True:
         with timers.stage(stage):
-            units = next(groups, None)
-        if units is None:
+            group = next(groups, None)
+        if group is None:
             return
-        yield units
+        yield group
 
 
 def _vocabulary(active: LayerMasks, concepts: ConceptMasks) -> Concepts:

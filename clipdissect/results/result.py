@@ -34,9 +34,9 @@ class Result:
         vocabulary: the candidate texts; None if free text or unknown.
         units: `layer, unit` and numbers that need no label, see `results.coherence`; empty if the
             method embeds no images.
-        meanings: `layer, unit, meaning` (from 1, the largest share first), `share`, `images`,
-            `description, similarity` and further columns, a row per meaning of a unit; empty unless
-            the method looks for several.
+        meanings: `layer, unit, meaning` (from 1, the largest share first; of activation ranges, the
+            highest first), `share`, `images`, `description, similarity` and further columns, a row
+            per meaning of a unit; empty unless the method looks for several.
     """
 
     descriptions: pd.DataFrame

@@ -207,3 +207,25 @@ def test_errors_of_the_data_are_not_the_compilers(monkeypatch: pytest.MonkeyPatc
             np.ones((1, 2, 2), dtype=np.float32), np.zeros(1, dtype=np.float32), (4, 4)
         )
     assert kernels.COMPILED.module() is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((4, 4), (8, 8)), ((3, 5), (17, 11)), ((1, 1), (5, 4)), ((9, 6), (4, 3))]
+)
+def test_ranges_are_those_of_torchs_bilinear(
+    backend: str, old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    # Multiples of 1/4 in steps of small sizes: both interpolations are exact or far from bounds.
+    maps = np.random.default_rng(0).integers(0, 40, (5, *old)).astype(np.float32) / 4
+    lower, upper = np.float32([7.1, 3.3, 0]), np.float32([9.75, 7.1, 2.9])
+    found = kernels.upsample_and_split(maps, lower, upper, new)
+    wide = F.interpolate(torch.from_numpy(maps)[None], size=new, mode="bilinear")[0].numpy()
+    for low, high, words in zip(lower, upper, found, strict=True):
+        expected = (wide >= low) & (wide <= high)
+        assert (unpacked(words, new[0] * new[1]).reshape(wide.shape) == expected).all()
+
+
+def test_a_range_includes_its_ends(backend: str) -> None:
+    maps = np.float32([[[1, 2]], [[2, 3]], [[5, 5]]])
+    found = kernels.upsample_and_split(maps, np.float32([2]), np.float32([3]), (1, 2))
+    assert unpacked(found[0], 2).tolist() == [[False, True], [True, True], [False, False]]

@@ -18,6 +18,7 @@ __all__ = [
     "extend_masks",
     "intersections",
     "popcount",
+    "upsample_and_split",
     "upsample_and_threshold",
 ]
 
@@ -35,6 +36,22 @@ def upsample_and_threshold(
     if COMPILED.run("upsample_and_threshold", len(maps), arguments):
         return out
     return plain.upsample_and_threshold(maps, thresholds, rows, columns)
+
+
+def upsample_and_split(
+    maps: Float[np.ndarray, "n h w"],
+    lower: Float[np.ndarray, " ranges"],
+    upper: Float[np.ndarray, " ranges"],
+    size: tuple[int, int],
+) -> UInt64[np.ndarray, "ranges n words"]:
+    """Compute `plain.upsample_and_split` for masks of a `size`."""
+    rows, columns = (interpolation(old, new) for old, new in zip(maps.shape[1:], size, strict=True))
+    words = -(-size[0] * size[1] // 64)
+    out = np.empty((len(lower), len(maps), words), dtype=np.uint64)
+    arguments = (maps, lower, upper, *rows, *columns, out)
+    if COMPILED.run("upsample_and_split", len(maps), arguments):
+        return out
+    return plain.upsample_and_split(maps, lower, upper, rows, columns)
 
 
 def interpolation(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

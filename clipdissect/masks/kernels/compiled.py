@@ -40,6 +40,45 @@ def upsample_and_threshold(  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _upsample(map_, above, below, down, left, right, across, wide, values):  # type: ignore[no-untyped-def]
+    """Interpolate one map, row by row, into the flat `values`."""
+    width = len(left)
+    for y in range(len(map_)):
+        row = map_[y]
+        for x in range(width):
+            wide[y, x] = row[left[x]] + across[x] * (row[right[x]] - row[left[x]])
+    for y in range(len(above)):
+        upper, lower, fraction = wide[above[y]], wide[below[y]], down[y]
+        for x in range(width):
+            values[y * width + x] = upper[x] + fraction * (lower[x] - upper[x])
+
+
+@_compiled
+def upsample_and_split(  # type: ignore[no-untyped-def]
+    maps, lower, upper, above, below, down, left, right, across, out, start, stop
+):
+    """Compute `plain.upsample_and_split` for some maps."""
+    wide = np.empty((maps.shape[1], len(left)), np.float32)
+    # Pixels after the last one are in no range.
+    values = np.full(64 * out.shape[2], np.inf, np.float32)
+    for n in range(start, stop):
+        _upsample(maps[n], above, below, down, left, right, across, wide, values)
+        for word in range(out.shape[2]):
+            part = values[64 * word : 64 * word + 64]
+            least, largest = part[0], part[0]
+            for x in range(64):
+                least, largest = min(least, part[x]), max(largest, part[x])
+            for place in range(len(lower)):
+                low, high = lower[place], upper[place]
+                bits = np.uint64(0)
+                if least <= high and largest >= low:
+                    for x in range(64):
+                        inside = np.uint64(low <= part[x]) & np.uint64(part[x] <= high)
+                        bits |= inside << np.uint64(x)
+                out[place, n, word] = bits
+
+
+@_compiled
 def intersections(starts, words, masks, rows, concept, bits, out, start, stop):  # type: ignore[no-untyped-def]
     """Compute `plain.intersections` for some units."""
     beams = len(masks)

@@ -23,21 +23,46 @@ def popcount(words: UInt64[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     return sums
 
 
+Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 def upsample_and_threshold(
     maps: Float[np.ndarray, "n h w"],
     thresholds: Float[np.ndarray, " n"],
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rows: Neighbours,
+    columns: Neighbours,
 ) -> UInt64[np.ndarray, "n words"]:
     """Return which pixels of bilinearly interpolated maps exceed the threshold, packed."""
     from clipdissect.masks.layout import packed
 
+    values = _upsampled(maps, rows, columns)
+    return packed(values > thresholds[:, None])
+
+
+def upsample_and_split(
+    maps: Float[np.ndarray, "n h w"],
+    lower: Float[np.ndarray, " ranges"],
+    upper: Float[np.ndarray, " ranges"],
+    rows: Neighbours,
+    columns: Neighbours,
+) -> UInt64[np.ndarray, "ranges n words"]:
+    """Return which pixels of bilinearly interpolated maps are in each range, ends included."""
+    from clipdissect.masks.layout import packed
+
+    values = _upsampled(maps, rows, columns)
+    bounds = zip(lower, upper, strict=True)
+    return np.stack([packed((values >= low) & (values <= high)) for low, high in bounds])
+
+
+def _upsampled(
+    maps: Float[np.ndarray, "n h w"], rows: Neighbours, columns: Neighbours
+) -> Float[np.ndarray, "n pixels"]:
     left, right, across = columns
     above, below, down = rows
     wide = maps[:, :, left] + across * (maps[:, :, right] - maps[:, :, left])
     values = wide[:, above] + down[:, None] * (wide[:, below] - wide[:, above])
-    active = values > thresholds[:, None, None]
-    return packed(active.reshape(len(maps), len(down) * len(across)))
+    flat: Float[np.ndarray, "n pixels"] = values.reshape(len(maps), len(down) * len(across))
+    return flat
 
 
 def intersections(
