@@ -210,7 +210,9 @@ class Linear(Method):
         numbers: Int[Tensor, " usable"],
     ) -> Int[Tensor, " most"]:
         values = concepts.values[:, numbers]
-        layers = (_all_activations(captured, layer, values.device) for layer in captured.activations)
+        layers = (
+            _all_activations(captured, layer, values.device) for layer in captured.activations
+        )
         best = torch.stack([best_correlations(values, q, train) for q in layers]).amax(0)
         return numbers[best.topk(self.most).indices.sort().values]
 

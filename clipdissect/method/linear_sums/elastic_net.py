@@ -104,10 +104,8 @@ def coordinate_descent(
             weights[:, j] = new
             gradient -= change[:, None] * row
         rest = gradient - squared * weights
-        is_zero: Bool[Tensor, "units concepts"] = weights == 0
-        excess = torch.where(
-            is_zero, rest.abs() - absolute, (rest - absolute * weights.sign()).abs()
-        )
+        of_zeros, of_others = rest.abs() - absolute, (rest - absolute * weights.sign()).abs()
+        excess = torch.where(weights == 0, of_zeros, of_others)
         violation[:] = excess.clamp(min=0).amax(1)
         if math.isnan(float(violation.sum())) or float(violation.max()) <= tolerance:
             return
