@@ -1,6 +1,6 @@
 """Time of method=linear's fits against scikit-learn's ElasticNet and least squares per unit.
 
-    python scripts/benchmark_linear.py                   # 50,000 images, 1,000 concepts, 2,048 units
+    python scripts/benchmark_linear.py                      # 50,000 images, 2,048 units
     python scripts/benchmark_linear.py --images 5000 --units 500
 
 Both sides fit the same random numbers, by as many threads as torch takes. The plain side fits a
@@ -91,7 +91,9 @@ def compare(fitted: FittedSums, units: Sequence[int], sums: list[tuple[list[int]
             equal += 1
             differences.append(abs(float(fitted.correlation[unit]) - correlation))
     largest = max(differences, default=float("nan"))
-    print(f"equal sums: {equal} of {len(units)}; their correlations differ by at most {largest:.1e}")
+    print(
+        f"equal sums: {equal} of {len(units)}; their correlations differ by at most {largest:.1e}"
+    )
 
 
 def main() -> None:
@@ -99,7 +101,9 @@ def main() -> None:
     for name, default in (("images", 50000), ("concepts", 1000), ("units", 2048), ("sample", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
-    fast(*inputs(argparse.Namespace(images=100, concepts=20, units=2)), *torch.arange(100).split(80))
+    fast(
+        *inputs(argparse.Namespace(images=100, concepts=20, units=2)), *torch.arange(100).split(80)
+    )
     values, activations = inputs(a)
     order = torch.randperm(a.images, generator=torch.Generator().manual_seed(1))
     validation, train = order[: a.images // 8], order[a.images // 8 :]
@@ -108,19 +112,24 @@ def main() -> None:
     fitted = fast(values, activations, train, validation)
     seconds = time.perf_counter() - start
     memory = memory_of("VmHWM") - before
-    print(f"{a.images} images, {a.concepts} concepts, {a.units} units; {processor()}, "
-          f"{torch.get_num_threads()} threads")
+    print(
+        f"{a.images} images, {a.concepts} concepts, {a.units} units; {processor()}, "
+        f"{torch.get_num_threads()} threads"
+    )
     lengths = (fitted.concepts >= 0).sum(1).double()
     print(f"concepts per sum: {float(lengths.mean()):.2f}, at most {int(lengths.max())}")
-    print(f"all units: {seconds:.1f} s, {memory:.2f} GB more memory")
+    print(f"all units: {seconds:.1f} s, {memory / 1e9:.2f} GB more memory")
     units = np.linspace(0, a.units - 1, a.sample).round().astype(int).tolist()
     start, sums = time.perf_counter(), []
     for unit in units:
-        parts = [(values[rows].numpy(), activations[rows, unit].numpy()) for rows in (train, validation)]
-        sums.append(plain_sum(*parts))
+        q = activations[:, unit]
+        train_part, validation_part = (
+            (values[rows].numpy(), q[rows].numpy()) for rows in (train, validation)
+        )
+        sums.append(plain_sum(train_part, validation_part))
     each = (time.perf_counter() - start) / len(units)
-    ratio = each * a.units / seconds
-    print(f"scikit-learn, per unit: {each:.1f} s, for all {each * a.units:.0f} s: ratio {ratio:.0f}")
+    of_all = each * a.units
+    print(f"per unit: {each:.1f} s each, {of_all:.0f} s for all: ratio {of_all / seconds:.0f}")
     compare(fitted, units, sums)
 
 
