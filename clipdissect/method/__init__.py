@@ -14,6 +14,7 @@ from clipdissect.method.decoder_names import DecoderNames
 from clipdissect.method.linear import Linear
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
+from clipdissect.method.published_linear import PublishedLinear
 from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Method]] = {
@@ -24,6 +25,7 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "linear": Linear,
     "network_dissection": NetworkDissection,
     "published": Published,
+    "published_linear": PublishedLinear,
 }
 
 __all__ = ["OPTIONS", "ImageCaptioner", "Job", "Method", "build"]

@@ -299,7 +299,7 @@ def _table(
         tree if is_described else None
         for tree, is_described in zip(_trees(fitted, names), described, strict=True)
     ]
-    texts = [[_text(tree)] if tree else [] for tree in trees]
+    texts = [[text_of(tree)] if tree else [] for tree in trees]
     columns: dict[str, Any] = {"layer": layer, "unit": range(len(trees))}
     columns |= description_columns(texts, [[c] for c in correlation], 1)
     few = fitted.correlation.isnan().cpu() & ~dead
@@ -321,10 +321,15 @@ def _trees(fitted: FittedSums, names: Sequence[str]) -> Iterator[dict[str, Any]]
     for concepts, weights, bias in zip(*rows, strict=True):
         terms = [(n, w) for n, w in zip(concepts, weights, strict=True) if n != NONE]
         terms.sort(key=lambda term: -abs(term[1]))
-        yield formulas.weighted_sum([names[n] for n, _ in terms], [w for _, w in terms], bias)
+        rounded = [_rounded(weight) for _, weight in terms]
+        yield formulas.weighted_sum([names[n] for n, _ in terms], rounded, _rounded(bias))
 
 
-def _text(tree: formulas.Tree) -> str:
+def _rounded(number: float) -> float:
+    return float(f"{number:.7g}")  # as precise as the activations
+
+
+def text_of(tree: formulas.Tree) -> str:
     """Return a sum in words; of a single concept with a positive weight, the concept."""
     if len(tree["of"]) == 1 and tree["weights"][0] > 0:
         return formulas.to_text(tree["of"][0])
