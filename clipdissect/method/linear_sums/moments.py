@@ -14,7 +14,7 @@ LEAST_MEAN, LEAST_STD = 0.5, 1e-5  # of the values of a concept that can be used
 _ROWS = 4096  # images at a time, in float64
 _COLUMNS = 1024  # concepts or units at a time
 
-Rows = Int[Tensor, " rows"]
+Rows = Int[Tensor, " _"]  # parts of the images differ in length
 Values = Shaped[Tensor, "images columns"]
 
 
