@@ -21,7 +21,7 @@ from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
 from clipdissect.method.image_concepts import ImageConcepts, image_concepts, needs_of
-from clipdissect.method.linear_sums.elastic_net import TOLERANCE, Penalty
+from clipdissect.method.linear_sums.elastic_net import Penalty
 from clipdissect.method.linear_sums.fit import FittedSums, SumFitter
 from clipdissect.method.linear_sums.greedy import NONE, Search
 from clipdissect.method.linear_sums.moments import (
@@ -50,6 +50,7 @@ from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_range
 
 LEAST_IMAGES = 3  # of each part
+NEGLIGIBLE = 1e-4  # violation of the elastic net's optimality, in correlations
 EMBEDS_DIGEST = "encoder images"
 FEW_VALIDATION = 200  # below, a correlation by chance often exceeds `tolerance`
 
@@ -337,7 +338,7 @@ def text_of(tree: formulas.Tree) -> str:
 
 
 def _not_converged(layer: str, fitted: FittedSums) -> list[str]:
-    count = int((fitted.violation > TOLERANCE).sum())
+    count = int((fitted.violation > NEGLIGIBLE).sum())
     return [f"the elastic nets of {count} units of {layer} have not converged"] if count else []
 
 
