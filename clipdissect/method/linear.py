@@ -51,7 +51,6 @@ from clipdissect.utils.type_checks import check_range
 
 LEAST_IMAGES = 3  # of each part
 NEGLIGIBLE = 1e-4  # violation of the elastic net's optimality, in correlations
-EMBEDS_DIGEST = "encoder images"
 FEW_VALIDATION = 200  # below, a correlation by chance often exceeds `tolerance`
 
 
@@ -134,7 +133,7 @@ class Linear(Method):
             notes += _not_converged(layer, fitted)
             tables.append(table)
             with timers.stage("summaries"):
-                summaries.append(_summary(layer, q, captured, job))
+                summaries.append(self._summary(layer, q, captured, job))
         parts = tables, [s.top_images for s in summaries], [s.units for s in summaries]
         descriptions, top_images, units = (pd.concat(part, ignore_index=True) for part in parts)
         run = self._manifest(job, captured, kept, split, notes)
@@ -221,6 +220,14 @@ class Linear(Method):
         penalty = Penalty(self.lam, self.alpha)
         search = Search(self.length, self.width, self.tolerance)
         return SumFitter(concepts.values, *split, penalty, search)
+
+    def _summary(self, layer: str, q: Tensor, captured: CapturedFeatures, job: Job) -> LayerSummary:
+        """Return top images, histograms and, if the images are embedded, numbers of the units."""
+        if self._encoder(job) is not None:
+            embeds = captured.image_embeds.to(q.device)
+            return summarise(layer, q, captured, embeds, job.images, job.settings.numeric)
+        shown = captured.images, job.images, layer in captured.firing
+        return LayerSummary(top_images_of_layer(layer, q, *shown), histograms(q), pd.DataFrame())
 
     def _manifest(
         self,
@@ -340,12 +347,3 @@ def text_of(tree: formulas.Tree) -> str:
 def _not_converged(layer: str, fitted: FittedSums) -> list[str]:
     count = int((fitted.violation > NEGLIGIBLE).sum())
     return [f"the elastic nets of {count} units of {layer} have not converged"] if count else []
-
-
-def _summary(layer: str, q: Tensor, captured: CapturedFeatures, job: Job) -> LayerSummary:
-    """Return top images, histograms and, if the images are embedded, numbers of the units."""
-    if EMBEDS_DIGEST in captured.digests:
-        embeds = captured.image_embeds.to(q.device)
-        return summarise(layer, q, captured, embeds, job.images, job.settings.numeric)
-    shown = captured.images, job.images, layer in captured.firing
-    return LayerSummary(top_images_of_layer(layer, q, *shown), histograms(q), pd.DataFrame())

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import COLOURS, ColourEncoder, ColourNet, LiveNet, preprocess
 from tiny_saes import sae
 
-from clipdissect import concepts, method, probe
+from clipdissect import concepts, method, probe, testing
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
@@ -157,6 +157,37 @@ def test_a_residual_network(job: Job) -> None:
     assert len(described) >= 7
     assert (described["length"] >= 1).all()
     assert described["similarity"].median() > 0.5  # colours are easily told apart
+
+
+class TwoColours(torch.nn.Module):
+    """Unit n is the maximum of colour detector n and 0.75 times that of the next."""
+
+    def __init__(self, filters: testing.Filters) -> None:
+        super().__init__()
+        self.colour, self.sums = filters.colour, torch.nn.Identity()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self.colour(torch.cat([pixels, pixels.square()], 1)).relu().amax((2, 3))
+        summed: torch.Tensor = self.sums(found + 0.75 * found.roll(-1, 1))
+        return summed
+
+
+def test_planted_sums_of_detectors(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"photographs": False, "stamps": "none", "root": str(tmp_path)}
+    scenes = probe.build("synthetic_broden", images=120, size=48, **options)
+    planted = testing.planted_filters(48)
+    network = TwoColours(planted.target.model).eval()  # type: ignore[arg-type]
+    target = Target("sums", network, planted.target.preprocess, ("sums",))
+    settings = Settings(device="cpu", workers=0)
+    job = Job(target, scenes, settings=settings, store=Store(tmp_path / "store"), null=False)
+    table = Linear(source="labels").describe(job).descriptions
+    names = planted.truth["colours"]
+    both = [{name, names[(n + 1) % len(names)]} for n, name in enumerate(names)]
+    found = [set(formulas.texts_of(formulas.read(cell) or {})) for cell in table["formula"]]
+    hits = [len(truth & chosen) for truth, chosen in zip(both, found, strict=True)]
+    assert sum(hits) >= 0.8 * 2 * len(names)
+    assert table["similarity"].mean() > 0.8
+    assert "null_similarity" not in table
 
 
 @pytest.mark.parametrize(
