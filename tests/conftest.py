@@ -50,6 +50,10 @@ CHECKED = [
     "clipdissect.probe.image_labels",
     "clipdissect.method.image_concepts",
     "clipdissect.results.meanings",
+    *(
+        f"clipdissect.method.linear_sums.{name}"
+        for name in ("elastic_net", "fit", "greedy", "moments")
+    ),
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

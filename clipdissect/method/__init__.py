@@ -11,8 +11,10 @@ from clipdissect.method.captioning import ImageCaptioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.decoder_names import DecoderNames
+from clipdissect.method.linear import Linear
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
+from clipdissect.method.published_linear import PublishedLinear
 from clipdissect.utils import registry
 
 OPTIONS: dict[str, Callable[..., Method]] = {
@@ -20,8 +22,10 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "clip_dissect": ClipDissect,
     "compositional": Compositional,
     "decoder_names": DecoderNames,
+    "linear": Linear,
     "network_dissection": NetworkDissection,
     "published": Published,
+    "published_linear": PublishedLinear,
 }
 
 __all__ = ["OPTIONS", "ImageCaptioner", "Job", "Method", "build"]

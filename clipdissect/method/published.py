@@ -58,18 +58,9 @@ class Published(Method):
 
     def describe(self, job: Job) -> Result:
         file = Path(self.path).expanduser()
-        table = self._select_layers(self._convert(_read(file), file), file)
-        _check_units(table, file, self.first_unit)
-        run = {
-            **environment(),
-            "method": {"name": self.name, **asdict(self)},
-            "digests": {"labels": hashing.hash_file(file)},
-            "notes": [],
-            "seconds": {},
-            "computed": [],
-        }
-        no_images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
-        return Result(table, no_images, run)
+        table = self._convert(read_cells(file), file)
+        options = {"name": self.name, **asdict(self)}
+        return labels_result(table, file, options, self.layers, self.sort, self.first_unit)
 
     def _convert(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
         names = {
@@ -83,31 +74,62 @@ class Published(Method):
                 raise unknown(f"column (method.{name}_column) of {file}", column, map(str, table))
         out = pd.DataFrame(index=table.index)
         out["layer"] = table[self.layer_column] if self.layer_column else (self.layers or [""])[0]
-        out["unit"] = _whole(table[self.unit_column], file) - self.first_unit
+        out["unit"] = units_of(table[self.unit_column], file) - self.first_unit
         labels = table[self.description_column]
         out["description"] = [_without_suffix(label, self.strip or ()) for label in labels]
         score = self.similarity_column
-        out["similarity"] = np.nan if score is None else _numbers(table[score], file)
+        out["similarity"] = np.nan if score is None else numbers(table[score], file)
         rest = table[[c for c in table if c not in names.values() and c not in out]]
-        scores = {c: _numbers(rest[c], file) for c in rest if _SCORES.fullmatch(str(c))}
+        scores = {c: numbers(rest[c], file) for c in rest if _SCORES.fullmatch(str(c))}
         joined: pd.DataFrame = pd.concat([out, rest.assign(**scores)], axis=1)
         if flags.COLUMN in joined:
             joined[flags.COLUMN] = joined[flags.COLUMN].map(flags.read)
         return joined
 
-    def _select_layers(self, table: pd.DataFrame, file: Path) -> pd.DataFrame:
-        present = list(dict.fromkeys(table["layer"]))
-        parts = []
-        for layer in self.layers or present:
-            if layer not in present:
-                raise unknown(f"layer (method.layers) of {file}", layer, present)
-            rows = table[table["layer"] == layer]
-            parts.append(rows.sort_values("unit", kind="stable") if self.sort else rows)
-        selected: pd.DataFrame = pd.concat(parts, ignore_index=True)
-        return selected
+
+def labels_result(
+    table: pd.DataFrame,
+    file: Path,
+    method: dict[str, Any],
+    layers: Sequence[str] | None,
+    sort: bool = True,
+    first_unit: int = 0,
+) -> Result:
+    """Return labels `layer, unit, description, ...` read from a file as a result.
+
+    Args:
+        method: name and parameters, for the manifest.
+        layers, sort, first_unit: see `Published`.
+    """
+    selected = _select_layers(table, layers, file, sort)
+    _check_units(selected, file, first_unit)
+    run = {
+        **environment(),
+        "method": method,
+        "digests": {"labels": hashing.hash_file(file)},
+        "notes": [],
+        "seconds": {},
+        "computed": [],
+    }
+    no_images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
+    return Result(selected, no_images, run)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _select_layers(
+    table: pd.DataFrame, layers: Sequence[str] | None, file: Path, sort: bool
+) -> pd.DataFrame:
+    present = list(dict.fromkeys(table["layer"]))
+    parts = []
+    for layer in layers or present:
+        if layer not in present:
+            raise unknown(f"layer (method.layers) of {file}", layer, present)
+        rows = table[table["layer"] == layer]
+        parts.append(rows.sort_values("unit", kind="stable") if sort else rows)
+    selected: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return selected
+
+
+def read_cells(file: Path) -> pd.DataFrame:
     """Read a CSV file's cells as strings: "nan" and "null" are labels."""
     if not file.is_file():
         raise MissingResource(
@@ -122,17 +144,18 @@ def _read(file: Path) -> pd.DataFrame:
     return table
 
 
-def _whole(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
-    numbers = _numbers(column, file)
-    _refuse(numbers % 1 != 0, column, file, "a unit's number")  # NaN is among them
-    return numbers.astype(int)
+def units_of(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
+    """Convert cells to whole numbers."""
+    values = numbers(column, file)
+    _refuse(values % 1 != 0, column, file, "a unit's number")  # NaN is among them
+    return values.astype(int)
 
 
-def _numbers(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
+def numbers(column: pd.Series[Any], file: Path) -> pd.Series[Any]:
     """Convert cells to floats, empty ones to NaN."""
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    _refuse(numbers.isna() & ~column.str.lower().isin(["", "nan"]), column, file, "a number")
-    return numbers
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    _refuse(values.isna() & ~column.str.lower().isin(["", "nan"]), column, file, "a number")
+    return values
 
 
 def _refuse(wrong: pd.Series[bool], column: pd.Series[Any], file: Path, expected: str) -> None:

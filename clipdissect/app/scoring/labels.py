@@ -70,7 +70,8 @@ def make_anew(source: Source, job: Job, first: Probe) -> Labels:
     """Describe the job's layers by the source's method on the first part of the images."""
     method = _method(source)
     own = replace(build_job(source.config, method), target=job.target, probe=job.probe)
-    if "encoder" in method.needs and not (job.target and job.target.saes):
+    captures_features = {"encoder", "similarity"} <= set(method.needs)  # by `capture_features`
+    if captures_features and not (job.target and job.target.saes):
         _reuse_features(own, first)
     result = method.describe(replace(own, probe=first))
     texts = result.vocabulary.texts if result.vocabulary else ()

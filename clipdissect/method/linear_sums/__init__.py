@@ -1,0 +1,1 @@
+"""Weighted sums of concepts that predict units: moments, elastic net, greedy search."""
