@@ -47,7 +47,7 @@ CHECKED = [
     "clipdissect.results.describe",
     "clipdissect.results.formulas",
     "clipdissect.probe.image_labels",
-    "clipdissect.method.image_concepts",
+    *(f"clipdissect.method.{name}" for name in ("auroc_search", "image_concepts", "invert")),
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

@@ -109,7 +109,7 @@ def capture(
 def run_worker(
     target: Target,
     layers: Sequence[str],
-    encoder: Encoder,
+    encoder: Encoder | None,
     probe: Probe,
     store: Store,
     settings: Settings,

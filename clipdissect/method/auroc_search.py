@@ -24,7 +24,7 @@ from clipdissect.results.formulas import AND, NOT, OR, leaf, node
 Join = tuple[str, bool]  # an operator, and whether the concept is negated
 JOINS: tuple[Join, ...] = ((AND, False), (AND, True), (OR, False), (OR, True))  # ties: this order
 IMAGES_AT_ONCE = 4096  # of a matrix product
-BYTES = 64_000_000  # of the candidates, or masks, of the units that are searched together
+BYTES = 32_000_000  # of the candidates, or masks, of the units that are searched together
 ANY = "..."
 T = TypeVar("T", Tensor, np.ndarray)
 
@@ -125,6 +125,7 @@ class AurocSearch:
         length: largest number of concepts in a formula.
         width: formulas in the beam.
         smallest, largest: number of images that may show a formula.
+        least: number of images that show a concept in a formula.
         limit: join only the concepts whose area is farthest from 1/2; None for all.
     """
 
@@ -133,6 +134,7 @@ class AurocSearch:
     width: int = 5
     smallest: int = 1
     largest: int | None = None
+    least: int = 1
     limit: int | None = None
 
     def search(self, ranks: Int[Tensor, "units images"]) -> list[Beam]:
@@ -144,9 +146,25 @@ class AurocSearch:
         the earlier. A formula that the same images show as an earlier one is left out.
         """
         beams: list[Beam] = []
-        for part in torch.split(ranks, self._units_at_once):
+        for part in torch.split(ranks, self._units_at_once) if len(ranks) else ():
             beams += _Units(self, part).search()
         return beams
+
+    def areas(self, ranks: Int[Tensor, "units images"]) -> Float[Tensor, "units concepts"]:
+        """Return the area of every concept; NaN where no image or every image shows it."""
+        parts = torch.split(ranks, self._units_at_once)
+        return torch.cat([_Units(self, part).areas[:, 0] for part in parts])
+
+    def in_range(self, sizes: Float[Tensor, ANY]) -> Bool[Tensor, ANY]:
+        images = self.shown.shape[1]
+        low, high = max(1, self.smallest), min(images - 1, self.largest or images)
+        return (low <= sizes) & (sizes <= high)
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a concept or a negated concept has a size in range."""
+        either = self.in_range(self.sizes) | self.in_range(self.shown.shape[1] - self.sizes)
+        return bool((either & self.used).any())
 
     @property
     def _units_at_once(self) -> int:
@@ -159,11 +177,11 @@ class AurocSearch:
         return self.shown.sum(1).double()
 
     @cached_property
-    def distinct(self) -> Bool[Tensor, " concepts"]:
-        """Which concepts' images aren't those of an earlier one."""
+    def used(self) -> Bool[Tensor, " concepts"]:
+        """Which concepts enough images show, and not the same images as an earlier concept."""
         first: dict[bytes, int] = {}
         is_first = [first.setdefault(row.tobytes(), n) == n for n, row in enumerate(self.bits)]
-        return torch.tensor(is_first, device=self.shown.device)
+        return torch.tensor(is_first, device=self.shown.device) & (self.sizes >= self.least)
 
     @cached_property
     def bits(self) -> UInt8[np.ndarray, "concepts bytes"]:
@@ -211,6 +229,7 @@ class _Units:
         self.settings, self.ranks, self.shown = settings, ranks, settings.shown
         everything = torch.ones_like(ranks, dtype=torch.bool)[:, None]
         self.alone = sums_over(everything, self.shown, ranks)  # [units, 1, concepts]
+        self.areas = auroc(self.alone, settings.sizes, ranks.shape[1])
         self.beams: list[Beam] = [[] for _ in ranks]
 
     def search(self) -> list[Beam]:
@@ -225,18 +244,17 @@ class _Units:
         """Score the concepts and negated concepts."""
         sizes = self.settings.sizes.expand_as(self.alone)
         both = torch.stack([sizes, self.ranks.shape[1] - sizes], 2)
-        return self._scored(torch.stack([self.alone, -self.alone], 2), both, self.settings.distinct)
+        return self._scored(torch.stack([self.alone, -self.alone], 2), both, self.settings.used)
 
     def _joinable(self) -> Bool[Tensor, "units 1 1 concepts"]:
         """Return which concepts may be joined to a unit's formulas."""
-        limit, distinct = self.settings.limit, self.settings.distinct
+        limit, used = self.settings.limit, self.settings.used
         if limit is None:
-            return distinct.expand_as(self.alone)[:, :, None]
-        areas = auroc(self.alone, self.settings.sizes, self.ranks.shape[1])
-        distance = (areas - 0.5).abs().nan_to_num(-1.0)
-        order = distance.masked_fill(~distinct, -1.0).argsort(-1, descending=True, stable=True)
+            return used.expand_as(self.alone)[:, :, None]
+        distance = (self.areas - 0.5).abs().nan_to_num(-1.0)
+        order = distance.masked_fill(~used, -1.0).argsort(dim=-1, descending=True, stable=True)
         first = torch.zeros_like(distance, dtype=torch.bool).scatter_(-1, order[..., :limit], True)
-        return (first & distinct)[:, :, None]
+        return (first & used)[:, :, None]
 
     def _longer(self, step: int, joinable: Bool[Tensor, "units 1 1 concepts"]) -> _Candidates:
         """Score all ways of joining a concept to the formulas of the last step."""
@@ -282,11 +300,8 @@ class _Units:
         sizes: Float[Tensor, "units places joins concepts"],
         allowed: Bool[Tensor, "*of concepts"],
     ) -> _Candidates:
-        images = self.ranks.shape[1]
-        low = max(1, self.settings.smallest)
-        high = min(images - 1, self.settings.largest or images)
-        areas = auroc(sums, sizes, images)
-        allowed = allowed & (low <= sizes) & (sizes <= high)
+        areas = auroc(sums, sizes, self.ranks.shape[1])
+        allowed = allowed & self.settings.in_range(sizes)
         return _Candidates(sums, sizes, areas.masked_fill(~allowed, -torch.inf))
 
     def _add(self, candidates: _Candidates, step: int) -> None:
