@@ -37,6 +37,7 @@ from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, RARE, TIED, flags_o
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
 from clipdissect.results.result import Result
+from clipdissect.utils.fingerprint import hash_elements
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_choice
 
@@ -220,7 +221,11 @@ class Invert(Method):
                 *captured.notes,
                 *concepts.notes,
             ],
-            digests={**captured.digests, "concepts": vocabulary.digest},
+            digests={
+                **captured.digests,
+                "concepts": vocabulary.digest,
+                "labels": hash_elements(concepts.shown),
+            },
             computed=captured.computed,
             fits=captured.fits,
             concepts={"name": vocabulary.name, "texts": len(vocabulary), **concepts.facts},
