@@ -88,12 +88,12 @@ def centred_ranks(activations: Float[Tensor, "images units"]) -> Int[Tensor, "un
     return torch.empty_like(first).scatter_(1, order, first + last + (1 - images))
 
 
-def auroc(
+def above_half(
     rank_sums: Float[Tensor, ANY], sizes: Float[Tensor, ANY], images: int
 ) -> Float[Tensor, ANY]:
-    """Return the areas under the ROC curve; NaN where no image or every image is shown."""
+    """Return the areas under the ROC curve, less 1/2; NaN where no or every image is shown."""
     # Whole numbers up to the division, so that equal areas are equal floats.
-    return 0.5 + rank_sums / (2 * sizes * (images - sizes))
+    return rank_sums / (2 * sizes * (images - sizes))
 
 
 def sums_over(
@@ -153,7 +153,7 @@ class AurocSearch:
     def areas(self, ranks: Int[Tensor, "units images"]) -> Float[Tensor, "units concepts"]:
         """Return the area of every concept; NaN where no image or every image shows it."""
         parts = torch.split(ranks, self._units_at_once)
-        return torch.cat([_Units(self, part).areas[:, 0] for part in parts])
+        return torch.cat([0.5 + _Units(self, part).gains[:, 0] for part in parts])
 
     def in_range(self, sizes: Float[Tensor, ANY]) -> Bool[Tensor, ANY]:
         images = self.shown.shape[1]
@@ -229,7 +229,7 @@ class _Units:
         self.settings, self.ranks, self.shown = settings, ranks, settings.shown
         everything = torch.ones_like(ranks, dtype=torch.bool)[:, None]
         self.alone = sums_over(everything, self.shown, ranks)  # [units, 1, concepts]
-        self.areas = auroc(self.alone, settings.sizes, ranks.shape[1])
+        self.gains = above_half(self.alone, settings.sizes, ranks.shape[1])
         self.beams: list[Beam] = [[] for _ in ranks]
 
     def search(self) -> list[Beam]:
@@ -251,7 +251,7 @@ class _Units:
         limit, used = self.settings.limit, self.settings.used
         if limit is None:
             return used.expand_as(self.alone)[:, :, None]
-        distance = (self.areas - 0.5).abs().nan_to_num(-1.0)
+        distance = self.gains.abs().nan_to_num(-1.0)
         order = distance.masked_fill(~used, -1.0).argsort(dim=-1, descending=True, stable=True)
         first = torch.zeros_like(distance, dtype=torch.bool).scatter_(-1, order[..., :limit], True)
         return (first & used)[:, :, None]
@@ -300,7 +300,7 @@ class _Units:
         sizes: Float[Tensor, "units places joins concepts"],
         allowed: Bool[Tensor, "*of concepts"],
     ) -> _Candidates:
-        areas = auroc(sums, sizes, self.ranks.shape[1])
+        areas = 0.5 + above_half(sums, sizes, self.ranks.shape[1])
         allowed = allowed & self.settings.in_range(sizes)
         return _Candidates(sums, sizes, areas.masked_fill(~allowed, -torch.inf))
 

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu, rankdata
 from sklearn.metrics import roc_auc_score
+from test_final_layer import Runner, runner  # noqa: F401 - a fixture
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess
 from tiny_saes import sae
+from torch import Tensor
 
 from clipdissect import concepts, method, probe
 from clipdissect.capture.settings import Settings
@@ -33,10 +35,8 @@ Slow = tuple[tuple[int, ...], tuple[tuple[str, bool], ...]]  # concepts, and how
 
 def slow_area(activations: np.ndarray, shown: np.ndarray) -> Fraction:
     """The share of pairs in which the shown image is above, counted pair by pair."""
-    halves = 0
-    for inside in activations[shown]:
-        for outside in activations[~shown]:
-            halves += 2 if inside > outside else 1 if inside == outside else 0
+    inside, outside = activations[shown][:, None], activations[~shown]
+    halves = int(2 * (inside > outside).sum() + (inside == outside).sum())
     area = Fraction(halves, 2 * int(shown.sum()) * int((~shown).sum()))
     assert math.isclose(area, roc_auc_score(shown, activations), abs_tol=1e-12)
     return area
@@ -68,12 +68,16 @@ def slow_search(
     usable = [n for n, row in enumerate(labels) if row.sum() >= least]
     usable = [n for n in usable if not any((labels[m] == labels[n]).all() for m in usable if m < n)]
 
+    areas: dict[bytes, Fraction] = {}  # by images
+
     def scored(formula: Slow) -> tuple[Slow, Fraction, int] | None:
         images = slow_images(labels, formula)
         count = int(images.sum())
         if not smallest <= count <= largest or not 0 < count < len(images):
             return None
-        return formula, slow_area(activations, images), count
+        if images.tobytes() not in areas:
+            areas[images.tobytes()] = slow_area(activations, images)
+        return formula, areas[images.tobytes()], count
 
     def merged(beam: list[Any], candidates: list[Any]) -> list[Any]:
         known = [slow_images(labels, old[0]) for old in beam]
@@ -107,7 +111,7 @@ def slow_search(
     return beam
 
 
-def random_units(seed: int, images: int = 30, units: int = 6) -> np.ndarray:
+def random_units(seed: int, images: int = 30, units: int = 4) -> np.ndarray:
     """Activations of which every other unit has ties."""
     values = np.random.default_rng(seed).normal(size=(images, units)).astype(np.float32)
     values[:, ::2] = np.round(values[:, ::2]).clip(0)
@@ -175,7 +179,7 @@ def test_ranks_are_average_ranks() -> None:
 
 
 def test_sums_of_many_images_are_exact() -> None:
-    images = 20_001
+    images = 20_003
     ranks = centred_ranks(torch.arange(images).float()[:, None])
     upper = torch.arange(images) > images // 2
     shown = torch.stack([upper, torch.arange(images) % 3 == 0])
@@ -203,39 +207,53 @@ def test_a_unit_turned_upside_down_has_the_negated_formulas() -> None:
     assert torch.allclose(AurocSearch(~shown).areas(centred_ranks(values)), 1 - areas)
 
 
-# Concepts 0 to 9, each shown by a fifth of 2000 images.
-PLANTED = {
-    "3": "3",
-    "3 AND NOT 5": "3 AND NOT 5",
-    "3 AND 5": "3 AND 5",
-    "3 OR 5": "3 OR 5",
-    "(3 OR 5) AND NOT 7": "(3 OR 5) AND NOT 7",
-    "(3 AND 5) OR 7": "(3 AND 5) OR 7",
-}
-
-
-@pytest.mark.parametrize("noise", [0.1, 1.0])
-def test_planted_formulas_are_found(noise: float) -> None:
+def planted(noise: float) -> tuple[dict[str, np.ndarray], np.ndarray, Tensor]:
+    """Formulas of ten concepts, each of a fifth of 2000 images, and units that detect them."""
     drawn = np.random.default_rng(0)
     labels = drawn.random((10, 2000)) < 0.2
-    three, five, seven = labels[3], labels[5], labels[7]
+    a, b, c = labels[3], labels[5], labels[7]
     truth = {
-        "3": three,
-        "3 AND NOT 5": three & ~five,
-        "3 AND 5": three & five,
-        "3 OR 5": three | five,
-        "(3 OR 5) AND NOT 7": (three | five) & ~seven,
-        "(3 AND 5) OR 7": (three & five) | seven,
+        "c3": a,
+        "c3 AND NOT c5": a & ~b,
+        "c3 AND c5": a & b,
+        "c3 OR c5": a | b,
+        "(c3 OR c5) AND NOT c7": (a | b) & ~c,
+        "c3 OR c7 OR c5": a | b | c,
+        "(c3 AND c5) OR c7": (a & b) | c,
+        "(c5 OR c7) AND c3": a & (b | c),
     }
-    units = np.stack([*truth.values()], 1) * 3.0 + drawn.normal(size=(2000, len(truth))) * noise
-    search = AurocSearch(torch.from_numpy(labels), smallest=10, largest=1000)
-    beams = search.search(centred_ranks(torch.from_numpy(units).float()))
-    for images, beam in zip(truth.values(), beams, strict=True):
-        best = beam[0].formula.images(torch.from_numpy(labels), torch.ones(2000, dtype=torch.bool))
-        found = best.numpy()
-        if noise < 1:  # exactly, in whatever form
-            assert (found == images).all()
-        assert (found & images).sum() / (found | images).sum() > 0.9
+    units = np.stack([*truth.values()], 1) + drawn.normal(size=(2000, len(truth))) * noise
+    return truth, labels, torch.from_numpy(units).float()
+
+
+def described(labels: np.ndarray, units: Tensor, width: int) -> list[str]:
+    search = AurocSearch(torch.from_numpy(labels), 3, width, smallest=10, largest=1000)
+    names = [f"c{n}" for n in range(len(labels))]
+    beams = search.search(centred_ranks(units))
+    return [formulas.to_text(beam[0].formula.tree(names)) for beam in beams]
+
+
+def test_planted_formulas_are_found() -> None:
+    truth, labels, units = planted(0.03)
+    found = described(labels, units, 5)
+    assert [set(text.split()) for text in found[:6]] == [set(text.split()) for text in [*truth][:6]]
+    # The first step keeps c7 or c3 AND c5, not their parts with the other: a wider beam does.
+    assert found[6:] == ["c7", "c3 AND c5"]
+    wide = AurocSearch(torch.from_numpy(labels), 3, 40, smallest=10, largest=1000)
+    best = [beam[0] for beam in wide.search(centred_ranks(units))]
+    everything = torch.ones(2000, dtype=torch.bool)
+    for images, scored in zip(truth.values(), best, strict=True):
+        assert scored.auroc == 1.0
+        assert (scored.formula.images(torch.from_numpy(labels), everything).numpy() == images).all()
+
+
+def test_noise_adds_concepts_by_chance() -> None:
+    _, labels, units = planted(0.33)
+    found = described(labels, units, 5)
+    assert found[3:5] == ["c3 OR c5", "(c3 OR c5) AND NOT c7"]  # of many images
+    # Of few images some part fits better.
+    assert {"c3", "c5"} < set(found[2].split())
+    assert len(found[2].split()) > 3
 
 
 def test_formulas_in_words_and_as_trees() -> None:
@@ -259,7 +277,7 @@ def test_formulas_in_words_and_as_trees() -> None:
 
 
 def test_p_values_are_scipys() -> None:
-    values, labels = random_units(12, images=60), random_labels(12, images=60)
+    values, labels = random_units(12, images=60).astype(np.float64), random_labels(12, images=60)
     search = AurocSearch(torch.from_numpy(labels), 2, 1, 5, 50)
     ranks = centred_ranks(torch.from_numpy(values))
     beams = search.search(ranks)
@@ -329,7 +347,7 @@ def test_the_shuffled_null_and_labels_are_part_of_the_run(job: Job, tmp_path: Pa
     assert other.equals(without.descriptions)
     assert job.probe is not None
     assert job.probe.labels is not None
-    swapped = replace(job.probe, labels=tuple(reversed(job.probe.labels)))
+    swapped = replace(job.probe, labels=(*job.probe.labels[:-1], job.probe.labels[0]))
     again = chosen.describe(replace(job, probe=swapped))
     assert again.run["digests"]["labels"] != first.run["digests"]["labels"]
     assert again.run["digests"]["images"] == first.run["digests"]["images"]
@@ -436,7 +454,7 @@ def test_real_architectures(
     target = Target(library, network.eval(), preprocess(32), layers)
     assert job.probe is not None
     chosen = method.build("invert", min_images=5, length=2)
-    table = chosen.describe(replace(job, target=target)).descriptions
+    table = chosen.describe(replace(job, target=target, null=False)).descriptions
     assert set(table["layer"]) == set(layers)
     live = table[table["similarity"].notna()]
     assert len(live) > 100
@@ -452,3 +470,24 @@ def test_real_architectures(
         tree = json.loads(row["formula"])
         assert formulas.evaluate(tree, values.__getitem__).mean() == pytest.approx(row["fraction"])
         assert formulas.to_text(tree) == row["description"]
+
+
+def test_final_layer_from_the_command_line(
+    runner: Runner,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    write_classes(tmp_path / "classes")
+    folder = runner(
+        "method=invert",
+        "method.min_images=5",
+        "method.length=1",
+        f"probe.root={tmp_path}/classes",
+        "probe.labels=folders",
+    )
+    final = json.loads((folder / "metrics.json").read_text())["final_layer"]
+    # Classes red, green, yellow and white; units red, green, blue and dead; white is no label.
+    assert (final["concepts"], final["classes_in_concepts"]) == (6, 3)
+    assert (final["top1"], final["described"]) == (0.5, 3)
+    assert final["mean_rank"] > 1  # of yellow, on the unit of blue
+    run = json.loads((folder / "run.json").read_text())
+    assert run["method"]["min_images"] == 5
