@@ -124,8 +124,7 @@ def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method
     texts, encoder = concepts.resolve(list(images.masks.texts)), testing.LabelEncoder(images)
     labels = replace(without_truth, concepts=texts, similarity=scorer, encoder=encoder)
     chosen = [
-        (name, method.build(name), without_truth)
-        for name in ("network_dissection", *FORMULAS)
+        (name, method.build(name), without_truth) for name in ("network_dissection", *FORMULAS)
     ]
     chosen.append(("clip_dissect, labels", clip, labels))
     try:
