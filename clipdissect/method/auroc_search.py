@@ -125,7 +125,7 @@ class AurocSearch:
         length: largest number of concepts in a formula.
         width: formulas in the beam.
         smallest, largest: number of images that may show a formula.
-        least: number of images that show a concept in a formula.
+        least: number of images that show a concept in a formula, and of those that don't.
         limit: join only the concepts whose area is farthest from 1/2; None for all.
     """
 
@@ -178,10 +178,11 @@ class AurocSearch:
 
     @cached_property
     def used(self) -> Bool[Tensor, " concepts"]:
-        """Which concepts enough images show, and not the same images as an earlier concept."""
+        """Which concepts enough images show and don't, and not the same as an earlier concept."""
         first: dict[bytes, int] = {}
         is_first = [first.setdefault(row.tobytes(), n) == n for n, row in enumerate(self.bits)]
-        return torch.tensor(is_first, device=self.shown.device) & (self.sizes >= self.least)
+        rarer = torch.minimum(self.sizes, self.shown.shape[1] - self.sizes)
+        return torch.tensor(is_first, device=self.shown.device) & (rarer >= self.least)
 
     @cached_property
     def bits(self) -> UInt8[np.ndarray, "concepts bytes"]:

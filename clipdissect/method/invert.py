@@ -60,8 +60,8 @@ class Invert(Method):
             their WordNet hypernyms), or `encoder` (thresholded similarities of the concepts).
         length: largest number of concepts in a formula.
         beam: beam width, in formulas.
-        min_images: least number of images that show a formula, or a concept in one; a formula
-            that only a unit's top image shows has an area of 1.
+        min_images: least number of images that show a formula, and that show or don't show a
+            concept in it; a formula that only a unit's top image shows has an area of 1.
         min_fraction, max_fraction: least and largest share of the images that show a formula.
         limit_search: join only the concepts whose own area is farthest from 1/2; None for all.
 

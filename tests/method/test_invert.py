@@ -66,7 +66,7 @@ def slow_search(
     limit: int | None,
 ) -> list[tuple[Slow, Fraction, int]]:
     """The beam search as its docstring says, one formula at a time."""
-    usable = [n for n, row in enumerate(labels) if row.sum() >= least]
+    usable = [n for n, row in enumerate(labels) if least <= row.sum() <= len(row) - least]
     usable = [n for n in usable if not any((labels[m] == labels[n]).all() for m in usable if m < n)]
 
     areas: dict[bytes, Fraction] = {}  # by images
