@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from clipdissect import concepts, method, probe, similarity, targets, testing
 from clipdissect import encoder as encoders
@@ -31,6 +32,7 @@ from clipdissect.utils.paths import store_dir
 
 KINDS = ("color", "shape", "texture")  # of the probes, with the most frequent objects
 OBJECTS = 10
+FORMULAS = ("compositional", "invert")
 
 
 def main() -> None:
@@ -39,6 +41,8 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=1000, help="other scenes, to fit probes to")
     parser.add_argument("--layer", default="blocks.2", help="of EfficientNet-Lite0, with probes")
     parser.add_argument("--top-k", type=int, default=20, help="of soft_wpmi")
+    parser.add_argument("--methods", nargs="+", help="such as invert; all by default")
+    parser.add_argument("--invert", nargs="+", default=[], help="options, such as length=1")
     parser.add_argument("--out", type=Path, default=Path("results/offline/planted"))
     options = parser.parse_args()
     settings = Settings(device="cpu")
@@ -48,7 +52,7 @@ def main() -> None:
     rows = []
     for planted in networks:
         if planted is not None:
-            rows += described(planted, images, settings, options.top_k, seconds)
+            rows += described(planted, images, settings, options, seconds)
     units = pd.DataFrame(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     write_table(options.out / "units.csv", units)
@@ -86,7 +90,7 @@ def described(
     planted: testing.Planted,
     images: probe.Probe,
     settings: Settings,
-    top_k: int,
+    options: argparse.Namespace,
     seconds: dict[str, float],
 ) -> list[dict[str, Any]]:
     """Return every unit's ground truth and descriptions, one row per unit."""
@@ -98,7 +102,9 @@ def described(
     ]
     truth = {layer: [plain(text) for text in texts] for layer, texts in planted.truth.items()}
     job = Job(target=target, probe=images, settings=settings, store=store, truth=truth)
-    for name, chosen, method_job in methods(images, job, top_k):
+    for name, chosen, method_job in methods(images, job, options):
+        if options.methods and name not in options.methods:
+            continue
         start = time.perf_counter()
         table = chosen.describe(method_job).descriptions
         seconds[f"{target.name}, {name}"] = round(time.perf_counter() - start, 1)
@@ -108,21 +114,23 @@ def described(
             row[f"{name} right"] = names_truth(row["truth"], unit)
             if name == "network_dissection":
                 row["detector"] = unit["detector"]
-            if name == "compositional":
-                row["compositional exact"] = plain(unit["description"]) == plain(row["truth"])
+            if name in FORMULAS:
+                row[f"{name} exact"] = plain(unit["description"]) == plain(row["truth"])
     return rows
 
 
-def methods(images: probe.Probe, job: Job, top_k: int) -> list[tuple[str, method.Method, Job]]:
+def methods(
+    images: probe.Probe, job: Job, options: argparse.Namespace
+) -> list[tuple[str, method.Method, Job]]:
     assert images.masks is not None  # it always has them
     without_truth = replace(job, truth={})  # formulas have no rank
-    scorer, clip = similarity.build("soft_wpmi", top_k=top_k), method.build("clip_dissect")
+    scorer, clip = similarity.build("soft_wpmi", top_k=options.top_k), method.build("clip_dissect")
     texts, encoder = concepts.resolve(list(images.masks.texts)), testing.LabelEncoder(images)
     labels = replace(without_truth, concepts=texts, similarity=scorer, encoder=encoder)
-    chosen = [
-        (name, method.build(name), without_truth)
-        for name in ("network_dissection", "compositional")
-    ]
+    names = ("network_dissection", "compositional")
+    chosen = [(name, method.build(name), without_truth) for name in names]
+    of_invert = yaml.safe_load("{" + ", ".join(options.invert).replace("=", ": ") + "}")
+    chosen.append(("invert", method.build("invert", **of_invert), without_truth))
     chosen.append(("clip_dissect, labels", clip, labels))
     try:
         words = concepts.resolve(list(dict.fromkeys(map(plain, images.masks.texts))))

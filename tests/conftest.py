@@ -48,12 +48,12 @@ CHECKED = [
     "clipdissect.results.describe",
     "clipdissect.results.formulas",
     "clipdissect.probe.image_labels",
-    "clipdissect.method.image_concepts",
     "clipdissect.results.meanings",
     *(
         f"clipdissect.method.linear_sums.{name}"
         for name in ("elastic_net", "fit", "greedy", "moments")
     ),
+    *(f"clipdissect.method.{name}" for name in ("auroc_search", "image_concepts", "invert")),
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

@@ -11,6 +11,7 @@ from clipdissect.method.captioning import ImageCaptioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.decoder_names import DecoderNames
+from clipdissect.method.invert import Invert
 from clipdissect.method.linear import Linear
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
@@ -23,6 +24,7 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "compositional": Compositional,
     "decoder_names": DecoderNames,
     "linear": Linear,
+    "invert": Invert,
     "network_dissection": NetworkDissection,
     "published": Published,
     "published_linear": PublishedLinear,

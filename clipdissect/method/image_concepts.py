@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from clipdissect.probe.image_labels import ImageLabels, of_probe
 from clipdissect.utils.type_checks import check_choice
 
 SOURCES = ("labels", "hypernyms", "encoder")
+PHYSICAL = "n00001930"  # physical_entity.n.01: of a word's meanings, images show these
 SHOWN = 0.5  # value from which an image shows a concept
 # Without a known calibration: the most similar hundredth of all pairs of image and concept counts
 # as shown, and two standard deviations of the cosines change a value from 0.5 to 0.98.
@@ -62,36 +64,63 @@ def image_concepts(source: str, job: Job, captured: CapturedFeatures) -> ImageCo
     if source == "encoder":
         return _of_encoder(job, captured)
     labels = of_probe(probe, captured.images)
+    facts = {"source": source}
     if source == "hypernyms":
-        labels = _with_hypernyms(labels)
-    return ImageConcepts(labels.names, labels.matrix.float(), {"source": source})
+        nouns = wordnet.installed() or wordnet.packaged()
+        labels, facts = with_hypernyms(labels, nouns), facts | {"hypernyms": nouns.source}
+    return ImageConcepts(labels.names, labels.matrix.float(), facts)
 
 
-def _with_hypernyms(labels: ImageLabels) -> ImageLabels:
-    """Return the labels and all their hypernyms, of which each image shows its labels'."""
-    nouns = wordnet.installed() or wordnet.packaged()
-    above: dict[str, list[int]] = {}
-    for column, name in enumerate(labels.names):
-        ancestors = {a for id in nouns.place(name) for a in nouns.ancestors(id)}
-        for id in sorted(ancestors):
-            above.setdefault(id, []).append(column)
-    if not above:
+def with_hypernyms(labels: ImageLabels, nouns: wordnet.WordNet) -> ImageLabels:
+    """Return the labels and their hypernyms, which the images of all labels below show.
+
+    Of hypernyms of the same labels the most specific is taken, and of those that every image
+    shows none. A label that is above others becomes their hypernym itself.
+
+    Raises:
+        DissectError: WordNet knows none of the labels.
+    """
+    meanings = [_meaning(nouns, name) for name in labels.names]
+    below: dict[str, list[int]] = {}
+    for column, meaning in enumerate(meanings):
+        for id in nouns.ancestors(meaning) if meaning else ():
+            below.setdefault(id, []).append(column)
+    if not below:
         raise DissectError(
             f"WordNet knows none of the {len(labels.names)} labels, such as '{labels.names[0]}': "
             "hypernyms need English nouns or ImageNet's class names"
         )
-    columns = {name: labels.matrix[:, n] for n, name in enumerate(labels.names)}
-    for id, below in above.items():
-        # A class itself, or a synset with the same images under another name, stays once.
-        columns.setdefault(_name(nouns, id, columns), labels.matrix[:, below].any(1))
-    return ImageLabels(tuple(columns), torch.stack([*columns.values()], 1))
+    columns = labels.matrix.T.contiguous()
+    own = [below[id] if id else [column] for column, id in enumerate(meanings)]
+    distinct: dict[tuple[int, ...], str | None] = {tuple(rows): None for rows in own}
+    for id in sorted(below, key=lambda id: (-len(nouns.ancestors(id)), id)):
+        distinct.setdefault(tuple(below[id]), id)
+    above = [id for id in distinct.values() if id and not columns[below[id]].any(0).all()]
+    names = (*labels.names, *_names(nouns, above, labels.names))
+    rows = [columns[of].any(0) for of in (*own, *(below[id] for id in above))]
+    return ImageLabels(names, torch.stack(rows, 1))
 
 
-def _name(nouns: wordnet.WordNet, id: str, known: Any) -> str:
-    """Return a synset's first lemma, or its name (`crane.n.04`) if that is another's."""
-    synset = nouns.synsets[id]
-    lemma = synset.lemmas[0] if synset.lemmas else synset.name
-    return synset.name if lemma in known else lemma
+def _meaning(nouns: wordnet.WordNet, label: str) -> str | None:
+    """Return the id of a label's first meaning as a physical thing, or else its first meaning."""
+    synsets = [nouns.synsets[id] for id in nouns.place(label)]
+    word = label.lower().replace(" ", "_")
+    # Synsets are named after their first lemma: `cat` is in caterpillar.n.02 and in cat.n.01.
+    order = [(not s.name.startswith(f"{word}.n."), s.name[-2:], s.id) for s in synsets]
+    ids = [id for *_, id in sorted(order)]
+    things = [id for id in ids if PHYSICAL in nouns.ancestors(id)]
+    return next(iter(things or ids), None)
+
+
+def _names(nouns: wordnet.WordNet, ids: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
+    """Yield each synset's first lemma, or its name (`car.n.02`) if that is another's."""
+    first: dict[str, str] = {}
+    for name in sorted(nouns.synsets[id].name for id in ids):
+        first.setdefault(name.rpartition(".n.")[0], name)  # of the least sense number
+    for id in ids:
+        synset = nouns.synsets[id]
+        is_first = first[synset.name.rpartition(".n.")[0]] == synset.name
+        yield synset.lemmas[0] if is_first and synset.lemmas[0] not in labels else synset.name
 
 
 def _of_encoder(job: Job, captured: CapturedFeatures) -> ImageConcepts:
