@@ -11,6 +11,7 @@ from clipdissect.method.captioning import ImageCaptioner
 from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.method.compositional import Compositional
 from clipdissect.method.decoder_names import DecoderNames
+from clipdissect.method.milan import Milan
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
 from clipdissect.utils import registry
@@ -20,6 +21,7 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "clip_dissect": ClipDissect,
     "compositional": Compositional,
     "decoder_names": DecoderNames,
+    "milan": Milan,
     "network_dissection": NetworkDissection,
     "published": Published,
 }
