@@ -156,8 +156,9 @@ def _fit_to_thresholds(exemplars: MapExemplars, thresholds: Thresholds, latents:
 
 def distinct(layers: Sequence[Exemplars]) -> Int[Tensor, " images"]:
     """Return the numbers of all layers' exemplars, ascending."""
-    numbers = torch.cat([exemplars.images.flatten() for exemplars in layers])
-    return torch.unique(numbers[numbers != NONE])
+    numbers: Tensor = torch.cat([exemplars.images.flatten() for exemplars in layers])
+    found: Tensor = torch.unique(numbers[numbers != NONE])
+    return found
 
 
 def pictures(
