@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,11 @@ def indexer(module: str) -> dict[str, Any]:
     properties = {"vocab": vocab, "tokenize": {"properties": tokenizer, "children": {}}}
     flags = {"start": True, "stop": True, "pad": True, "unk": True, "length": None}
     return {"properties": properties | flags, "children": {}}
+
+
+@cache
+def resnet18() -> dict[str, Tensor]:
+    return dict(models.resnet18().state_dict())
 
 
 def decoder_state(scale: float = 1.0) -> dict[str, Tensor]:
@@ -76,7 +82,7 @@ def payload(lm: bool = True, module: str = "thinc.config", scale: float = 4.0) -
     torch.manual_seed(2)
     state = decoder_state(scale)
     state["output.1.bias"][STOP] += 1.5
-    state |= {f"encoder.encoder.model.{n}": t for n, t in models.resnet18().state_dict().items()}
+    state |= {f"encoder.encoder.model.{n}": t for n, t in resnet18().items()}
     state["encoder.mean"] = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     state["encoder.std"] = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
     sizes = {"embedding_size": LM_E, "hidden_size": LM_H, "layers": 2, "dropout": 0.5}

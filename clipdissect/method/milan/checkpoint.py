@@ -62,11 +62,11 @@ def load(path: Path) -> Checkpoint:
     lm_state = _below(state, "lm.")
     of_encoder = _below(state, "encoder.")
     of_decoder = {n: t for n, t in state.items() if not n.startswith(("encoder.", "lm."))}
-    encoder = _encoder(network, of_encoder, path)
-    decoder = _decoder(of_decoder, len(vocabulary), encoder.features, path)
+    decoder = _decoder(of_decoder, len(vocabulary), FEATURES[network], path)
     lm = _language_model(lm_state, len(vocabulary), path) if lm_state else None
     if (properties.get("lm") is None) != (lm is None):
         raise DissectError(f"{path} has a language model in one of properties and state_dict only")
+    encoder = _encoder(network, of_encoder, path)
     facts = {name: properties.get(name) for name in SETTINGS}
     facts |= {
         "encoder": network,
