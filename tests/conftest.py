@@ -48,6 +48,10 @@ CHECKED = [
     "clipdissect.results.formulas",
     "clipdissect.probe.image_labels",
     "clipdissect.method.image_concepts",
+    *(
+        f"clipdissect.method.milan.{name}"
+        for name in ("beam", "captions", "decoder", "encoder", "exemplars", "features", "files")
+    ),
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

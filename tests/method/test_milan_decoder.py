@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from milan_files import F, STOP, Modules, Plain, payload, write
+from milan_files import STOP, F, Modules, Plain, payload, write
 from torch import Tensor
 
 from clipdissect.method.milan import checkpoint
@@ -120,9 +118,7 @@ def test_temperature_flattens(model: Checkpoint, plain: Plain, features: Tensor)
     cold = Decoding("beam", beam=1, length=1, temperature=1.0)
     evidence = model.decoder.evidence(features[:1], PRESENT[:1])
     first = plain.next_token(own(features, 0), [])
-    assert float(ranked(model, evidence, cold).scores[0, 0]) == pytest.approx(
-        first.max(), abs=1e-4
-    )
+    assert float(ranked(model, evidence, cold).scores[0, 0]) == pytest.approx(first.max(), abs=1e-4)
     halved = first / 2 - np.log(np.exp(first / 2).sum())
     warm = Decoding("beam", beam=1, length=1, temperature=2.0)
     assert float(ranked(model, evidence, warm).scores[0, 0]) == pytest.approx(

@@ -41,7 +41,8 @@ def captions(
     found: list[Captions] = [([], [])] * len(features)
     device = model.encoder.mean.device
     at_once = UNITS_AT_ONCE if device.type == "cpu" else UNITS_AT_ONCE_ON_DEVICE
-    for units in torch.split(present.any(1).nonzero()[:, 0], at_once):
+    described = present.any(1).nonzero()[:, 0]
+    for units in torch.split(described, at_once) if len(described) else ():
         parts = features[units].to(device), present[units].to(device)
         beams = ranked(model, model.decoder.evidence(*parts), decoding)
         for unit, tokens, scores in zip(units.tolist(), beams.tokens, beams.scores, strict=True):

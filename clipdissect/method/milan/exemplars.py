@@ -173,6 +173,8 @@ def pictures(
     A preprocessing that can't be split shows nothing but the network's inputs; images are then
     squeezed to the size.
     """
+    if not len(numbers):  # all units are dead
+        return
     steps = split(preprocess)
     if not steps.batch_steps:
         squeeze = [transforms.Resize([SIDE, SIDE]), transforms.ToTensor()]
