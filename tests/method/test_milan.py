@@ -97,7 +97,7 @@ def test_masks_are_those_of_a_zero_padded_grid(size: tuple[int, int]) -> None:
         expected = grid_sampled(maps[:, None])[:, 0] > level
         found = exemplars.active_pixels(maps, torch.full((6,), level))
         assert (found.bool() != expected).float().mean() < 1e-5
-    # Towards the border maps fade to zero: a constant map of 1 is at 0.5 + 1/64 in the outermost row.
+    # Towards the border maps fade to 0: a constant map of 1 is at 0.516 in the outermost row.
     ones = exemplars.active_pixels(torch.ones(1, 7, 7), torch.tensor([0.6]))
     assert ones[0, 0].sum() == 0
     assert ones[0, 16, 16] == 1
