@@ -1,4 +1,4 @@
-"""Write a checkpoint with the layout and the sizes of MILAN's and random weights; time its parts."""
+"""Write a checkpoint of the layout and sizes of MILAN's with random weights; time its parts."""
 
 from __future__ import annotations
 

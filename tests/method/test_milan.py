@@ -195,6 +195,19 @@ def test_each_picture_is_encoded_once(job: Job, path: str, monkeypatch: pytest.M
     np.testing.assert_allclose(parts["similarity"], whole["similarity"], atol=1e-4)
 
 
+def test_tokens_of_a_transformer(job: Job, path: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": SIDE, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 3}
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, **size).eval()
+    assert job.target is not None
+    target = Target("vit", vit, job.target.preprocess, ("blocks.1", "head"))
+    table = build(path, beam=2).describe(replace(job, target=target)).descriptions
+    assert len(table) == 27
+    assert (table["description"] != "").mean() > 0.9
+    assert table["threshold"].nunique() == 27
+
+
 def test_latents_are_described_where_they_fire(job: Job, path: str) -> None:
     assert job.target is not None
     latents = replace(job.target, layers=("layer2",)).with_sae(random_sae(128, 30, bias=-1.2))
