@@ -54,6 +54,10 @@ CHECKED = [
         for name in ("elastic_net", "fit", "greedy", "moments")
     ),
     *(f"clipdissect.method.{name}" for name in ("auroc_search", "image_concepts", "invert")),
+    *(
+        f"clipdissect.method.milan.{name}"
+        for name in ("beam", "captions", "decoder", "encoder", "exemplars", "features", "files")
+    ),
     "clipdissect.results.two_means",
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from zipfile import is_zipfile
 
 from filelock import FileLock, Timeout
 
@@ -166,6 +167,8 @@ def check(item: Item, path: Path) -> None:
                 f"{inner or 'the download'} isn't the file of {item.name}: its digest "
                 f"isn't {digest}"
             )
+    if path.suffix == ".pth" and not any(_known_digests(item)) and not is_zipfile(path):
+        raise SourceFailed(f"the download has no weights: {path.name} is no file of torch.save")
     for file in [path] if path.is_file() else path.glob("*.safetensors"):
         if file.suffix == ".safetensors":
             from clipdissect.models.checkpoints import safetensors_size  # imports torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipdissect.masks.concepts import ConceptMasks, concept_masks
 from clipdissect.masks.counts import OverlapCounts, count_overlaps
 from clipdissect.masks.crop import without_crop
-from clipdissect.masks.layers import LayerMasks, layer_masks
+from clipdissect.masks.layers import LayerMasks, LayerThresholds, layer_masks, layer_thresholds
 from clipdissect.masks.layout import Layout
 from clipdissect.masks.thresholds import Thresholds
 from clipdissect.masks.units import UnitMasks
@@ -13,6 +13,7 @@ from clipdissect.masks.units import UnitMasks
 __all__ = [
     "ConceptMasks",
     "LayerMasks",
+    "LayerThresholds",
     "Layout",
     "OverlapCounts",
     "Thresholds",
@@ -20,5 +21,6 @@ __all__ = [
     "concept_masks",
     "count_overlaps",
     "layer_masks",
+    "layer_thresholds",
     "without_crop",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,13 +45,12 @@ GROUP = 512  # units per entry of the store
 
 
 @dataclass
-class LayerMasks:
-    """Thresholds and masks of the units of layers on a probe; built by `layer_masks`."""
+class LayerThresholds:
+    """Thresholds of the units of layers on a probe; built by `layer_thresholds`."""
 
     target: Target
     probe: Probe
     settings: Settings
-    layout: Layout
     quantile: float
     memory: float  # in bytes
     store: Store
@@ -80,6 +79,13 @@ class LayerMasks:
         if missing := [layer for layer in layers if layer not in self.known_readings]:
             self.known_readings |= map_readings(self.target, missing, self.settings)
         return {layer: self.known_readings[layer] for layer in layers}
+
+
+@dataclass(kw_only=True)
+class LayerMasks(LayerThresholds):
+    """Thresholds and masks of the units of layers on a probe; built by `layer_masks`."""
+
+    layout: Layout
 
     def masks(self, layer: str) -> Iterator[UnitMasks]:
         """Yield a layer's masks in groups of units, computing those not in the store."""
@@ -171,6 +177,24 @@ def layer_masks(
             f"probe {probe.name} has no pixel masks, which this method compares units with: "
             f"use probe=broden or probe=synthetic_broden"
         )
+    found = layer_thresholds(
+        target, layers, probe, store, settings, quantile=quantile, memory=memory
+    )
+    values = {each.name: getattr(found, each.name) for each in fields(found)}
+    return LayerMasks(**values, layout=Layout.of(probe.masks.sizes))
+
+
+def layer_thresholds(
+    target: Target,
+    layers: Sequence[str],
+    probe: Probe,
+    store: Store | None,
+    settings: Settings,
+    *,
+    quantile: float,
+    memory: float,
+) -> LayerThresholds:
+    """Compute the thresholds of `layer_masks`, on any probe."""
     if memory <= 0:
         raise DissectError(f"method.memory is {memory}; it must be above 0")
     check_layers(target, layers)
@@ -184,18 +208,17 @@ def layer_masks(
         "target preprocess": target.preprocess_digest,
         "images": probe.digest,
     }
-    layout = Layout.of(probe.masks.sizes)
     digests |= latent_digests(target, layers)
     folder, store = _temporary_store() if store is None else (None, store)
-    masks = LayerMasks(target, probe, settings, layout, quantile, memory * 1e9, store, digests)
-    masks.temporary.append(folder)
-    readings = masks.readings([layer for layer in layers if layer in target.saes])
-    masks.fits = stored_fits(target, readings, probe, settings, store, digests)
-    of_fits = warn(masks.fits, target)  # before any work
-    _load_thresholds(masks, layers)
-    masks.notes += of_fits
-    masks.notes += hashing.transient_notes(digests)
-    return masks
+    found = LayerThresholds(target, probe, settings, quantile, memory * 1e9, store, digests)
+    found.temporary.append(folder)
+    readings = found.readings([layer for layer in layers if layer in target.saes])
+    found.fits = stored_fits(target, readings, probe, settings, store, digests)
+    of_fits = warn(found.fits, target)  # before any work
+    _load_thresholds(found, layers)
+    found.notes += of_fits
+    found.notes += hashing.transient_notes(digests)
+    return found
 
 
 def _temporary_store() -> tuple[TemporaryDirectory[str], Store]:
@@ -203,7 +226,7 @@ def _temporary_store() -> tuple[TemporaryDirectory[str], Store]:
     return folder, Store(Path(folder.name))
 
 
-def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
+def _load_thresholds(masks: LayerThresholds, layers: Sequence[str]) -> None:
     """Load the layers' thresholds, computing those not in the store in one pass."""
     settings = masks.settings
     method = (settings.summary.layout, masks.quantile, masks.memory)
@@ -237,7 +260,7 @@ def _load_thresholds(masks: LayerMasks, layers: Sequence[str]) -> None:
         )
 
 
-def _nondeterministic(masks: LayerMasks, layers: Sequence[str]) -> dict[str, str]:
+def _nondeterministic(masks: LayerThresholds, layers: Sequence[str]) -> dict[str, str]:
     """Return the layers that must not be cached, with the reason; note and log a warning."""
     readings = masks.readings(layers)
     reasons = determinism.nondeterministic(
@@ -287,7 +310,7 @@ class _RunningThresholds:
         return Entry(arrays, {**about, "error": self.estimator.error})
 
 
-def _compute_thresholds(masks: LayerMasks, layers: Sequence[str]) -> dict[str, Entry]:
+def _compute_thresholds(masks: LayerThresholds, layers: Sequence[str]) -> dict[str, Entry]:
     probe = masks.probe
     running: dict[str, _RunningThresholds] = {}
     skipped: list[DecodeError] = []

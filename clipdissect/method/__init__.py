@@ -13,6 +13,7 @@ from clipdissect.method.compositional import Compositional
 from clipdissect.method.decoder_names import DecoderNames
 from clipdissect.method.invert import Invert
 from clipdissect.method.linear import Linear
+from clipdissect.method.milan import Milan
 from clipdissect.method.network_dissection import NetworkDissection
 from clipdissect.method.published import Published
 from clipdissect.method.published_linear import PublishedLinear
@@ -23,8 +24,9 @@ OPTIONS: dict[str, Callable[..., Method]] = {
     "clip_dissect": ClipDissect,
     "compositional": Compositional,
     "decoder_names": DecoderNames,
-    "linear": Linear,
     "invert": Invert,
+    "linear": Linear,
+    "milan": Milan,
     "network_dissection": NetworkDissection,
     "published": Published,
     "published_linear": PublishedLinear,

@@ -19,7 +19,7 @@ from test_fetch_unpack import make_deb
 from test_hypernyms import DATA, INDEX
 from test_probe_sets import devkit
 
-from clipdissect import concepts, encoder, probe, sentence
+from clipdissect import concepts, encoder, method, probe, sentence
 from clipdissect import targets as target
 from clipdissect.app.commands import fetch as command
 from clipdissect.encoder import presets
@@ -33,6 +33,7 @@ STAMPS = "usr/share/tuxpaint/stamps"
 BUILDERS: Mapping[str, Callable[..., Any]] = {
     "concepts": concepts.build,
     "encoder": encoder.build,
+    "method": method.build,
     "probe": probe.build,
     "sentence": sentence.build,
     "target": target.build,

@@ -95,6 +95,10 @@ def _report(name: str, fetched: Fetched, folder: Path | None) -> None:
     for file in fetched.files:
         digest = "digest as expected" if file.known else "digest not known beforehand"
         print(f"  {file.source}\n    {digest}; got sha256 {file.sha256}")
+        if not file.known and file.source.startswith("http:"):
+            print(
+                "    it came over an unencrypted connection: compare the digest with another copy's"
+            )
     print(f"{name} is in {fetched.path}")
     if fetched.aside:
         print(f"  the incomplete earlier copy is now {fetched.aside}")
