@@ -2,38 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
 
 from clipdissect.dissection import NEEDS, describe_units, run_worker
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
+from clipdissect.method.rerank import NONE, Reranker, check_parameters, reranker_of
 from clipdissect.results.result import Result
+from clipdissect.store import Store
 
 
 @dataclass(frozen=True)
 class ClipDissect(Method):
-    """`clipdissect.dissect` as a method (Oikarinen & Weng, ICLR 2023, Sec. 3)."""
+    """`clipdissect.dissect` as a method (Oikarinen & Weng, ICLR 2023, Sec. 3).
 
+    Args:
+        rerank: `none`; `encoder`: a second encoder's embeddings and the same similarity function
+            order the best concepts; `simulation`: the correlation of activations with those that
+            the second encoder predicts, on images that the first stage doesn't use.
+        reranker: the second encoder, or its name and parameters.
+        candidates: best concepts per unit that are reranked.
+        held_out: share of the images that only `simulation` uses.
+        seed: of their choice.
+    """
+
+    rerank: str = NONE
+    reranker: Any = None
+    candidates: int = 50
+    held_out: float = 0.2
+    seed: int = 0
     name: ClassVar[str] = "clip_dissect"
     needs: ClassVar[tuple[str, ...]] = NEEDS
 
+    def __post_init__(self) -> None:
+        check_parameters(self.rerank, self.candidates, self.held_out, self.seed)
+
+    @cached_property
+    def second(self) -> Reranker | None:
+        """The second stage; None if there is none. Its encoder is built at first use."""
+        rerank = self.rerank, self.reranker, self.candidates, self.held_out, self.seed
+        return reranker_of(*rerank)
+
     def describe(self, job: Job) -> Result:
-        result = describe_units(job)
-        result.run["method"] = {"name": self.name}
-        return result
+        second = self.second
+        if second is None:
+            return self._named(describe_units(job))
+        if job.store is None:  # the target would run once for each encoder
+            with TemporaryDirectory(prefix="clipdissect-") as folder:
+                return self.describe(replace(job, store=Store(Path(folder))))
+        job.require(self.name, self.needs)
+        second.check(job)
+        return self._named(describe_units(job, prepare=second.prepare))
 
     def run_worker(self, job: Job) -> None:
-        target, probe, _, encoder, similarity = job.require(self.name, self.needs)
+        target, probe, _, _, similarity = job.require(self.name, self.needs)
         if job.store is None:
             raise DissectError("processes share images through the store: set a store")
-        run_worker(
-            target,
-            probe=probe,
-            encoder=encoder,
-            similarity=similarity,
-            settings=job.settings,
-            store=job.store,
-            images=job.images,
-            team=job.team,
-        )
+        for each in self.jobs(job):
+            run_worker(
+                target,
+                probe=probe,
+                encoder=each.require(self.name, ("encoder",))[0],
+                similarity=similarity,
+                settings=job.settings,
+                store=job.store,
+                images=job.images,
+                team=job.team,
+            )
+
+    def jobs(self, job: Job) -> list[Job]:
+        """Return a job per encoder, in the order in which their embeddings are captured."""
+        return [job, *([self.second.second_job(job)] if self.second else [])]
+
+    def _named(self, result: Result) -> Result:
+        """Record the parameters that are used."""
+        used = () if self.rerank == NONE else ("rerank", "candidates", "held_out", "seed")
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        result.run["method"] = {"name": self.name, **{name: values[name] for name in used}}
+        return result

@@ -29,6 +29,7 @@ from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivatio
 from clipdissect.similarity.ranking import concat_layers
 
 NULL = "null_similarity"
+FIRST = "first_similarity"  # of the description, by the stage before reranking
 SHUFFLED_BY = 0  # seed of the permutation of images for the null
 FEW_IMAGES = 10  # on which a latent is `rare`, by functions that don't use a number of top images
 
@@ -116,9 +117,7 @@ class Describer:
     def _score(self, units: dict[str, int], q: Tensor | TopActivations) -> None:
         best = self._similarity.top(self._concept_activations, q, self._top)
         sizes = list(units.values())
-        tensors = (best.concepts, best.scores, best.margin, best.resolution)
-        per_layer = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
-        self._best |= zip(units, (Best(*parts) for parts in per_layer), strict=True)
+        self._best |= zip(units, best.split(sizes), strict=True)
         if self._shuffled is not None:
             null = self._similarity.top(self._shuffled, q, 1).scores[:, 0]
             self._null |= zip(units, torch.split(null, sizes), strict=True)
@@ -132,6 +131,8 @@ class Describer:
             names = texts[_array(best.concepts[:, rank])]
             table[f"description{suffix}"] = scatter(names, scored, "")
             table[f"similarity{suffix}"] = scatter(best.scores[:, rank], scored, np.nan)
+        if best.first_scores is not None:
+            table[FIRST] = scatter(best.first_scores[:, 0], scored, np.nan)
         table["margin"] = scatter(best.margin, scored, np.nan)
         tied = scatter(best.tied, scored, False)
         table[COLUMN] = flags_of({DEAD: layer.flags[DEAD], TIED: tied, **layer.flags})

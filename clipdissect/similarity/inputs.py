@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,6 +53,16 @@ class Best:
     scores: Float[Tensor, "units n"]
     margin: Float[Tensor, " units"]  # over the runner-up; NaN with a single concept
     resolution: Float[Tensor, " units"]  # smallest resolved score difference; see `Plan`
+    # Scores of the same concepts by an earlier stage, where there are two.
+    first_scores: Float[Tensor, "units n"] | None = None
+
+    def split(self, sizes: Sequence[int]) -> list[Best]:
+        """Return the results of consecutive groups of units."""
+        parts = [
+            [None] * len(sizes) if value is None else torch.split(value, list(sizes))
+            for value in (getattr(self, entry.name) for entry in fields(self))
+        ]
+        return [Best(*part) for part in zip(*parts, strict=True)]
 
     @property
     def tied(self) -> Bool[Tensor, " units"]:
