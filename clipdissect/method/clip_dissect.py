@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from clipdissect.dissection import NEEDS, describe_units, run_worker
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
+from clipdissect.method.crops import check_crops, cropped_evidence
 from clipdissect.method.rerank import NONE, Reranker, check_parameters, reranker_of
 from clipdissect.results.result import Result
 from clipdissect.store import Store
@@ -28,6 +29,8 @@ class ClipDissect(Method):
         candidates: best concepts per unit that are reranked.
         held_out: share of the images that only `simulation` uses.
         seed: of their choice.
+        crops: whether to look at the 10 top images of a unit where it is active, instead of at
+            whole images; see `crops`. Not with `rerank`.
     """
 
     rerank: str = NONE
@@ -35,11 +38,16 @@ class ClipDissect(Method):
     candidates: int = 50
     held_out: float = 0.2
     seed: int = 0
+    crops: bool = False
     name: ClassVar[str] = "clip_dissect"
     needs: ClassVar[tuple[str, ...]] = NEEDS
 
     def __post_init__(self) -> None:
         check_parameters(self.rerank, self.candidates, self.held_out, self.seed)
+        if self.crops and self.rerank != NONE:
+            raise DissectError(
+                f"method.crops and method.rerank={self.rerank} can't be combined: set one of them"
+            )
 
     @cached_property
     def second(self) -> Reranker | None:
@@ -49,12 +57,15 @@ class ClipDissect(Method):
 
     def describe(self, job: Job) -> Result:
         second = self.second
+        job.require(self.name, self.needs)
+        if self.crops:
+            check_crops(job)
+            return self._named(describe_units(job, prepare=cropped_evidence))
         if second is None:
             return self._named(describe_units(job))
         if job.store is None:  # the target would run once for each encoder
             with TemporaryDirectory(prefix="clipdissect-") as folder:
                 return self.describe(replace(job, store=Store(Path(folder))))
-        job.require(self.name, self.needs)
         second.check(job)
         return self._named(describe_units(job, prepare=second.prepare))
 
@@ -80,7 +91,8 @@ class ClipDissect(Method):
 
     def _named(self, result: Result) -> Result:
         """Record the parameters that are used."""
-        used = () if self.rerank == NONE else ("rerank", "candidates", "held_out", "seed")
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        result.run["method"] = {"name": self.name, **{name: values[name] for name in used}}
+        used = ["crops"] if self.crops else []
+        used += [] if self.rerank == NONE else ["rerank", "candidates", "held_out", "seed"]
+        values = {name: getattr(self, name) for name in used}
+        result.run["method"] = {"name": self.name, **values}
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -202,11 +202,13 @@ def describe_layer(
 
 
 def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
-    """Return the concept activations with the images in a fixed random order."""
+    """Return the concept activations with the images in a fixed random order within groups."""
     images = concept_activations.image_embeds
     generator = torch.Generator().manual_seed(SHUFFLED_BY)
-    order = torch.randperm(len(images), generator=generator).to(images.device)
-    return ConceptActivations(images[order], concept_activations.text_embeds)
+    sizes = concept_activations.groups or (len(images),)
+    rows = torch.split(torch.arange(len(images)), list(sizes))
+    order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
+    return replace(concept_activations, image_embeds=images[order.to(images.device)])
 
 
 def top_images_of_layer(

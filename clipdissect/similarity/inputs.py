@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,10 +16,13 @@ class ConceptActivations:
 
     image_embeds: Float[Tensor, "images dims"]
     text_embeds: Float[Tensor, "concepts dims"]
+    # Numbers of consecutive rows that shuffling keeps apart, such as images and crops; none: all.
+    groups: tuple[int, ...] = field(default=(), kw_only=True)
 
     def to(self, device: torch.device | str) -> ConceptActivations:
         """Return a copy on the device, or this one if it is there."""
-        return ConceptActivations(self.image_embeds.to(device), self.text_embeds.to(device))
+        images, texts = self.image_embeds.to(device), self.text_embeds.to(device)
+        return replace(self, image_embeds=images, text_embeds=texts)
 
     def dense(self) -> Float[Tensor, "images concepts"]:
         """Return P as one dense matrix, for small sets and tests."""
