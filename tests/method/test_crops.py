@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess
+from tiny_saes import random_sae
 from torch import Tensor, nn
 from torchvision import transforms
 
@@ -210,3 +212,44 @@ def test_a_real_architecture_and_functions_of_all_images(images: Path) -> None:
         )
     with pytest.raises(DissectError, match="can't be combined"):
         method.build("clip_dissect", crops=True, rerank="encoder")
+
+
+class Palette:
+    """Captions an image by its most frequent colour."""
+
+    name = "palette"
+
+    def captions(self, images: Sequence[Image.Image], count: int) -> list[list[str]]:
+        names = {colour: name for name, colour in COLOURS.items()}
+        found = (max(image.getcolors())[1] for image in images)
+        return [[names[colour]] for colour in found]
+
+
+def test_captions_of_crops(images: Path) -> None:
+    job = job_of(images)
+    whole = method.build("captioner", model=Palette()).describe(job)
+    assert list(whole.descriptions["description"][:3]) == list(BACKGROUNDS.values())
+    assert whole.run["crops"] is None
+    found = method.build("captioner", model=Palette(), crops=True).describe(job)
+    assert list(found.descriptions["description"][:3]) == list(SQUARES)
+    assert found.descriptions["similarity"][:3].tolist() == [1.0, 1.0, 1.0]
+    assert found.run["crops"]["layers"]["relu"]["distinct"] >= 18
+    of_fc = replace(job, target=replace(job.target, layers=("fc",)))
+    table = method.build("captioner", model=Palette(), crops=True).describe(of_fc)
+    assert any("no maps of fc" in note for note in table.run["notes"])
+
+
+def test_crops_of_latents(images: Path) -> None:
+    job = job_of(images)
+    latents = replace(job, target=job.target.with_sae(random_sae(4, 6)))
+    found = method.build("clip_dissect", crops=True).describe(latents)
+    counts = found.run["crops"]["layers"]["relu{sae}"]
+    assert 0 < counts["crops"] <= 4 * counts["images"]
+    assert len(found.descriptions) == 6
+    assert {"fires", "density"} <= set(found.descriptions)
+    second = CountingEncoder(version="2")
+    reranked = method.build("clip_dissect", rerank="encoder", reranker=second)
+    assert len(reranked.describe(latents).descriptions) == 6
+    simulation = method.build("clip_dissect", rerank="simulation", reranker=second)
+    with pytest.raises(DissectError, match="only the top images are used"):
+        simulation.describe(latents)
