@@ -223,7 +223,7 @@ def describe_units(
         described = _describe_on_device(job, captured, evidence, timers)
     run = manifest(job, captured, texts)
     run["digests"] |= evidence.digests
-    run["notes"] += evidence.notes
+    run["notes"] += [note for note in evidence.notes if note not in run["notes"]]
     run |= evidence.facts
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds

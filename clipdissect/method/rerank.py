@@ -37,6 +37,7 @@ NEEDS_RERANKER = (
 )
 
 Rows = Int[Tensor, " rows"]
+Split = tuple[Int[Tensor, " first"], Int[Tensor, " second"]]  # rows of the two stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class Reranked(Similarity):
     second: Similarity
     dims: int
     candidates: int
-    split: tuple[Rows, Rows] | None = None
+    split: Split | None = None
     name: ClassVar[str] = "reranked"
 
     @property
@@ -298,7 +299,7 @@ def check_parameters(kind: str, candidates: int, held_out: float, seed: int) -> 
         raise DissectError(f"method.held_out is {held_out}; it must be between 0 and 1")
 
 
-def split_rows(images: int, held_out: float, seed: int) -> tuple[Rows, Rows]:
+def split_rows(images: int, held_out: float, seed: int) -> Split:
     """Return a random split of rows, each in increasing order; the second has the share held out.
 
     Raises:

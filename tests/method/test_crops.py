@@ -253,3 +253,15 @@ def test_crops_of_latents(images: Path) -> None:
     simulation = method.build("clip_dissect", rerank="simulation", reranker=second)
     with pytest.raises(DissectError, match="only the top images are used"):
         simulation.describe(latents)
+
+
+def test_crops_of_a_transformers_patches(images: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": SIZE, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, **size)
+    target = Target("vit", network, preprocess(SIZE), ("blocks.0",))
+    found = method.build("clip_dissect", crops=True).describe(job_of(images, target=target))
+    counts = found.run["crops"]["layers"]["blocks.0"]
+    assert counts["images"] == 16 * 10 and counts["crops"] > 16
+    assert (found.descriptions["description"] != "").all()
