@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from clipdissect import probe as probes
 from clipdissect import sae as saes
 from clipdissect import similarity as similarities
 from clipdissect import targets
+from clipdissect.capture.activations import Activations
 from clipdissect.capture.capture import capture, check_layers
 from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.features import CapturedFeatures
@@ -104,6 +105,27 @@ class ConceptEmbeddings:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What units are scored by: the similarity function, and the images' and concepts' embeddings.
+
+    The first rows and the first `dims` columns of the images' embeddings are the probe's images and
+    the encoder's dimensions; a method may append others.
+    """
+
+    similarity: Similarity
+    concept_activations: ConceptActivations
+    dims: int
+    # A layer's activations, with indices of rows of `concept_activations`.
+    of_layer: Callable[[str, Activations], Activations] = lambda _, activations: activations
+    digests: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Prepare = Callable[[Job, CapturedFeatures, Evidence], Evidence]
+
+
 def dissect(
     model: nn.Module | Target | Mapping[str, Any] | str,
     layers: Sequence[str] | None = None,
@@ -178,10 +200,16 @@ def dissect(
     return describe_units(job, timers, meanings)
 
 
-def describe_units(job: Job, timers: Timers | None = None, meanings: int = 1) -> Result:
+def describe_units(
+    job: Job,
+    timers: Timers | None = None,
+    prepare: Prepare | None = None,
+    meanings: int = 1,
+) -> Result:
     """Run CLIP-Dissect on a job; raise a DissectError for a missing or unsuitable input.
 
-    `meanings`: see `dissect`.
+    `prepare` changes what units are scored by, after the capture; `meanings`: see
+    `method.ClipDissect`.
     """
     target, probe, concepts, encoder, similarity = job.require("clip_dissect", NEEDS)
     timers = timers or Timers()
@@ -194,9 +222,17 @@ def describe_units(job: Job, timers: Timers | None = None, meanings: int = 1) ->
         captured = capture_features(job, target.layers)
     log_skipped(captured.skipped, len(probe))
     check_top_k(similarity, len(captured.images))
+    embeds = ConceptActivations(captured.image_embeds, texts.embeddings)
+    evidence = Evidence(similarity, embeds, texts.embeddings.shape[1])
+    if prepare:
+        with timers.stage("evidence"):
+            evidence = prepare(job, captured, evidence)
     with all_cores(job.team):
-        described = _describe_on_device(job, captured, texts.embeddings, timers, meanings)
+        described = _describe_on_device(job, captured, evidence, timers, meanings)
     run = manifest(job, captured, texts)
+    run["digests"] |= evidence.digests
+    run["notes"] += [note for note in evidence.notes if note not in run["notes"]]
+    run |= evidence.facts
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
     if described.facts is not None:
@@ -223,42 +259,40 @@ class _Described:
 
 
 def _describe_on_device(
-    job: Job,
-    captured: CapturedFeatures,
-    texts: Float[Tensor, "concepts dims"],
-    timers: Timers,
-    meanings: int,
+    job: Job, captured: CapturedFeatures, evidence: Evidence, timers: Timers, meanings: int
 ) -> _Described:
     """Score where the networks run; if a GPU's memory doesn't suffice, on the CPU."""
     device = job.settings.scoring_device
     try:
-        return _describe(job, captured, texts, timers, meanings, device)
+        return _describe(job, captured, evidence, timers, meanings, device)
     except torch.OutOfMemoryError:
         log.warning("the GPU's memory is too small for scoring: scoring on the CPU")
     torch.cuda.empty_cache()
-    return _describe(job, captured, texts, timers, meanings, "cpu")
+    return _describe(job, captured, evidence, timers, meanings, "cpu")
 
 
 def _describe(
     job: Job,
     captured: CapturedFeatures,
-    texts: Float[Tensor, "concepts dims"],
+    evidence: Evidence,
     timers: Timers,
     meanings: int,
     device: str,
 ) -> _Described:
-    concepts, similarity = job.require("clip_dissect", ("concepts", "similarity"))
+    (concepts,) = job.require("clip_dissect", ("concepts",))
     with timers.stage("similarity"):
-        activations = ConceptActivations(captured.image_embeds, texts).to(device)
-        options = job.top, job.null, meanings
-        describer = Describer(activations, concepts.texts, similarity, *options)
-    embeds, numeric = activations.image_embeds, job.settings.numeric
+        activations = evidence.concept_activations.to(device)
+        options = evidence.similarity, job.top, job.null, meanings
+        describer = Describer(activations, concepts.texts, *options)
+    embeds = activations.image_embeds[: len(captured.images), : evidence.dims]
+    numeric = job.settings.numeric
     summaries: dict[str, LayerSummary] = {}
     for layer in captured.activations:
         with timers.stage("summaries"):
             q = captured.activations[layer].to(device)  # reads one layer at a time
             summaries[layer] = summarise(layer, q, captured, embeds, job.images, numeric)
         with timers.stage("similarity"):
+            q = evidence.of_layer(layer, q)
             describer.add(layer, q, job.truth.get(layer), captured.firing.get(layer))
     with timers.stage("similarity"):
         descriptions = pd.concat(describer.tables(), ignore_index=True)

@@ -131,11 +131,14 @@ def methods(
     chosen = [(name, method.build(name), without_truth) for name in names]
     of_invert = yaml.safe_load("{" + ", ".join(options.invert).replace("=", ": ") + "}")
     chosen.append(("invert", method.build("invert", **of_invert), without_truth))
+    cropped = method.build("clip_dissect", crops=True)
     chosen.append(("clip_dissect, labels", clip, labels))
+    chosen.append(("clip_dissect, labels, crops", cropped, labels))
     try:
         words = concepts.resolve(list(dict.fromkeys(map(plain, images.masks.texts))))
         conse = replace(labels, concepts=words, encoder=encoders.build("conse"))
         chosen.append(("clip_dissect, conse", clip, conse))
+        chosen.append(("clip_dissect, conse, crops", cropped, conse))
     except MissingResource as missing:
         print(f"no ConSE: {missing}")
     return chosen

@@ -47,6 +47,9 @@ CHECKED = [
     "clipdissect.results.coherence",
     "clipdissect.results.describe",
     "clipdissect.results.formulas",
+    "clipdissect.masks.boxes",
+    "clipdissect.method.crops",
+    "clipdissect.method.rerank",
     "clipdissect.probe.image_labels",
     "clipdissect.results.meanings",
     *(

@@ -42,7 +42,7 @@ BUILDERS: dict[str, Build] = {
 }
 KEPT = 2  # parts of each group that a process keeps for its next jobs
 _parts: dict[str, Memo[Any]] = {group: Memo(KEPT) for group in (*BUILDERS, "sentence")}
-_features: Memo[KeptFeatures] = Memo(KEPT)
+_features: Memo[KeptFeatures] = Memo(2 * KEPT)  # a method may have two encoders
 _with_saes: Memo[tuple[targets.Target, sae.Sae, targets.Target]] = Memo(KEPT)
 
 

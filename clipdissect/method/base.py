@@ -26,6 +26,10 @@ class Method(ABC):
         """What it takes besides a network and images: `concepts`, `encoder`, `masks`, `labels`."""
         return tuple(name for name in self.needs if name in ("concepts", "encoder"))
 
+    def jobs(self, job: Job) -> list[Job]:
+        """Return the jobs whose features it captures: one per encoder."""
+        return [job] if "encoder" in self.needs else []
+
     @abstractmethod
     def describe(self, job: Job) -> Result:
         """Return descriptions `layer, unit, description, similarity, ...`, one row per unit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from clipdissect.capture.features import CapturedFeatures
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import to_pil
 from clipdissect.method.base import Job, Method
+from clipdissect.method.crops import Crop, Crops, UnitCrops, find_crops
 from clipdissect.probe import Probe
 from clipdissect.results.describe import (
     description_columns,
@@ -33,6 +35,7 @@ from clipdissect.results.result import Result
 from clipdissect.utils.timing import Timers
 
 DECODED_IMAGES = 512  # size of the cache
+Part = int | Crop  # a row of the captured images, or a part of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class Captioner(Method):
         mean: whether to caption the mean of the images' features too.
         rerank: candidates scored per unit, the most frequent first.
         prior_images: images for the text's prior, evenly spread over the probe.
+        crops: whether to caption the top images where the unit is active, instead of whole images;
+            see `crops`.
 
     Source: Hernandez et al., "Natural Language Descriptions of Deep Visual Features", ICLR 2022.
     """
@@ -65,6 +70,7 @@ class Captioner(Method):
     mean: bool = True
     rerank: int = 20
     prior_images: int = 16
+    crops: bool = False
     name: ClassVar[str] = "captioner"
     needs: ClassVar[tuple[str, ...]] = ("target", "probe")
 
@@ -96,6 +102,10 @@ class Captioner(Method):
                 top_k=job.images,
                 team=job.team,
             )
+        crops = Crops({})
+        if self.crops:
+            with timers.stage("crops"):
+                crops = find_crops(job, captured, job.images)
         with timers.stage("captions"):
             captions = _Captions(self, model, probe, captured)
             tables, top_images = [], []
@@ -104,15 +114,16 @@ class Captioner(Method):
                 silent = firing is not None and firing.images == 0
                 dead = (dead_units(q) | silent).numpy()
                 unit_images = _top_images(q, job.images, firing is not None)
+                parts = _parts(unit_images, crops.layers.get(layer, []))
                 ranked = [
                     ([], []) if is_dead else captions.rank(images)
-                    for images, is_dead in zip(unit_images, dead, strict=True)
+                    for images, is_dead in zip(parts, dead, strict=True)
                 ]
                 table = _table(layer, ranked, dead, job.top)
                 tables.append(table.assign(**firing_columns(firing)) if firing else table)
                 shown = layer, q, captured.images, job.images, firing is not None
                 top_images.append(top_images_of_layer(*shown))
-        run = self._manifest(job, captured, model)
+        run = self._manifest(job, captured, model, crops)
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
         return Result(
             pd.concat(tables, ignore_index=True), pd.concat(top_images, ignore_index=True), run
@@ -129,7 +140,9 @@ class Captioner(Method):
             )
         return self.model
 
-    def _manifest(self, job: Job, captured: CapturedFeatures, model: Any) -> dict[str, Any]:
+    def _manifest(
+        self, job: Job, captured: CapturedFeatures, model: Any, crops: Crops
+    ) -> dict[str, Any]:
         target, probe = job.require(self.name, self.needs)
         values = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "model"}
         model_name = getattr(model, "name", type(model).__name__)
@@ -139,11 +152,12 @@ class Captioner(Method):
             job.settings,
             images_used=len(captured.images),
             skipped=captured.skipped,
-            notes=[*target.notes, *probe.notes, *captured.notes],
+            notes=[*target.notes, *probe.notes, *captured.notes, *crops.notes],
             digests={**captured.digests, "captioner": getattr(model, "digest", None)},
             computed=captured.computed,
             fits=captured.fits,
             method={"name": self.name, "model": model_name, **values, "images": job.images},
+            crops={"distinct": len(crops.distinct), "layers": crops.facts} if self.crops else None,
         )
 
 
@@ -156,13 +170,13 @@ class _Captions:
         self.settings, self.model, self.probe = settings, model, probe
         numbers = {name: i for i, name in enumerate(probe.images)}
         self.numbers = [numbers[name] for name in captured.images]
-        self.decoded: OrderedDict[int, Image.Image] = OrderedDict()
-        self.captions: dict[int, list[str]] = {}
+        self.decoded: OrderedDict[Part, Image.Image] = OrderedDict()
+        self.captions: dict[Part, list[str]] = {}
         self.priors: dict[str, float] = {}
         count = min(settings.prior_images, len(self.numbers))
         self.prior_images = [len(self.numbers) * j // count for j in range(count)]
 
-    def rank(self, images: Sequence[int]) -> tuple[list[str], list[float]]:
+    def rank(self, images: Sequence[Part]) -> tuple[list[str], list[float]]:
         """Return a unit's candidate captions and their scores, best first."""
         pictures = [self._picture(i) for i in images]
         captions = [self._captions_of(i) for i in images]
@@ -192,15 +206,18 @@ class _Captions:
             self.priors.update(zip(new, values.tolist(), strict=True))
         return torch.tensor([self.priors[text] for text in texts], dtype=torch.float64)
 
-    def _captions_of(self, image: int) -> list[str]:
+    def _captions_of(self, image: Part) -> list[str]:
         if image not in self.captions:
             picture = self._picture(image)
             self.captions[image] = self.model.captions([picture], self.settings.candidates)[0]
         return self.captions[image]
 
-    def _picture(self, image: int) -> Image.Image:
+    def _picture(self, image: Part) -> Image.Image:
         if image not in self.decoded:
-            self.decoded[image] = to_pil(self.probe.read(self.numbers[image]))
+            if isinstance(image, Crop):
+                self.decoded[image] = image.of(to_pil(self.probe.read(image.image)))
+            else:
+                self.decoded[image] = to_pil(self.probe.read(self.numbers[image]))
             if len(self.decoded) > DECODED_IMAGES:
                 self.decoded.popitem(last=False)
         self.decoded.move_to_end(image)
@@ -212,6 +229,18 @@ def _top_images(q: Activations, count: int, latents: bool) -> list[list[int]]:
     top = top_of(q, count)
     rows = zip(top.indices.T.tolist(), (top.values > 0).T.tolist(), strict=True)
     return [[i for i, fires in zip(*row, strict=True) if fires or not latents] for row in rows]
+
+
+def _parts(images: Sequence[Sequence[int]], crops: Sequence[UnitCrops]) -> list[list[Part]]:
+    """Return each unit's crops in place of the images that have any."""
+    return [
+        [
+            part
+            for image, of_image in zip_longest(of_unit, (unit_crops or [])[: len(of_unit)])
+            for part in of_image or [image]
+        ]
+        for of_unit, unit_crops in zip_longest(images, crops)
+    ]
 
 
 def _table(

@@ -18,11 +18,11 @@ from clipdissect.capture.latents import digest_name
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
+from clipdissect.masks.regions import Regions, find_regions
 from clipdissect.method import Job
 from clipdissect.probe import Probe
 from clipdissect.probe.thumbnails import NetworkInputs
 from clipdissect.report.outlines import heat_maps, outlines
-from clipdissect.report.regions import Regions, find_regions
 from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
 from clipdissect.report.run import run_folder
 from clipdissect.results.histograms import Histograms

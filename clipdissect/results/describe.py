@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivatio
 from clipdissect.similarity.ranking import concat_layers
 
 NULL = "null_similarity"
+FIRST = "first_similarity"  # of the description, by the stage before reranking
 SHUFFLED_BY = 0  # seed of the permutation of images for the null
 FEW_IMAGES = 10  # on which a latent is `rare`, by functions that don't use a number of top images
 
@@ -161,9 +162,7 @@ class Describer:
         best = self._similarity.top(self._concept_activations, q, self._top)
         clusters = [name for name in units if name in self._clusters]
         sizes = [*units.values(), *(len(self._clusters[name]) for name in clusters)]
-        tensors = (best.concepts, best.scores, best.margin, best.resolution)
-        parts = zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True)
-        found = [Best(*part) for part in parts]
+        found = best.split(sizes)
         self._best |= zip(units, found, strict=False)
         self._best_of_clusters |= zip(clusters, found[len(units) :], strict=True)
         if self._shuffled is not None:
@@ -195,6 +194,8 @@ class Describer:
             names = texts[_array(best.concepts[:, rank])]
             columns[f"description{suffix}"] = scatter(names, scored, "")
             columns[f"similarity{suffix}"] = scatter(best.scores[:, rank], scored, np.nan)
+        if best.first_scores is not None:
+            columns[FIRST] = scatter(best.first_scores[:, 0], scored, np.nan)
         columns["margin"] = scatter(best.margin, scored, np.nan)
         return columns
 
@@ -262,11 +263,13 @@ def describe_layer(
 
 
 def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
-    """Return the concept activations with the images in a fixed random order."""
+    """Return the concept activations with the images in a fixed random order within groups."""
     images = concept_activations.image_embeds
     generator = torch.Generator().manual_seed(SHUFFLED_BY)
-    order = torch.randperm(len(images), generator=generator).to(images.device)
-    return ConceptActivations(images[order], concept_activations.text_embeds)
+    sizes = concept_activations.groups or (len(images),)
+    rows = torch.split(torch.arange(len(images)), list(sizes))
+    order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
+    return replace(concept_activations, image_embeds=images[order.to(images.device)])
 
 
 def top_images_of_layer(

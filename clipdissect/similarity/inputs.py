@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +16,13 @@ class ConceptActivations:
 
     image_embeds: Float[Tensor, "images dims"]
     text_embeds: Float[Tensor, "concepts dims"]
+    # Numbers of consecutive rows that shuffling keeps apart, such as images and crops; none: all.
+    groups: tuple[int, ...] = field(default=(), kw_only=True)
 
     def to(self, device: torch.device | str) -> ConceptActivations:
         """Return a copy on the device, or this one if it is there."""
-        return ConceptActivations(self.image_embeds.to(device), self.text_embeds.to(device))
+        images, texts = self.image_embeds.to(device), self.text_embeds.to(device)
+        return replace(self, image_embeds=images, text_embeds=texts)
 
     def dense(self) -> Float[Tensor, "images concepts"]:
         """Return P as one dense matrix, for small sets and tests."""
@@ -55,6 +59,16 @@ class Best:
     scores: Float[Tensor, "units n"]
     margin: Float[Tensor, " units"]  # over the runner-up; NaN with a single concept
     resolution: Float[Tensor, " units"]  # smallest resolved score difference; see `Plan`
+    # Scores of the same concepts by an earlier stage, where there are two.
+    first_scores: Float[Tensor, "units n"] | None = None
+
+    def split(self, sizes: Sequence[int]) -> list[Best]:
+        """Return the results of consecutive groups of units."""
+        parts = [
+            [None] * len(sizes) if value is None else torch.split(value, list(sizes))
+            for value in (getattr(self, entry.name) for entry in fields(self))
+        ]
+        return [Best(*part) for part in zip(*parts, strict=True)]
 
     @property
     def tied(self) -> Bool[Tensor, " units"]:

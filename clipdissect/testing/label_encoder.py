@@ -60,6 +60,17 @@ class LabelEncoder:
         embeddings = [self.shares(number).sqrt() for number in numbers if number is not None]
         return F.normalize(torch.stack(embeddings), dim=-1).to(images.device)
 
+    def embed_regions(
+        self, images: Sequence[str], boxes: Float[Tensor, "images 4"]
+    ) -> Float[Tensor, "images d"]:
+        """Return unit-length embeddings of parts of images by name.
+
+        Boxes are top, left, bottom and right, from 0 to 1. They can't be told from pixels alone.
+        """
+        numbers = self.probe.numbers(images)
+        parts = zip(numbers, boxes.tolist(), strict=True)
+        return F.normalize(torch.stack([self.shares(*part).sqrt() for part in parts]), dim=-1)
+
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts d"]:
         """Return one-hot vectors; unknown texts share the last dimension."""
         known = {text: i for i, text in enumerate(self.masks.texts)}
@@ -71,12 +82,16 @@ class LabelEncoder:
         pixels = (images * 255).round().byte().cpu()
         return [self._numbers.get(_fingerprint(image)) for image in pixels]
 
-    def shares(self, image: int) -> Float[Tensor, " d"]:
-        """Return the area shares of the masks' texts in an image of the probe."""
+    def shares(
+        self, image: int, box: Sequence[float] = (0.0, 0.0, 1.0, 1.0)
+    ) -> Float[Tensor, " d"]:
+        """Return the area shares of the masks' texts in an image of the probe, or a part of it."""
         texts = self.masks.texts
         shares = torch.zeros(len(texts) + 1, dtype=torch.float32)
         for number, mask in self.masks.read(image).concepts().items():
-            shares[texts.index(self.masks.concepts[number].text)] += float(mask.mean())
+            edges = [round(edge * side) for edge, side in zip(box, mask.shape * 2, strict=True)]
+            part = mask[edges[0] : edges[2], edges[1] : edges[3]]
+            shares[texts.index(self.masks.concepts[number].text)] += float(part.mean())
         return shares
 
     @cached_property

@@ -349,3 +349,20 @@ def test_published_means_stand_beside_ours(tmp_path: Path) -> None:
     run["probe"] = {"name": "imagenet_val", "images": 1000}
     write_text(tmp_path / "score" / "run.json", json.dumps(run))
     assert tables.gather(tmp_path)["scores"][0]["ours"] is None
+
+
+def test_reranked_labels_are_made_anew(
+    runner: Runner, described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = ColourEncoder(version="3")
+    monkeypatch.setitem(encoder.OPTIONS, "third", lambda: third)
+    rerank = "method.rerank=encoder", "method.reranker=third", "scores=[simulation]"
+    folder = runner(f"run={described}", *rerank)
+    table = pd.read_csv(folder / "scores.csv")
+    assert table["description"].tolist() == [*CLASSES, *CLASSES]
+    run = facts(folder, "run")
+    assert run["method"]["rerank"] == "encoder"
+    assert run["probe"]["used"] == 114
+    assert third.images_seen > 0
+    with pytest.raises(DissectError, match="has the network of images that the labels were made"):
+        runner(f"run={described}", *rerank, "method.reranker=other")

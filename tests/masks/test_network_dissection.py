@@ -23,9 +23,8 @@ from clipdissect.capture.maps import map_readings
 from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import ClassLabels, Resampling, evaluate
-from clipdissect.masks import ConceptMasks, concept_masks, crop, layers, without_crop
+from clipdissect.masks import ConceptMasks, concept_masks, crop, layers, regions, without_crop
 from clipdissect.method import Job, masked
-from clipdissect.report import regions
 from clipdissect.results.flags import has_flag
 from clipdissect.store import Store
 from clipdissect.targets import Target

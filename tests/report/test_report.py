@@ -26,10 +26,10 @@ from clipdissect import probe as probes
 from clipdissect.app import cli
 from clipdissect.capture.activations import TopKActivations
 from clipdissect.errors import DissectError, MissingResource
-from clipdissect.masks import without_crop
+from clipdissect.masks import regions, without_crop
 from clipdissect.method import Job
 from clipdissect.probe.thumbnails import NetworkInputs
-from clipdissect.report import ReportSettings, regions
+from clipdissect.report import ReportSettings
 from clipdissect.report.overview import overview, shorten_paths
 from clipdissect.report.report_data import compact_json, read_report_data
 from clipdissect.report.run import unit_of

@@ -25,8 +25,8 @@ from clipdissect import report, similarity
 from clipdissect.app import cli
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
+from clipdissect.masks import regions
 from clipdissect.probe import Probe
-from clipdissect.report import regions
 from clipdissect.report.outlines import heat_maps, outlines
 from clipdissect.report.overview import overview
 from clipdissect.report.report_data import ReportData, read_report_data

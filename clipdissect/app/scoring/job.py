@@ -17,7 +17,7 @@ from clipdissect import text_images
 from clipdissect.app.build import build_group, build_job, parameters
 from clipdissect.app.evaluation_job import resampling_of
 from clipdissect.app.scoring.labels import (
-    encoder_of,
+    encoders_of,
     given,
     is_made_anew,
     layers_of,
@@ -155,7 +155,7 @@ class ScoringJob:
 
 def _check(encoder: Encoder, sources: Sequence[Source], allow_same: bool) -> tuple[str, ...]:
     """Return notes on what the encoder shares with those of the labels; refuse the same one."""
-    describers = [d for d in map(encoder_of, sources) if d is not None]
+    describers = [d for found in map(encoders_of, sources) for d in found]
     notes = [note for d in describers for note in check_encoders(d, encoder, allow_same)]
     return tuple(dict.fromkeys(notes))
 

@@ -72,17 +72,19 @@ def make_anew(source: Source, job: Job, first: Probe) -> Labels:
     own = replace(build_job(source.config, method), target=job.target, probe=job.probe)
     captures_features = {"encoder", "similarity"} <= set(method.needs)  # by `capture_features`
     if captures_features and not (job.target and job.target.saes):
-        _reuse_features(own, first)
+        for each in method.jobs(own):
+            _reuse_features(each, first)
     result = method.describe(replace(own, probe=first))
     texts = result.vocabulary.texts if result.vocabulary else ()
     return Labels(source.name, result.descriptions, tuple(texts), result)
 
 
-def encoder_of(source: Source) -> Any | None:
-    """Return the encoder that made the labels; None if they need none or it is unknown."""
+def encoders_of(source: Source) -> list[Any]:
+    """Return the encoders that made the labels; none if they need none or it is unknown."""
     if source.config is None or "encoder" not in _method(source).needs:
-        return None
-    return build_groups(source.config, ("encoder",))["encoder"]
+        return []
+    first = Job(encoder=build_groups(source.config, ("encoder",))["encoder"])
+    return [job.encoder for job in _method(source).jobs(first)]
 
 
 def _reuse_features(job: Job, first: Probe) -> None:

@@ -217,7 +217,7 @@ def _compute(
     sample_size = SAMPLE if readings.keys() - saes else 0  # latents need no quantile
     chosen, sample = choose_images(top_images, probe.images, limit, sample_size)
     accumulators = _accumulators(readings, saes, top_images, probe, len(sample))
-    log.info("report: running the target on %d images again for regions", len(chosen))
+    log.info("running the target on %d images again for regions", len(chosen))
     numbers, sampled = torch.tensor(chosen), torch.tensor(sample, dtype=torch.int64)
     used = 0
     parts = target.without_saes, list(readings), probe.subset(chosen), settings, readings
@@ -259,7 +259,7 @@ def _layers_with_maps(
         with on_device(target.model, settings.torch_device):
             trial = try_out(target, layers)
     except DissectError as error:
-        log.info("report: no regions: %s", error)
+        log.info("no regions: %s", error)
         return {}
     readings = {}
     for layer in layers:
@@ -268,7 +268,7 @@ def _layers_with_maps(
             sae = target.saes.get(layer)
             summarised = trial.read_latents(layer, settings.summary, sae) if sae else reading
         except DissectError as error:
-            log.info("report: no regions of %s: %s", layer, error)
+            log.info("no regions of %s: %s", layer, error)
             continue
         if reading.grid not in (None, (1, 1)) and summarised.kind != "cls":
             readings[layer] = reading
