@@ -25,7 +25,7 @@ from clipdissect.scores.scoring import Labels
 from clipdissect.utils.type_checks import shortened
 
 GROUP = "leaderboard"
-NAME = re.compile(r"\w[\w .+-]*")  # of an entry
+NAME = re.compile(r"\w[\w .,=+-]*")  # of an entry
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # texts that need no quotes
 
 
@@ -70,7 +70,7 @@ def _overrides(name: str, options: Any) -> list[str]:
     if not NAME.fullmatch(name):
         raise DissectError(
             f"leaderboard.entries: '{name}' is a file's name, too: use letters, digits, blanks, "
-            "and _ + - ."
+            "and , = _ + - ."
         )
     if not isinstance(options, dict):
         raise DissectError(
