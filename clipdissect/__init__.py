@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from clipdissect._version import __version__
 
 if TYPE_CHECKING:
+    from clipdissect.api import dissect
     from clipdissect.capture.pooling import Summary
     from clipdissect.capture.settings import Settings
-    from clipdissect.dissection import dissect
     from clipdissect.errors import DissectError
     from clipdissect.results.result import Result
 
 __all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
 
 _MODULES = {
-    "dissect": "dissection",
+    "dissect": "api",
     "Result": "results.result",
     "DissectError": "errors",
     "Settings": "capture.settings",

@@ -13,11 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
-from clipdissect import probe as probes
 from clipdissect import sae as saes
-from clipdissect import similarity as similarities
 from clipdissect import targets
 from clipdissect.capture.activations import Activations
 from clipdissect.capture.capture import capture, check_layers
@@ -35,7 +32,6 @@ from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.meanings import check_most, meanings_table, with_meanings
 from clipdissect.results.result import Result
-from clipdissect.sae import Sae
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -124,80 +120,6 @@ class Evidence:
 
 
 Prepare = Callable[[Job, CapturedFeatures, Evidence], Evidence]
-
-
-def dissect(
-    model: nn.Module | Target | Mapping[str, Any] | str,
-    layers: Sequence[str] | None = None,
-    *,
-    probe: Any,
-    concepts: Concepts | Sequence[str] | Mapping[str, Any] | str | Path,
-    preprocess: Transform | None = None,
-    encoder: Encoder | Mapping[str, Any] | str = "clip_vit_b16",
-    similarity: Similarity | Mapping[str, Any] | str = "soft_wpmi",
-    sae: Sae | nn.Module | Mapping[str, Any] | str | Path | None = None,
-    settings: Settings | None = None,
-    device: str | torch.device | None = None,
-    store: Store | str | Path | None = "auto",
-    top: int = 5,
-    images: int = 10,
-    team: Team = ALONE,
-    truth: Mapping[str, Sequence[str]] | None = None,
-    null_similarity: bool = True,
-    meanings: int = 1,
-) -> Result:
-    """Describe every unit of the layers by the concepts that match its activations best.
-
-    Names may be mappings with parameters: `similarity={"name": "soft_wpmi", "top_k": 20}`.
-
-    Args:
-        model: a network, a `Target`, or a target's name.
-        layers: dotted module names, with `[part]` for a module that returns a tuple or dict;
-            the target's own by default.
-        probe: an image folder, a probe's name, a `Probe`, or a map-style dataset of images.
-        concepts: a list of texts, a concept set's name, a text file, or a `Concepts`.
-        preprocess: PIL image to the network's input; required for a plain network.
-        encoder: an encoder's name or an `Encoder`.
-        similarity: a similarity function's name, or one from `similarity.build`.
-        sae: a sparse autoencoder, whose latents are described as the layer's units: its folder, a
-            module with `encode(x [..., inputs]) -> [..., latents]`, or an `Sae`; with several
-            layers, a mapping of the layer to one of these.
-        settings: device, precision, batches and the summary of activations.
-        device: `cpu`, `cuda` or `cuda:1`; overrides the settings' device.
-        store: the feature store: a folder, `auto` for the user cache, None to disable it.
-        top: descriptions per unit.
-        images: top images per unit.
-        team: processes that share the images, from `distributed.from_environment`; the leader
-            calls this, the others `run_worker`.
-        truth: layer to each unit's right concept, for `truth_rank`; costs two more passes over
-            the concepts and doesn't change the descriptions.
-        null_similarity: whether to score again with shuffled images, for `null_similarity`;
-            doubles the scoring time and doesn't change the descriptions.
-        meanings: how many meanings of a unit to look for, see `results.meanings`; 1 for none.
-
-    Raises:
-        DissectError: an invalid argument; the message says what to change.
-
-    Source: Oikarinen & Weng, ICLR 2023, Sec. 3.
-    """
-    timers = Timers()
-    with timers.stage("load"):
-        settings = resolve_settings(settings, device)
-        job = Job(
-            target=_with_saes(resolve_target(model, layers, preprocess), sae),
-            probe=probes.resolve(probe),
-            concepts=concept_sets.resolve(concepts),
-            similarity=_resolve_similarity(similarity),
-            encoder=encoders.resolve(encoder),
-            settings=settings,
-            store=resolve_store(store),
-            top=top,
-            images=images,
-            team=team,
-            truth={} if truth is None else truth,
-            null=null_similarity,
-        )
-    return describe_units(job, timers, meanings)
 
 
 def describe_units(
@@ -397,7 +319,7 @@ def log_skipped(skipped: Mapping[str, str], images: int) -> None:
 
 
 def resolve_settings(settings: Settings | None, device: str | torch.device | None) -> Settings:
-    """Return the settings, on the device if one is given; see `dissect`."""
+    """Return the settings, on the device if one is given; see `api.dissect`."""
     if settings is not None and not isinstance(settings, Settings):
         raise DissectError(
             f"settings must be a clipdissect.Settings, such as Settings(batch_size=32); got "
@@ -409,18 +331,12 @@ def resolve_settings(settings: Settings | None, device: str | torch.device | Non
     return replace(settings, device=str(device) if isinstance(device, torch.device) else device)
 
 
-def _resolve_similarity(similarity: Similarity | Mapping[str, Any] | str) -> Similarity:
-    if isinstance(similarity, Similarity):
-        return similarity
-    return registry.named("similarity", similarities.build, similarity)
-
-
 def resolve_target(
     model: nn.Module | Target | Mapping[str, Any] | str,
     layers: Sequence[str] | None,
     preprocess: Transform | None,
 ) -> Target:
-    """Return a target from a network, a `Target` or a name; see `dissect`."""
+    """Return a target from a network, a `Target` or a name; see `api.dissect`."""
     is_list = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
     if not is_list or any(not isinstance(layer, str) for layer in layers or ()):
         raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
@@ -447,7 +363,8 @@ def resolve_target(
     return model.with_preprocess(preprocess) if preprocess else model
 
 
-def _with_saes(target: Target, given: Any) -> Target:
+def with_saes(target: Target, given: Any) -> Target:
+    """Return a target whose layers have sparse autoencoders; see `api.dissect`."""
     if given is None:
         return target
     if not isinstance(given, Mapping) or "name" in given:
@@ -458,7 +375,7 @@ def _with_saes(target: Target, given: Any) -> Target:
 
 
 def resolve_store(store: Store | str | Path | None) -> Store | None:
-    """Return a store from a folder, `auto` or None; see `dissect`."""
+    """Return a store from a folder, `auto` or None; see `api.dissect`."""
     if store is None or isinstance(store, Store):
         return store
     if not isinstance(store, (str, Path)):

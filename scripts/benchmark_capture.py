@@ -41,6 +41,7 @@ from clipdissect import concepts as concept_sets
 from clipdissect import encoder as encoders
 from clipdissect import probe as probes
 from clipdissect import similarity, targets
+from clipdissect.api import dissect
 from clipdissect.app.runtime.baseline import PlainPipeline
 from clipdissect.app.runtime.microbenchmarks import in_turn, processor, ratios, synchronize
 from clipdissect.capture import capture as capture_module
@@ -51,7 +52,6 @@ from clipdissect.capture.decoding import batch_requests
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS, ModelRunner, networks
 from clipdissect.capture.settings import BF16_WEIGHTS, Settings
-from clipdissect.dissection import dissect
 from clipdissect.encoder import Encoder
 from clipdissect.images.decode import DECODE, Picture, to_pil
 from clipdissect.images.transforms import split

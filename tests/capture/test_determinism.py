@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipdissect import method, probe
+from clipdissect.api import dissect
 from clipdissect.capture import determinism
 from clipdissect.capture.capture import READINGS, capture
 from clipdissect.capture.infer_layout import read_layers
 from clipdissect.capture.networks import EMBEDS
 from clipdissect.capture.pooling import Summary
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import dissect
 from clipdissect.method import Job
 from clipdissect.similarity import build as similarity
 from clipdissect.store import Store

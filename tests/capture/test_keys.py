@@ -16,9 +16,9 @@ from PIL import Image
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 
 from clipdissect import probe
+from clipdissect.api import dissect
 from clipdissect.capture.capture import READINGS
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import dissect
 from clipdissect.encoder.conse import ConSE
 from clipdissect.evaluation.vectors import vectors
 from clipdissect.images import decode as images

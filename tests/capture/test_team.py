@@ -27,7 +27,8 @@ sys.path.insert(0, {tests!r})
 from tiny import ColourEncoder, ColourNet, preprocess
 
 from clipdissect import probe, similarity
-from clipdissect.dissection import run_worker, dissect
+from clipdissect.api import dissect
+from clipdissect.dissection import run_worker
 from clipdissect.utils.distributed import from_environment
 from clipdissect.errors import DissectError
 from clipdissect.capture.settings import Settings

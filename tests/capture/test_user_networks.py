@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from clipdissect import probe
 from clipdissect import targets as target
+from clipdissect.api import dissect
 from clipdissect.capture.capture import capture
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import dissect
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import checkpoints
 from clipdissect.similarity import build as similarity

@@ -14,8 +14,8 @@ from tiny import ColourNet, preprocess, write_colours
 from tiny_encoders import WORDS, PlaneEncoder, word_tokenizer
 
 from clipdissect import encoder
+from clipdissect.api import dissect
 from clipdissect.capture.capture import Settings
-from clipdissect.dissection import dissect
 from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError
 from clipdissect.models import tokenizers

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from tiny import COLOURS, ColourEncoder, LiveNet, preprocess, write_colours
 
 from clipdissect import probe, similarity
+from clipdissect.api import dissect
 from clipdissect.app import build as parts
 from clipdissect.app.help import conf_folder
 from clipdissect.app.runtime import microbenchmarks as runtime_pieces
@@ -29,7 +30,7 @@ from clipdissect.app.runtime.baseline import PlainPipeline, soft_wpmi
 from clipdissect.app.runtime.microbenchmarks import synthetic_inputs
 from clipdissect.app.schema import register
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import Job, dissect
+from clipdissect.dissection import Job
 from clipdissect.errors import DissectError
 from clipdissect.targets import Target
 from clipdissect.utils import timing

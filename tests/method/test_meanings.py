@@ -72,11 +72,11 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def dissect(images: Path, **changes: Any) -> clipdissect.Result:
+def dissect(images: Path, meanings: Any = 3, **changes: Any) -> clipdissect.Result:
     options: dict[str, Any] = {
         "layers": ["head"],
         "similarity": FUNCTIONS[0],
-        "meanings": 3,
+        "method": {"name": "clip_dissect", "meanings": meanings},
         "images": 14,
         "settings": Settings(device="cpu", workers=0),
     }

@@ -1,0 +1,136 @@
+"""The library's main call: describe the units of a network's layers by any method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipdissect import concepts as concept_sets
+from clipdissect import encoder as encoders
+from clipdissect import method as methods
+from clipdissect import probe as probes
+from clipdissect import similarity as similarities
+from clipdissect.capture.settings import Settings
+from clipdissect.concepts import Concepts
+from clipdissect.dissection import (
+    Job,
+    resolve_settings,
+    resolve_store,
+    resolve_target,
+    with_saes,
+)
+from clipdissect.encoder import Encoder
+from clipdissect.method import Method
+from clipdissect.results.result import Result
+from clipdissect.sae import Sae
+from clipdissect.similarity import Similarity
+from clipdissect.store import Store
+from clipdissect.targets import Target
+from clipdissect.utils import registry
+from clipdissect.utils.distributed import ALONE, Team
+from clipdissect.utils.hashing import Transform
+from clipdissect.utils.timing import Timers
+
+
+def dissect(
+    model: nn.Module | Target | Mapping[str, Any] | str,
+    layers: Sequence[str] | None = None,
+    *,
+    probe: Any,
+    concepts: Concepts | Sequence[str] | Mapping[str, Any] | str | Path | None = None,
+    preprocess: Transform | None = None,
+    method: Method | Mapping[str, Any] | str = "clip_dissect",
+    encoder: Encoder | Mapping[str, Any] | str = "clip_vit_b16",
+    similarity: Similarity | Mapping[str, Any] | str = "soft_wpmi",
+    sae: Sae | nn.Module | Mapping[str, Any] | str | Path | None = None,
+    settings: Settings | None = None,
+    device: str | torch.device | None = None,
+    store: Store | str | Path | None = "auto",
+    top: int = 5,
+    images: int = 10,
+    team: Team = ALONE,
+    truth: Mapping[str, Sequence[str]] | None = None,
+    null_similarity: bool = True,
+) -> Result:
+    """Describe every unit of the layers, by default by the concepts that match it best.
+
+    Names may be mappings with parameters: `similarity={"name": "soft_wpmi", "top_k": 20}`.
+
+    Args:
+        model: a network, a `Target`, or a target's name.
+        layers: dotted module names, with `[part]` for a module that returns a tuple or dict;
+            the target's own by default.
+        probe: an image folder, a probe's name, a `Probe`, or a map-style dataset of images.
+        concepts: a list of texts, a concept set's name, a text file, or a `Concepts`; for methods
+            that choose from concepts.
+        preprocess: PIL image to the network's input; required for a plain network.
+        method: a method's name, or one from `method.build`; it takes of the following what it
+            needs.
+        encoder: an encoder's name or an `Encoder`.
+        similarity: a similarity function's name, or one from `similarity.build`.
+        sae: a sparse autoencoder, whose latents are described as the layer's units: its folder, a
+            module with `encode(x [..., inputs]) -> [..., latents]`, or an `Sae`; with several
+            layers, a mapping of the layer to one of these.
+        settings: device, precision, batches and the summary of activations.
+        device: `cpu`, `cuda` or `cuda:1`; overrides the settings' device.
+        store: the feature store: a folder, `auto` for the user cache, None to disable it.
+        top: descriptions per unit.
+        images: top images per unit.
+        team: processes that share the images, from `distributed.from_environment`; the leader
+            calls this, the others `Method.run_worker`.
+        truth: layer to each unit's right concept, for `truth_rank`; costs two more passes over
+            the concepts and doesn't change the descriptions.
+        null_similarity: whether to score again with shuffled images, for `null_similarity`;
+            doubles the scoring time and doesn't change the descriptions.
+
+    Raises:
+        DissectError: an invalid argument; the message says what to change.
+
+    Source: Oikarinen & Weng, ICLR 2023, Sec. 3.
+    """
+    timers = Timers()
+    with timers.stage("load"):
+        describer = _resolve_method(method)
+        settings = resolve_settings(settings, device)
+        parts = _parts(describer.needs, concepts, encoder, similarity)
+        job = Job(
+            target=with_saes(resolve_target(model, layers, preprocess), sae),
+            probe=probes.resolve(probe),
+            settings=settings,
+            store=resolve_store(store),
+            top=top,
+            images=images,
+            team=team,
+            truth={} if truth is None else truth,
+            null=null_similarity,
+            **parts,
+        )
+    result = describer.describe(job)
+    seconds = result.run.setdefault("seconds", {})
+    seconds["load"] = seconds.get("load", 0.0) + timers.seconds["load"]
+    return result
+
+
+def _resolve_method(method: Method | Mapping[str, Any] | str) -> Method:
+    if isinstance(method, Method):
+        return method
+    return registry.named("method", methods.build, method)
+
+
+def _parts(needs: Sequence[str], concepts: Any, encoder: Any, similarity: Any) -> dict[str, Any]:
+    """Return the inputs that a method needs; others aren't built."""
+    parts: dict[str, Any] = {}
+    if "concepts" in needs:
+        parts["concepts"] = concept_sets.resolve(concepts)
+    if "similarity" in needs:
+        is_built = isinstance(similarity, Similarity)
+        parts["similarity"] = (
+            similarity if is_built else registry.named("similarity", similarities.build, similarity)
+        )
+    if "encoder" in needs:
+        parts["encoder"] = encoders.resolve(encoder)
+    return parts
