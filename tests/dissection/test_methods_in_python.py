@@ -49,7 +49,7 @@ def test_methods_with_an_encoder(images: str, tmp_path: Path, chosen: Any) -> No
 
 
 def test_methods_with_masks_take_neither_concepts_nor_an_encoder(tmp_path: Path) -> None:
-    probe = {"name": "synthetic_broden", "images": 12, "stamps": "off", "root": str(tmp_path)}
+    probe = {"name": "synthetic_broden", "images": 12, "stamps": "none", "root": str(tmp_path)}
     result = dissect(probe, method="network_dissection", store=tmp_path / "store")
     assert result.vocabulary is not None
     assert set(result.descriptions["description"]) <= {"", *result.vocabulary.texts}
