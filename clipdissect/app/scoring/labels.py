@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from clipdissect.method import Job, Method
 from clipdissect.probe import Probe
 from clipdissect.scores.held_out import rows_of
 from clipdissect.scores.scoring import Labels
+from clipdissect.store.shards import SETTLED_S
 from clipdissect.utils.type_checks import check_choice
 
 ANEW, GIVEN, AUTO = CHOICES = ("anew", "given", "auto")
@@ -92,6 +94,9 @@ def _reuse_features(job: Job, first: Probe) -> None:
     assert job.target and job.probe
     layers = job.target.layers
     whole = capture_features(job, layers)
+    if whole.computed:  # the store trusts files for reuse once their times have settled
+        time.sleep(SETTLED_S)
+        whole = capture_features(job, layers)
     rows = rows_of(whole, list(first.images)).tolist()
     keep_features(replace(job, probe=first), layers, whole.rows(rows, first.digest))
 
