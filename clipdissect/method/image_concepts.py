@@ -22,11 +22,14 @@ from clipdissect.utils.type_checks import check_choice
 SOURCES = ("labels", "hypernyms", "encoder")
 PHYSICAL = "n00001930"  # physical_entity.n.01: of a word's meanings, images show these
 SHOWN = 0.5  # value from which an image shows a concept
-# Without a known calibration: the most similar hundredth of all pairs of image and concept counts
+# A calibration fitted to labels that are finer than the concepts, such as one image per class, shows
+# next to nothing: fewer than this share of the concepts on so many images.
+LEAST_CONCEPTS, LEAST_IMAGES = 0.01, 5
+# Without a calibration: the most similar hundredth of all pairs of image and concept counts
 # as shown, and two standard deviations of the cosines change a value from 0.5 to 0.98.
 SHOWN_SHARE, STEEPNESS = 0.01, 2.0
 GUESSED = (
-    "no calibration of the encoder is known, and the probe has no labels to fit one: the most "
+    "no calibration of the encoder is known, and none can be fitted to the probe's labels: the most "
     f"similar {SHOWN_SHARE:.0%} of all pairs of image and concept count as shown"
 )
 
@@ -129,7 +132,7 @@ def _of_encoder(job: Job, captured: CapturedFeatures) -> ImageConcepts:
     texts = embed_concepts(encoder, concepts, job.store, job.settings)
     images = captured.image_embeds.to(device)
     cosines = images @ texts.embeddings.to(device).T
-    calibration = published_calibration(encoder) or _fitted(job, captured, images)
+    calibration = published_calibration(encoder) or _fitted(job, captured, images, cosines)
     notes = list(texts.notes)
     if calibration is None:
         calibration = _guessed(cosines)
@@ -139,18 +142,24 @@ def _of_encoder(job: Job, captured: CapturedFeatures) -> ImageConcepts:
 
 
 def _fitted(
-    job: Job, captured: CapturedFeatures, images: Float[Tensor, "images dims"]
+    job: Job,
+    captured: CapturedFeatures,
+    images: Float[Tensor, "images dims"],
+    cosines: Float[Tensor, "images concepts"],
 ) -> Calibration | None:
-    """Fit the calibration to the probe's labels; None if there are none."""
+    """Fit the calibration to the probe's labels; None if there are none, or none that suit."""
     probe, encoder = job.require("the source encoder", ("probe", "encoder"))
     try:
         labels = of_probe(probe, captured.images)
         names = Concepts("labels", labels.names)
         texts = embed_concepts(encoder, names, job.store, job.settings)
-        cosines = images @ texts.embeddings.to(images.device).T
-        return fit_calibration(cosines.cpu(), labels.matrix, f"labels of {probe.name}")
+        of_labels = images @ texts.embeddings.to(images.device).T
+        fitted = fit_calibration(of_labels.cpu(), labels.matrix, f"labels of {probe.name}")
     except DissectError:  # no labels, or a single one
         return None
+    most = cosines.topk(min(LEAST_IMAGES, len(cosines)), 0).values
+    is_shown = fitted.simulate(most).mean(0) >= SHOWN
+    return fitted if is_shown.float().mean() >= LEAST_CONCEPTS else None
 
 
 def _guessed(cosines: Float[Tensor, "images concepts"]) -> Calibration:

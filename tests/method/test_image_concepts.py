@@ -24,6 +24,7 @@ from clipdissect.method import Job
 from clipdissect.method.image_concepts import (
     GUESSED,
     ImageConcepts,
+    _fitted,
     image_concepts,
     needs_of,
     with_hypernyms,
@@ -182,6 +183,16 @@ def test_an_encoder_without_labels_shows_its_most_similar_pairs(tmp_path: Path) 
     job, captured = of(images, tmp_path, published)
     facts = image_concepts("encoder", job, captured).facts
     assert facts["calibration"]["scale"] == PUBLISHED[published.name].scale
+
+
+def test_a_calibration_that_shows_nothing_is_not_used(tmp_path: Path) -> None:
+    """A label of a single image leaves no concept that an image shows for certain."""
+    images = probe.build("folder", root=str(write_classes(tmp_path / "i")), labels="folders")
+    job, captured = of(images, tmp_path, ColourEncoder())
+    embeds = captured.image_embeds
+    cosines = embeds @ ColourEncoder().embed_texts(list(COLOURS)).T
+    assert _fitted(job, captured, embeds, cosines) is not None
+    assert _fitted(job, captured, embeds, cosines - 1) is None
 
 
 def test_needs() -> None:

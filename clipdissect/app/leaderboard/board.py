@@ -12,6 +12,7 @@ import pandas as pd
 from clipdissect.app.console import markdown_table
 from clipdissect.app.leaderboard.entries import Described
 from clipdissect.app.scoring.output import MAIN
+from clipdissect.scores.summary import ALL
 
 COLUMNS = (
     *("method", "layer", "score", "value", "low", "high", "units", "controls", "reached_by"),
@@ -55,7 +56,7 @@ class Board:
             for name, layers in sets.items()
             for row in _rows(name, layers, metrics["differences"].get(name, {}))
         ]
-        layers = tuple(reversed(metrics["layers"]))
+        layers = tuple(sorted(metrics["layers"], key=lambda layer: layer != ALL))
         table = pd.DataFrame(rows, columns=COLUMNS)
         return cls(table, layers, metrics["labels"], {**missing, **metrics["not_scored"]})
 
