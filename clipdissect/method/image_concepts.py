@@ -22,15 +22,15 @@ from clipdissect.utils.type_checks import check_choice
 SOURCES = ("labels", "hypernyms", "encoder")
 PHYSICAL = "n00001930"  # physical_entity.n.01: of a word's meanings, images show these
 SHOWN = 0.5  # value from which an image shows a concept
-# A calibration fitted to labels that are finer than the concepts, such as one image per class, shows
-# next to nothing: fewer than this share of the concepts on so many images.
+# A calibration fitted to labels that are finer than the concepts, such as one image per class,
+# shows next to nothing: fewer than this share of the concepts on so many images.
 LEAST_CONCEPTS, LEAST_IMAGES = 0.01, 5
 # Without a calibration: the most similar hundredth of all pairs of image and concept counts
 # as shown, and two standard deviations of the cosines change a value from 0.5 to 0.98.
 SHOWN_SHARE, STEEPNESS = 0.01, 2.0
 GUESSED = (
-    "no calibration of the encoder is known, and none can be fitted to the probe's labels: the most "
-    f"similar {SHOWN_SHARE:.0%} of all pairs of image and concept count as shown"
+    "no calibration of the encoder is known, and none can be fitted to the probe's labels: the "
+    f"most similar {SHOWN_SHARE:.0%} of all pairs of image and concept count as shown"
 )
 
 
