@@ -79,6 +79,13 @@ class Board:
         return dict(zip(keys, self.table.to_dict("records"), strict=True))
 
     @cached_property
+    def about(self) -> dict[str, tuple[str, float]]:
+        """Return what each method takes, and its seconds."""
+        rows = self.table.drop_duplicates("method").set_index("method")
+        pairs = zip(rows["requires"], rows["seconds"], strict=True)
+        return dict(zip(map(str, rows.index), pairs, strict=True))
+
+    @cached_property
     def units(self) -> dict[str, int]:
         """Return the number of units that any score is of, by layer."""
         most = self.table.groupby("layer")["units"].max()
@@ -106,10 +113,9 @@ class Board:
         scores, cells = self.scores(layer), self.cells
         rows = []
         for name in self.methods(layer):
-            found = [cells.get((layer, name, score)) for score in scores]
-            first = next(row for row in found if row)
-            texts = [self.text_of(row) for row in found]
-            rows.append([name, first["requires"], f"{first['seconds']:.1f}", *texts])
+            texts = [self.text_of(cells.get((layer, name, score))) for score in scores]
+            requires, seconds = self.about[name]
+            rows.append([name, requires, f"{seconds:.1f}", *texts])
         return markdown_table(["method", "takes", "seconds", *scores], rows)
 
 
@@ -136,7 +142,7 @@ def _rows(
 
 
 def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
+    return None if value is None else 0.0 - value  # not -0.0
 
 
 def sign_of(row: Mapping[str, Any]) -> int:

@@ -57,11 +57,7 @@ class LayerTable:
         columns = [_cells(board, layer, score, methods) for score in scores]
         rows = []
         for number, name in enumerate(methods):
-            about = next(
-                cell for s in scores if (cell := board.cells.get((layer, name, s))) is not None
-            )
-            cells = [column[number] for column in columns]
-            rows.append(Row(name, about["requires"], about["seconds"], cells))
+            rows.append(Row(name, *board.about[name], [column[number] for column in columns]))
         known = [score_of(score) for score in scores]
         return cls(layer, [(score.title, score.definition) for score in known], rows)
 

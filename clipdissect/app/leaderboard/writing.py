@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdissect.app.console import console, print_lines, text_table
-from clipdissect.app.leaderboard.board import NOTHING, Board
+from clipdissect.app.leaderboard.board import Board
 from clipdissect.app.leaderboard.figure import draw
 from clipdissect.app.leaderboard.page import write_page
 from clipdissect.app.scoring.job import ScoringJob
@@ -76,10 +76,9 @@ def show(board: Board, folder: Path) -> None:
     scores = board.scores(layer)[:SHOWN]
     rows = []
     for name in board.methods(layer):
-        cells = [board.cells.get((layer, name, score)) for score in scores]
-        first = next((row for row in cells if row), {"requires": NOTHING, "seconds": 0.0})
-        about = (name, first["requires"], f"{first['seconds']:.1f}")
-        rows.append([*about, *(board.text_of(row) for row in cells)])
+        requires, seconds = board.about[name]
+        texts = [board.text_of(board.cells.get((layer, name, score))) for score in scores]
+        rows.append([name, requires, f"{seconds:.1f}", *texts])
     out = console(WIDE)
     headers = ("method", "takes", "seconds", *scores)
     out.print(text_table({name: {"no_wrap": True} for name in headers}, rows, layer))
