@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ LEAST_CONCEPTS, LEAST_IMAGES = 0.01, 5
 # Without a calibration: the most similar hundredth of all pairs of image and concept counts
 # as shown, and two standard deviations of the cosines change a value from 0.5 to 0.98.
 SHOWN_SHARE, STEEPNESS = 0.01, 2.0
+SAMPLED = 1_000_000  # pairs, about
 GUESSED = (
     "no calibration of the encoder is known, and none can be fitted to the probe's labels: the "
     f"most similar {SHOWN_SHARE:.0%} of all pairs of image and concept count as shown"
@@ -164,7 +166,10 @@ def _fitted(
 
 def _guessed(cosines: Float[Tensor, "images concepts"]) -> Calibration:
     flat = cosines.flatten()
-    some = flat[:: max(1, len(flat) // 1_000_000)].double()
+    step = max(1, len(flat) // SAMPLED)
+    while math.gcd(step, cosines.shape[1]) > 1:  # else pairs of the same few concepts
+        step += 1
+    some = flat[::step].double()
     scale = STEEPNESS / max(float(some.std()), 1e-9)
     return Calibration(scale, -float(torch.quantile(some, 1 - SHOWN_SHARE)), GUESSED)
 

@@ -21,6 +21,7 @@ from clipdissect.encoder import Encoder
 from clipdissect.encoder.calibration import PUBLISHED
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
+from clipdissect.method import image_concepts as module
 from clipdissect.method.image_concepts import (
     GUESSED,
     ImageConcepts,
@@ -193,6 +194,21 @@ def test_a_calibration_that_shows_nothing_is_not_used(tmp_path: Path) -> None:
     cosines = embeds @ ColourEncoder().embed_texts(list(COLOURS)).T
     assert _fitted(job, captured, embeds, cosines) is not None
     assert _fitted(job, captured, embeds, cosines - 1) is None
+
+
+@pytest.mark.parametrize("concepts", [50, 60, 64])
+def test_the_guess_is_from_pairs_of_all_concepts(
+    monkeypatch: pytest.MonkeyPatch, concepts: int
+) -> None:
+    monkeypatch.setattr(module, "SAMPLED", 5000)
+    of_concepts = torch.linspace(0, 1, concepts)  # every tenth has other cosines
+    of_concepts[::10] = 5
+    generator = torch.Generator().manual_seed(0)
+    cosines = of_concepts + torch.randn(1000, concepts, generator=generator)
+    calibration = module._guessed(cosines)
+    shown = float((calibration.simulate(cosines) >= 0.5).float().mean())
+    assert shown == pytest.approx(0.01, rel=0.3)
+    assert calibration.scale == pytest.approx(2 / float(cosines.std()), rel=0.05)
 
 
 def test_needs() -> None:
