@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clipdissect.errors import DissectError
+from clipdissect.utils.type_checks import shortened
+
 COLUMN = "formula"  # of tables of descriptions; empty: the description is a single text
 START = '{"op":'  # of a written tree that isn't a leaf
 AND, OR, NOT, SUM = OPERATORS = ("AND", "OR", "NOT", "SUM")
@@ -45,9 +48,45 @@ def written(tree: Tree) -> str:
 
 
 def read(label: str) -> Tree:
-    """Return the tree of a label, which is a written tree or a single text."""
-    tree: dict[str, Any] = json.loads(label) if label.startswith(START) else leaf(label)
+    """Return the tree of a label, which is a written tree or a single text.
+
+    Raises:
+        DissectError: it starts like a written tree, but is none.
+    """
+    if not label.startswith(START):
+        return leaf(label)
+    try:
+        tree: dict[str, Any] = json.loads(label)
+    except json.JSONDecodeError as error:
+        raise _malformed(label) from error
+    if not _is_tree(tree):
+        raise _malformed(label)
     return tree
+
+
+def _is_tree(tree: Any) -> bool:
+    if not isinstance(tree, dict):
+        return False
+    if "op" not in tree:
+        return "label" in tree or "text" in tree
+    of = tree.get("of")
+    if tree["op"] not in OPERATORS or not isinstance(of, list) or not all(map(_is_tree, of)):
+        return False
+    if tree["op"] == SUM:
+        return len(of) > 0 and _are_numbers(tree.get("weights"), len(of))
+    return len(of) == 1 if tree["op"] == NOT else len(of) > 0
+
+
+def _are_numbers(weights: Any, count: int) -> bool:
+    is_list = isinstance(weights, list) and len(weights) == count
+    return is_list and all(isinstance(w, (int, float)) for w in weights)
+
+
+def _malformed(label: str) -> DissectError:
+    return DissectError(
+        f"the formula {shortened(label)} isn't a tree of AND, OR, NOT and SUM, such as "
+        f"{written(node(OR, leaf('dog'), leaf('cat')))}: correct the column {COLUMN}, or delete it"
+    )
 
 
 def labels_of(table: pd.DataFrame) -> list[str]:
@@ -62,7 +101,7 @@ def labels_of(table: pd.DataFrame) -> list[str]:
 
 
 def text_of_leaf(tree: Tree) -> str:
-    return str(tree.get("text", tree["label"]))
+    return str(tree["text"] if "text" in tree else tree["label"])
 
 
 def texts_of(tree: Tree) -> Iterator[str]:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clipdissect.errors import DissectError
 from clipdissect.results.formulas import (
     AND,
     NOT,
@@ -67,3 +68,22 @@ def test_labels_of_a_table() -> None:
     )
     assert labels_of(table) == ["a", formula, "", "", "c"]
     assert labels_of(table[["description"]]) == ["a", "a OR b", "", "", "c"]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        '{"op": "XOR", "of": [{"label": "a"}, {"label": "b"}]}',
+        '{"op": "AND", "of": [',
+        '{"op": "AND"}',
+        '{"op": "AND", "of": []}',
+        '{"op": "AND", "of": ["a", "b"]}',
+        '{"op": "NOT", "of": [{"label": "a"}, {"label": "b"}]}',
+        '{"op": "SUM", "of": [{"label": "a"}]}',
+        '{"op": "SUM", "of": [{"label": "a"}], "weights": ["1"]}',
+        '{"op": "SUM", "of": [{"label": "a"}], "weights": [1, 2]}',
+    ],
+)
+def test_a_malformed_formula_is_refused(label: str) -> None:
+    with pytest.raises(DissectError, match=r"isn't a tree.*correct the column formula"):
+        read(label)
