@@ -89,7 +89,12 @@ def to_published(descriptions: pd.DataFrame) -> pd.DataFrame:
     if formulas.COLUMN not in descriptions:
         raise DissectError("the descriptions have no column formula: they aren't of method linear")
     rows = [
-        {"layer": layer, "unit": unit, CORRELATION: correlation, **_cells(formulas.read(cell))}
+        {
+            "layer": layer,
+            "unit": unit,
+            CORRELATION: correlation,
+            **_cells(formulas.read(cell) if cell else None),
+        }
         for layer, unit, correlation, cell in zip(
             *(descriptions[c] for c in ("layer", "unit", "similarity", formulas.COLUMN)),
             strict=True,
