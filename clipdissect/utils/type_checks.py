@@ -47,7 +47,8 @@ def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
 
 
 def check_range(name: str, value: float, minimum: float, maximum: float | None = None) -> None:
-    if value < minimum or (maximum is not None and value > maximum):
+    # Of NaN, no comparison is true.
+    if not value >= minimum or (maximum is not None and not value <= maximum):
         limits = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
         raise DissectError(f"{name} is {value}; it must be {limits}")
 

@@ -289,6 +289,12 @@ def test_own_sums_are_written_and_read_back(job: Job, tmp_path: Path) -> None:
         to_published(other)
 
 
+def test_numbers_that_are_none_are_refused() -> None:
+    for name in ("lam", "tolerance", "alpha", "validation"):
+        with pytest.raises(DissectError, match=rf"method\.{name} is nan"):
+            Linear(**{name: float("nan")})
+
+
 def _terms(tree: formulas.Tree) -> Any:
     labels = [leaf["label"] for leaf in tree["of"]]
     return sorted(zip(labels, tree["weights"], strict=True)), tree["bias"]
