@@ -40,7 +40,7 @@ class Calibration:
 
     def simulate(self, cosines: Float[Tensor, "images texts"]) -> Float[Tensor, "images texts"]:
         """Return simulated activations in 0..1."""
-        return torch.sigmoid(self.scale * (cosines + self.bias))
+        return (cosines + self.bias).mul_(self.scale).sigmoid_()  # one copy: may be gigabytes
 
 
 _PAPER = "of Linear Explanations (fitted on ImageNet's validation images and superclasses)"
