@@ -132,7 +132,8 @@ def test_every_number_is_the_plain_one(root: Path, layer: str) -> None:
             continue
         assert row["similarity"] == float(scores[best])
         assert row["description"] == best[1].removesuffix("-s")
-        assert json.loads(row["formula"]) == {"category": best[0], "label": best[1]}
+        leaf = json.loads(row["formula"])
+        assert (leaf["category"], leaf["label"]) == best
         assert row["label_1"] == best[1]
         check_measures(row, mask, shown[best], annotated[best[0]])
     if layer == "relu":
