@@ -369,7 +369,8 @@ def _top_images(run: Run, layer: str, unit: int) -> list[TopImage]:
     table = run.top_images
     rows = table[(table["layer"] == layer) & (table["unit"] == unit)].sort_values("rank")
     images = []
-    has_several = unit in run.several_meanings(layer)
+    # Ranges of activations are meanings, too, but top images have none of them.
+    has_several = "meaning" in rows and unit in run.several_meanings(layer)
     meanings = rows["meaning"].fillna(0).astype(int) if has_several else [0] * len(rows)
     for name, activation, meaning in zip(rows["image"], rows["activation"], meanings, strict=True):
         file, *_ = run.report_data.pictures.get(str(name), [None])

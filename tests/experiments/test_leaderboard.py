@@ -114,6 +114,9 @@ def test_options_are_written_in_hydras_grammar() -> None:
         "method.categories": ["color", "a b"],
         "method.limit": None,
         "method.crops": True,
+        "method.length": 1,
+        "method.tolerance": 0,
+        "method.seeds": [0, 1],
         "method.reranker": {"name": "conse", "top": 3},
     }
     parser = OverridesParser.create()
@@ -121,6 +124,9 @@ def test_options_are_written_in_hydras_grammar() -> None:
         parser.parse_overrides(entries._overrides("a", written)), written.items(), strict=True
     ):
         assert (override.key_or_group, override.value()) == (key, value)
+        assert type(override.value()) is type(value)  # 1 == True
+    assert "method.length=1" in entries._overrides("a", written)
+    assert "method.seeds=[0,1]" in entries._overrides("a", written)
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from clipdissect.capture.settings import Settings
 from clipdissect.errors import DissectError
 from clipdissect.masks import ranges as ranges_of_masks
 from clipdissect.method import Job
+from clipdissect.report import load
+from clipdissect.report.run import unit_of
 from clipdissect.targets import Target
 
 COUNT, UNITS = 3, 4
@@ -303,6 +305,8 @@ def test_real_networks(
     found.save(tmp_path / "saved")
     saved = pd.read_csv(tmp_path / "saved" / "meanings.csv")
     assert list(saved.columns) == COLUMNS and len(saved) == len(table)
+    unit = unit_of(load(tmp_path / "saved"), f"{table['layer'].iloc[0]}/0")
+    assert len(unit.meanings) == 5 and {image.meaning for image in unit.images} == {0}
 
 
 class ColoursAlone(testing.Filters):

@@ -94,7 +94,9 @@ def _written(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_written(of)}" for key, of in value.items()) + "}"
     if isinstance(value, str) and not PLAIN.fullmatch(value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    if value is None or isinstance(value, bool):  # 1 == True as a key of a dict
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def describe_all(
