@@ -115,6 +115,7 @@ class Evidence:
     # A layer's activations, with indices of rows of `concept_activations`.
     of_layer: Callable[[str, Activations], Activations] = lambda _, activations: activations
     digests: Mapping[str, str] = field(default_factory=dict)
+    computed: tuple[str, ...] = ()  # arrays computed in this run; the others were cached
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -153,6 +154,7 @@ def describe_units(
         described = _describe_on_device(job, captured, evidence, timers, meanings)
     run = manifest(job, captured, texts)
     run["digests"] |= evidence.digests
+    run["computed"] += evidence.computed
     run["notes"] += [note for note in evidence.notes if note not in run["notes"]]
     run |= evidence.facts
     run["null"] = {"shuffled_by": SHUFFLED_BY} if job.null else None

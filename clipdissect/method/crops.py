@@ -145,9 +145,11 @@ def cropped_evidence(job: Job, captured: CapturedFeatures, evidence: Evidence) -
     distinct = crops.distinct
     whole = evidence.concept_activations
     rows = {crop: len(whole.image_embeds) + place for place, crop in enumerate(distinct)}
-    embeds = [whole.image_embeds.float()]
+    embeds, computed = [whole.image_embeds.float()], evidence.computed
     if distinct:
-        embeds.append(embed_crops(job, distinct))
+        of_crops, is_new = embed_crops(job, distinct)
+        embeds.append(of_crops)
+        computed = (*computed, "crop embeddings") if is_new else computed
     k = evidence.similarity.images_per_unit
     assert k is not None  # the functions of top images have a number
 
@@ -160,6 +162,7 @@ def cropped_evidence(job: Job, captured: CapturedFeatures, evidence: Evidence) -
         evidence,
         concept_activations=ConceptActivations(torch.cat(embeds), whole.text_embeds, groups=groups),
         of_layer=of_layer,
+        computed=computed,
         notes=(*evidence.notes, *crops.notes),
         facts={**evidence.facts, "crops": {"distinct": len(distinct), "layers": crops.facts}},
     )
@@ -204,8 +207,8 @@ def _entries(
     return list(places), list(entries)
 
 
-def embed_crops(job: Job, crops: Sequence[Crop]) -> Float[Tensor, "crops dims"]:
-    """Return the encoder's embeddings of crops of the images at full size, or read the store.
+def embed_crops(job: Job, crops: Sequence[Crop]) -> tuple[Float[Tensor, "crops dims"], bool]:
+    """Return the encoder's embeddings of crops of the images at full size, and if they are new.
 
     An encoder that embeds parts of images by itself has a method `embed_regions(images, boxes)`
     of names, and edges `[images, 4]` (top, left, bottom, right, from 0 to 1).
@@ -215,7 +218,7 @@ def embed_crops(job: Job, crops: Sequence[Crop]) -> Float[Tensor, "crops dims"]:
     if of_regions is not None:
         edges = torch.tensor([crop.fractions for crop in crops], dtype=torch.float32)
         embeds: Tensor = of_regions([probe.images[crop.image] for crop in crops], edges)
-        return embeds
+        return embeds, True
     pictures = probe_of_crops(probe, crops)
     key = hashing.hash_values(
         "crop embeds",
@@ -227,14 +230,18 @@ def embed_crops(job: Job, crops: Sequence[Crop]) -> Float[Tensor, "crops dims"]:
         torch.__version__,
     )
 
+    new: list[Entry] = []
+
     def compute() -> Entry:
-        return Entry(
+        entry = Entry(
             {"values": _embeds(job.target, encoder, pictures, job.settings)},
             {"what": "embeddings of crops", "probe": probe.name, "images": len(pictures)},
         )
+        new.append(entry)
+        return entry
 
     entry = job.store.get_or_compute(key, compute) if job.store else compute()
-    return entry.arrays["values"]
+    return entry.arrays["values"], bool(new)
 
 
 def probe_of_crops(probe: Probe, crops: Sequence[Crop]) -> Probe:

@@ -107,6 +107,7 @@ class Linear(Method):
                 raise DissectError(f"method.{name} must be at least 1; got {getattr(self, name)}")
         for name, most in (("lam", None), ("tolerance", None), ("alpha", 1), ("validation", 1)):
             check_range(f"method.{name}", getattr(self, name), 0, most)
+        check_range("method.seed", self.seed, 0, 2**63 - 1)  # torch's generators take no more
 
     def describe(self, job: Job) -> Result:
         target, probe = job.require(self.name, self.needs)[:2]

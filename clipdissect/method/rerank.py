@@ -235,6 +235,7 @@ class Reranker:
             similarity=similarity,
             concept_activations=_joined(evidence.concept_activations, own),
             digests={**evidence.digests, **digests},
+            computed=(*evidence.computed, *(f"reranker: {name}" for name in second.computed)),
             notes=(*evidence.notes, *self.encoder.notes, *texts.notes, *notes),
             facts={**evidence.facts, "reranker": {"name": self.encoder.name, **facts}},
         )

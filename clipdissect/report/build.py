@@ -88,7 +88,7 @@ def _page(run: Run) -> Page:
     values = {
         "body": "run",
         "title": f"{heading} - clipdissect",
-        "kind": "CLIP-Dissect report",
+        "kind": "Report of a run",
         "heading": heading,
         "layers": layers,
         "facts": header(run, sum(layer.units for layer in layers)),

@@ -202,7 +202,8 @@ def descriptions(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, An
     """Return `d` descriptions, `s` scores, `m` margins, `f` flags and `n` null scores of rows.
 
     Of latents also `x`, the images on which they fire, `y`, the share of tokens, and `images`. If
-    any unit has several meanings, `g` has theirs: text, score, null, share and images.
+    any unit has several meanings, `g` has theirs: text, score, null, share, images, and the ends
+    of a range.
     """
     names = [rows[text].tolist() for text, _ in run.columns]
     scores = [rows[score].tolist() for _, score in run.columns if score in rows]
@@ -233,7 +234,8 @@ def _firing(run: Run, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rounded(meaning: Meaning) -> list[float | int | None]:
-    return [*map(rounded, (meaning.score, meaning.null, meaning.share, meaning.images))]
+    numbers = meaning.score, meaning.null, meaning.share, meaning.images
+    return [*map(rounded, (*numbers, meaning.lower, meaning.upper))]
 
 
 def _meanings(run: Run, rows: pd.DataFrame, texts: TextTable) -> dict[str, Any]:

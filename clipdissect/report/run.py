@@ -45,13 +45,23 @@ def _empty() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Meaning:
-    """One of a unit's meanings: its description and score, and its part of the top images."""
+    """One of a unit's meanings: a cluster of its top images, or a range of its activations.
+
+    `share` is of the activation on the top images, or of the positions. `lower` and `upper` are the
+    ends of a range; NaN for a cluster.
+    """
 
     text: str
     score: float
     null: float  # score with shuffled images; NaN if unknown
-    share: float  # of the activation on the top images
+    share: float
     images: int
+    lower: float = NAN
+    upper: float = NAN
+
+    @property
+    def is_range(self) -> bool:
+        return not math.isnan(self.lower)
 
 
 @dataclass(frozen=True)
@@ -146,15 +156,16 @@ class Run:
         return images
 
     def several_meanings(self, layer: str) -> dict[int, list[Meaning]]:
-        """Return the meanings of the units that have several, the largest share first."""
+        """Return the meanings of the units that have several, in the order of their numbers."""
         rows = self.meanings[self.meanings["layer"] == layer]
         if rows.empty:
             return {}
         meanings: dict[int, list[Meaning]] = {}
         for _, row in rows[rows.duplicated("unit", keep=False)].iterrows():
-            null = float(row.get(NULL, math.nan))
+            null, lower, upper = (float(row.get(name, NAN)) for name in (NULL, "lower", "upper"))
             numbers = float(row["similarity"]), null, float(row["share"]), int(row["images"])
-            meanings.setdefault(int(row["unit"]), []).append(Meaning(row["description"], *numbers))
+            meaning = Meaning(row["description"], *numbers, lower, upper)
+            meanings.setdefault(int(row["unit"]), []).append(meaning)
         return meanings
 
     def meanings_of_images(self, layer: str) -> dict[int, list[int]]:

@@ -121,8 +121,8 @@ def lowest_of(activations: Activations, latents: bool) -> Float[Tensor, " units"
 def check_most(meanings: Any) -> None:
     """Raise a DissectError unless it is a number of meanings that may be looked for."""
     if not isinstance(meanings, int):
-        raise DissectError(f"meanings must be a whole number; got {shortened(meanings)}")
-    check_range("meanings", meanings, 1, MOST)
+        raise DissectError(f"method.meanings must be a whole number; got {shortened(meanings)}")
+    check_range("method.meanings", meanings, 1, MOST)
 
 
 class Splitter:

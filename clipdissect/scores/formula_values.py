@@ -17,13 +17,25 @@ def distinct_texts(labels: Sequence[str]) -> list[str]:
 
 
 def values_of(
-    labels: Sequence[str], texts: Sequence[str], values: Float[Tensor, "rows texts"]
+    labels: Sequence[str],
+    texts: Sequence[str],
+    values: Float[Tensor, "rows texts"],
+    in_formulas: Float[Tensor, "rows texts"] | None = None,
 ) -> Float[Tensor, "rows labels"]:
-    """Return the values of labels from those of `distinct_texts`; see `formulas.evaluate`."""
+    """Return the values of labels from those of `distinct_texts`; see `formulas.evaluate`.
+
+    `in_formulas` are the texts' values as parts of formulas, from 0 to 1, where others are needed.
+    """
     column = {text: number for number, text in enumerate(texts)}
     if all(label in column for label in labels):
         return values[:, [column[label] for label in labels]]
-    columns = [evaluate(read(label), lambda text: values[:, column[text]]) for label in labels]
+    parts = values if in_formulas is None else in_formulas
+    columns = [
+        values[:, column[label]]
+        if label in column
+        else evaluate(read(label), lambda text: parts[:, column[text]])
+        for label in labels
+    ]
     return torch.stack(columns, 1)
 
 

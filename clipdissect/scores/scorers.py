@@ -65,7 +65,17 @@ class Simulator:
         Those of a formula come from those of its texts; see `formulas.evaluate`.
         """
         texts = distinct_texts(labels)
-        return values_of(labels, texts, simulate(self._cosines(rows, texts), self.calibration))
+        values = simulate(self._cosines(rows, texts), self.calibration)
+        is_raw = self.calibration is None and texts != list(labels)
+        return values_of(labels, texts, values, self._squashed(texts, values) if is_raw else None)
+
+    def _squashed(
+        self, texts: Sequence[str], cosines: Float[Tensor, "rows texts"]
+    ) -> Float[Tensor, "rows texts"]:
+        """Return values from 0 to 1 without a calibration, by the cosines' spread elsewhere."""
+        fit = self._cosines(self.held_out.fit, texts)
+        spread = fit.std(0, correction=0).clamp(min=1e-9)
+        return torch.sigmoid((cosines - fit.mean(0)) / spread)
 
     def _fitted(self) -> Calibration | None:
         """Fit the constants to labels of images that don't score; None if there are none."""

@@ -172,7 +172,9 @@ def test_embeddings_of_crops_are_computed_once(images: Path, tmp_path: Path) -> 
     crops = [Crop(0, (0, 0, 4, 4), (8, 8)), Crop(1, (2, 2, 3, 8), (8, 8))]
     pictures = [Image.open(images / job.probe.images[crop.image]) for crop in crops]
     inputs = [encoder.preprocess(crop.of(p)) for crop, p in zip(crops, pictures, strict=True)]
-    torch.testing.assert_close(embed_crops(job, crops), encoder.embed_images(torch.stack(inputs)))
+    found, is_new = embed_crops(job, crops)
+    torch.testing.assert_close(found, encoder.embed_images(torch.stack(inputs)))
+    assert is_new
 
 
 def test_an_encoder_that_knows_the_labels_knows_those_of_parts() -> None:

@@ -16,7 +16,7 @@ from clipdissect.results.formulas import AND, NOT, OR, leaf, node, weighted_sum,
 from clipdissect.scores.base import Pairs
 from clipdissect.scores.formula_values import alternatives, distinct_texts, rescaled, values_of
 from clipdissect.scores.layers import score_layer
-from clipdissect.scores.scorers import Cosy, LabelMetrics
+from clipdissect.scores.scorers import Cosy, LabelMetrics, Simulator
 
 EITHER = written(node(OR, leaf("a"), leaf("b")))
 ONLY = written(node(AND, leaf("a"), node(NOT, leaf("c"))))
@@ -34,6 +34,26 @@ def test_values_of_formulas() -> None:
     scaled = rescaled(LABELS, found)
     assert scaled[:, 3].tolist() == [0.0, 1.0]
     assert rescaled(["a"], torch.tensor([[0.0], [1.0]])).dtype == torch.bool
+
+
+def test_formulas_of_an_encoder_without_calibration() -> None:
+    """NOT of a raw cosine of 0.2 would be 0.8, and `a AND NOT c` would be `a`."""
+    embeds = torch.nn.functional.normalize(torch.rand(60, 3, generator=torch.manual_seed(0)), dim=1)
+    scorer = object.__new__(Simulator)
+    scorer.calibration = None
+    scorer.held_out = SimpleNamespace(
+        fit=torch.arange(40),
+        embeds=lambda rows: embeds[rows],
+        embed_texts=lambda texts: torch.eye(3)[["abc".index(text) for text in texts]],
+    )
+    rows = torch.arange(40, 60)
+    found = scorer(rows, ["a", ONLY])
+    assert torch.equal(found[:, 0], embeds[rows, 0])
+    z = (embeds[rows] - embeds[:40].mean(0)) / embeds[:40].std(0, correction=0)
+    squashed = torch.sigmoid(z)
+    expected = squashed[:, 0].minimum(1 - squashed[:, 2])
+    torch.testing.assert_close(found[:, 1], expected)
+    assert torch.equal(scorer(rows, ["b", "c"]), embeds[rows, 1:])
 
 
 def test_alternatives() -> None:

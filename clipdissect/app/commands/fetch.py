@@ -1,7 +1,8 @@
 """Get data and weights: Broden, CLIP, concept lists, the sentence encoder, ...
 
 Without a name it lists all items. Each item goes to where the library looks for it. Downloads are
-checked against known digests, and moved into place when complete.
+checked against known digests, and moved into place when complete; where none is published, the
+SHA-256 is printed.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ clipdissect show results/dissect/<run> layer4/720
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.console import RIGHT, console, text_table
 
 if TYPE_CHECKING:
-    from clipdissect.report.run import Unit
+    from clipdissect.report.run import Meaning, Unit
 
 BAR = 24  # characters
 IMAGE = 22  # characters
@@ -45,7 +46,7 @@ def parts(unit: Unit, images: int) -> list[Any]:
     from rich.text import Text
 
     name = unit.descriptions[0][0] if unit.descriptions else "no description"
-    if unit.meanings:
+    if unit.meanings and not unit.meanings[0].is_range:
         name = " | ".join(meaning.text for meaning in unit.meanings)
     title = Text.assemble((f"{unit.layer}/{unit.number}  ", "dim"), (name, "bold"))
     if unit.flags:
@@ -83,15 +84,21 @@ def _scores(unit: Unit) -> list[tuple[Any, ...]]:
     return rows
 
 
+def _meaning_row(number: int, meaning: Meaning) -> tuple[str, str]:
+    kind, whole = ("range", "positions") if meaning.is_range else ("meaning", "activation")
+    facts = f"{100 * meaning.share:.2g}% of the {whole}, {meaning.images} images"
+    if meaning.is_range:
+        facts = f"{meaning.lower:.3g} to {meaning.upper:.3g}, {facts}"
+    if not math.isnan(meaning.null):
+        facts += f", null {meaning.null:.3f}"
+    score = "" if math.isnan(meaning.score) else f"{meaning.score:.3f}, "
+    return f"{kind} {number}", f"{meaning.text or 'no description'}  {score}{facts}"
+
+
 def _facts(unit: Unit) -> list[tuple[str, str]]:
     from clipdissect.report.scores import score_of
 
-    rows = []
-    for number, of_unit in enumerate(unit.meanings, 1):
-        part = f"{of_unit.share:.0%} of the activation, {of_unit.images} images"
-        if of_unit.null == of_unit.null:
-            part += f", null {of_unit.null:.3f}"
-        rows.append((f"meaning {number}", f"{of_unit.text}  {of_unit.score:.3f}, {part}"))
+    rows = [_meaning_row(number, meaning) for number, meaning in enumerate(unit.meanings, 1)]
     if unit.margin == unit.margin:
         rows.append(("margin", f"{unit.margin:.3f}"))
     if unit.null == unit.null:

@@ -21,16 +21,19 @@
       list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${near.toFixed(2)}` }));
     }
     const several = Math.max(0, ...item.layer.sides.map((side) => meaningsOf(side, item.row).length));
-    if (several) list.push(el("span", { class: "badge", title: "its top images are of several kinds", text: `${several} meanings` }));
+    const ranges = item.layer.sides.some((side) => areRanges(meaningsOf(side, item.row)));
+    if (several) list.push(el("span", { class: "badge", title: ranges ? "ranges of its activations have their own descriptions" : "its top images are of several kinds", text: `${several} ${ranges ? "ranges" : "meanings"}` }));
     return el("span", { class: "badges" }, ...list);
   }
 
-  // Of a unit with several: [text, score, null, share, images] each, the largest share first.
+  // Of a unit with several: [text, score, null, share, images, lower, upper] each; clusters of top
+  // images have no lower and upper end.
   function meaningsOf(side, row) { return (side.g && side.g[row]) || []; }
+  function areRanges(several) { return several.some((meaning) => meaning[5] !== null); }
 
   function descriptionOf(side, row) {
     const several = meaningsOf(side, row);
-    if (several.length) return several.map(([first]) => text(first)).join(" | ");
+    if (several.length && !areRanges(several)) return several.map(([first]) => text(first)).join(" | ");
     const first = side.d[row][0];
     return first === undefined ? "no description" : text(first);
   }
@@ -177,10 +180,12 @@
   function meanings(item, side) {
     const several = meaningsOf(side, item.row);
     if (!several.length) return [];
-    const rows = several.map(([words, score, chance, share, images], place) => el("li", {},
-      el("span", { class: "meaning", text: place + 1 }), el("b", { text: text(words) }),
-      el("span", { text: `${Math.round(100 * share)} % of the activation, ${images} images${chance === null ? "" : `, null ${dissect.score(chance)}`}` }), el("i", { text: dissect.score(score) })));
-    return [el("p", { class: "lead", text: "Meanings, by their share of the top images' activation" }), el("ol", { class: "meanings", "aria-label": "Meanings" }, ...rows)];
+    const ranges = areRanges(several);
+    const rows = several.map(([words, score, chance, share, images, low, high], place) => el("li", {},
+      el("span", { class: "meaning", text: place + 1 }), el("b", { text: words < 0 ? "no description" : text(words) }),
+      el("span", { text: `${ranges ? `${number(low)} to ${number(high)}, ` : ""}${number(100 * share)} % of the ${ranges ? "positions" : "activation"}, ${images} images${chance === null ? "" : `, null ${dissect.score(chance)}`}` }), el("i", { text: score === null ? "" : dissect.score(score) })));
+    const lead = ranges ? "Ranges of activations, the highest first" : "Meanings, by their share of the top images' activation";
+    return [el("p", { class: "lead", text: lead }), el("ol", { class: "meanings", "aria-label": ranges ? "Ranges" : "Meanings" }, ...rows)];
   }
 
   // Links to the latents with similar directions in the decoder; those that aren't listed have none.
