@@ -20,6 +20,7 @@ from clipdissect.utils.type_checks import shortened
 
 COLUMN = "formula"  # of tables of descriptions; empty: the description is a single text
 START = '{"op":'  # of a written tree that isn't a leaf
+WRITTEN = (START, '{"label":', '{"category":')
 AND, OR, NOT, SUM = OPERATORS = ("AND", "OR", "NOT", "SUM")
 
 Tree = Mapping[str, Any]
@@ -53,7 +54,7 @@ def read(label: str) -> Tree:
     Raises:
         DissectError: it starts like a written tree, but is none.
     """
-    if not label.startswith(START):
+    if not label.startswith(WRITTEN):
         return leaf(label)
     try:
         tree: dict[str, Any] = json.loads(label)

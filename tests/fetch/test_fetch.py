@@ -20,9 +20,11 @@ from conftest import ROOT
 from server import Server, serve
 
 import clipdissect.fetch as fetching
+from clipdissect.app.commands import fetch as fetch_command
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.fetch import ITEMS, download, packages, run, user_sources
-from clipdissect.fetch.run import get
+from clipdissect.fetch.download import Download
+from clipdissect.fetch.run import Fetched, get
 from clipdissect.fetch.sources import DebianPackage, File, Item, PipPackages
 from clipdissect.probe import build
 
@@ -431,8 +433,24 @@ class TestTable:
                     assert set(value) <= set("0123456789abcdef")
                 urls = part.urls if isinstance(part, File) else ()
                 assert all(url.startswith(("http://", "https://")) for url in urls)
-                # Plain http may only carry what a digest vouches for.
-                assert part.digest or not any(url.startswith("http://") for url in urls)
+                # Plain http may only carry what a digest vouches for, except for MILAN's files:
+                # their host has no other, no digest is published, and their pickles aren't run.
+                is_plain = any(url.startswith("http://") for url in urls)
+                assert part.digest or not is_plain or name.startswith("milan")
+
+    def test_unencrypted_files_without_a_digest_are_pointed_out(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for source, known, is_warned in [
+            ("http://host/a.pth", False, True),
+            ("http://host/a.pth", True, False),
+            ("https://host/a.pth", False, False),
+        ]:
+            fetched = Fetched(
+                Path("a.pth"), files=(Download(Path("a.pth"), source, "0" * 64, known),)
+            )
+            fetch_command._report("milan", fetched, None)
+            assert ("compare the digest" in capsys.readouterr().out) is is_warned
 
     def test_torchvision_names_and_digests(self) -> None:
         models = pytest.importorskip("torchvision.models")
