@@ -5,6 +5,7 @@ Source: Oikarinen & Weng, "Linear Explanations for Individual Neurons", ICML 202
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from clipdissect.encoder import Encoder
 from clipdissect.encoder.prompts import PromptEncoder
 from clipdissect.errors import DissectError
+from clipdissect.probe import Probe
+from clipdissect.probe.image_labels import of_probe
 from clipdissect.similarity import checks
 
 SCALES = (0.1, 0.25, 0.5, 0.75, 1.0, *(float(a) for a in range(2, 151, 2)))
@@ -99,6 +102,25 @@ def fit_calibration(
     loss = float(losses.flatten()[best])
     source = f"{images} images and {texts} texts, binary cross-entropy {loss:.4f}"
     return Calibration(scale, bias, f"fitted on {fitted_on}: {source}")
+
+
+def fit_to_labels(
+    probe: Probe,
+    images: Sequence[str],
+    cosines_of: Callable[[Sequence[str]], Float[Tensor, "images texts"]],
+) -> Calibration | None:
+    """Fit the calibration to the labels of some of a probe's images; None if none can be fitted.
+
+    Args:
+        images: names.
+        cosines_of: returns their cosines with texts.
+    """
+    try:
+        labels = of_probe(probe, images)
+        cosines = cosines_of(labels.names).cpu()
+        return fit_calibration(cosines, labels.matrix, f"labels of {probe.name}")
+    except DissectError:  # no labels, or only one
+        return None
 
 
 def _histogram(

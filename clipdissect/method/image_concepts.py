@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clipdissect.capture.capture import capture
+from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.concepts import Concepts
 from clipdissect.datasets import wordnet
 from clipdissect.dissection import Job, embed_concepts
-from clipdissect.encoder.calibration import Calibration, fit_calibration, published_calibration
+from clipdissect.encoder import Encoder
+from clipdissect.encoder.calibration import Calibration, fit_to_labels, published_calibration
 from clipdissect.errors import DissectError
+from clipdissect.method.base import Method
 from clipdissect.probe.image_labels import ImageLabels, of_probe
 from clipdissect.utils.type_checks import check_choice
 
@@ -52,6 +57,41 @@ class ImageConcepts:
     def vocabulary(self, probe: str) -> Concepts:
         """Return the concepts as a set, named after their source and the probe."""
         return Concepts(f"{self.facts['source']} of {probe}", self.names)
+
+
+class ImageConceptsMethod(Method):
+    """A method that compares the activations of all images with their concepts."""
+
+    source: str  # of `SOURCES`
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return needs_of(self.source)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return super().requires if self.source == "encoder" else ("labels",)
+
+    @abstractmethod
+    def check(self, job: Job) -> None:
+        """Raise a DissectError for an unsuitable job, before any network runs."""
+
+    def encoder_of(self, job: Job) -> Encoder | None:
+        return job.encoder if self.source == "encoder" else None
+
+    def capture(self, job: Job) -> CapturedFeatures:
+        """Capture the job's layers and, for the source encoder, its embeddings."""
+        target, probe = job.require(self.name, ("target", "probe"))
+        inputs = target, target.layers, self.encoder_of(job), probe, job.store, job.settings
+        return capture(*inputs, top_k=job.images, team=job.team)
+
+    def run_worker(self, job: Job) -> None:
+        target, probe = job.require(self.name, self.needs)[:2]
+        self.check(job)
+        if job.store is None:
+            raise DissectError("processes share images through the store: set a store")
+        inputs = target, target.layers, self.encoder_of(job), probe, job.store, job.settings
+        run_capture_worker(*inputs, top_k=job.images, team=job.team)
 
 
 def image_concepts(source: str, job: Job, captured: CapturedFeatures) -> ImageConcepts:
@@ -151,13 +191,14 @@ def _fitted(
 ) -> Calibration | None:
     """Fit the calibration to the probe's labels; None if there are none, or none that suit."""
     probe, encoder = job.require("the source encoder", ("probe", "encoder"))
-    try:
-        labels = of_probe(probe, captured.images)
-        names = Concepts("labels", labels.names)
-        texts = embed_concepts(encoder, names, job.store, job.settings)
-        of_labels = images @ texts.embeddings.to(images.device).T
-        fitted = fit_calibration(of_labels.cpu(), labels.matrix, f"labels of {probe.name}")
-    except DissectError:  # no labels, or a single one
+
+    def cosines_of(texts: Sequence[str]) -> Float[Tensor, "images texts"]:
+        names = Concepts("labels", tuple(texts))
+        embedded = embed_concepts(encoder, names, job.store, job.settings)
+        return images @ embedded.embeddings.to(images.device).T
+
+    fitted = fit_to_labels(probe, captured.images, cosines_of)
+    if fitted is None:
         return None
     most = cosines.topk(min(LEAST_IMAGES, len(cosines)), 0).values
     is_shown = fitted.simulate(most).mean(0) >= SHOWN

@@ -14,14 +14,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clipdissect.capture.activations import Activations, Firing, dead_units
-from clipdissect.capture.capture import capture, check_layers
-from clipdissect.capture.capture import run_worker as run_capture_worker
+from clipdissect.capture.capture import check_layers
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.dissection import check_counts, log_skipped
 from clipdissect.errors import DissectError
 from clipdissect.method.auroc_search import AurocSearch, Beam, centred_ranks
-from clipdissect.method.base import Job, Method
-from clipdissect.method.image_concepts import SOURCES, ImageConcepts, image_concepts, needs_of
+from clipdissect.method.base import Job
+from clipdissect.method.image_concepts import (
+    SOURCES,
+    ImageConcepts,
+    ImageConceptsMethod,
+    image_concepts,
+)
 from clipdissect.method.masked import ranks_among
 from clipdissect.results import formulas
 from clipdissect.results.describe import (
@@ -31,6 +35,7 @@ from clipdissect.results.describe import (
     description_columns,
     firing_columns,
     scatter,
+    shuffled_order,
     top_images_of_layer,
 )
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, RARE, TIED, flags_of
@@ -45,7 +50,7 @@ LONGEST, WIDEST = 10, 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invert(Method):
+class Invert(ImageConceptsMethod):
     """The formula of image labels with the largest area under the ROC curve, by beam search.
 
     The area is the share of pairs of an image that shows the formula and one that doesn't in
@@ -92,22 +97,12 @@ class Invert(Method):
             if number is not None and number < 1:
                 raise DissectError(f"method.{name} is {number}; it must be at least 1")
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return needs_of(self.source)
-
-    @property
-    def requires(self) -> tuple[str, ...]:
-        return ("concepts", "encoder") if self.source == "encoder" else ("labels",)
-
     def describe(self, job: Job) -> Result:
-        target, probe = self._checked(job)
+        probe = job.require(self.name, self.needs)[1]
+        self.check(job)
         timers = Timers()
-        encoder = job.encoder if self.source == "encoder" else None
         with timers.stage("images"):
-            options: dict[str, Any] = {"top_k": job.images, "team": job.team}
-            inputs = target, target.layers, encoder, probe, job.store, job.settings
-            captured = capture(*inputs, **options)
+            captured = self.capture(job)
         log_skipped(captured.skipped, len(probe))
         with timers.stage("concepts"):
             concepts = image_concepts(self.source, job, captured)
@@ -125,16 +120,8 @@ class Invert(Method):
         table, images = (pd.concat(part, ignore_index=True) for part in (tables, top_images))
         return Result(table, images, run, counts, vocabulary=concepts.vocabulary(probe.name))
 
-    def run_worker(self, job: Job) -> None:
-        target, probe = self._checked(job)
-        encoder = job.encoder if self.source == "encoder" else None
-        assert job.store is not None  # a team needs one
-        inputs = target, target.layers, encoder, probe, job.store, job.settings
-        run_capture_worker(*inputs, top_k=job.images, team=job.team)
-
-    def _checked(self, job: Job) -> tuple[Any, Any]:
-        """Return target and probe; raise a DissectError if they are unsuitable."""
-        target, probe, *_ = job.require(self.name, self.needs)
+    def check(self, job: Job) -> None:
+        (target,) = job.require(self.name, ("target",))
         check_counts(job)
         check_layers(target, target.layers)
         for layer in target.layers:
@@ -143,7 +130,6 @@ class Invert(Method):
                     f"method invert ranks all images by activation, and of layer {layer} only the "
                     f"top images are stored: set keep=full (capture.keep=full)"
                 )
-        return target, probe
 
     def _search(self, concepts: ImageConcepts, device: str) -> AurocSearch:
         """Return the search over the images' concepts; raise a DissectError if none is usable."""
@@ -173,7 +159,7 @@ class Invert(Method):
         job: Job,
     ) -> pd.DataFrame:
         """Return a row per unit of a layer."""
-        assert isinstance(q, Tensor)  # `_checked` refuses top-k images
+        assert isinstance(q, Tensor)  # `check` refuses top-k images
         silent = firing.images == 0 if firing else torch.zeros(q.shape[1], dtype=torch.bool)
         dead = (dead_units(q).cpu() | silent).numpy()
         ranks = centred_ranks(q[:, torch.from_numpy(~dead)].to(search.shown.device))
@@ -187,7 +173,7 @@ class Invert(Method):
         columns[COLUMN] = _flags(dead, beams, columns["margin"], firing)
         columns |= firing_columns(firing) if firing else {}
         if job.null:
-            null = search.search(ranks[:, _shuffle(ranks.shape[1])])
+            null = search.search(ranks[:, shuffled_order(ranks.shape[1])])
             columns[NULL] = [b[0].auroc if b else np.nan for b in _scattered(null, dead)]
         areas = search.areas(ranks).cpu()
         if layer in job.truth:
@@ -207,7 +193,7 @@ class Invert(Method):
     ) -> dict[str, Any]:
         target, probe, *_ = job.require(self.name, self.needs)
         vocabulary = concepts.vocabulary(probe.name)
-        encoder = job.encoder if self.source == "encoder" else None
+        encoder = self.encoder_of(job)
         return run_manifest(
             target,
             probe,
@@ -270,10 +256,6 @@ def _scattered(beams: Sequence[Beam], dead: Bool[np.ndarray, " units"]) -> list[
     """Return a beam per unit from those of the units that aren't dead."""
     live = iter(beams)
     return [[] if is_dead else next(live) for is_dead in dead]
-
-
-def _shuffle(images: int) -> Int[Tensor, " images"]:
-    return torch.randperm(images, generator=torch.Generator().manual_seed(SHUFFLED_BY))
 
 
 def _flags(

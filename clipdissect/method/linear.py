@@ -13,14 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipdissect.capture.activations import Firing, dead_units
-from clipdissect.capture.capture import capture
-from clipdissect.capture.capture import run_worker as run_capture_worker
 from clipdissect.capture.features import CapturedFeatures
 from clipdissect.dissection import check_counts, log_skipped
-from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
-from clipdissect.method.base import Job, Method
-from clipdissect.method.image_concepts import ImageConcepts, image_concepts, needs_of
+from clipdissect.method.base import Job
+from clipdissect.method.image_concepts import (
+    ImageConcepts,
+    ImageConceptsMethod,
+    image_concepts,
+    needs_of,
+)
 from clipdissect.method.linear_sums.elastic_net import Penalty
 from clipdissect.method.linear_sums.fit import FittedSums, SumFitter
 from clipdissect.method.linear_sums.greedy import NONE, Search
@@ -38,6 +40,7 @@ from clipdissect.results.describe import (
     SHUFFLED_BY,
     description_columns,
     firing_columns,
+    shuffled_order,
     top_images_of_layer,
 )
 from clipdissect.results.flags import COLUMN, DEAD, FEW, RARE, flags_of
@@ -55,7 +58,7 @@ FEW_VALIDATION = 200  # below, a correlation by chance often exceeds `tolerance`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Method):
+class Linear(ImageConceptsMethod):
     """Weighted sums of concepts that predict a unit's activations, as in Linear Explanations.
 
     An elastic net on the training images proposes concepts; a greedy search then adds, one by one,
@@ -92,14 +95,6 @@ class Linear(Method):
     seed: int = 0
     name: ClassVar[str] = "linear"
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return needs_of(self.source)
-
-    @property
-    def requires(self) -> tuple[str, ...]:
-        return super().requires if self.source == "encoder" else ("labels",)
-
     def __post_init__(self) -> None:
         needs_of(self.source)
         for name in ("length", "width", "most"):
@@ -111,11 +106,10 @@ class Linear(Method):
 
     def describe(self, job: Job) -> Result:
         target, probe = job.require(self.name, self.needs)[:2]
-        _check_kept(job)
-        check_counts(job)
+        self.check(job)
         timers = Timers()
         with timers.stage("images"):
-            captured = self._capture(job)
+            captured = self.capture(job)
         log_skipped(captured.skipped, len(probe))
         with timers.stage("concepts"), all_cores(job.team):
             concepts = image_concepts(self.source, job, captured)
@@ -129,7 +123,9 @@ class Linear(Method):
                 fitted = fitter.fit(q)
                 table = _table(layer, q, fitted, kept.names, captured.firing.get(layer))
                 if job.null:
-                    table[NULL] = fitter.fit(q, _shuffled(q)).correlation.cpu().numpy()
+                    table[NULL] = (
+                        fitter.fit(q, shuffled_order(len(q)).to(q.device)).correlation.cpu().numpy()
+                    )
                     table.loc[table["description"] == "", NULL] = np.nan
             notes += _not_converged(layer, fitted)
             tables.append(table)
@@ -145,24 +141,9 @@ class Linear(Method):
             descriptions, top_images, run, dict(by_layer), vocabulary=vocabulary, units=units
         )
 
-    def run_worker(self, job: Job) -> None:
-        target, probe = job.require(self.name, self.needs)[:2]
-        if job.store is None:
-            raise DissectError("processes share images through the store: set a store")
-        options: dict[str, Any] = {"top_k": job.images, "team": job.team}
-        encoder = self._encoder(job)
-        run_capture_worker(
-            target, target.layers, encoder, probe, job.store, job.settings, **options
-        )
-
-    def _encoder(self, job: Job) -> Encoder | None:
-        return job.encoder if "encoder" in self.needs else None
-
-    def _capture(self, job: Job) -> CapturedFeatures:
-        target, probe = job.require(self.name, self.needs)[:2]
-        options: dict[str, Any] = {"top_k": job.images, "team": job.team}
-        encoder = self._encoder(job)
-        return capture(target, target.layers, encoder, probe, job.store, job.settings, **options)
+    def check(self, job: Job) -> None:
+        _check_kept(job)
+        check_counts(job)
 
     def _split(self, images: int, device: torch.device) -> tuple[Rows, Rows]:
         """Return the rows of training and of validation images."""
@@ -224,7 +205,7 @@ class Linear(Method):
 
     def _summary(self, layer: str, q: Tensor, captured: CapturedFeatures, job: Job) -> LayerSummary:
         """Return top images, histograms and, if the images are embedded, numbers of the units."""
-        if self._encoder(job) is not None:
+        if self.encoder_of(job) is not None:
             embeds = captured.image_embeds.to(q.device)
             return summarise(layer, q, captured, embeds, job.images, job.settings.numeric)
         shown = captured.images, job.images, layer in captured.firing
@@ -239,7 +220,7 @@ class Linear(Method):
         notes: Sequence[str],
     ) -> dict[str, Any]:
         target, probe = job.require(self.name, self.needs)[:2]
-        encoder = self._encoder(job)
+        encoder = self.encoder_of(job)
         of_encoder = () if encoder is None else encoder.notes
         given = job.concepts if encoder is not None else None
         return run_manifest(
@@ -288,11 +269,6 @@ def _all_activations(
     q = captured.activations[layer]
     assert isinstance(q, Tensor)  # by `_check_kept`
     return q.to(device)
-
-
-def _shuffled(activations: Tensor) -> Rows:
-    generator = torch.Generator().manual_seed(SHUFFLED_BY)
-    return torch.randperm(len(activations), generator=generator).to(activations.device)
 
 
 def _table(

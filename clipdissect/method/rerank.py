@@ -17,13 +17,12 @@ from clipdissect.encoder import Encoder
 from clipdissect.encoder.calibration import (
     UNCALIBRATED,
     Calibration,
-    fit_calibration,
+    fit_to_labels,
     published_calibration,
     simulate,
 )
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
-from clipdissect.probe.image_labels import of_probe
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.base import Activations, Plan, all_activations
 from clipdissect.similarity.inputs import Best, ConceptActivations
@@ -267,13 +266,11 @@ class Reranker:
         self, own: ConceptActivations, probe: Probe, images: tuple[str, ...], rows: Rows
     ) -> Calibration | None:
         """Fit the constants to labels of the first stage's images; None if there are none."""
-        try:
-            labels = of_probe(probe, [images[row] for row in rows.tolist()])
-            texts = self.encoder.embed_texts(labels.names, "cpu")
-            cosines = own.image_embeds[rows] @ texts.T
-            return fit_calibration(cosines, labels.matrix, f"labels of {probe.name}")
-        except DissectError:  # no labels, or only one
-            return None
+        return fit_to_labels(
+            probe,
+            [images[row] for row in rows.tolist()],
+            lambda texts: own.image_embeds[rows] @ self.encoder.embed_texts(texts, "cpu").T,
+        )
 
 
 def reranker_of(

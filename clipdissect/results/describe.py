@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from clipdissect.capture.activations import (
@@ -265,11 +265,15 @@ def describe_layer(
 def shuffled(concept_activations: ConceptActivations) -> ConceptActivations:
     """Return the concept activations with the images in a fixed random order within groups."""
     images = concept_activations.image_embeds
-    generator = torch.Generator().manual_seed(SHUFFLED_BY)
-    sizes = concept_activations.groups or (len(images),)
-    rows = torch.split(torch.arange(len(images)), list(sizes))
-    order = torch.cat([part[torch.randperm(len(part), generator=generator)] for part in rows])
+    order = shuffled_order(*concept_activations.groups or (len(images),))
     return replace(concept_activations, image_embeds=images[order.to(images.device)])
+
+
+def shuffled_order(*sizes: int) -> Int[Tensor, " images"]:
+    """Return the order of images for the null: random within consecutive groups of these sizes."""
+    generator = torch.Generator().manual_seed(SHUFFLED_BY)
+    parts = torch.split(torch.arange(sum(sizes)), list(sizes))
+    return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in parts])
 
 
 def top_images_of_layer(

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdissect.encoder.calibration import (
     UNCALIBRATED,
     Calibration,
-    fit_calibration,
+    fit_to_labels,
     published_calibration,
     simulate,
 )
@@ -79,13 +79,8 @@ class Simulator:
 
     def _fitted(self) -> Calibration | None:
         """Fit the constants to labels of images that don't score; None if there are none."""
-        held_out = self.held_out
-        try:
-            labels = of_probe(held_out.probe, held_out.images(held_out.fit))
-            cosines = self._cosines(held_out.fit, labels.names)
-            return fit_calibration(cosines.cpu(), labels.matrix, f"labels of {held_out.probe.name}")
-        except DissectError:  # no labels, or only one
-            return None
+        of, rows = self.held_out, self.held_out.fit
+        return fit_to_labels(of.probe, of.images(rows), lambda texts: self._cosines(rows, texts))
 
     def _cosines(self, rows: Rows, texts: Sequence[str]) -> Float[Tensor, "rows texts"]:
         return self.held_out.embeds(rows) @ self.held_out.embed_texts(texts).T
