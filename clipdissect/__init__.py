@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from clipdissect.capture.pooling import Summary
     from clipdissect.capture.settings import Settings
     from clipdissect.errors import DissectError
-    from clipdissect.results.result import Result
+    from clipdissect.explore.result import Result, load
 
-__all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect"]
+__all__ = ["DissectError", "Result", "Settings", "Summary", "__version__", "dissect", "load"]
 
 _MODULES = {
     "dissect": "api",
-    "Result": "results.result",
+    "load": "explore.result",
+    "Result": "explore.result",
     "DissectError": "errors",
     "Settings": "capture.settings",
     "Summary": "capture.pooling",

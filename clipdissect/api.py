@@ -24,8 +24,8 @@ from clipdissect.dissection import (
     with_saes,
 )
 from clipdissect.encoder import Encoder
+from clipdissect.explore.result import Result
 from clipdissect.method import Method
-from clipdissect.results.result import Result
 from clipdissect.sae import Sae
 from clipdissect.similarity import Similarity
 from clipdissect.store import Store
@@ -109,7 +109,7 @@ def dissect(
             null=null_similarity,
             **parts,
         )
-    result = describer.describe(job)
+    result = Result.of(describer.describe(job), job)
     seconds = result.run.setdefault("seconds", {})
     seconds["load"] = seconds.get("load", 0.0) + timers.seconds["load"]
     return result

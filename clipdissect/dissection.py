@@ -31,7 +31,7 @@ from clipdissect.results.histograms import Histograms
 from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.meanings import check_most, meanings_table, with_meanings
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -128,7 +128,7 @@ def describe_units(
     timers: Timers | None = None,
     prepare: Prepare | None = None,
     meanings: int = 1,
-) -> Result:
+) -> ResultTables:
     """Run CLIP-Dissect on a job; raise a DissectError for a missing or unsuitable input.
 
     `prepare` changes what units are scored by, after the capture; `meanings`: see
@@ -161,7 +161,7 @@ def describe_units(
     run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
     if described.facts is not None:
         run["meanings"] = described.facts
-    return Result(
+    return ResultTables(
         described.descriptions,
         described.top_images,
         run,

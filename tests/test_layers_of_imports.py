@@ -12,8 +12,8 @@ from conftest import ROOT
 # From bottom to top; `app` alone imports Hydra, and `experiments/` is above it.
 ORDER = """
     errors _version utils images models datasets fetch store similarity probe text_images concepts
-    sae targets encoder sentence capture masks testing results dissection method api evaluation
-    scores studies tracking report app
+    sae targets encoder sentence capture masks testing results dissection method evaluation scores
+    studies tracking report explore api app
 """.split()  # noqa: SIM905
 LIBRARY = ROOT / "clipdissect"
 

@@ -19,8 +19,8 @@ from clipdissect.capture.settings import Settings
 from clipdissect.dissection import KeptFeatures
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation import Sentences
-from clipdissect.results.result import Result
 from clipdissect.results.run_files import write_json, write_table
+from clipdissect.results.tables import ResultTables
 from clipdissect.store import Store
 from clipdissect.utils.distributed import from_environment, own_device
 from clipdissect.utils.extras import install
@@ -71,7 +71,7 @@ class DissectionJob(methods.Job):
         seconds = time.perf_counter() - start
         return cls(**parts, method=method, sentences=sentences, seconds=seconds)
 
-    def dissect(self) -> Result:
+    def dissect(self) -> ResultTables:
         """Describe the units; the stage `load` includes the time of `build`."""
         result = self.method.describe(self)
         result.run["seconds"] = {"load": 0.0, **result.run["seconds"]}

@@ -24,8 +24,8 @@ from clipdissect.evaluation import (
 )
 from clipdissect.evaluation.truth import of_source, of_target
 from clipdissect.method import Job, Method
-from clipdissect.results.result import Result
 from clipdissect.results.run_files import begin, write_json, write_table
+from clipdissect.results.tables import ResultTables
 from clipdissect.sentence import SentenceEncoder
 from clipdissect.utils.paths import data_places
 
@@ -129,7 +129,7 @@ class Evaluator:
         self.scenes = scenes_of(config)
         self.sentences = sentences_of(config)
 
-    def evaluate(self, result: Result, job: Job) -> Evaluation:
+    def evaluate(self, result: ResultTables, job: Job) -> Evaluation:
         """Return the metrics, with paired differences to the earlier runs."""
         texts = result.vocabulary.texts if result.vocabulary else None
         table, device = result.descriptions, job.settings.torch_device
@@ -151,7 +151,7 @@ class Evaluator:
         return {"truth": about, "sentences": digests}
 
 
-def write_evaluation(folder: Path, result: Result, evaluation: Evaluation) -> None:
+def write_evaluation(folder: Path, result: ResultTables, evaluation: Evaluation) -> None:
     """Write the tables and metrics, then `run.json`, which marks the run as complete."""
     begin(folder)
     write_table(folder / "descriptions.csv", result.descriptions)

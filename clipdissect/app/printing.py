@@ -19,7 +19,7 @@ from clipdissect.app.console import (
 from clipdissect.evaluation import Evaluation
 from clipdissect.results.coherence import NAMES
 from clipdissect.results.flags import COLUMN, DEAD, RARE, SATURATED, has_flag
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 
 
 def show_evaluation(evaluation: Evaluation, run: dict[str, Any], folder: Path, units: int) -> None:
@@ -124,7 +124,7 @@ def _places365(metrics: dict[str, Any]) -> list[str]:
     return [*lines, *([f"  {metrics['note']}"] if metrics.get("note") else [])]
 
 
-def show_run(result: Result, metrics: dict[str, Any], folder: Path, units: int) -> None:
+def show_run(result: ResultTables, metrics: dict[str, Any], folder: Path, units: int) -> None:
     """Print this many best-matched units per layer, the metrics, the files and the seconds."""
     out = console()
     if units:
@@ -193,7 +193,7 @@ def _layer_title(layer: str, facts: dict[str, Any]) -> str:
     return f"{layer}: {', '.join(parts)}"
 
 
-def _run_lines(result: Result, metrics: dict[str, Any], folder: Path) -> list[str]:
+def _run_lines(result: ResultTables, metrics: dict[str, Any], folder: Path) -> list[str]:
     # No comparison without scores on shuffled images.
     lines = [
         f"{layer}: {100 * facts['above_null']:.1f} % of {_compared(facts)} score above the 95th "

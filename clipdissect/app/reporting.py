@@ -15,7 +15,7 @@ from clipdissect.evaluation import Sentences
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings
 from clipdissect.report.collect_data import Labels
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.targets import Target
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Reporter:
     def write(
         self,
         folder: Path,
-        result: Result,
+        result: ResultTables,
         job: Job,
         truth: Mapping[str, Sequence[str]],
         sentences: Sentences,

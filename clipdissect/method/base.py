@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from clipdissect.dissection import Job
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 
 __all__ = ["Job", "Method"]
 
@@ -31,7 +31,7 @@ class Method(ABC):
         return [job] if "encoder" in self.needs else []
 
     @abstractmethod
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         """Return descriptions `layer, unit, description, similarity, ...`, one row per unit.
 
         The similarity is the method's score (larger is better) or NaN; the top-image table may be

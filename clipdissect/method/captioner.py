@@ -31,7 +31,7 @@ from clipdissect.results.describe import (
 )
 from clipdissect.results.flags import COLUMN, DEAD, flags_of
 from clipdissect.results.manifest import run_manifest
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils.timing import Timers
 
 DECODED_IMAGES = 512  # size of the cache
@@ -86,7 +86,7 @@ class Captioner(Method):
         if self.lam < 0:
             raise DissectError(f"method.lam must be at least 0; got {self.lam}")
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         target, probe = job.require(self.name, self.needs)
         timers = Timers()
         with timers.stage("load"):
@@ -125,7 +125,7 @@ class Captioner(Method):
                 top_images.append(top_images_of_layer(*shown))
         run = self._manifest(job, captured, model, crops)
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
-        return Result(
+        return ResultTables(
             pd.concat(tables, ignore_index=True), pd.concat(top_images, ignore_index=True), run
         )
 

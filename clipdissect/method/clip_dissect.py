@@ -14,7 +14,7 @@ from clipdissect.method.base import Job, Method
 from clipdissect.method.crops import check_crops, cropped_evidence
 from clipdissect.method.rerank import NONE, Reranker, check_parameters, reranker_of
 from clipdissect.results.meanings import check_most
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.store import Store
 
 
@@ -69,7 +69,7 @@ class ClipDissect(Method):
         rerank = self.rerank, self.reranker, self.candidates, self.held_out, self.seed
         return reranker_of(*rerank)
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         second = self.second
         job.require(self.name, self.needs)
         if self.crops:
@@ -103,7 +103,7 @@ class ClipDissect(Method):
         """Return a job per encoder, in the order in which their embeddings are captured."""
         return [job, *([self.second.second_job(job)] if self.second else [])]
 
-    def _named(self, result: Result) -> Result:
+    def _named(self, result: ResultTables) -> ResultTables:
         """Record the parameters that are used."""
         used = ["crops"] if self.crops else []
         used += ["meanings"] if self.meanings > 1 else []

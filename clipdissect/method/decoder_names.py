@@ -28,7 +28,7 @@ from clipdissect.method.clip_dissect import ClipDissect
 from clipdissect.results.describe import description_columns, firing_columns
 from clipdissect.results.flags import COLUMN, DEAD, TIED, flags_of
 from clipdissect.results.layer_summaries import summarise
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.sae.directions import nearest
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
@@ -48,7 +48,7 @@ class DecoderNames(Method):
     name: ClassVar[str] = "decoder_names"
     needs: ClassVar[tuple[str, ...]] = NEEDS
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         target, probe, concepts, encoder, _ = job.require(self.name, self.needs)
         timers = Timers()
         check_counts(job)
@@ -77,7 +77,7 @@ class DecoderNames(Method):
         parts = tables, [s.top_images for s in layers], [s.units for s in layers]
         descriptions, images, units = (pd.concat(part, ignore_index=True) for part in parts)
         histograms = {layer: summary.histograms for layer, summary in summaries.items()}
-        return Result(descriptions, images, run, histograms, vocabulary=concepts, units=units)
+        return ResultTables(descriptions, images, run, histograms, vocabulary=concepts, units=units)
 
     def run_worker(self, job: Job) -> None:
         ClipDissect().run_worker(job)  # which captures the same

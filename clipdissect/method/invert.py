@@ -41,7 +41,7 @@ from clipdissect.results.describe import (
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, RARE, TIED, flags_of
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils.fingerprint import hash_elements
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_choice
@@ -97,7 +97,7 @@ class Invert(ImageConceptsMethod):
             if number is not None and number < 1:
                 raise DissectError(f"method.{name} is {number}; it must be at least 1")
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         probe = job.require(self.name, self.needs)[1]
         self.check(job)
         timers = Timers()
@@ -118,7 +118,7 @@ class Invert(ImageConceptsMethod):
         run = self._manifest(job, captured, concepts)
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
         table, images = (pd.concat(part, ignore_index=True) for part in (tables, top_images))
-        return Result(table, images, run, counts, vocabulary=concepts.vocabulary(probe.name))
+        return ResultTables(table, images, run, counts, vocabulary=concepts.vocabulary(probe.name))
 
     def check(self, job: Job) -> None:
         (target,) = job.require(self.name, ("target",))

@@ -47,7 +47,7 @@ from clipdissect.results.flags import COLUMN, DEAD, FEW, RARE, flags_of
 from clipdissect.results.histograms import histograms
 from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import run_manifest
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils.distributed import all_cores
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_range
@@ -104,7 +104,7 @@ class Linear(ImageConceptsMethod):
             check_range(f"method.{name}", getattr(self, name), 0, most)
         check_range("method.seed", self.seed, 0, 2**63 - 1)  # torch's generators take no more
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         target, probe = job.require(self.name, self.needs)[:2]
         self.check(job)
         timers = Timers()
@@ -137,7 +137,7 @@ class Linear(ImageConceptsMethod):
         run["seconds"], run["seconds_of_images"] = timers.seconds, captured.seconds
         by_layer = zip(target.layers, (s.histograms for s in summaries), strict=True)
         vocabulary = kept.vocabulary(probe.name)
-        return Result(
+        return ResultTables(
             descriptions, top_images, run, dict(by_layer), vocabulary=vocabulary, units=units
         )
 

@@ -33,7 +33,7 @@ from clipdissect.method.base import Job, Method
 from clipdissect.results.describe import NULL, SHUFFLED_BY, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, NOWHERE, SATURATED, TIED, flags_of
 from clipdissect.results.manifest import run_manifest
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
 
@@ -96,7 +96,7 @@ class MaskMatchingMethod(Method):
     ) -> pd.DataFrame:
         """Return a row per unit: `description, similarity, ..., margin`, and further columns."""
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         original, probe = job.require(self.name, self.needs)
         timers = Timers()
         target, notes = self._with_view(original)
@@ -125,7 +125,7 @@ class MaskMatchingMethod(Method):
         meanings = self._meanings(active, concepts, null, timers)
         vocabulary = _vocabulary(active, concepts)
         run = self._manifest(target, active, concepts, vocabulary, job, notes)
-        return Result(
+        return ResultTables(
             pd.concat(descriptions, ignore_index=True),
             pd.concat(top_images, ignore_index=True),
             run | {"seconds": timers.seconds},

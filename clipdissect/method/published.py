@@ -15,7 +15,7 @@ from clipdissect.errors import DissectError, MissingResource, unknown
 from clipdissect.method.base import Job, Method
 from clipdissect.results import flags
 from clipdissect.results.manifest import environment
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils import hashing
 
 _SCORES = re.compile(r"similarity_\d+|margin|truth_rank|null_similarity")
@@ -56,7 +56,7 @@ class Published(Method):
                 "a file without a column of layers has one layer: name it (method.layers=[fc])"
             )
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         file = Path(self.path).expanduser()
         table = self._convert(read_cells(file), file)
         options = {"name": self.name, **asdict(self)}
@@ -94,7 +94,7 @@ def labels_result(
     layers: Sequence[str] | None,
     sort: bool = True,
     first_unit: int = 0,
-) -> Result:
+) -> ResultTables:
     """Return labels `layer, unit, description, ...` read from a file as a result.
 
     Args:
@@ -112,7 +112,7 @@ def labels_result(
         "computed": [],
     }
     no_images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
-    return Result(selected, no_images, run)
+    return ResultTables(selected, no_images, run)
 
 
 def _select_layers(

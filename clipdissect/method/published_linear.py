@@ -15,7 +15,7 @@ from clipdissect.method.base import Job, Method
 from clipdissect.method.linear import text_of
 from clipdissect.method.published import labels_result, numbers, read_cells, units_of
 from clipdissect.results import formulas
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 
 CORRELATION = "val correlation"
 MOST = 10  # concepts per file that is written
@@ -40,7 +40,7 @@ class PublishedLinear(Method):
     layers: list[str] | None = None
     name: ClassVar[str] = "published_linear"
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         file = Path(self.path).expanduser()
         cells = read_cells(file)
         if "layer" not in cells:

@@ -26,8 +26,8 @@ from clipdissect.report.outlines import heat_maps, outlines
 from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
 from clipdissect.report.run import run_folder
 from clipdissect.results.histograms import Histograms
-from clipdissect.results.result import Result
 from clipdissect.results.run_files import contents
+from clipdissect.results.tables import ResultTables
 from clipdissect.sae.neighbours import stored_neighbours
 from clipdissect.store import Store
 from clipdissect.targets import Target
@@ -77,7 +77,7 @@ class ReportSettings:
 
 def collect(
     folder: Path,
-    result: Result,
+    result: ResultTables,
     target: Target | None = None,
     probe: Probe | None = None,
     settings: Settings | None = None,
@@ -150,7 +150,7 @@ _visuals: Memo[_Visuals] = Memo(2)
 
 @dataclass(frozen=True)
 class _Job:
-    result: Result
+    result: ResultTables
     target: Target
     probe: Probe
     settings: Settings

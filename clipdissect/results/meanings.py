@@ -201,7 +201,7 @@ class LayerMeanings:
     Args:
         descriptions: those of units with several meanings are of meaning 1, with `formula`, and
             `meanings`, their number (0 of units without a description).
-        meanings: see `Result.meanings`.
+        meanings: see `ResultTables.meanings`.
         of_rank: the meaning of each unit's top images by rank; 0 of images that don't count.
     """
 

@@ -20,7 +20,7 @@ from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
 from clipdissect.method.published import Published
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.scores.held_out import HeldOut, rows_of
 from clipdissect.scores.scorers import ScoreOptions
 from clipdissect.scores.scoring import Labels, Scored, score_labels
@@ -33,7 +33,7 @@ SHARES = (0.1, 0.1, 0.8)  # of images that calibrate, validate and score
 
 
 def score(
-    labels: Result | pd.DataFrame | str | Path,
+    labels: ResultTables | pd.DataFrame | str | Path,
     model: nn.Module | Target | Mapping[str, Any] | str,
     *,
     probe: Any,
@@ -60,7 +60,7 @@ def score(
     Raises:
         DissectError: labels made from the probe's images or by the encoder, or a wrong argument.
     """
-    of_run = labels.run if isinstance(labels, Result) else {}
+    of_run = labels.run if isinstance(labels, ResultTables) else {}
     table = _table(labels)
     target = resolve_target(model, list(dict.fromkeys(map(str, table["layer"]))), preprocess)
     images = probes.resolve(probe)
@@ -77,12 +77,14 @@ def score(
     )
     fit = torch.cat([first, validate])
     held_out = HeldOut(target, images, features, fit, validate, test, own, kept, judge)
-    texts = labels.vocabulary.texts if isinstance(labels, Result) and labels.vocabulary else ()
+    texts = (
+        labels.vocabulary.texts if isinstance(labels, ResultTables) and labels.vocabulary else ()
+    )
     return score_labels([Labels("labels", table, tuple(texts))], held_out, options)
 
 
-def _table(labels: Result | pd.DataFrame | str | Path) -> pd.DataFrame:
-    if isinstance(labels, Result):
+def _table(labels: ResultTables | pd.DataFrame | str | Path) -> pd.DataFrame:
+    if isinstance(labels, ResultTables):
         return labels.descriptions
     if not isinstance(labels, pd.DataFrame):
         return Published(path=str(labels)).describe(Job()).descriptions

@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipdissect.errors import DissectError
 from clipdissect.results.formulas import labels_of, read, to_text
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.scores.base import Scorer, Unavailable
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.layer_confidence import Confidences, confidences
@@ -35,7 +35,7 @@ class Labels:
     name: str
     descriptions: pd.DataFrame
     vocabulary: tuple[str, ...] = ()
-    result: Result | None = None
+    result: ResultTables | None = None
     note: str = ""
 
 

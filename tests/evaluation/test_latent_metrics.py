@@ -11,7 +11,7 @@ import pytest
 
 from clipdissect.app.printing import show_run
 from clipdissect.evaluation.layers import layer_metrics, null_metrics, unit_means
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 
 
 def latents() -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_means_of_numbers_without_labels() -> None:
 def test_printed_means(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"layers": {"b{sae}": layer_metrics(latents()) | unit_means(unit_numbers())}}
     run = {"probe": {"skipped": []}, "computed": [], "notes": [], "seconds": {}}
-    show_run(Result(latents(), latents(), run), metrics, Path("run"), 0)
+    show_run(ResultTables(latents(), latents(), run), metrics, Path("run"), 0)
     line = "b{sae}: clarity 0.500, polysemanticity 0.500, redundancy 0.950"
     assert line in capsys.readouterr().out.splitlines()
 
@@ -83,7 +83,7 @@ def printed(rows: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> list[str]
     top = pd.DataFrame({"layer": "b{sae}", "unit": [0, 2, 3], "rank": 1, "image": "x/y.png"})
     metrics: dict[str, Any] = {"layers": {"b{sae}": layer_metrics(rows)}}
     run = {"probe": {"skipped": []}, "computed": [], "notes": [], "seconds": {}}
-    show_run(Result(rows, top, run), metrics, Path("run"), 5)
+    show_run(ResultTables(rows, top, run), metrics, Path("run"), 5)
     return capsys.readouterr().out.splitlines()
 
 

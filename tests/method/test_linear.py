@@ -23,7 +23,7 @@ from clipdissect.method.linear import Linear
 from clipdissect.method.published_linear import to_published
 from clipdissect.probe import Probe
 from clipdissect.results import formulas
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.store import Store
 from clipdissect.targets import Target
 
@@ -55,7 +55,7 @@ def job(images: Probe, tmp_path: Path) -> Job:
     return Job(target, images, images=3, settings=settings, **inputs)
 
 
-def predicted(result: Result, row: Any, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+def predicted(result: ResultTables, row: Any, labels: dict[str, torch.Tensor]) -> torch.Tensor:
     tree = formulas.read(row["formula"])
     assert tree is not None
     return formulas.evaluate(tree, labels.__getitem__)

@@ -192,12 +192,12 @@ def test_a_release_of_broden_with_linked_folders(tmp_path: Path) -> None:
 
 def result(folder: Path) -> Path:
     """A run as the library saves it, with a report and thumbnails."""
-    from clipdissect.results.result import Result
+    from clipdissect.results.tables import ResultTables
 
     rows = {"layer": ["l"], "unit": [0], "description": ["red"], "similarity": [1.0]}
     top = {"layer": ["l"], "unit": [0], "rank": [1], "image": ["1.png"], "activation": [1.0]}
     facts = {"versions": {"clipdissect": "0.1.0"}}
-    Result(pd.DataFrame(rows), pd.DataFrame(top), facts).save(folder)
+    ResultTables(pd.DataFrame(rows), pd.DataFrame(top), facts).save(folder)
     picture(folder / "report" / "thumbnails" / "x.webp")
     report.build(folder)
     return folder

@@ -26,7 +26,7 @@ from clipdissect.evaluation.units import rows_of
 from clipdissect.evaluation.vectors import vectors
 from clipdissect.probe import Probe
 from clipdissect.results.describe import describe_layer
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -154,7 +154,7 @@ class SharedFeatures:
     _captured: dict[str, CapturedFeatures] = field(default_factory=dict)
     _texts: dict[str, ConceptEmbeddings] = field(default_factory=dict)
 
-    def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> Result:
+    def describe(self, probe: Probe, concepts: Concepts, similarity: Similarity) -> ResultTables:
         """Describe units as `clipdissect.dissect(top=1)` does, without top images."""
         captured, texts = self._of_probe(probe), self._of_texts(concepts)
         [(layer, q)] = captured.activations.items()
@@ -162,7 +162,7 @@ class SharedFeatures:
         activations = activations.to(self.settings.scoring_device)
         table = describe_layer(layer, q, activations, concepts.texts, similarity, 1, null=False)
         job = Job(self.target, probe, concepts, self.encoder, similarity, self.settings)
-        return Result(table, table.iloc[:0], manifest(job, captured, texts))
+        return ResultTables(table, table.iloc[:0], manifest(job, captured, texts))
 
     def _of_probe(self, probe: Probe) -> CapturedFeatures:
         if probe.digest not in self._captured:

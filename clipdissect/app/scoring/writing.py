@@ -14,8 +14,8 @@ from clipdissect.app.scoring.output import markdown
 from clipdissect.results.describe import top_images_of_layer
 from clipdissect.results.histograms import histograms
 from clipdissect.results.manifest import run_manifest
-from clipdissect.results.result import Result
 from clipdissect.results.run_files import begin, write_json, write_table, write_tables
+from clipdissect.results.tables import ResultTables
 from clipdissect.scores.held_out import HeldOut
 from clipdissect.scores.scoring import Labels, Scored
 from clipdissect.scores.splits import write_split
@@ -29,7 +29,7 @@ def write(
     held_out: HeldOut,
     metrics: Mapping[str, Any],
     seconds: Mapping[str, float],
-) -> Result:
+) -> ResultTables:
     """Write tables, split and metrics, then `run.json`; return the first labels' result."""
     result = _result(job, scored.labels[0], held_out)
     result.run["scores"] = facts_of(job, scored, held_out)
@@ -47,7 +47,7 @@ def write(
     return result
 
 
-def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
+def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> ResultTables:
     layers = held_out.target.layers
     table = labels.descriptions
     table = table[table["layer"].isin(layers)].reset_index(drop=True)
@@ -69,7 +69,7 @@ def _result(job: ScoringJob, labels: Labels, held_out: HeldOut) -> Result:
         fits=features.fits,
     )
     of_layers = {layer: histograms(a) for layer, a in activations.items()}
-    return Result(table, pd.concat(top_images, ignore_index=True), run, of_layers)
+    return ResultTables(table, pd.concat(top_images, ignore_index=True), run, of_layers)
 
 
 def _notes(own: Sequence[str], scored: Scored) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from clipdissect.app.printing import number, with_interval
 from clipdissect.app.studies.base import BAR_STYLE, StudyRun, facts_of, top_images
 from clipdissect.errors import DissectError
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.studies import class_from_descriptions as library
 from clipdissect.studies import figures
 from clipdissect.studies.features import Features, check_keep
@@ -70,7 +70,7 @@ def labelled_images(
     return LabelledImages([images[i] for i in labelled], truth[labelled], predicted, units)
 
 
-def facts(run: StudyRun, features: Features, described: Result) -> dict[str, Any]:
+def facts(run: StudyRun, features: Features, described: ResultTables) -> dict[str, Any]:
     """Return the provenance of features and labels, without parts that affect neither."""
     captured, labels = facts_of(features), described.run
     unused = {"encoder", "concepts", "similarity"} - set(run.method.needs)

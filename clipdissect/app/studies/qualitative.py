@@ -9,11 +9,11 @@ import pandas as pd
 
 from clipdissect.app.studies.base import StudyRun, top_images
 from clipdissect.evaluation import ClassLabels
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.studies import figures
 from clipdissect.studies.features import Features
 
-Results = Mapping[str, Result]  # by method; ours is "ours"
+Results = Mapping[str, ResultTables]  # by method; ours is "ours"
 
 
 def label_table(units: list[tuple[str, int]], results: Results) -> pd.DataFrame:

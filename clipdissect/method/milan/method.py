@@ -25,7 +25,7 @@ from clipdissect.method.milan.features import exemplar_features
 from clipdissect.results.describe import description_columns, top_images_of_layer
 from clipdissect.results.flags import COLUMN, DEAD, SATURATED, TIED, flags_of
 from clipdissect.results.manifest import environment, run_manifest
-from clipdissect.results.result import Result
+from clipdissect.results.tables import ResultTables
 from clipdissect.targets import Target
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_choice, check_range
@@ -89,7 +89,7 @@ class Milan(Method):
     def requires(self) -> tuple[str, ...]:
         return ("milan",)
 
-    def describe(self, job: Job) -> Result:
+    def describe(self, job: Job) -> ResultTables:
         timers = Timers()
         with timers.stage("load"):
             model = checkpoint.load(Path(self.path).expanduser()).to(job.settings.torch_device)
@@ -98,7 +98,7 @@ class Milan(Method):
             return self._describe_files(folder, model, timers)
         return self._describe_target(job, model, timers)
 
-    def _describe_target(self, job: Job, model: Checkpoint, timers: Timers) -> Result:
+    def _describe_target(self, job: Job, model: Checkpoint, timers: Timers) -> ResultTables:
         original, probe = job.require(self.name, self.needs)
         whole, notes = without_crop(original.preprocess)
         target = original.with_preprocess(whole)
@@ -131,13 +131,13 @@ class Milan(Method):
             for max_activations in (found.thresholds[layer].max_activation,)
         ]
         run = self._manifest(target, found, model, job, notes) | {"seconds": timers.seconds}
-        return Result(
+        return ResultTables(
             pd.concat(tables, ignore_index=True), pd.concat(shown, ignore_index=True), run
         )
 
     def _describe_files(
         self, folder: files.ExemplarFolder, model: Checkpoint, timers: Timers
-    ) -> Result:
+    ) -> ResultTables:
         texts = self._captions(model, folder.layers, folder.pictures, timers)
         tables = [
             _table(layer, texts[layer], 1).assign(unit=of_layer.units)
@@ -152,7 +152,7 @@ class Milan(Method):
             "computed": [],
         }
         no_images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])
-        return Result(pd.concat(tables, ignore_index=True), no_images, run)
+        return ResultTables(pd.concat(tables, ignore_index=True), no_images, run)
 
     def _captions(
         self,

@@ -1,4 +1,4 @@
-"""The result of a dissection."""
+"""What a method returns: descriptions, top images and the manifest of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipdissect.targets import Target
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultTables:
     """Descriptions, top images and run manifest of a dissection.
 
     Args:

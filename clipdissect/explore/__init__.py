@@ -1,0 +1,1 @@
+"""Explore a run: find units by meaning, explain predictions, compare checkpoints, notebooks."""
