@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,13 @@ class Section:
             for x in self.lines
         ]
         block = "\n".join(f"{command}  # [{n}]" for n, command in enumerate(commands, 1))
-        parts = [f"## {self.title}", self.lead]
+        parts = [f"## {self.title}", _wrapped(self.lead)]
         parts += [f"Data: `clipdissect fetch {self.fetch}`."] if self.fetch else []
         parts += [markdown_table(HEADER, rows).strip(), f"```sh\n{block}\n```"]
         if self.runs:
             command = f"\n\n```sh\n{self.offline}\n```"
-            parts.append("Offline: " + "; ".join(map(_run_text, self.runs)) + "." + command)
+            runs = "; ".join(map(_run_text, self.runs))
+            parts.append(_wrapped(f"Offline: {runs}.") + command)
         return "\n\n".join(parts)
 
 
@@ -119,20 +121,19 @@ def _table1() -> Section:
 
 def _table2() -> Section:
     lines = [_from_tables("table2", row, {}) for row in _rows("table2")]
-    commands = {line.row.split(",")[0]: line.command for line in reversed(lines)}
-    for row in paper.values()["table2"]["rows"]:
-        for metric, value in row["published_run"].items():
-            ours = _published("table2", row["method"], metric, value)
-            needs = "needs CLIP" + ("" if "labels" in row else " and Broden")
-            command = CHECK if ours else commands[row["method"]]
-            name = f"{row['method']}, released notebook"
-            lines.append(Line(name, metric, _number(value), ours or f"not run: {needs}", command))
+    clips = {r["row"].split()[0]: r for r in _rows("table2") if r["metric"] == "clip_vit_b16_cos"}
+    for printed in paper.values()["table2"]["rows"]:
+        method = printed["method"]
+        for metric, value in printed["published_run"].items():
+            row = clips[method] | {"metric": metric, "paper": str(value)}
+            line = _from_tables("table2", row, {})
+            lines.append(replace(line, row=f"{method}, {NOTEBOOK}"))
     return Section(
         "Table 2: Places365",
         "The last layer of ResNet-18 (Places365) with Broden as images and concepts. Accuracy "
-        "(`top1`) is over the 267 of 365 classes whose name is a label of Broden, with the "
-        "released matching of names, which takes 24 right labels of Network Dissection for wrong "
-        "ones ([published.md](../results/tables/published.md) has both). The cosines of the "
+        "(`top1`) is over the classes whose name is a label of Broden, with the released matching "
+        "of names, which takes some right labels for wrong ones "
+        "([published.md](../results/tables/published.md) has both). The cosines of the "
         "released notebook are of labels without the suffixes `-s` and `-c`; its `top5` counts a "
         "hit twice where a label is listed twice. All rows of CLIP-Dissect: "
         "`clipdissect final_layer experiment=table2`. No network trained on Places365 is "
@@ -176,7 +177,7 @@ def _released(
         command = f"{FINAL} probe={probe} concepts={concepts} similarity={function}"
         needs = next(r for r in _rows("table3") if probe in r["row"].split())["verdict"]
         offline = cells.get((STAND_INS[probe], concepts, function, metric), NONE)
-        row = f"{probe}, {concepts}, {function}, released notebook"
+        row = f"clip_dissect, {probe}, {concepts}, {function}, {NOTEBOOK}"
         yield Line(row, metric, _number(value), needs, command, offline)
 
 
@@ -211,7 +212,7 @@ def _table4() -> Section:
         f"cores; extrapolated to the paper's sizes, with the offline networks, {whole:,.0f} s "
         "([runtime.md](runtime.md)).",
         lines,
-        "resnet50 clip_vit_b16 mpnet imagenet_val broden google_20k milan",
+        "resnet50 clip_vit_b16 imagenet_val broden google_20k milan",
         "clipdissect runtime experiment=table4_offline probe=folder probe.root=IMAGENET_SAMPLE "
         "concepts=google_10k",
         ["table4"],
@@ -340,26 +341,27 @@ def _hyperparameters() -> Section:
     for name, printed in paper.values()["hyperparameters"].items():
         ours = similarity.build(name).parameters
         lines += [
-            Line(name, key, _number(value), _number(ours[key]), f"{SHOW} similarity={name}")
+            Line(name, key, _short(value), _short(ours[key]), f"{SHOW} similarity={name}")
             for key, value in printed.items()
         ]
     return Section(
         "Hyperparameters",
-        "The paper's, and the defaults of `similarity=`. `membership` and `variant` name which of "
-        "two readings is meant, that of the released code or that of the text "
+        "The paper's, and as ours the defaults of `similarity=`. `membership` and `variant` name "
+        "which of two readings is meant, that of the released code or that of the text "
         "([similarity.md](similarity.md)).",
         lines,
     )
 
 
 CHECK = "scripts/check_published"
+NOTEBOOK = "released notebook"
 RUNTIME = "clipdissect runtime experiment=table4"
 SHOW = "clipdissect dissect --cfg job --package similarity"
 FIGURE = (
     "clipdissect qualitative experiment=qualitative 'study.labels={milan: {path: "
     "FOLDER/milan/m_base_resnet50_imagenet.csv}, netdissect: {path: "
-    "FOLDER/netdissect/resnet50_imagenet_fc.csv, layer_column: null, description_column: label, "
-    "first_unit: 1}}'"
+    "FOLDER/netdissect/resnet50_imagenet_fc.csv, layers: [fc], layer_column: null, "
+    "description_column: label, similarity_column: score, first_unit: 1}}'"
 )
 TIMED = {
     "clip_dissect": "CLIP, ImageNet val and a GPU",
@@ -370,31 +372,35 @@ TIMED = {
 HEAD = f"""# The paper's numbers, and how to check them
 
 Every number of the paper that `clipdissect/app/paper_values.json` lists, with the command that
-computes it. Written by `scripts/reproduce_table.py` from that file and the committed
-[results](../results); no number is typed by hand.
+computes it. `scripts/reproduce_table.py` writes this page from that file and the committed
+[results](../results); no number in a table is typed by hand.
 
-- **paper**: the printed value; rows called "released notebook" have what the authors' notebooks
+- **row**: method, probe, concepts and similarity function, by their names on the command line.
+- **paper**: the printed value. Rows of the "released notebook" have what the authors' notebooks
   print, where it differs or the paper has none.
-- **ours**: computed in the paper's setting. That took only the label files released with the paper
-  (`{CHECK}`); "equal" is equal to four digits. "not run" names what is missing: CLIP's and
-  ResNet-50's weights, MILAN's checkpoint, Broden, CIFAR-100 and the ImageNet validation images
-  could not be had.
-- **offline, not comparable**: the same command's number for another network (EfficientNet-Lite0),
-  another encoder (ConSE, not CLIP) and a few hundred to 2,349 other images: `imagenet_sample` (one
-  image per class) stands for ImageNet val, `tiny_imagenet_val` for CIFAR-100, the stamps for
-  Broden, the union of the three for that of ImageNet and Broden. It shows that the command runs,
-  not that the paper's number is right.
-- **command**: the number in brackets below each table. `FOLDER` has the released label files
+- **ours**: computed in the paper's setting, with 95 % intervals over units. Only the label files
+  released with the paper could be evaluated (`{CHECK}`); "equal" means equal to four digits.
+  "not run" names what is missing. CLIP's, ResNet-50's and ResNet-18's weights, MILAN's checkpoint,
+  Broden, CIFAR-100 and the ImageNet validation images are not available without a model hub and
+  their hosts.
+- **offline, not comparable**: the same experiment with another network (EfficientNet-Lite0),
+  another encoder (ConSE, not CLIP), fewer images, and 20 (Tables 1 and 3, Fig. 3), 5 (studies) or
+  100 (Table 4) top images per unit. In Tables 1 and 3 `imagenet_sample` (one image per class)
+  stands for ImageNet val, `tiny_imagenet_val` for CIFAR-100, the stamps for Broden, and their
+  union for the union. It shows that the command runs, not that the paper's number is right.
+- **command**: the number in brackets is below each table. `FOLDER` has the released label files
   (`clip_dissect/`, `milan/`, `netdissect/`). `clipdissect fetch` without a name lists the data with
   sizes and licences.
+- **time**: the paper has one number, Table 4's; the seconds of the offline runs stand below their
+  tables.
 
 Where CLIP is missing but mpnet is there, add `'evaluation.sentences=[]'`."""
 FOOT = """## Without a number
 
 Fig. 5 (compositional concepts, Sec. 4.6) and the panels of Figs. 1, 7 and 8 have presets, too:
 `clipdissect compositional_concepts experiment=compositional_concepts` and
-`clipdissect qualitative experiment=qualitative`; see [studies.md](studies.md). Tables of the appendix
-that are not listed above are not in `paper_values.json`.
+`clipdissect qualitative experiment=qualitative`; see [studies.md](studies.md). Tables of the
+appendix that are not listed above are not in `paper_values.json`.
 
 `clipdissect tables` gathers your own runs in the paper's setting next to its numbers."""
 
@@ -470,12 +476,18 @@ def _interval(value: float, ends: Mapping[str, Any] | None) -> str:
     return f"{value:.4f}" + (f" [{ends['low']:.4f}, {ends['high']:.4f}]" if ends else "")
 
 
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     """Return a value with four digits, or with all of its own where those are more."""
-    if not isinstance(value, float):
-        return str(value)
     text = f"{value:.4f}"
     return text if abs(value) < 1 and float(text) == value else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ DATA = {
     "imagenet_val": "ImageNet val",
     "broden": "Broden",
     "cifar100_train": "CIFAR-100",
-    "imagenet_broden": "ImageNet val and Broden",
+    "imagenet_broden": "ImageNet val, Broden",
 }
 COLUMNS = ("row", "metric", "paper", "ours", "low", "high", "difference", "verdict", "command")
 AVERAGE = "average"
