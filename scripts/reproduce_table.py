@@ -134,8 +134,9 @@ def _table2() -> Section:
         "(`top1`) is over the classes whose name is a label of Broden, with the released matching "
         "of names, which takes some right labels for wrong ones "
         "([published.md](../results/tables/published.md) has both). The cosines of the "
-        "released notebook are of labels without the suffixes `-s` and `-c`; its `top5` counts a "
-        "hit twice where a label is listed twice. All rows of CLIP-Dissect: "
+        "released notebook are of labels without the suffixes `-s` and `-c`; those that the "
+        "paper prints differ, and how their labels were read isn't published. The notebook's "
+        "`top5` counts a hit twice where a label is listed twice. All rows of CLIP-Dissect: "
         "`clipdissect final_layer experiment=table2`. No network trained on Places365 is "
         "available offline.",
         lines,
