@@ -14,13 +14,13 @@ from clipdissect import encoder as encoders
 from clipdissect import method as methods
 from clipdissect import probe as probes
 from clipdissect import similarity as similarities
+from clipdissect import targets
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
 from clipdissect.dissection import (
     Job,
     resolve_settings,
     resolve_store,
-    resolve_target,
     with_saes,
 )
 from clipdissect.encoder import Encoder
@@ -98,7 +98,7 @@ def dissect(
         settings = resolve_settings(settings, device)
         parts = _parts(describer.needs, concepts, encoder, similarity)
         job = Job(
-            target=with_saes(resolve_target(model, layers, preprocess), sae),
+            target=with_saes(targets.resolve(model, layers, preprocess), sae),
             probe=probes.resolve(probe),
             settings=settings,
             store=resolve_store(store),

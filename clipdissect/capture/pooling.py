@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.utils.type_checks import check_choice, check_fields
+from clipdissect.utils.type_checks import NamedFields, check_choice, check_fields
 
 COUNT = "count"
 SUMMARIES = ("auto", "mean", "max", "cls", COUNT)
@@ -19,7 +19,7 @@ LAYOUTS = ("auto", "channels_first", "channels_last")
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(NamedFields):
     """How a layer's activations are pooled to one number per unit and image.
 
     Args:

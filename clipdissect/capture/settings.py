@@ -11,7 +11,7 @@ import torch
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
 from clipdissect.utils.memory import can_keep_memory
-from clipdissect.utils.type_checks import check_choice, check_fields
+from clipdissect.utils.type_checks import NamedFields, check_choice, check_fields
 
 BF16_WEIGHTS = "bf16_weights"
 PRECISIONS = ("auto", "fp32", "bf16", BF16_WEIGHTS)
@@ -21,7 +21,7 @@ SHARD, CUDA_SHARD = 1024, 4096  # seconds of work; three wait on the device at m
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(NamedFields):
     """How to run the networks, and which activations to store.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clipdissect.datasets.class_names import class_names, imagenet_names
@@ -78,7 +79,7 @@ def torchvision(
     if model not in names:
         raise unknown("torchvision model", model, names)
     chosen = _weights(models.get_model_weights(model), model, weights)
-    extra = _extra(model, chosen)
+    extra = builder_arguments(model, chosen)
     if weights == checkpoints.RANDOM and checkpoint is None:
         network = checkpoints.random(lambda: models.get_model(model, weights=None, **extra))
     else:
@@ -170,7 +171,7 @@ def _with_state(
     return network
 
 
-def _extra(model: str, weights: Any) -> dict[str, Any]:
+def builder_arguments(model: str, weights: Any) -> dict[str, Any]:
     """Return builder arguments that torchvision sets together with the weights."""
     if model in ("inception_v3", "googlenet"):
         return {"transform_input": True, "init_weights": False}
@@ -182,10 +183,13 @@ def _fetch(file: str) -> str:
     return f"clipdissect fetch {name}, " if name else ""
 
 
-def _download(weights: Any) -> dict[str, Any]:
-    import torch
+def cached_file(weights: Any) -> Path:
+    """Return where torchvision keeps the file of weights, downloaded or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+
+def _download(weights: Any) -> dict[str, Any]:
+    cached = cached_file(weights)
     depends_on(cached)
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, closest, unknown
 
 WORDS = {
     str: "text",
@@ -43,7 +43,19 @@ def check_fields(settings: Any, what: str) -> None:
 
 def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
     if value not in valid:
-        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
+        hint = closest(value, valid)
+        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}.{hint}")
+
+
+class NamedFields:
+    """Base of dataclasses that users construct: an unknown field is a DissectError."""
+
+    def __new__(cls, *_: Any, **given: Any) -> Any:
+        fields: Mapping[str, Any] = cls.__dict__["__dataclass_fields__"]
+        for name in given:
+            if name not in fields:
+                raise unknown(f"field of {cls.__name__}", name, fields)
+        return super().__new__(cls)
 
 
 def check_range(name: str, value: float, minimum: float, maximum: float | None = None) -> None:
