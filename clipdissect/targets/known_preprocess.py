@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipdissect.errors import DissectError, one_line
 from clipdissect.images.image_processor import ImageProcessor
 from clipdissect.models import checkpoints
-from clipdissect.targets.torchvision import builder_arguments, cached_file
+from clipdissect.targets.torchvision import cached_file
 from clipdissect.utils.hashing import Transform
 from clipdissect.utils.type_checks import shortened
 
@@ -141,39 +141,23 @@ def _of_torchvision(model: nn.Module) -> KnownPreprocess | None:
 
 
 def _fitting_weights(model: nn.Module) -> list[Any]:
-    """Return torchvision's weights for networks with exactly these tensor names and shapes."""
+    """Return torchvision's weights for networks of this kind with as many parameters."""
     from torchvision import models
 
-    shapes = _shapes(model.state_dict())
-    # Whether a size includes auxiliary classifiers differs between GoogLeNet and Inception.
-    sizes = {_size(dict(model.named_parameters())), _size(_without_auxiliary(model.state_dict()))}
-    sizes.add(_size(_without_auxiliary(dict(model.named_parameters()))))
-    fitting = []
-    for name in models.list_models(module=models):
-        if models.get_model_builder(name).__module__ != type(model).__module__:
-            continue
-        fitting += [
-            weights
-            for weights in models.get_model_weights(name)
-            if weights.meta["num_params"] in sizes and _built_shapes(name, weights) == shapes
-        ]
-    return fitting
-
-
-def _built_shapes(name: str, weights: Any) -> dict[str, torch.Size]:
-    from torchvision import models
-
-    with torch.device("meta"):
-        built = models.get_model(name, weights=None, **builder_arguments(name, weights))
-    return _shapes(built.state_dict())
+    parameters = dict(model.named_parameters())
+    # `num_params` includes auxiliary classifiers for Inception, but not for GoogLeNet.
+    sizes = {_size(parameters), _size(_without_auxiliary(parameters))}
+    return [
+        weights
+        for name in models.list_models(module=models)
+        if models.get_model_builder(name).__module__ == type(model).__module__
+        for weights in models.get_model_weights(name)
+        if weights.meta["num_params"] in sizes
+    ]
 
 
 def _size(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in _without_auxiliary(state).items()}
 
 
 def _without_auxiliary(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def torchvision(
     if model not in names:
         raise unknown("torchvision model", model, names)
     chosen = _weights(models.get_model_weights(model), model, weights)
-    extra = builder_arguments(model, chosen)
+    extra = _extra(model, chosen)
     if weights == checkpoints.RANDOM and checkpoint is None:
         network = checkpoints.random(lambda: models.get_model(model, weights=None, **extra))
     else:
@@ -171,7 +171,7 @@ def _with_state(
     return network
 
 
-def builder_arguments(model: str, weights: Any) -> dict[str, Any]:
+def _extra(model: str, weights: Any) -> dict[str, Any]:
     """Return builder arguments that torchvision sets together with the weights."""
     if model in ("inception_v3", "googlenet"):
         return {"transform_input": True, "init_weights": False}
