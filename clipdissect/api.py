@@ -127,10 +127,7 @@ def _parts(needs: Sequence[str], concepts: Any, encoder: Any, similarity: Any) -
     if "concepts" in needs:
         parts["concepts"] = concept_sets.resolve(concepts)
     if "similarity" in needs:
-        is_built = isinstance(similarity, Similarity)
-        parts["similarity"] = (
-            similarity if is_built else registry.named("similarity", similarities.build, similarity)
-        )
+        parts["similarity"] = similarities.resolve(similarity)
     if "encoder" in needs:
         parts["encoder"] = encoders.resolve(encoder)
     return parts
