@@ -62,6 +62,7 @@ def _probe(given: Any, names: dict[str, Any]) -> None:
 def _similarity(given: Any, names: dict[str, Any]) -> None:
     scores = similarity.resolve(given)(torch.rand(30, 4), torch.rand(30, 3))
     assert scores.shape == (3, 4)
+    assert float(scores.std()) > 0
 
 
 CHECKS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
@@ -91,7 +92,7 @@ def test_every_input_has_examples() -> None:
 
 def test_forms_together(names: dict[str, Any], tmp_path: Path) -> None:
     result = clipdissect.dissect(
-        names["clip"],
+        names["clip"],  # also the encoder
         lambda name, _: name == "visual.conv1",
         probe=names["DataLoader"](names["ImageFolder"]("photos"), shuffle=True),
         concepts=["cat", "dog", "wheel"],
@@ -99,7 +100,7 @@ def test_forms_together(names: dict[str, Any], tmp_path: Path) -> None:
         similarity=lambda P, q: q.T @ P,
         images=2,
         store=tmp_path,
-        settings=clipdissect.Settings(device="cpu", workers=0),
+        settings=clipdissect.Settings(device="cpu", workers=0, batch_size=2),
     )
     assert set(result.descriptions["layer"]) == {"visual.conv1"}
     assert set(result.top_images["image"]) <= {
