@@ -59,7 +59,7 @@ def check(layers: Any) -> tuple[str, ...] | None:
     types = layers if isinstance(layers, tuple) else (layers,)
     if layers is None or (types and all(_is_module_type(each) for each in types)):
         return None
-    if callable(layers) and not isinstance(layers, type):
+    if callable(layers) and not isinstance(layers, (type, nn.Module)):
         return None
     is_list = isinstance(layers, Sequence) and not isinstance(layers, str)
     if not is_list or any(not isinstance(layer, str) for layer in layers):

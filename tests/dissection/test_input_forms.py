@@ -107,6 +107,12 @@ def test_forms_together(names: dict[str, Any], tmp_path: Path) -> None:
         f"{k}/{n}.png" for k in ("cat", "dog") for n in "012"
     }
     assert result.run["similarity"]["function"].endswith("test_forms_together.<locals>.<lambda>")
+    clip, data = names["clip"], names["ImageFolder"]("photos")
+    inputs = torch.stack([names["clip_preprocess"](image) for image, _ in data])
+    with torch.no_grad():
+        activations = clip.visual.conv1(inputs).mean((2, 3))
+    first = result.top_images[result.top_images["rank"] == 1]
+    assert first["activation"].tolist() == pytest.approx(activations.amax(0).tolist(), abs=1e-5)
     notes = " ".join(result.run["notes"])
     assert "preprocess wasn't given; used the preprocess_cfg that open_clip set" in notes
     assert "the encoder open_clip/CLIP was given as a loaded network" in notes

@@ -27,7 +27,7 @@ def softmax_dot(p: Tensor, q: Tensor) -> Tensor:
 
 
 def test_scores_are_the_functions() -> None:
-    assert similarity.resolve(dot)(P, Q).tolist() == [[3.0, 0.0], [pytest.approx(1.2), 2.6]]
+    assert similarity.resolve(dot)(P, Q).tolist() == [[3.0, 0.0], pytest.approx([1.2, 2.6])]
     best = similarity.resolve(dot).top(ConceptActivations(IMAGES, TEXTS), Q, 1)
     assert best.concepts.tolist() == [[0], [1]]
     assert best.scores.tolist() == [[3.0], [pytest.approx(2.6)]]
