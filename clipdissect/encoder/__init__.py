@@ -79,7 +79,8 @@ def resolve(what: Any) -> Encoder:
             f"encoder must be an encoder's name or an Encoder: a {type(what).__name__} lacks "
             f"{', '.join(lacking)}"
         )
-    return what
+    encoder: Encoder = what
+    return encoder
 
 
 def text_notes(

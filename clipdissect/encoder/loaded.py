@@ -73,7 +73,7 @@ def _tokenizer(model: Any) -> Any:
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import TextTransformer
 
-    text = model if type(model) is CLIP else getattr(model, "text", None)
+    text: Any = model if type(model) is CLIP else getattr(model, "text", None)
     is_own = isinstance(text, (CLIP, TextTransformer))
     if not is_own or text.vocab_size != CLIP_VOCABULARY:
         raise DissectError(

@@ -83,7 +83,8 @@ def resolve(
         DissectError: something else, a filter that selects no layer, or a plain network whose
             preprocessing is neither given nor known.
     """
-    names = layer_patterns.check(layers)
+    chosen: Any = layers
+    names = layer_patterns.check(chosen)
     transform = None if preprocess is None else as_transform(preprocess)
     if isinstance(model, (str, Mapping)):
         model = registry.named("target", lazily, model)
@@ -94,8 +95,8 @@ def resolve(
             "model must be a torch.nn.Module, a Target or a target's name; got "
             + (f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__)
         )
-    if layers is not None:
-        names = layer_patterns.select(model.model, layers) if names is None else names
+    if chosen is not None:
+        names = layer_patterns.select(model.model, chosen) if names is None else names
         model = replace(model, layers=names)
     return model.with_preprocess(transform) if transform else model
 

@@ -185,7 +185,7 @@ def _fetch(file: str) -> str:
 
 def cached_file(weights: Any) -> Path:
     """Return where torchvision keeps the file of weights, downloaded or not."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rsplit("/", 1)[-1]
 
 
 def _download(weights: Any) -> dict[str, Any]:
