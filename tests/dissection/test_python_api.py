@@ -14,6 +14,7 @@ import clipdissect
 from clipdissect import Settings, Summary, concepts, encoder, probe, similarity
 from clipdissect.errors import DissectError
 from clipdissect.report.collect_data import ReportSettings
+from clipdissect.scores import ScoreOptions
 from clipdissect.utils import registry
 
 
@@ -78,6 +79,8 @@ def test_plain_forms_of_settings() -> None:
             {"batchsize": 3},
             "unknown field of Settings 'batchsize'. Did you mean batch_size? Valid: device, prec",
         ),
+        (ReportSettings, {"image": 5}, "field of ReportSettings 'image'. Did you mean images?"),
+        (ScoreOptions, {"seeds": 5}, "unknown field of ScoreOptions 'seeds'. Did you mean seed?"),
         (ReportSettings, {"images": "5"}, "report.images must be a whole number; got '5'"),
     ],
 )
