@@ -96,7 +96,7 @@ def test_wrong_types_of_settings(kind: Any, values: dict[str, Any], says: str) -
         ({"similarity": similarity.build}, "the similarity clipdissect.similarity.build failed on"),
         ({"similarity": 3}, "similarity must be a name"),
         ({"method": "clipdissect"}, "Did you mean clip_dissect"),
-        ({"encoder": "clip_b16"}, "Did you mean clip_vit_b16"),
+        ({"encoder": "clip_vitb16"}, "Did you mean clip_vit_b16"),
         ({"concepts": "google20k"}, "Did you mean google_20k"),
         ({"sae": {"name": "sealens", "path": "x"}}, "Did you mean saelens"),
         ({"similarity": {"name": "soft_wpmi", "top_k": "x"}}, "top_k must be a whole number"),
