@@ -80,7 +80,7 @@ def test_plain_forms_of_settings() -> None:
             "unknown field of Settings 'batchsize'. Did you mean batch_size? Valid: device, prec",
         ),
         (ReportSettings, {"image": 5}, "field of ReportSettings 'image'. Did you mean images?"),
-        (ScoreOptions, {"seeds": 5}, "unknown field of ScoreOptions 'seeds'. Did you mean seed?"),
+        (ScoreOptions, {"seeds": 5}, "unknown field of ScoreOptions 'seeds'. Did you mean seed"),
         (ReportSettings, {"images": "5"}, "report.images must be a whole number; got '5'"),
     ],
 )
