@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 from clipdissect.app.composition import SharingLoader
+from clipdissect.results.sweeps import MULTIRUN
 
 
 class Launched(Callback):
@@ -24,6 +26,9 @@ class Launched(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         Launched.folder = Path(config.hydra.sweep.dir)
+        Launched.folder.mkdir(parents=True, exist_ok=True)
+        # Not all of Hydra's sweepers write this file, which tells the jobs' own overrides.
+        OmegaConf.save(config, Launched.folder / MULTIRUN)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.config_loader = SharingLoader(hydra.config_loader.get_search_path())
@@ -31,4 +36,6 @@ class Launched(Callback):
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         # Jobs that ran in other processes have printed nothing here.
         if os.environ.get("RANK", "0") == "0":
-            print(f"multirun: {Launched.folder}")
+            from clipdissect.app.sweep import report
+
+            report(Path(config.hydra.sweep.dir))
