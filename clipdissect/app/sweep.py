@@ -248,7 +248,9 @@ def _closing_lines(
         lines.append(f"{MOST_PRINTED} of {len(jobs)} jobs are shown")
     if chosen is not None and len(jobs) - failed > 1:
         settings = differing([job.settings for job in jobs])
-        winners = [j for j in jobs if chosen in j.metrics and j.metrics[chosen].value == marks[chosen]]
+        winners = [
+            j for j in jobs if chosen in j.metrics and j.metrics[chosen].value == marks[chosen]
+        ]
         names = [_named(job, settings) for job in winners[:3]] + ["..."] * (len(winners) > 3)
         lines.append(f"* best of its column; by {chosen.replace('_', ' ')}: {', '.join(names)}")
     count = f"{len(jobs)} jobs" + (f", {failed} failed" if failed else "")

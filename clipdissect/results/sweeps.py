@@ -23,7 +23,9 @@ def job_folders(folder: Path) -> list[Path]:
 
 
 def _order(job: Path) -> list[tuple[bool, int, str]]:
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in job.parts]
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in job.parts
+    ]
 
 
 def overrides(job: Path) -> list[str]:

@@ -291,7 +291,7 @@ def test_single_file_needs_nothing_beside_it(
 
 
 def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_page: Any) -> None:
-    page = open_page(report.compare(*runs, tmp_path / "compare"))
+    page = open_page(report.compare(runs, tmp_path / "compare"))
     one, other = (pd.read_csv(r / "descriptions.csv", keep_default_na=False) for r in runs)
     same = int((one["description"] == other["description"]).sum())
     assert f"{100 * same / len(one):.1f} %" in page.locator(".sum").inner_text()
@@ -325,7 +325,7 @@ def test_changed_units_are_first_without_similarities(
         table = pd.DataFrame({"layer": "fc", "unit": range(5), "description": texts})
         (tmp_path / name).mkdir()
         table.to_csv(tmp_path / name / "descriptions.csv", index=False)
-    made = report.compare(tmp_path / "A", tmp_path / "B", tmp_path / "out", sentences=sentences)
+    made = report.compare([tmp_path / "A", tmp_path / "B"], tmp_path / "out", sentences=sentences)
     page = open_page(made)
     assert page.locator("#sort option").first.inner_text() == "changed first"
     assert page.evaluate("dissect.listed().map((item) => item.unit)") == order
@@ -375,7 +375,7 @@ def test_latents_are_filtered_sorted_and_linked(tmp_path: Path, open_page: Any) 
 
 def test_latents_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     folders = [tables_of(tmp_path / name) for name in ("one", "two")]
-    page = open_page(report.compare(*folders, tmp_path / "out"), "#fc{sae}/0")
+    page = open_page(report.compare(folders, tmp_path / "out"), "#fc{sae}/0")
     page.wait_for_selector("#one .neighbours")
     of_first = page.locator("#one .neighbours").first
     texts = of_first.locator("li").all_inner_texts()
@@ -437,7 +437,7 @@ def test_scores_on_cards_as_order_and_as_filter(tmp_path: Path, open_page: Any) 
 def test_scores_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     folders = [scored_run(tmp_path / name) for name in ("one", "two")]
     (folders[1] / "scores.csv").unlink()
-    page = open_page(report.compare(*folders, tmp_path / "out"))
+    page = open_page(report.compare(folders, tmp_path / "out"))
     orders = page.locator("#sort option").all_inner_texts()
     assert "simulation" in orders and "clarity of B" in orders and "simulation of B" not in orders
     page.select_option("#score", label="simulation at least")
@@ -449,7 +449,7 @@ def test_scores_of_two_runs(tmp_path: Path, open_page: Any) -> None:
 def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
     if not AXE.is_file():
         pytest.skip("no axe-core: scripts/browser gets it from npm")
-    compared = report.compare(*runs, tmp_path / "compare")
+    compared = report.compare(runs, tmp_path / "compare")
     for path, address in (
         (runs[0] / "report/index.html", ""),
         (compared, ""),
