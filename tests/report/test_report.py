@@ -475,7 +475,7 @@ def test_commands(tmp_path: Path, images: Path, command: Any) -> None:
     for part in ("head/0  red", "red (right)", "milan", "crimson", "red0.png"):
         assert part in said
     assert "crimson" in command("show", folder, "head/00")
-    page = Path(command("compare", folder, labels, "--sentence", "none").strip())
+    page = Path(command("compare", folder, labels, "--sentence", "none").split()[-1])
     assert page == tmp_path / "compare" / "run" / "index.html" and page.is_file()
 
 
