@@ -35,7 +35,7 @@ NO_METRICS = ("bootstrap", "interval", "controls", "differences", "seconds", "se
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value and the ends of its interval, if known."""
+    """A metric's value, an integer if it counts, and the ends of its interval, if known."""
 
     value: float
     low: float | None = None
@@ -43,6 +43,8 @@ class Value:
 
     @property
     def text(self) -> str:
+        if isinstance(self.value, int):
+            return f"{self.value:,}"
         interval = None if self.low is None else {"low": self.low, "high": self.high}
         return with_interval(self.value, interval)
 
@@ -94,7 +96,7 @@ def main_metrics(metrics: Mapping[str, Any]) -> dict[str, Value]:
     """
     values = {**_objective(metrics), **_final_layer(metrics), **_layers(metrics)}
     return values or {
-        key: Value(float(value))
+        key: Value(value)
         for key, value in flatten(metrics)
         if _is_number(value) and not any(name in key for name in NO_METRICS)
     }
@@ -128,7 +130,7 @@ def _layers(metrics: Mapping[str, Any]) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for layer, facts in layers.items():
         prefix = "" if len(layers) == 1 else f"{layer}: "
-        for name, fact in facts.items():
+        for name, fact in sorted(facts.items(), key=lambda item: item[0] not in LARGER):
             if isinstance(fact, Mapping) and _is_number(fact.get("value")):
                 values[f"{prefix}{name}"] = _with_ends(fact["value"], fact)
             elif name in OF_LAYERS and _is_number(fact):
