@@ -289,7 +289,7 @@ def _layer_of_all(runs: Sequence[Run], layer: SharedLayer, texts: TextTable) -> 
 
 def _template_values(compared: Comparison) -> dict[str, Any]:
     runs, names = compared.runs, compared.names
-    heading = f"{', '.join(names[:-1])} and {names[-1]}"
+    heading = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more"
     rows = [_layer_row(runs, layer) for layer in compared.layers]
     near = np.concatenate([layer.near for layer in compared.layers])
     return {

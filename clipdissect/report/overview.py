@@ -200,7 +200,11 @@ def run_summary(run: Run, layers: Sequence[LayerOverview]) -> str:
 
 def layers_summary(layers: Sequence[LayerOverview]) -> str:
     """Return the names of the layers, and how many labels of the classes are right."""
-    right = [f"{layer.right} of {layer.units} right" for layer in layers if layer.right is not None]
+    right = [
+        f"{layer.right} of {layer.units} class names right"
+        for layer in layers
+        if layer.right is not None
+    ]
     return "; ".join([", ".join(layer.name for layer in layers), *right])
 
 

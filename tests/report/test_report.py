@@ -391,6 +391,34 @@ def test_compare_puts_two_runs_side_by_side(tmp_path: Path, images: Path) -> Non
         report.compare([first, alone], tmp_path / "none")
 
 
+def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
+    multirun = tmp_path / "sweep"
+    texts = (("cat", "dog"), ("cat", "cow"), ("cat", ""))
+    for number, (first, second) in enumerate(texts):
+        job = multirun / str(number)
+        (job / ".hydra").mkdir(parents=True)
+        (job / ".hydra" / "overrides.yaml").write_text(f"- images=5\n- similarity.a={number}\n")
+        labels_of(job / "descriptions.csv", f"fc,0,{first}", f"fc,1,{second}")
+    (multirun / "failed" / ".hydra").mkdir(parents=True)
+    (multirun / "failed" / ".hydra" / "overrides.yaml").write_text("- images=5\n")
+    listed = {"hydra": {"overrides": {"task": ["images=5", "similarity.a=0,1,2"]}}}
+    (multirun / "multirun.yaml").write_text(json.dumps(listed))
+    compared = report.Comparison.of([multirun])
+    assert compared.names == ["similarity.a=0", "similarity.a=1", "similarity.a=2"]
+    assert (compared.units, compared.same) == (2, 1)
+    assert [[same for same, _ in row] for row in compared.pairs()] == [
+        [2, 1, 1],
+        [1, 2, 1],
+        [1, 1, 2],
+    ]
+    text = report.compare([multirun], tmp_path / "out").read_text()
+    assert "<b>50.0 %</b> of 2 units have the same description in all 3 runs" in text
+    with pytest.raises(DissectError, match="takes 2 to 12 runs; got 1"):
+        report.compare([multirun / "0"], tmp_path / "none")
+    with pytest.raises(DissectError, match="takes 2 to 12 runs; got 15"):
+        report.compare([multirun] * 5, tmp_path / "none")
+
+
 def labels_of(path: Path, *rows: str) -> Path:
     path.write_text("\n".join(["layer,unit,description", *rows]) + "\n")
     return path

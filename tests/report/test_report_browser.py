@@ -196,7 +196,7 @@ def test_search_filter_sort_and_keys(runs: list[Path], open_page: Any) -> None:
     page.keyboard.press("k")
     page.keyboard.press("Enter")
     page.wait_for_selector("#one h2")
-    assert page.url.endswith("#blocks.1/1")
+    assert page.url.endswith("#blocks.1/1?sort=unit")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.title.startsWith('blocks.1/2 ')")  # the address is earlier
     page.keyboard.press("Escape")
@@ -246,6 +246,46 @@ def test_link_to_a_unit_theme_and_regions(runs: list[Path], open_page: Any) -> N
     assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == ground()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (400, 900)])
+def test_units_are_on_the_first_screen(
+    runs: list[Path], open_page: Any, width: int, height: int
+) -> None:
+    page = open_page(runs[0] / "report" / "index.html", width=width)
+    card = page.locator("#list .card").first.bounding_box()
+    assert card["y"] + card["height"] < height
+    assert not page.locator("#overview .layer").first.is_visible()
+    page.click("#overview summary")
+    page.locator("#overview [data-search]").first.click()
+    assert page.locator("#search").input_value().startswith('"')
+
+
+def test_escape_clears_the_search_and_the_address_has_it(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html")
+    every = count(page)
+    page.fill("#search", "lemon")
+    page.wait_for_function("location.hash === '#units?search=lemon'")
+    few = count(page)
+    assert 0 < few < every
+    page.locator("#list a.open").first.click()
+    page.wait_for_function("location.hash.endsWith('?search=lemon')")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.click("#all")
+    page.wait_for_function("location.hash === '#units?search=lemon'")
+    assert (count(page), page.locator("#search").input_value()) == (few, "lemon")
+    page.focus("#search")
+    page.keyboard.press("Escape")
+    assert (count(page), page.locator("#search").input_value()) == (every, "")
+    assert page.url.endswith("#units")
+
+
+def test_a_link_to_no_unit_says_so(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html", "#blocks.1/999?search=lemon")
+    assert page.locator("#absent").inner_text() == "This page has no unit blocks.1/999."
+    page.evaluate("location.hash = 'units'")
+    page.wait_for_selector("#absent", state="hidden")
+
+
 def test_code_in_concepts_and_file_names_is_text(runs: list[Path], open_page: Any) -> None:
     page = open_page(runs[0] / "report" / "index.html")
     page.fill("#search", "<script>")
@@ -288,6 +328,17 @@ def test_single_file_needs_nothing_beside_it(
     page = open_page(alone)
     page.wait_for_selector("#list .card img")
     assert page.evaluate("[...document.images].slice(0, 3).every((i) => i.src.startsWith('data:'))")
+
+
+def test_comparison_of_three(runs: list[Path], tmp_path: Path, open_page: Any) -> None:
+    page = open_page(report.compare([runs[0], *runs], tmp_path / "compare"))
+    assert page.locator("h1").inner_text() == "run and 2 more"
+    tags = page.locator("#list .card").first.locator(".tag").all_inner_texts()
+    assert tags == ["A", "B", "C"]
+    assert "score of C" in page.locator("#sort").inner_text()
+    page.click("#overview summary")
+    pairs = page.locator("#overview table").first.locator("tbody tr").first.locator("td")
+    assert pairs.all_inner_texts()[:2] == ["-", "100.0 %"]
 
 
 def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_page: Any) -> None:

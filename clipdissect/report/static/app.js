@@ -113,7 +113,7 @@
     if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
   }
 
-  // Links: #layer/unit is one unit, everything else the list, with its filters after #units?.
+  // Links: #layer/unit is one unit, everything else the list; the list's filters follow a "?".
   const fields = () => FIELDS.map(by).filter(Boolean);
   const first = (field) => (field.options ? field.options[0].value : "");
 
@@ -124,12 +124,14 @@
 
   function remember() {
     const chosen = state();
-    if (document.body.dataset.view !== "list" || (!chosen && !location.hash.startsWith("#units?"))) return;
-    try { history.replaceState(null, "", chosen ? `#units?${chosen}` : "#units"); } catch { /* a page of another origin */ }
+    const isList = document.body.dataset.view === "list";
+    if (!chosen && !location.hash.includes("?")) return;
+    const place = isList ? "#units" : dissect.address(dissect.opened);
+    try { history.replaceState(null, "", chosen ? `${place}?${chosen}` : place); } catch { /* a page of another origin */ }
   }
 
   function restore() {
-    const [, query] = /^#units\?(.*)$/.exec(location.hash) || [];
+    const [, query] = /^#[^?]*\?(.*)$/.exec(location.hash) || [];
     if (query === undefined || query === state()) return false;
     const chosen = new URLSearchParams(query);
     for (const field of fields()) {
@@ -140,9 +142,14 @@
     return true;
   }
 
+  // The part of the address before the filters.
+  function place() {
+    const address = location.hash.slice(1).split("?")[0];
+    try { return decodeURIComponent(address); } catch { return address; }
+  }
+
   function wanted() {
-    let address = location.hash.slice(1);
-    try { address = decodeURIComponent(address); } catch { return null; }
+    const address = place();
     const cut = address.lastIndexOf("/");
     if (cut < 0) return null;
     return items.find((item) => item.layer.name === address.slice(0, cut) && String(item.unit) === address.slice(cut + 1)) || null;
@@ -155,6 +162,7 @@
       if (before === "list") scrolled = scrollY;
       document.body.dataset.view = "one";
       one(item);
+      remember();
       scrollTo(0, 0);
     } else {
       absent();
@@ -168,9 +176,8 @@
 
   // Says that a link leads to no unit of this page.
   function absent() {
-    let address = location.hash.slice(1);
-    try { address = decodeURIComponent(address); } catch { /* shown as it is */ }
-    const known = address === "" || /^units(\?|$)/.test(address) || by(address);
+    const address = place();
+    const known = address === "" || by(address);
     by("absent").hidden = Boolean(known);
     by("absent").textContent = known ? "" : `This page has no unit ${address}.`;
   }
