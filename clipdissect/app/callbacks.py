@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from clipdissect.app.composition import SharingLoader
 from clipdissect.results.sweeps import MULTIRUN
+from clipdissect.utils.files import write_text
 
 
 class Launched(Callback):
@@ -26,9 +27,8 @@ class Launched(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         Launched.folder = Path(config.hydra.sweep.dir)
-        Launched.folder.mkdir(parents=True, exist_ok=True)
-        # Not all of Hydra's sweepers write this file, which tells the jobs' own overrides.
-        OmegaConf.save(config, Launched.folder / MULTIRUN)
+        # Not all of Hydra's sweepers write this file, by which a job's own overrides are known.
+        write_text(Launched.folder / MULTIRUN, OmegaConf.to_yaml(config))
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.config_loader = SharingLoader(hydra.config_loader.get_search_path())

@@ -173,7 +173,8 @@ def best(jobs: Iterable[SweepJob], metric: str) -> float | None:
     """Return the best value of a metric; None if its direction is unknown or no job has it."""
     name = metric.rpartition(": ")[2].rpartition(", ")[2]
     values = [job.metrics[metric].value for job in jobs if metric in job.metrics]
-    if not values or not (name in LARGER | SMALLER or name.endswith("_cos")):
+    is_cosine = name.endswith("_cos") and "/" not in name
+    if not values or not (is_cosine or name in LARGER | SMALLER):
         return None
     return min(values) if name in SMALLER else max(values)
 
