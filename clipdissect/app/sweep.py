@@ -166,7 +166,8 @@ def table(jobs: Sequence[SweepJob]) -> pd.DataFrame:
                 row |= {f"{name} low": value.low, f"{name} high": value.high}
         rows.append(row)
     frame: pd.DataFrame = pd.DataFrame(rows)
-    return frame.assign(failure=[job.failure for job in jobs])
+    frame["failure"] = [job.failure for job in jobs]
+    return frame
 
 
 def best(jobs: Iterable[SweepJob], metric: str) -> float | None:

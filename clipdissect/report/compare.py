@@ -67,7 +67,7 @@ class SharedLayer:
     def same(self) -> list[int]:
         """1 where all descriptions are equal, else 0."""
         texts = np.stack([rows["description"].to_numpy(dtype=object) for rows in self.rows])
-        return (texts == texts[0]).all(axis=0).astype(int).tolist()
+        return [int(equal) for equal in (texts == texts[0]).all(axis=0)]
 
     @property
     def near(self) -> Float[np.ndarray, " units"]:
@@ -371,9 +371,9 @@ def _pairing_notes(compared: Comparison) -> list[str]:
             f"Not compared, as the runs have different sparse autoencoders: {', '.join(others)}."
         )
     left_out = 0
-    for layer in compared.layers:
-        units = [set(run.rows(layer.name)["unit"]) for run in runs]
-        left_out += len(set.union(*units)) - len(layer.units)
+    for shared in compared.layers:
+        units = [set(run.rows(shared.name)["unit"]) for run in runs]
+        left_out += len(set.union(*units)) - len(shared.units)
     if left_out:
         notes.append(
             f"{left_out:,} units that a run lacks, or that no run describes, are left out."
