@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 from clipdissect.app.composition import SharingLoader
+from clipdissect.results.sweeps import MULTIRUN
+from clipdissect.utils.files import write_text
 
 
 class Launched(Callback):
@@ -24,6 +27,8 @@ class Launched(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         Launched.folder = Path(config.hydra.sweep.dir)
+        # Not all of Hydra's sweepers write this file, by which a job's own overrides are known.
+        write_text(Launched.folder / MULTIRUN, OmegaConf.to_yaml(config))
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.config_loader = SharingLoader(hydra.config_loader.get_search_path())
@@ -31,4 +36,6 @@ class Launched(Callback):
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         # Jobs that ran in other processes have printed nothing here.
         if os.environ.get("RANK", "0") == "0":
-            print(f"multirun: {Launched.folder}")
+            from clipdissect.app.sweep import report
+
+            report(Path(config.hydra.sweep.dir))

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from clipdissect.errors import DissectError
 from clipdissect.evaluation.measures import Metric, metrics_of
 from clipdissect.evaluation.units import Units
+from clipdissect.utils.progress import progress
 
 _BATCH_NUMBERS = 1_000_000
 _NOTHING = {"low": None, "high": None, "reason": "there is nothing to count"}
@@ -41,13 +42,14 @@ class Resampling:
         if self.seed < 0:
             raise DissectError(f"evaluation.seed is {self.seed}; it must be at least 0")
 
-    def rows(self, units: int) -> Iterator[Int[np.ndarray, "batch units"]]:
-        """Yield the rows of the resampled sets, in batches of sets."""
+    def rows(self, units: int, bar: bool = True) -> Iterator[Int[np.ndarray, "batch units"]]:
+        """Yield the rows of the resampled sets, in batches of sets, with a progress bar."""
         # Rows depend only on the seed and the number of units, so two sets of labels of the same
         # units are resampled alike, and the interval of their difference is paired.
         generator = np.random.default_rng(self.seed)
         batch = max(1, _BATCH_NUMBERS // max(units, 1))
-        for start in range(0, self.resamples, batch):
+        starts = range(0, self.resamples, batch)
+        for start in progress(starts, "resampled sets", "batch") if bar else starts:
             count = min(batch, self.resamples - start)
             yield generator.integers(0, units, size=(count, units), dtype=np.int32)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from clipdissect.report.build import build, compare
+from clipdissect.report.build import build
 from clipdissect.report.collect_data import ReportSettings, collect, read_labels, set_others
+from clipdissect.report.compare import Comparison, compare
 from clipdissect.report.run import Run, load
 
 __all__ = [
+    "Comparison",
     "ReportSettings",
     "Run",
     "build",

@@ -187,6 +187,27 @@ def header(run: Run, units: int) -> list[tuple[str, str]]:
     return [(name, shorten_paths(str(value), folders)) for name, value in rows if value]
 
 
+def run_summary(run: Run, layers: Sequence[LayerOverview]) -> str:
+    """Return the run's size and similarity function in one line."""
+    units = sum(layer.units for layer in layers)
+    concepts = _dict(run.run, "concepts").get("texts")
+    parts = [f"{units:,} {'latents' if all(layer.latents for layer in layers) else 'units'}"]
+    parts += [f"{run.images:,} images"] if run.images else []
+    parts += [f"{concepts:,} concepts"] if concepts else []
+    parts += [_with_parameters(_dict(run.run, "similarity"))]
+    return ", ".join(filter(None, parts))
+
+
+def layers_summary(layers: Sequence[LayerOverview]) -> str:
+    """Return the names of the layers, and how many labels of the classes are right."""
+    right = [
+        f"{layer.right} of {layer.units} class names right"
+        for layer in layers
+        if layer.right is not None
+    ]
+    return "; ".join([", ".join(layer.name for layer in layers), *right])
+
+
 def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
     """Return warnings to read before interpreting the labels."""
     probe = _dict(run.run, "probe")

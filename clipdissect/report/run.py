@@ -28,6 +28,7 @@ from clipdissect.report.scores import KEYS, SCORED, join
 from clipdissect.results import flags
 from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
+from clipdissect.results.sweeps import own_overrides
 from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
@@ -86,7 +87,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        """The folder's name; of a multirun's job, the overrides that it alone has."""
+        folder = self.folder.resolve()
+        return ", ".join(own_overrides(folder)) or folder.name
 
     @property
     def layers(self) -> list[str]:

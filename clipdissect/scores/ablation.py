@@ -20,6 +20,7 @@ from clipdissect.scores.base import Pairs, Scores
 from clipdissect.scores.heads import LinearHead
 from clipdissect.scores.simulation import simulation_scores
 from clipdissect.similarity import checks
+from clipdissect.utils.progress import progress
 
 TEMPERATURE = 1.1  # that the paper's logits are divided by
 STEPS, RATE = 100, 1e-2  # of Adam, over all validation images at once
@@ -139,7 +140,7 @@ def _by_unit(
     part: Part, pairs: Pairs
 ) -> Iterator[tuple[int, Int[np.ndarray, " some"], Float[np.ndarray, " images"], Changes]]:
     """Yield each unit, the numbers of its pairs, its activations, and those simulated per pair."""
-    for unit in np.unique(pairs.units):
+    for unit in progress(np.unique(pairs.units), "units"):
         chosen = np.flatnonzero(pairs.units == unit)
         activations = part.activations[:, int(unit)].double().numpy()
         simulated = part.simulated[:, torch.from_numpy(pairs.texts[chosen])].T.double().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from clipdissect.scores.layer_confidence import Confidences, confidences
 from clipdissect.scores.layers import LABELS, LayerScores, score_layer
 from clipdissect.scores.scorers import ScoreOptions
 from clipdissect.scores.summary import differences, minus, pooled, summarise
+from clipdissect.utils.progress import progress
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,11 @@ def score_labels(labels: Sequence[Labels], held_out: HeldOut, options: ScoreOpti
             count = held_out.activations(layer, held_out.test[:1]).shape[1]
             _check_units(of_set, layer, count)
     scorers, not_scored = _with_texts(*options.scorers(held_out), labels, options)
-    found = [
-        {layer: _score_layer(scorers, layer, of_set, options) for layer in layers}
-        for of_set in labels
-    ]
+    with progress(len(labels) * len(layers) * len(scorers), "scores", "score") as bar:
+        found = [
+            {layer: _score_layer(scorers, layer, of_set, options, bar.update) for layer in layers}
+            for of_set in labels
+        ]
     own = confidences(
         labels[0].descriptions,
         _table(labels[0].descriptions, found[0]),
@@ -156,15 +158,20 @@ def _with_texts(
 
 
 def _score_layer(
-    scorers: Sequence[Scorer], layer: str, labels: Labels, options: ScoreOptions
+    scorers: Sequence[Scorer],
+    layer: str,
+    labels: Labels,
+    options: ScoreOptions,
+    done: Callable[[], Any],
 ) -> LayerScores:
-    """Merge the columns of all scorers."""
+    """Merge the columns of all scorers, and call `done` after each."""
     rows = _rows(labels, layer)
     merged: dict[str, dict[str, Any]] = {}
     for scorer in scorers:
         found = score_layer(scorer, layer, rows, labels.vocabulary, options.draws, options.seed)
         for name, columns in found.items():
             merged.setdefault(name, {}).update(columns)
+        done()
     return merged
 
 

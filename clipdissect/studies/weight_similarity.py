@@ -19,6 +19,7 @@ from clipdissect.evaluation.vectors import Vectors
 from clipdissect.models.layer_patterns import kind_of
 from clipdissect.studies.numbers import check_least
 from clipdissect.targets import Target
+from clipdissect.utils.progress import progress
 
 Pairs = Float[np.ndarray, "outputs inputs"]
 Values = Float[np.ndarray, " pairs"]
@@ -174,7 +175,7 @@ def permuted(
     generator = np.random.default_rng(resampling.seed)
     real = float((projected * labels).sum() / scale)
     resampled = np.empty(permutations)
-    for i in range(permutations):
+    for i in progress(range(permutations), "permutations"):
         order = generator.permutation(len(labels))
         resampled[i] = (projected * labels[order]).sum() / scale
     extreme = int((np.abs(resampled) >= abs(real)).sum())
@@ -257,7 +258,7 @@ def two_way(outputs: int, inputs: int, resampling: Resampling) -> Iterator[tuple
     other = Resampling(resampling.resamples, resampling.confidence, resampling.seed + 1)
     output_counts = _counts(outputs, resampling)
     input_counts = _counts(inputs, other)
-    for start in range(0, resampling.resamples, _BATCH):
+    for start in progress(range(0, resampling.resamples, _BATCH), "resampled sets", "batch"):
         size = range(min(_BATCH, resampling.resamples - start))
         rows = np.stack([next(output_counts) for _ in size])
         yield rows, np.stack([next(input_counts) for _ in size])
@@ -317,7 +318,7 @@ def running_means(
 
 
 def _counts(size: int, resampling: Resampling) -> Iterator[Float[np.ndarray, " size"]]:
-    for sets in resampling.rows(size):
+    for sets in resampling.rows(size, bar=False):  # two of them run side by side
         for rows in sets:
             yield np.bincount(rows, minlength=size).astype(np.float64)
 

@@ -17,6 +17,8 @@ from conftest import ROOT
 
 from clipdissect.app.callbacks import Launched
 from clipdissect.app.launch import FAILURE, UNFINISHED, launch
+from clipdissect.app.sweep import Value, main_metrics
+from clipdissect.app.sweep import report as sweep_report
 
 
 def launched(
@@ -74,6 +76,17 @@ def test_failed_jobs_are_named_with_their_own_overrides(
     assert 'raise ZeroDivisionError("four")' in printed.err
     assert "Traceback" not in printed.err.split("job 1")[0]
     assert "job 3 (top=2)\ndone 3" in printed.out
+    assert "* best of its column; by objective, tuning half: job 0 (top=1), job 3 (top=2)" in (
+        printed.out
+    )
+    (table,) = (tmp_path / "results" / "standin").rglob("jobs.csv")
+    rows = [line.split(",")[:4] for line in table.read_text().splitlines()[1:]]
+    assert [row[:3] for row in rows] == [
+        ["0", "done", "1"],
+        ["1", "failed", "3"],
+        ["2", "failed", "4"],
+        ["3", "done", "2"],
+    ]
     assert [facts["top"] for facts in seen(tmp_path)] == [1, 2]
     assert [failure["number"] for failure in failed(tmp_path)] == [1, 2]
 
@@ -122,6 +135,60 @@ def test_failed_tracking_loses_no_run(
     assert "the run's files are complete" in caplog.text
     assert len(list((tmp_path / "mine").rglob("metrics.json"))) == 2
     assert not list((tmp_path / "mine").rglob(FAILURE))
+
+
+def job(folder: Path, overrides: list[str], metrics: Mapping[str, Any]) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def final_layer(top1: float, mean_rank: float) -> dict[str, Any]:
+    interval = {"low": top1 - 0.125, "high": top1 + 0.125}
+    final = {"layer": "fc", "units": 8, "top1": top1, "mean_rank": mean_rank}
+    return {"final_layer": final, "intervals": {"top1": interval}}
+
+
+def test_table_shows_what_differs_and_marks_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, values in enumerate([(0.25, 9.0), (0.5, 4.0), (0.25, 2.0)]):
+        job(tmp_path / str(number), ["images=5", f"similarity.a={number}"], final_layer(*values))
+    sweep_report(tmp_path)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[0] == ["job", "similarity.a", "top1", "mean", "rank"]
+    assert printed[2] == ["1", "1", "0.5000", "[0.3750,", "0.6250]", "*", "4.0000"]
+    assert printed[3] == ["2", "2", "0.2500", "[0.1250,", "0.3750]", "2.0000", "*"]
+    lines = (tmp_path / "jobs.csv").read_text().splitlines()
+    assert lines[0] == "job,status,similarity.a,top1,top1 low,top1 high,mean_rank,failure"
+    assert lines[2] == "1,done,1,0.5,0.375,0.625,4,"
+
+
+def test_of_many_jobs_the_best_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(25):
+        job(tmp_path / str(number), [f"similarity.a={number}"], final_layer(number / 32, 1.0))
+    sweep_report(tmp_path)
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split()[:2] == ["24", "24"]
+    assert "20 of 25 jobs are shown" in out
+    assert "by top1: job 24 (similarity.a=24)" in out
+
+
+def test_metrics_of_every_runner_are_compared() -> None:
+    score = {"units": 2, "value": 0.5, "low": 0.25, "high": 0.75, "controls": {}}
+    layers = {"a": {"simulation": score | {"value": 0.125}}, "all layers": {"simulation": score}}
+    assert main_metrics({"layers": layers}) == {"simulation": Value(0.5, 0.25, 0.75)}
+    facts = {"units": 4, "different_descriptions": 3, "above_null": 0.5}
+    assert main_metrics({"layers": {"a": facts, "b": facts}, "final_layer": {}}) == {
+        "a: above_null": Value(0.5),
+        "a: different_descriptions": Value(3),
+        "b: above_null": Value(0.5),
+        "b: different_descriptions": Value(3),
+    }
+    study = {"weight_similarity": {"layer": "x", "all_pairs": {"pearson_r": 0.25}}}
+    assert main_metrics(study) == {"weight_similarity/all_pairs/pearson_r": Value(0.25)}
 
 
 def test_joblib(tmp_path: Path) -> None:

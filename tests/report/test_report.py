@@ -373,7 +373,7 @@ def test_compare_puts_two_runs_side_by_side(tmp_path: Path, images: Path) -> Non
     first = run_of(tmp_path / "one", images)
     labels = tmp_path / "labels.csv"
     labels.write_text("layer,unit,description\nhead,0,red\nhead,1,cyan\nhead,2,sea\nfc,0,x\n")
-    page = report.compare(first, labels, tmp_path / "out", sentences=ColourSentences())
+    page = report.compare([first, labels], tmp_path / "out", sentences=ColourSentences())
     text = page.read_text()
     assert "<b>33.3 %</b> of 3 units" in text and "Only in A, and not compared: relu." in text
     start = json.loads((page.parent / "data/units.js").read_text()[len("dissect.start(") : -3])
@@ -382,13 +382,41 @@ def test_compare_puts_two_runs_side_by_side(tmp_path: Path, images: Path) -> Non
     assert start["slots"] == [5, 0] and not start["shared"]
     assert (page.parent / "thumbnails").is_dir()
     second = run_of(tmp_path / "two", images)
-    report.compare(first, second, tmp_path / "both")
+    report.compare([first, second], tmp_path / "both")
     both = json.loads((tmp_path / "both/data/units.js").read_text()[len("dissect.start(") : -3])
     assert both["shared"] and all(set(layer["same"]) == {1} for layer in both["layers"])
     alone = tmp_path / "fc.csv"
     alone.write_text("layer,unit,description\nfc,0,x\n")
     with pytest.raises(DissectError, match="no described unit in common"):
-        report.compare(first, alone, tmp_path / "none")
+        report.compare([first, alone], tmp_path / "none")
+
+
+def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
+    multirun = tmp_path / "sweep"
+    texts = (("cat", "dog"), ("cat", "cow"), ("cat", ""))
+    for number, (first, second) in enumerate(texts):
+        job = multirun / str(number)
+        (job / ".hydra").mkdir(parents=True)
+        (job / ".hydra" / "overrides.yaml").write_text(f"- images=5\n- similarity.a={number}\n")
+        labels_of(job / "descriptions.csv", f"fc,0,{first}", f"fc,1,{second}")
+    (multirun / "failed" / ".hydra").mkdir(parents=True)
+    (multirun / "failed" / ".hydra" / "overrides.yaml").write_text("- images=5\n")
+    listed = {"hydra": {"overrides": {"task": ["images=5", "similarity.a=0,1,2"]}}}
+    (multirun / "multirun.yaml").write_text(json.dumps(listed))
+    compared = report.Comparison.of([multirun])
+    assert compared.names == ["similarity.a=0", "similarity.a=1", "similarity.a=2"]
+    assert (compared.units, compared.same) == (2, 1)
+    assert [[same for same, _ in row] for row in compared.pairs()] == [
+        [2, 1, 1],
+        [1, 2, 1],
+        [1, 1, 2],
+    ]
+    text = report.compare([multirun], tmp_path / "out").read_text()
+    assert "<b>50.0 %</b> of 2 units have the same description in all 3 runs" in text
+    with pytest.raises(DissectError, match="takes 2 to 12 runs; got 1"):
+        report.compare([multirun / "0"], tmp_path / "none")
+    with pytest.raises(DissectError, match="takes 2 to 12 runs; got 15"):
+        report.compare([multirun] * 5, tmp_path / "none")
 
 
 def labels_of(path: Path, *rows: str) -> Path:
@@ -404,15 +432,15 @@ def test_a_page_takes_away_only_what_a_report_wrote(tmp_path: Path) -> None:
     for path in kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
-    report.compare(many, many, out)
+    report.compare([many, many], out)
     assert (out / "data" / "0-0-1.js").is_file()
-    report.compare(one, one, out)
+    report.compare([one, one], out)
     assert all(path.read_text() == "mine" for path in kept)
     assert not (out / "data" / "0-0-1.js").exists()
     for path in kept:
         path.unlink()
     (out / "data" / "words").rmdir()
-    report.compare(one, one, out, single_file=True)
+    report.compare([one, one], out, single_file=True)
     assert not (out / "data").exists()
 
 
@@ -423,20 +451,20 @@ def test_a_page_of_something_else_is_kept(tmp_path: Path, single: bool) -> None:
     index.parent.mkdir()
     index.write_text("<p>made by clipdissect's friends")
     with pytest.raises(DissectError, match="isn't a report"):
-        report.compare(labels, labels, index.parent, single_file=single)
+        report.compare([labels, labels], index.parent, single_file=single)
     assert [path.name for path in index.parent.iterdir()] == ["index.html"]
     assert index.read_text().endswith("friends")
     with pytest.raises(DissectError, match="is a file"):
-        report.compare(labels, labels, labels)
+        report.compare([labels, labels], labels)
 
 
 def test_units_that_are_not_compared_are_counted(tmp_path: Path) -> None:
     one = [*(f"fc,{unit},cat" for unit in range(10)), "conv,0,cat", "conv,1,"]
     other = [*(f"fc,{unit},cat" for unit in range(5, 15)), "conv,0,cat", "conv,1,", "conv,2,dog"]
     files = [labels_of(tmp_path / f"{i}.csv", *rows) for i, rows in enumerate([one, other])]
-    page = report.compare(*files, tmp_path / "out").read_text()
+    page = report.compare(files, tmp_path / "out").read_text()
     # fc: 0 to 4 and 10 to 14; conv: 1, that neither describes, and 2.
-    assert "<p>12 units that only one run has" in page.replace(' class="muted"', "")
+    assert "<p>12 units that a run lacks" in page.replace(' class="muted"', "")
 
 
 def test_a_unit_by_its_address(tmp_path: Path, images: Path) -> None:
@@ -475,7 +503,7 @@ def test_commands(tmp_path: Path, images: Path, command: Any) -> None:
     for part in ("head/0  red", "red (right)", "milan", "crimson", "red0.png"):
         assert part in said
     assert "crimson" in command("show", folder, "head/00")
-    page = Path(command("compare", folder, labels, "--sentence", "none").strip())
+    page = Path(command("compare", folder, labels, "--sentence", "none").split()[-1])
     assert page == tmp_path / "compare" / "run" / "index.html" and page.is_file()
 
 

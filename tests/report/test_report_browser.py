@@ -196,7 +196,7 @@ def test_search_filter_sort_and_keys(runs: list[Path], open_page: Any) -> None:
     page.keyboard.press("k")
     page.keyboard.press("Enter")
     page.wait_for_selector("#one h2")
-    assert page.url.endswith("#blocks.1/1")
+    assert page.url.endswith("#blocks.1/1?sort=unit")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.title.startsWith('blocks.1/2 ')")  # the address is earlier
     page.keyboard.press("Escape")
@@ -246,6 +246,46 @@ def test_link_to_a_unit_theme_and_regions(runs: list[Path], open_page: Any) -> N
     assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == ground()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (400, 900)])
+def test_units_are_on_the_first_screen(
+    runs: list[Path], open_page: Any, width: int, height: int
+) -> None:
+    page = open_page(runs[0] / "report" / "index.html", width=width)
+    card = page.locator("#list .card").first.bounding_box()
+    assert card["y"] + card["height"] < height
+    assert not page.locator("#overview .layer").first.is_visible()
+    page.click("#overview summary")
+    page.locator("#overview [data-search]").first.click()
+    assert page.locator("#search").input_value().startswith('"')
+
+
+def test_escape_clears_the_search_and_the_address_has_it(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html")
+    every = count(page)
+    page.fill("#search", "lemon")
+    page.wait_for_function("location.hash === '#units?search=lemon'")
+    few = count(page)
+    assert 0 < few < every
+    page.locator("#list a.open").first.click()
+    page.wait_for_function("location.hash.endsWith('?search=lemon')")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.click("#all")
+    page.wait_for_function("location.hash === '#units?search=lemon'")
+    assert (count(page), page.locator("#search").input_value()) == (few, "lemon")
+    page.focus("#search")
+    page.keyboard.press("Escape")
+    assert (count(page), page.locator("#search").input_value()) == (every, "")
+    assert page.url.endswith("#units")
+
+
+def test_a_link_to_no_unit_says_so(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html", "#blocks.1/999?search=lemon")
+    assert page.locator("#absent").inner_text() == "This page has no unit blocks.1/999."
+    page.evaluate("location.hash = 'units'")
+    page.wait_for_selector("#absent", state="hidden")
+
+
 def test_code_in_concepts_and_file_names_is_text(runs: list[Path], open_page: Any) -> None:
     page = open_page(runs[0] / "report" / "index.html")
     page.fill("#search", "<script>")
@@ -290,8 +330,19 @@ def test_single_file_needs_nothing_beside_it(
     assert page.evaluate("[...document.images].slice(0, 3).every((i) => i.src.startsWith('data:'))")
 
 
+def test_comparison_of_three(runs: list[Path], tmp_path: Path, open_page: Any) -> None:
+    page = open_page(report.compare([runs[0], *runs], tmp_path / "compare"))
+    assert page.locator("h1").inner_text() == "run and 2 more"
+    tags = page.locator("#list .card").first.locator(".tag").all_inner_texts()
+    assert tags == ["A", "B", "C"]
+    assert "score of C" in page.locator("#sort").inner_text()
+    page.click("#overview summary")
+    pairs = page.locator("#overview table").first.locator("tbody tr").first.locator("td")
+    assert pairs.all_inner_texts()[:2] == ["-", "100.0 %"]
+
+
 def test_comparison_shows_changes_first(runs: list[Path], tmp_path: Path, open_page: Any) -> None:
-    page = open_page(report.compare(*runs, tmp_path / "compare"))
+    page = open_page(report.compare(runs, tmp_path / "compare"))
     one, other = (pd.read_csv(r / "descriptions.csv", keep_default_na=False) for r in runs)
     same = int((one["description"] == other["description"]).sum())
     assert f"{100 * same / len(one):.1f} %" in page.locator(".sum").inner_text()
@@ -325,7 +376,7 @@ def test_changed_units_are_first_without_similarities(
         table = pd.DataFrame({"layer": "fc", "unit": range(5), "description": texts})
         (tmp_path / name).mkdir()
         table.to_csv(tmp_path / name / "descriptions.csv", index=False)
-    made = report.compare(tmp_path / "A", tmp_path / "B", tmp_path / "out", sentences=sentences)
+    made = report.compare([tmp_path / "A", tmp_path / "B"], tmp_path / "out", sentences=sentences)
     page = open_page(made)
     assert page.locator("#sort option").first.inner_text() == "changed first"
     assert page.evaluate("dissect.listed().map((item) => item.unit)") == order
@@ -375,7 +426,7 @@ def test_latents_are_filtered_sorted_and_linked(tmp_path: Path, open_page: Any) 
 
 def test_latents_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     folders = [tables_of(tmp_path / name) for name in ("one", "two")]
-    page = open_page(report.compare(*folders, tmp_path / "out"), "#fc{sae}/0")
+    page = open_page(report.compare(folders, tmp_path / "out"), "#fc{sae}/0")
     page.wait_for_selector("#one .neighbours")
     of_first = page.locator("#one .neighbours").first
     texts = of_first.locator("li").all_inner_texts()
@@ -437,7 +488,7 @@ def test_scores_on_cards_as_order_and_as_filter(tmp_path: Path, open_page: Any) 
 def test_scores_of_two_runs(tmp_path: Path, open_page: Any) -> None:
     folders = [scored_run(tmp_path / name) for name in ("one", "two")]
     (folders[1] / "scores.csv").unlink()
-    page = open_page(report.compare(*folders, tmp_path / "out"))
+    page = open_page(report.compare(folders, tmp_path / "out"))
     orders = page.locator("#sort option").all_inner_texts()
     assert "simulation" in orders and "clarity of B" in orders and "simulation of B" not in orders
     page.select_option("#score", label="simulation at least")
@@ -449,7 +500,7 @@ def test_scores_of_two_runs(tmp_path: Path, open_page: Any) -> None:
 def test_accessibility(runs: list[Path], tmp_path: Path, open_page: Any, scheme: str) -> None:
     if not AXE.is_file():
         pytest.skip("no axe-core: scripts/browser gets it from npm")
-    compared = report.compare(*runs, tmp_path / "compare")
+    compared = report.compare(runs, tmp_path / "compare")
     for path, address in (
         (runs[0] / "report/index.html", ""),
         (compared, ""),

@@ -358,7 +358,7 @@ def test_show_prints_how_often_a_latent_fires(
 
 def test_layers_of_latents_are_compared(tmp_path: Path) -> None:
     first, second = tables_of(tmp_path / "one"), tables_of(tmp_path / "two")
-    page = report.compare(first, second, tmp_path / "out")
+    page = report.compare([first, second], tmp_path / "out")
     start = json.loads((page.parent / "data/units.js").read_text()[len("dissect.start(") : -3])
     plain, latents = start["layers"]
     assert (plain["units"], latents["units"]) == ([0], [0, 1, 2])  # the dead one has no description
@@ -373,7 +373,7 @@ def test_latents_of_two_autoencoders_are_not_compared(tmp_path: Path) -> None:
         run = json.loads(file.read_text()) if file.is_file() else {}
         run["digests"] = {"latents of fc{sae}": str(number)}
         file.write_text(json.dumps(run))
-    page = report.compare(*folders, tmp_path / "out")
+    page = report.compare(folders, tmp_path / "out")
     start = json.loads((page.parent / "data/units.js").read_text()[len("dissect.start(") : -3])
     assert [layer["name"] for layer in start["layers"]] == ["fc"]
     said = "Not compared, as the runs have different sparse autoencoders: fc{sae}."

@@ -125,14 +125,14 @@ def test_runs_without_scores_look_as_before(tmp_path: Path) -> None:
 def test_compared_with_a_run_that_has_none(tmp_path: Path) -> None:
     first, second = scored_run(tmp_path / "one"), scored_run(tmp_path / "two")
     (second / "scores.csv").unlink()
-    start = start_of(report.compare(first, second, tmp_path / "out"))
+    start = start_of(report.compare([first, second], tmp_path / "out"))
     assert [score["name"] for score in start["scores"]][3:] == ["simulation", "my_score"]
     sides = start["layers"][0]["sides"]
     assert sides[0]["c"][3] == [0.25, 0.125] and sides[1]["c"][3] is None  # the dead unit isn't
     assert sides[1]["c"][0] == [0.25, 0.75]
     labels = tmp_path / "labels.csv"
     labels.write_text("layer,unit,description\na,0,cat\n")
-    start = start_of(report.compare(first, labels, tmp_path / "labels"))
+    start = start_of(report.compare([first, labels], tmp_path / "labels"))
     assert start["layers"][0]["sides"][1]["c"] == [None] * 5
 
 

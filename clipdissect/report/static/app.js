@@ -26,7 +26,6 @@
     // Outside the cosines' range: equal texts last, changed ones without a similarity first.
     near: ["changed first", (item) => (item.layer.same[item.row] ? 2 : item.layer.near[item.row] ?? -2), false],
     score: ["score", score(0), true, flag(32)], // the scores of rare latents are high by chance: last
-    scoreB: ["score of B", score(1), true, flag(32)],
     margin: ["margin", (item) => value(item.layer.sides[0].m[item.row]), true, flag(32)],
     fires: ["fires", firing("x"), true],
     density: ["density", firing("y"), true],
@@ -34,6 +33,14 @@
     unit: ["unit", (item) => item.place, false],
     description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
   };
+
+  // The scores of the other compared runs.
+  function scoresOfOthers() {
+    dissect.data.sides.slice(1).forEach((_, n) => {
+      const tag = dissect.tag(n + 1);
+      SORTS[`score${tag}`] = [`score of ${tag}`, score(n + 1), true, flag(32)];
+    });
+  }
 
   // Whether any side's score is at least the threshold; at most, where smaller ones are better.
   function threshold() {
@@ -51,7 +58,7 @@
       dissect.data.sides.forEach((_, place) => {
         if (!dissect.data.layers.some((layer) => layer.sides[place].c[n])) return;
         const key = (item) => dissect.scoreOf(item.layer.sides[place], item.row, n);
-        SORTS[`${name}-${place}`] = [place ? `${title} of B` : title, key, !low];
+        SORTS[`${name}-${place}`] = [place ? `${title} of ${dissect.tag(place)}` : title, key, !low];
         by("sort").append(el("option", { value: `${name}-${place}`, text: SORTS[`${name}-${place}`][0] }));
       });
       by("score").append(el("option", { value: name, text: `${title} at ${low ? "most" : "least"}` }));
@@ -62,12 +69,14 @@
     const layers = dissect.data.layers;
     const compares = dissect.data.sides.length > 1;
     const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((scores) => scores.length));
-    const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
+    const others = dissect.data.sides.slice(1).map((_, n) => [`score${dissect.tag(n + 1)}`, scored(n + 1)]);
+    const has = { near: compares, score: scored(0), ...Object.fromEntries(others), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
       fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), unit: true, description: true };
     return Object.keys(SORTS).filter((name) => has[name]);
   }
 
   function options() {
+    scoresOfOthers();
     for (const [name, [label, test]] of Object.entries(SHOWS)) {
       const count = items.filter(test).length;
       const whole = count === items.length && name !== "all" && name !== "wrong" && name !== "changed";
@@ -104,7 +113,7 @@
     if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
   }
 
-  // Links: #layer/unit is one unit, everything else the list, with its filters after #units?.
+  // Links: #layer/unit is one unit, everything else the list; the list's filters follow a "?".
   const fields = () => FIELDS.map(by).filter(Boolean);
   const first = (field) => (field.options ? field.options[0].value : "");
 
@@ -115,12 +124,14 @@
 
   function remember() {
     const chosen = state();
-    if (document.body.dataset.view !== "list" || (!chosen && !location.hash.startsWith("#units?"))) return;
-    try { history.replaceState(null, "", chosen ? `#units?${chosen}` : "#units"); } catch { /* a page of another origin */ }
+    const isList = document.body.dataset.view === "list";
+    if (!chosen && !location.hash.includes("?")) return;
+    const place = isList ? "#units" : dissect.address(dissect.opened);
+    try { history.replaceState(null, "", chosen ? `${place}?${chosen}` : place); } catch { /* a page of another origin */ }
   }
 
   function restore() {
-    const [, query] = /^#units\?(.*)$/.exec(location.hash) || [];
+    const [, query] = /^#[^?]*\?(.*)$/.exec(location.hash) || [];
     if (query === undefined || query === state()) return false;
     const chosen = new URLSearchParams(query);
     for (const field of fields()) {
@@ -131,9 +142,14 @@
     return true;
   }
 
+  // The part of the address before the filters.
+  function place() {
+    const address = location.hash.slice(1).split("?")[0];
+    try { return decodeURIComponent(address); } catch { return address; }
+  }
+
   function wanted() {
-    let address = location.hash.slice(1);
-    try { address = decodeURIComponent(address); } catch { return null; }
+    const address = place();
     const cut = address.lastIndexOf("/");
     if (cut < 0) return null;
     return items.find((item) => item.layer.name === address.slice(0, cut) && String(item.unit) === address.slice(cut + 1)) || null;
@@ -146,14 +162,24 @@
       if (before === "list") scrolled = scrollY;
       document.body.dataset.view = "one";
       one(item);
+      remember();
       scrollTo(0, 0);
     } else {
+      absent();
       document.body.dataset.view = "list";
       by("one").hidden = true;
       if (restore()) update();
       if (before === "one") { dissect.redraw(); back(); } // else the list is there, and keeps its focus
       remember();
     }
+  }
+
+  // Says that a link leads to no unit of this page.
+  function absent() {
+    const address = place();
+    const known = address === "" || by(address);
+    by("absent").hidden = Boolean(known);
+    by("absent").textContent = known ? "" : `This page has no unit ${address}.`;
   }
 
   function back() {
@@ -228,7 +254,11 @@
     if (event.ctrlKey || event.metaKey || event.altKey || by("help").open) return;
     const field = event.target.closest && event.target.closest("input, select");
     if (field) {
-      if (event.key === "Escape") { field.blur(); return; }
+      if (event.key === "Escape") {
+        if (field.id === "search" && field.value) { event.preventDefault(); field.value = ""; changed(); }
+        field.blur();
+        return;
+      }
       if (event.key === "Enter" && field.id === "search") { field.blur(); dissect.focusOn(0); event.preventDefault(); }
       return;
     }
@@ -241,6 +271,14 @@
   function clear() {
     for (const field of fields()) if (field.id !== "sort") field.value = first(field);
   }
+
+  // What is folded on the screen is printed with the list.
+  const folded = [];
+  function unfold() {
+    folded.push(...document.querySelectorAll("main details:not([open])"));
+    for (const details of folded) details.open = true;
+  }
+  function fold() { for (const details of folded.splice(0)) details.open = false; }
 
   function listen() {
     let timer;
@@ -265,8 +303,8 @@
     }
     addEventListener("keydown", key);
     addEventListener("hashchange", route);
-    addEventListener("beforeprint", () => { if (document.body.dataset.view === "list") dissect.lay(MOST_PRINTED); });
-    addEventListener("afterprint", () => { if (document.body.dataset.printing) dissect.unlay(); });
+    addEventListener("beforeprint", () => { if (document.body.dataset.view === "list") { unfold(); dissect.lay(MOST_PRINTED); } });
+    addEventListener("afterprint", () => { fold(); if (document.body.dataset.printing) dissect.unlay(); });
   }
 
   function prepare(data) {

@@ -205,7 +205,7 @@
     const most = large ? side.d[item.row].length : Math.min(MOST_BARS, dissect.data.most);
     const heading = el(large ? "h2" : "h3", { class: side.d[item.row].length ? "" : "none" });
     const content = [];
-    if (dissect.data.sides.length > 1) content.push(el("span", { class: "tag", text: "AB"[place], title: dissect.data.sides[place] }));
+    if (dissect.data.sides.length > 1) content.push(el("span", { class: "tag", text: dissect.tag(place), title: dissect.data.sides[place] }));
     const label = el("span", { text: descriptionOf(side, item.row), title: descriptionOf(side, item.row) });
     content.push(large || place ? label : el("a", { href: dissect.address(item), class: "open" }, label));
     heading.append(...content);

@@ -35,6 +35,8 @@ window.dissect = { data: null, chunks: new Map(), files: {}, waiting: new Map() 
   // The n-th score of a unit; null if it is unknown.
   dissect.scoreOf = (side, row, n) => (side.c && side.c[n] ? side.c[n][row] : null);
 
+  dissect.tag = (place) => String.fromCharCode(65 + place); // of a run that is compared with others
+
   dissect.text = (number) => (number === undefined || number < 0 ? "" : dissect.data.texts[number]);
   dissect.unit = (layer, row) => (Array.isArray(layer.units) ? layer.units[row] : row);
   dissect.rows = (layer) => (Array.isArray(layer.units) ? layer.units.length : layer.units);

@@ -1,0 +1,56 @@
+"""The jobs of a multirun, by the files that Hydra writes into their folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+OVERRIDES = Path(".hydra") / "overrides.yaml"
+MULTIRUN = "multirun.yaml"
+DEPTH = 3  # folders between a multirun's and its job's: hydra.sweep.subdir may nest them
+
+
+def job_folders(folder: Path) -> list[Path]:
+    """Return the folders of a multirun's jobs by number, and named ones last; [] if it is none."""
+    found = {
+        path.parent.parent
+        for depth in range(1, DEPTH + 1)
+        for path in folder.glob(f"{'*/' * depth}{OVERRIDES}")
+    }
+    return sorted(found, key=lambda job: _order(job.relative_to(folder)))
+
+
+def _order(job: Path) -> list[tuple[bool, int, str]]:
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in job.parts
+    ]
+
+
+def overrides(job: Path) -> list[str]:
+    """Return a job's overrides as written on a command line; [] if its file is unreadable."""
+    return _texts(_read(job / OVERRIDES))
+
+
+def own_overrides(job: Path) -> list[str]:
+    """Return the overrides that the multirun's command line doesn't have; [] without a multirun."""
+    paths = (parent / MULTIRUN for parent in list(job.absolute().parents)[:DEPTH])
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return []
+    config: Any = _read(path)
+    for key in ("hydra", "overrides", "task"):
+        config = config.get(key) if isinstance(config, dict) else None
+    return [override for override in overrides(job) if override not in _texts(config)]
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(value) for value in values] if isinstance(values, list) else []
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
