@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from clipdissect.capture.decoding import Batch, BatchRequest, Transforms, decode_in_slots
 from clipdissect.capture.device_copies import DeviceCopies
 from clipdissect.capture.gpu_decoding import check_decodes_on, decode_on_device
@@ -16,6 +14,7 @@ from clipdissect.capture.workers import SHARED, workers_for
 from clipdissect.errors import DissectError
 from clipdissect.images.transforms import SplitTransform
 from clipdissect.probe import Probe
+from clipdissect.utils.progress import progress
 from clipdissect.utils.timing import Timers
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def batches(
         workers = workers_for(settings)
         stream = decode_in_slots(probe, parts, requests, workers, copies, timers)
     total = sum(len(request.images) for request in requests)
-    with tqdm(total=total, desc="images", unit="img", disable=None) as bar:
+    with progress(total, "images", "img", leave=True) as bar:
         log_progress = _LogProgress(total, quiet=not bar.disable)
         for batch in _explain_dead_workers(stream):
             if probe.on_error == "raise" and batch.skipped:

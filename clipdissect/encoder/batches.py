@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from clipdissect.utils.progress import progress
 
 CHUNK = 4096  # texts that are tokenised at once; sorted by length within
 # Tokens of a batch: a CPU is fastest where the activations fit its caches, a GPU where all of it
@@ -49,7 +50,7 @@ def in_batches(
     """
     places, vectors = [], []
     most = TOKENS_ON_CPU if torch.device(device).type == "cpu" else TOKENS
-    with tqdm(total=len(texts), desc="texts", disable=None, leave=False) as bar:
+    with progress(len(texts), "texts", "texts") as bar:
         for start in range(0, len(texts), CHUNK):
             tokens = tokenize(list(texts[start : start + CHUNK]))
             needed, order = lengths(tokens).sort(stable=True)

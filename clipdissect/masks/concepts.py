@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt64
-from tqdm import tqdm
 
 from clipdissect.datasets.segmentation import Annotation, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
@@ -18,6 +17,7 @@ from clipdissect.masks.kernels import popcount
 from clipdissect.masks.layout import Layout, first_entries, packed
 from clipdissect.store import Entry, Store
 from clipdissect.utils import hashing
+from clipdissect.utils.progress import progress
 
 VERSION = 1  # raise it when the same labels give other bits
 MAX_CATEGORIES = 62  # one bit each in a signed 64-bit integer, below its sign
@@ -114,7 +114,7 @@ def concept_masks(labels: SegmentationLabels, store: Store) -> ConceptMasks:
 def _packed_labels(labels: SegmentationLabels) -> Entry:
     layout, categories = Layout.of(labels.sizes), labels.categories
     words, concepts, bits, annotated = [], [], [], []
-    for image in tqdm(range(len(labels)), "masks", unit="img", disable=None):
+    for image in progress(range(len(labels)), "masks", "img"):
         annotation = labels.read(image)
         bit_set = sum(1 << i for i, c in enumerate(categories) if c in annotation.categories)
         annotated.append(bit_set)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.models import hub, tokenizers
@@ -22,6 +21,7 @@ from clipdissect.models.remembered import Facts, remembered
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.paths import cache_dir
+from clipdissect.utils.progress import progress
 
 BATCH = 256  # on a CPU
 CHUNK = 2048  # texts per step of the progress bar; the library sorts them by length
@@ -85,7 +85,7 @@ class SentenceFolder:
 
     def embed(self, texts: Sequence[str], device: str = "cpu") -> Float[Tensor, "texts dims"]:
         model = self._model.to(device)
-        starts = tqdm(range(0, len(texts), CHUNK), "texts", disable=None, leave=False)
+        starts = progress(range(0, len(texts), CHUNK), "texts", "chunks")
         encode = functools.partial(
             model.encode,
             batch_size=BATCH if torch.device(device).type == "cpu" else CHUNK,

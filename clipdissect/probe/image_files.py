@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import SUFFIXES
 from clipdissect.utils import hashing
 from clipdissect.utils.files import check_listable, note_use, write_text
 from clipdissect.utils.paths import cache_dir
+from clipdissect.utils.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -213,11 +212,8 @@ def _cached_digests(root: Path, names: Sequence[str], stats: Sequence[os.stat_re
     changed = [name for name, key in keys.items() if known.get(name, [])[:3] != key]
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         digests = pool.map(_hash_file, (root / name for name in changed))
-        # disable=None: shown only in a terminal.
-        progress = tqdm(digests, "digests", len(changed), disable=None if changed else True)
-        updates = {
-            name: [*keys[name], digest] for name, digest in zip(changed, progress, strict=True)
-        }
+        bar = progress(digests, "digests", "files", total=len(changed))
+        updates = {name: [*keys[name], digest] for name, digest in zip(changed, bar, strict=True)}
     known |= updates
     if updates:
         try:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from clipdissect.errors import DissectError
 from clipdissect.similarity import checks, kernels
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
 from clipdissect.similarity.sources import Blocks, Dense, Factors, Source
+from clipdissect.utils.progress import progress
 
 Activations = Tensor | TopActivations
 DEAD_UNITS = ("exclude", "include")
@@ -98,7 +98,7 @@ class Similarity(ABC):
         texts = concept_activations.text_embeds
         with torch.no_grad():
             best = _RunningBest(plan.units, n, len(texts), texts.device)
-            for start, stop in tqdm(plan.blocks, "concept blocks", disable=None, leave=False):
+            for start, stop in progress(plan.blocks, "concept blocks", "blocks"):
                 best.update(plan.scores(start, stop), start)
             return best.result(plan.magnitudes)
 

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from tqdm import tqdm
 
 from clipdissect.errors import DissectError
 from clipdissect.evaluation import Resampling
@@ -28,6 +27,7 @@ from clipdissect.similarity.softmax import Exponentials, safe_group, union
 from clipdissect.similarity.sources import Factors, concept_blocks, product
 from clipdissect.similarity.wpmi import Wpmi
 from clipdissect.studies.numbers import check_least, mean_interval
+from clipdissect.utils.progress import progress
 from clipdissect.utils.type_checks import check_choice
 
 CHUNK = 8192  # phrases embedded and scored at a time
@@ -135,7 +135,7 @@ def search(
     for length in range(2, study.length + 1):
         if length > 2:
             candidates = _Candidates.longer(phrases, words, concepts, study)
-        with tqdm(total=len(candidates), desc="phrases", disable=None, leave=False) as bar:
+        with progress(len(candidates), "phrases", "phrases") as bar:
             for texts, units, places in candidates.chunks(CHUNK):
                 pairs = torch.from_numpy(units), torch.from_numpy(places)
                 scores = phrases.score(texts, embed, score, pairs)
@@ -263,7 +263,7 @@ def _score_each_unit(
         for unit, place in zip(units, places, strict=True):
             candidates_of[unit][texts[place]] = None
     phrases.scores = np.full((len(candidates_of), top), -np.inf, np.float32)
-    for unit, unit_texts in enumerate(tqdm(candidates_of, "units", disable=None, leave=False)):
+    for unit, unit_texts in enumerate(progress(candidates_of, "units", "units")):
         listed = list(unit_texts)
         scores = phrases.score(listed, embed, score_alone, unit)
         order = np.argsort(-scores, kind="stable")[:top]

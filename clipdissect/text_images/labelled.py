@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
 from clipdissect.datasets.places365 import match_key
 from clipdissect.datasets.segmentation import COLOUR_SUFFIX, Concept, SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.probe import Probe, resolve
 from clipdissect.utils import hashing
+from clipdissect.utils.progress import progress
 from clipdissect.utils.type_checks import check_range
 
 
@@ -79,7 +78,7 @@ class Labelled:
 
 def _mask_shares(masks: SegmentationLabels) -> Iterator[tuple[int, str, float]]:
     keys = [_keys(concept) for concept in masks.concepts]
-    for image in tqdm(range(len(masks)), "labels", disable=None):
+    for image in progress(range(len(masks)), "labels", "img"):
         for number, mask in masks.read(image).concepts().items():
             for key in keys[number]:
                 yield image, key, float(mask.mean())
