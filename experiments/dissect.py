@@ -40,7 +40,9 @@ def run(config: Any) -> float | None:
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
-    write_tables(folder, result.descriptions, result.top_images, result.units, result.meanings)
+    write_tables(
+        folder, result.descriptions, result.top_images, result.unit_metrics, result.meanings
+    )
     timers = Timers()
     with timers.stage("metrics"):
         if config.objective and parts.concepts:
@@ -52,7 +54,7 @@ def run(config: Any) -> float | None:
             result.vocabulary,
             parts.sentences,
             parts.store,
-            result.units,
+            result.unit_metrics,
         )
         if config.objective and parts.concepts:
             networks = parts.target, parts.concepts, parts.sentences, parts.store

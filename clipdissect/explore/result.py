@@ -41,6 +41,6 @@ def load(folder: str | Path) -> Result:
     """
     run = load_run(folder)
     tables = ResultTables(
-        run.descriptions, run.top_images, run.run, units=run.units, meanings=run.meanings
+        run.descriptions, run.top_images, run.run, unit_metrics=run.units, meanings=run.meanings
     )
     return Result.of(tables, folder=run.folder)

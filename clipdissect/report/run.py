@@ -224,12 +224,12 @@ def _with_required_columns(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("layer", "unit", "description"):
         if column not in table:
             raise DissectError(f"the table of descriptions has no column {column}")
-    defaults: dict[str, Any] = {"similarity": NAN, "margin": NAN, flags.COLUMN: ""}
+    table = flags.with_column(table)
+    defaults: dict[str, Any] = {"similarity": NAN, "margin": NAN, flags.COLUMN: [()] * len(table)}
     for column, default in defaults.items():
         if column not in table:
             table = table.assign(**{column: default})
-    complete: pd.DataFrame = table.assign(flags=table[flags.COLUMN].map(flags.read))
-    return complete
+    return table
 
 
 def _read_table(path: Path) -> pd.DataFrame:
