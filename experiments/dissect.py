@@ -21,10 +21,11 @@ def run(config: Any) -> float | None:
     from clipdissect import evaluation
     from clipdissect.app.build import DissectionJob, track
     from clipdissect.app.printing import show_run
-    from clipdissect.app.reporting import Reporter, truth_of
+    from clipdissect.app.reporting import Reporter
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
     from clipdissect.evaluation.vectors import learn_stored
+    from clipdissect.report import truth_of
     from clipdissect.results.run_files import begin, write_json, write_tables
     from clipdissect.utils.timing import Timers
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from clipdissect.report.build import build, compare
-from clipdissect.report.collect_data import ReportSettings, collect, read_labels, set_others
+from clipdissect.report.collect_data import (
+    ReportSettings,
+    collect,
+    read_labels,
+    set_others,
+    truth_of,
+)
 from clipdissect.report.run import Run, load
 
 __all__ = [
@@ -15,4 +21,5 @@ __all__ = [
     "load",
     "read_labels",
     "set_others",
+    "truth_of",
 ]

@@ -54,6 +54,12 @@ def build(folder: str | Path, *, single_file: bool = False, megabytes: float = 3
     return _page(run).write(run.folder / REPORT, single_file, megabytes)
 
 
+def single_file(folder: str | Path, megabytes: float) -> str:
+    """Return the single file of `build` as a text, without writing it."""
+    run = load(run_folder(folder))
+    return _page(run).single_file(run.folder / REPORT / THUMBNAILS, megabytes)
+
+
 def picture_slots(run: Run) -> int:
     """Return the number of pictures per unit; 0 if the run has no top images."""
     limit = int(run.report_data.facts.get("images", 5))

@@ -28,6 +28,7 @@ from clipdissect.report.scores import KEYS, SCORED, join
 from clipdissect.results import flags
 from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
@@ -199,6 +200,21 @@ def load(path: str | Path) -> Run:
         _problem(folder),
         join(descriptions, units, scored),
         _read_table(folder / "meanings.csv"),
+    )
+
+
+def of_tables(tables: ResultTables, report_data: ReportData) -> Run:
+    """Return the run of a result in memory, which has no folder and no thumbnails."""
+    units, meanings = (_empty() if t.empty else t for t in (tables.unit_metrics, tables.meanings))
+    return Run(
+        Path(),
+        _with_required_columns(tables.descriptions),
+        _empty() if tables.top_images.empty else tables.top_images,
+        units,
+        tables.run,
+        report_data=report_data,
+        scores=join(tables.descriptions, units, _empty()),
+        meanings=meanings,
     )
 
 
