@@ -39,7 +39,7 @@ _PACKAGES = (
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    return sorted({*__all__, *_PACKAGES})
 
 
 def __getattr__(name: str) -> Any:

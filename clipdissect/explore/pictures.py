@@ -128,4 +128,6 @@ def render(**values: Any) -> str:
 
 def frame(page: str, height: int) -> str:
     """Return a whole page inside a cell, `height` pixels high."""
+    # Without it, links to a part of the page would lead to the notebook's address.
+    page = page.replace("<head>", '<head><base href="about:srcdoc">', 1)
     return environment().get_template("frame.html").render(page=page, height=height)

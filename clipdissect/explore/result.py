@@ -25,7 +25,7 @@ from clipdissect.report.build import single_file
 from clipdissect.report.collect_data import histogram_values, thumbnails
 from clipdissect.report.overview import header, why_no_pictures
 from clipdissect.report.report_data import REPORT, ReportData
-from clipdissect.report.run import Run, of_tables, unit_of
+from clipdissect.report.run import Run, Unit, of_tables, unit_of
 from clipdissect.report.run import load as load_run
 from clipdissect.report.unit_facts import histogram
 from clipdissect.report.writing import copy_report, remove, write
@@ -90,18 +90,15 @@ class Result(ResultTables):
             `match` and `match_rank` (1: the best). The best ranks are first, then the highest
             scores.
         """
-        tables = []
+        table, found = self._run.descriptions, []
         for rank, (column, _) in enumerate(self._run.columns, 1):
-            table = self._run.descriptions
-            has_text = table[column].str.contains(text, case=False, regex=False) & table[column].ne(
-                ""
-            )
-            table = table[has_text][["layer", "unit", "description", "similarity"]]
-            match = self._run.descriptions[column][has_text]
-            tables.append(table.assign(match=match, match_rank=rank))
-        found = pd.concat(tables).drop_duplicates(["layer", "unit"])
-        order = found.sort_values(["match_rank", "similarity"], ascending=[True, False])
-        ordered: pd.DataFrame = order.reset_index(drop=True)
+            has_text = table[column].str.contains(text, case=False, regex=False, na=False)
+            rows = table[has_text & table[column].ne("")]
+            shown = rows[["layer", "unit", "description", "similarity"]]
+            found.append(shown.assign(match=rows[column], match_rank=rank))
+        units = pd.concat(found).drop_duplicates(["layer", "unit"])
+        units = units.sort_values(["match_rank", "similarity"], ascending=[True, False])
+        ordered: pd.DataFrame = units.reset_index(drop=True)
         return ordered
 
     def show(self, address: str, images: int = 10) -> Shown:
@@ -111,7 +108,7 @@ class Result(ResultTables):
             DissectError: the address isn't `LAYER/NUMBER`, or there is no such unit.
         """
         unit = unit_of(self._run, address)
-        card = self._card(address, images)
+        card = self._card(unit, images)
         text = pictures.card_as_text(card, histogram(unit))
         return Shown(pictures.render(card=card, notes=self._notes), text)
 
@@ -121,7 +118,7 @@ class Result(ResultTables):
         Raises:
             DissectError: see `show`.
         """
-        card = self._card(address, most)
+        card = self._card(unit_of(self._run, address), most)
         plain = Card(card.address, card.title, "", (), card.images, ())
         text = "\n".join(pictures.images_as_text(card.images))
         return Shown(pictures.render(card=plain, notes=self._notes), text)
@@ -227,8 +224,7 @@ class Result(ResultTables):
         _folders.append(tempfile.TemporaryDirectory(prefix="clipdissect-"))
         return self.save(_folders[-1].name)
 
-    def _card(self, address: str, images: int = IMAGES) -> Card:
-        unit = unit_of(self._run, address)
+    def _card(self, unit: Unit, images: int = IMAGES) -> Card:
         return pictures.card(unit, pictures.pictures(unit.images, self._inputs, images))
 
     def _best_cards(self, layer: str) -> list[Card]:
@@ -236,7 +232,8 @@ class Result(ResultTables):
         rows = rows[~has_flag(rows, DEAD) & ~has_flag(rows, RARE) & rows["description"].ne("")]
         best = rows.sort_values("similarity", ascending=False, kind="stable")
         shown = max(1, min(PER_LAYER, SHOWN_UNITS // len(self._run.layers)))
-        return [self._card(f"{layer}/{unit}") for unit in best["unit"][:shown]]
+        units = (unit_of(self._run, f"{layer}/{unit}") for unit in best["unit"][:shown])
+        return [self._card(unit) for unit in units]
 
 
 def load(folder: str | Path) -> Result:

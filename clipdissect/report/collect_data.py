@@ -34,6 +34,7 @@ from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.files import link_or_copy
 from clipdissect.utils.memo import Memo
+from clipdissect.utils.progress import progress
 from clipdissect.utils.type_checks import check_choice, check_fields, check_range
 
 Pictures = dict[str, list[str | None]]
@@ -200,7 +201,7 @@ def _thumbnails(
     numbers = {name: i for i, name in enumerate(probe.images)}
     pictures: Pictures = {}
     files: dict[str, Path] = {}
-    for name in dict.fromkeys(names):
+    for name in progress(dict.fromkeys(names), "pictures", "img"):
         thumbnail = inputs.file(name)
         if thumbnail is None:
             continue
