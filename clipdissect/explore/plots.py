@@ -17,7 +17,7 @@ BINS = 40
 COLOUR, NULL_COLOUR = "#0072B2", "#D55E00"
 
 
-class CellFigure(Figure):  # type: ignore[misc]  # without types
+class CellFigure(Figure):
     """A figure that notebooks show, although pyplot, which has global state, doesn't know it."""
 
     def _repr_png_(self) -> bytes:

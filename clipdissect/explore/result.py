@@ -203,8 +203,8 @@ class Result(ResultTables):
 
     @property
     def _truth(self) -> dict[str, Any]:
-        has_target = self.job is not None and self.job.target is not None
-        return dict(truth_of(self.job.target)) if has_target else {}
+        target = self.job and self.job.target
+        return {} if target is None else dict(truth_of(target))
 
     @cached_property
     def _inputs(self) -> NetworkInputs | None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sized
-from typing import TypeVar
+from typing import Any
 
 from tqdm.auto import tqdm  # a widget in a notebook with ipywidgets, else text
 
-T = TypeVar("T")
-
 
 def progress(
-    work: Iterable[T] | int,
+    work: Iterable[Any] | int,
     description: str,
     unit: str = "it",
     *,
     total: int | None = None,
     leave: bool = False,
-) -> tqdm[T]:
+) -> tqdm[Any]:
     """Return a progress bar over an iterable, or over a number of steps given by `update`.
 
     `TQDM_DISABLE=1` hides it.

@@ -82,7 +82,7 @@ def test_a_unit_is_shown_as_text_and_as_html(result: Result) -> None:
         "  2. green1.png  0.902",
         "  3. green2.png  0.800",
     ]
-    assert "  activation: -1 " in repr(shown)
+    assert "  activation: -2 " in repr(shown)
     assert shown._repr_html_().count('src="data:image/') == 3
     assert "<svg" in shown._repr_html_()
 
