@@ -203,7 +203,7 @@ class Result(ResultTables):
 
     @property
     def _truth(self) -> dict[str, Any]:
-        target = self.job and self.job.target
+        target = self.job.target if self.job else None
         return {} if target is None else dict(truth_of(target))
 
     @cached_property
