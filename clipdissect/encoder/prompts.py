@@ -37,7 +37,7 @@ class PromptEncoder:
     long_texts: str = "report"
 
     def __repr__(self) -> str:
-        return short_repr(self, count(len(self.templates), "template"))
+        return short_repr(self, count(len(self.templates), "template") if self.templates else "")
 
     @property
     def name(self) -> str:

@@ -185,7 +185,9 @@ class Result(ResultTables):
     def _heading(self) -> str:
         rows = dict(header(self._run, len(self.descriptions)))
         names = ("Target", "Units", "Probe", "Concepts", "Encoder", "Similarity", "Method")
-        return "; ".join(f"{name.lower()} {rows[name]}" for name in names if name in rows)
+        # Without the parameters, which follow in brackets.
+        known = {name: rows[name].split(" (")[0] for name in names if name in rows}
+        return "; ".join(f"{name.lower()} {value}" for name, value in known.items())
 
     @property
     def _notes(self) -> list[str]:

@@ -63,7 +63,7 @@ class Target:
 
     def __repr__(self) -> str:
         layers = f"layers {listed(self.layers)}" if self.layers else ""
-        return short_repr(self, layers, f"weights {self.weights}" if self.weights else "")
+        return short_repr(self, layers)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,8 @@ MOST = 60  # characters of a list
 def short_repr(value: Any, *facts: str) -> str:
     """Return `<Class name: facts>` of an object with a name."""
     known = "; ".join(filter(None, facts))
-    return f"<{type(value).__name__} {value.name}{': ' if known else ''}{known}>"
+    kind = type(value).__name__.removeprefix("Lazy")  # built at the first use, but the same
+    return f"<{kind} {value.name}{': ' if known else ''}{known}>"
 
 
 def count(number: int, noun: str) -> str:
