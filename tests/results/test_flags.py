@@ -120,6 +120,9 @@ def test_files_of_before_still_load(tmp_path: Path) -> None:
     )
     run = load(tmp_path)
     assert run.descriptions["unit_flags"].tolist() == [(), ("dead",), ("tied",)]
+    as_written = pd.read_csv(tmp_path / "descriptions.csv")
+    assert has_flag(as_written, "tied").tolist() == [False, False, True]
+    assert not hasattr(pd.DataFrame, "unit_flags")
     assert unit_of(run, "fc/0").null != unit_of(run, "fc/0").null
     assert layer_metrics(run.descriptions)["dead"] == 1
 
