@@ -218,8 +218,8 @@ def why_no_pictures(run: Run) -> str:
     if not data.facts:
         return (
             "there are no pictures and no histograms: the run's report data are missing (switched "
-            "off by report.enabled=false or save(report=False), interrupted, or written by another "
-            "version)"
+            "off by report.enabled=false, saved from Python without a report, interrupted, or "
+            "written by another version)"
         )
     if data.facts.get("probe_images") is None:
         return "there are no pictures: the report was made without the network and the images"

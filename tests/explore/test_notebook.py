@@ -175,7 +175,7 @@ def test_a_loaded_run_is_copied_with_its_report(saved: Path, tmp_path: Path) -> 
 def test_without_a_report_the_reason_is_given(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path, report=False)
     text = html.unescape(clipdissect.load(tmp_path)._repr_html_())
-    assert "save(report=False)" in text
+    assert "saved from Python without a report" in text
     assert "src=" not in text and "green0.png" in text
 
 
