@@ -31,6 +31,17 @@ _MODULES = {
 }
 
 
+# Subpackages for users, by what they hold: `clipdissect.probe.build("folder", root=...)`.
+_PACKAGES = (
+    *("concepts", "encoder", "evaluation", "method", "models", "probe", "report", "sae"),
+    *("sentence", "similarity", "store", "targets"),
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PACKAGES})
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, because importing torch takes seconds: `clipdissect --help` must not wait for it.
     from importlib import import_module

@@ -163,7 +163,7 @@ def describe_units(
         run,
         described.histograms,
         vocabulary=concepts,
-        units=described.units,
+        unit_metrics=described.units,
         meanings=described.meanings,
     )
 

@@ -21,10 +21,11 @@ def run(config: Any) -> float | None:
     from clipdissect import evaluation
     from clipdissect.app.build import DissectionJob, track
     from clipdissect.app.printing import show_run
-    from clipdissect.app.reporting import Reporter, truth_of
+    from clipdissect.app.reporting import Reporter
     from clipdissect.errors import DissectError
     from clipdissect.evaluation import half_split
     from clipdissect.evaluation.vectors import learn_stored
+    from clipdissect.report import truth_of
     from clipdissect.results.run_files import begin, write_json, write_tables
     from clipdissect.utils.timing import Timers
 
@@ -40,7 +41,9 @@ def run(config: Any) -> float | None:
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
-    write_tables(folder, result.descriptions, result.top_images, result.units, result.meanings)
+    write_tables(
+        folder, result.descriptions, result.top_images, result.unit_metrics, result.meanings
+    )
     timers = Timers()
     with timers.stage("metrics"):
         if config.objective and parts.concepts:
@@ -52,7 +55,7 @@ def run(config: Any) -> float | None:
             result.vocabulary,
             parts.sentences,
             parts.store,
-            result.units,
+            result.unit_metrics,
         )
         if config.objective and parts.concepts:
             networks = parts.target, parts.concepts, parts.sentences, parts.store

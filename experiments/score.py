@@ -19,10 +19,11 @@ from clipdissect.app.launch import launch, results_folder
 
 def run(config: Any) -> None:
     from clipdissect.app.build import track
-    from clipdissect.app.reporting import Reporter, truth_of
+    from clipdissect.app.reporting import Reporter
     from clipdissect.app.scoring.job import ScoringJob
     from clipdissect.app.scoring.output import draw, show_scores
     from clipdissect.app.scoring.writing import write
+    from clipdissect.report import truth_of
     from clipdissect.scores.scoring import score_labels
     from clipdissect.utils.timing import Timers
 

@@ -155,7 +155,9 @@ def write_evaluation(folder: Path, result: ResultTables, evaluation: Evaluation)
     """Write the tables and metrics, then `run.json`, which marks the run as complete."""
     begin(folder)
     write_table(folder / "descriptions.csv", result.descriptions)
-    write_table(folder / "units.csv", _with_unit_numbers(evaluation.units.table, result.units))
+    write_table(
+        folder / "units.csv", _with_unit_numbers(evaluation.units.table, result.unit_metrics)
+    )
     if len(result.top_images):
         write_table(folder / "top_images.csv", result.top_images)
     write_json(folder / "metrics.json", evaluation.metrics)

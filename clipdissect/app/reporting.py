@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,8 @@ from clipdissect.evaluation import Sentences
 from clipdissect.method import Job
 from clipdissect.report import ReportSettings
 from clipdissect.report.collect_data import Labels
+from clipdissect.report.writing import write
 from clipdissect.results.tables import ResultTables
-from clipdissect.targets import Target
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,16 +44,9 @@ class Reporter:
         """Write the report, or warn. `truth`: layer to class names of its units."""
         if self.look is None:
             return
-        try:
-            parts = job.target, job.probe, job.settings, job.store
-            options: dict[str, Any] = {"truth": truth, "others": self.others}
-            options |= {"sentences": sentences, "look": self.look}
-            report.collect(folder, result, *parts, **options)
-            single_file, megabytes = self.look.single_file, self.look.megabytes
-            print("report:", report.build(folder, single_file=single_file, megabytes=megabytes))
-        except Exception as error:  # from any of the networks' and images' libraries
-            reason = f"{type(error).__name__}: {error}"
-            log.warning("the report failed (%s); the run's files are complete", reason)
+        texts: dict[str, Any] = {"truth": truth, "others": self.others, "sentences": sentences}
+        if page := write(folder, result, job, self.look, **texts):
+            print("report:", page)
 
     def sentences(self, config: Any, encoder: Sentences) -> Sentences:
         """Return the run's encoder; build it if only other methods' labels need it."""
@@ -67,8 +57,3 @@ class Reporter:
             return built
         except MissingResource as error:
             return error
-
-
-def truth_of(target: Target) -> dict[str, Sequence[str]]:
-    layer = target.class_layer
-    return {layer: target.class_names} if layer in target.layers and target.class_names else {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from clipdissect.errors import DissectError
 from clipdissect.utils import hashing
+from clipdissect.utils.short_repr import short_repr
 from clipdissect.utils.type_checks import check_choice
 
 DUPLICATES = ("drop", "keep")
@@ -23,6 +24,9 @@ class Concepts:
     def __post_init__(self) -> None:
         if not self.texts:
             raise DissectError(f"concept set {self.name} is empty")
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.summary)
 
     def __len__(self) -> int:
         return len(self.texts)

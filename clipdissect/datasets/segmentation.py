@@ -66,6 +66,9 @@ class SegmentationLabels:
         if not self.concepts:
             raise DissectError("the dense labels have no concepts")
 
+    def __repr__(self) -> str:
+        return f"<SegmentationLabels: {len(self):,} images, {len(self.concepts):,} concepts>"
+
     def __len__(self) -> int:
         return len(self.sizes)
 

@@ -20,6 +20,7 @@ from clipdissect.models.sentence_transformers import SentenceEncoder, local, min
 from clipdissect.targets.efficientnet import build_model
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import count, short_repr
 
 NOTE = (
     "the encoder is ConSE, not CLIP: weaker, and blind to what ImageNet's 1000 classes don't "
@@ -54,6 +55,9 @@ class ConSE:
             raise DissectError(
                 f"encoder.top is {self.top}; it must be 1 to {len(self.class_names)}"
             )
+
+    def __repr__(self) -> str:
+        return short_repr(self, count(len(self.class_names), "class name"))
 
     @property
     def image_network(self) -> nn.Module:

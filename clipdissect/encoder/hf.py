@@ -23,6 +23,7 @@ from clipdissect.models import hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on, depends_on_more
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import short_repr
 
 # Buffers that old checkpoints hold and that networks now make themselves.
 _HARMLESS = ("position_ids",)
@@ -54,6 +55,9 @@ class HFImageText:
     context_length: int
     notes: tuple[str, ...] = ()
     text_rules: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def image_network(self) -> nn.Module:

@@ -14,6 +14,7 @@ from clipdissect.encoder.prompts import PromptEncoder
 from clipdissect.models.remembered import Facts, Remembered
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import short_repr
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -21,6 +22,9 @@ class LazyEncoder:
     """An encoder with remembered facts. Its network is the library's own: nobody changes it."""
 
     source: Remembered[PromptEncoder]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def built(self) -> CountingEncoder:

@@ -24,6 +24,7 @@ from clipdissect.models import checkpoints, hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import short_repr
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 RANDOM_NOTE = "the encoder's weights are random (seed 0): good for timing and trials alone"
@@ -46,6 +47,9 @@ class OpenClip:
     preprocess: Transform
     tokenizer: Any
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def image_network(self) -> nn.Module:

@@ -17,6 +17,7 @@ from clipdissect.encoder.base import CountingEncoder
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import count, short_repr
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ class PromptEncoder:
     encoder: CountingEncoder
     templates: tuple[str, ...] = ()
     long_texts: str = "report"
+
+    def __repr__(self) -> str:
+        return short_repr(self, count(len(self.templates), "template") if self.templates else "")
 
     @property
     def name(self) -> str:

@@ -77,7 +77,9 @@ class DecoderNames(Method):
         parts = tables, [s.top_images for s in layers], [s.units for s in layers]
         descriptions, images, units = (pd.concat(part, ignore_index=True) for part in parts)
         histograms = {layer: summary.histograms for layer, summary in summaries.items()}
-        return ResultTables(descriptions, images, run, histograms, vocabulary=concepts, units=units)
+        return ResultTables(
+            descriptions, images, run, histograms, vocabulary=concepts, unit_metrics=units
+        )
 
     def run_worker(self, job: Job) -> None:
         ClipDissect().run_worker(job)  # which captures the same

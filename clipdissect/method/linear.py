@@ -138,7 +138,7 @@ class Linear(ImageConceptsMethod):
         by_layer = zip(target.layers, (s.histograms for s in summaries), strict=True)
         vocabulary = kept.vocabulary(probe.name)
         return ResultTables(
-            descriptions, top_images, run, dict(by_layer), vocabulary=vocabulary, units=units
+            descriptions, top_images, run, dict(by_layer), vocabulary=vocabulary, unit_metrics=units
         )
 
     def check(self, job: Job) -> None:

@@ -82,9 +82,7 @@ class Published(Method):
         rest = table[[c for c in table if c not in names.values() and c not in out]]
         scores = {c: numbers(rest[c], file) for c in rest if _SCORES.fullmatch(str(c))}
         joined: pd.DataFrame = pd.concat([out, rest.assign(**scores)], axis=1)
-        if flags.COLUMN in joined:
-            joined[flags.COLUMN] = joined[flags.COLUMN].map(flags.read)
-        return joined
+        return flags.with_column(joined)
 
 
 def labels_result(

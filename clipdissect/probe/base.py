@@ -15,6 +15,7 @@ from clipdissect.datasets.segmentation import SegmentationLabels
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import Picture
 from clipdissect.utils import hashing
+from clipdissect.utils.short_repr import count, short_repr
 from clipdissect.utils.type_checks import check_choice
 
 ON_ERROR = ("skip", "raise")
@@ -70,6 +71,9 @@ class Probe:
         """Return a probe whose digest depends on its images' identities alone."""
         identities = tuple(identities)
         return cls(name, tuple(images), read, _digest(identities), identities=identities, **fields)
+
+    def __repr__(self) -> str:
+        return short_repr(self, count(len(self), "image"))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from clipdissect.report.build import build
-from clipdissect.report.collect_data import ReportSettings, collect, read_labels, set_others
+from clipdissect.report.collect_data import (
+    ReportSettings,
+    collect,
+    read_labels,
+    set_others,
+    truth_of,
+)
 from clipdissect.report.compare import Comparison, compare
 from clipdissect.report.run import Run, load
 
@@ -17,4 +23,5 @@ __all__ = [
     "load",
     "read_labels",
     "set_others",
+    "truth_of",
 ]

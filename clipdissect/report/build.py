@@ -43,6 +43,12 @@ def short_name(run: Run) -> str:
     return shorten_paths(run.name, known_folders(run))
 
 
+def single_file(folder: str | Path, megabytes: float) -> str:
+    """Return the single file of `build` as a text, without writing it."""
+    run = load(run_folder(folder))
+    return _page(run).single_file(run.folder / REPORT / THUMBNAILS, megabytes)
+
+
 def picture_slots(run: Run) -> int:
     """Return the number of pictures per unit; 0 if the run has no top images."""
     limit = int(run.report_data.facts.get("images", 5))

@@ -34,6 +34,7 @@ from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.files import link_or_copy
 from clipdissect.utils.memo import Memo
+from clipdissect.utils.progress import progress
 from clipdissect.utils.type_checks import check_choice, check_fields, check_range, checked_fields
 
 Pictures = dict[str, list[str | None]]
@@ -112,7 +113,7 @@ def collect(
     }
     neighbours = {} if target is None else _neighbours(target, settings, store)
     layers = {
-        str(layer): _histogram_values(result.histograms.get(str(layer)))
+        str(layer): histogram_values(result.histograms.get(str(layer)))
         | visuals.regions.get(str(layer), {})
         | neighbours.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
@@ -120,12 +121,20 @@ def collect(
     ReportData(facts, visuals.pictures, layers).write(folder)
 
 
-def _inputs(probe: Probe, target: Target, look: ReportSettings) -> NetworkInputs:
+def truth_of(target: Target) -> dict[str, Sequence[str]]:
+    """Return the class names of the class layer, if its units are dissected."""
+    layer = target.class_layer
+    return {layer: target.class_names} if layer in target.layers and target.class_names else {}
+
+
+def thumbnails(probe: Probe, target: Target, side: int = ReportSettings.thumbnail) -> NetworkInputs:
+    """Return pictures of the probe's images as the target sees them."""
+
     # A lazy target is built for its first picture; cached pictures don't need it.
     def preprocess(image: Image.Image) -> Tensor:
         return target.preprocess(image)
 
-    return NetworkInputs(probe, preprocess, look.thumbnail, target.preprocess_digest)
+    return NetworkInputs(probe, preprocess, side, target.preprocess_digest)
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ class _Job:
         return _visuals.get(key, self._compute, lambda kept: kept.are_complete)
 
     def _compute(self) -> _Visuals:
-        inputs = _inputs(self.probe, self.target, self.look)
+        inputs = thumbnails(self.probe, self.target, self.look.thumbnail)
         pictures, files = _thumbnails(inputs, self.top_images["image"], self.look)
         parts = self.target, self.probe, self.settings, self.top_images
         regions = find_regions(*parts, self.look.regions, self.store)
@@ -193,7 +202,7 @@ def _thumbnails(
     numbers = {name: i for i, name in enumerate(probe.images)}
     pictures: Pictures = {}
     files: dict[str, Path] = {}
-    for name in dict.fromkeys(names):
+    for name in progress(dict.fromkeys(names), "pictures", "img"):
         thumbnail = inputs.file(name)
         if thumbnail is None:
             continue
@@ -206,7 +215,8 @@ def _thumbnails(
     return pictures, files
 
 
-def _histogram_values(histogram: Histograms | None) -> dict[str, Any]:
+def histogram_values(histogram: Histograms | None) -> dict[str, Any]:
+    """Return a layer's histograms as in `ReportData.layers`; empty if None."""
     if histogram is None:
         return {}
     return {

@@ -225,13 +225,26 @@ def warnings(run: Run, layers: list[LayerOverview]) -> list[str]:
         texts.append(f"{dead} units never vary on these images (dead) and have no description")
     if silent:
         texts.append(f"{silent:,} latents never fire on these images (dead)")
-    if len(run.top_images) and not run.report_data.pictures:
-        texts.append(
-            "there are no pictures and no histograms: the run's report data are missing "
-            "(switched off, interrupted, or written by another version)"
-        )
+    if missing := why_no_pictures(run):
+        texts.append(missing)
     folders = known_folders(run)
     return [shorten_paths(text, folders) for text in texts]
+
+
+def why_no_pictures(run: Run) -> str:
+    """Return why a run with top images has no pictures of them; empty if it has."""
+    data = run.report_data
+    if not len(run.top_images) or data.pictures:
+        return ""
+    if not data.facts:
+        return (
+            "there are no pictures and no histograms: the run's report data are missing (switched "
+            "off by report.enabled=false, saved from Python without a report, interrupted, or "
+            "written by another version)"
+        )
+    if data.facts.get("probe_images") is None:
+        return "there are no pictures: the report was made without the network and the images"
+    return "there are no pictures: none of the top images could be read when the report was made"
 
 
 def picture_notes(run: Run) -> list[str]:

@@ -72,7 +72,7 @@ class Page:
         """Write `index.html`, last, to a folder with thumbnails, and return its path."""
         clear(folder)
         if single_file:
-            html = self._single_file(folder / THUMBNAILS, megabytes)
+            html = self.single_file(folder / THUMBNAILS, megabytes)
         else:
             for name in (*SCRIPTS, STYLE):
                 _write(folder / "assets" / name, static(name))
@@ -84,7 +84,8 @@ class Page:
         _write(folder / "index.html", html)
         return folder / "index.html"
 
-    def _single_file(self, thumbnails: Path, megabytes: float) -> str:
+    def single_file(self, thumbnails: Path, megabytes: float) -> str:
+        """Return the page as one text, with its scripts, data and pictures."""
         names = self._thumbnails_by_rank()
         pictures = _data_urls(thumbnails, names, megabytes * 1e6)
         start = {**self.start, "single": True}
@@ -153,12 +154,18 @@ def _data_urls(thumbnails: Path, names: Sequence[str], limit: float) -> dict[str
         path = thumbnails / name
         if not path.is_file():
             continue
-        text = base64.b64encode(path.read_bytes()).decode()
-        size += len(text)
+        url = data_url(path)
+        size += len(url)
         if size > limit:
             break
-        urls[name] = f"data:{MIME_TYPES[path.suffix]};base64,{text}"
+        urls[name] = url
     return urls
+
+
+def data_url(picture: Path) -> str:
+    """Return a thumbnail as a URL that holds its bytes."""
+    text = base64.b64encode(picture.read_bytes()).decode()
+    return f"data:{MIME_TYPES[picture.suffix]};base64,{text}"
 
 
 def _call(function: str, *arguments: Any) -> str:

@@ -42,15 +42,21 @@ class ReportData:
     digest: str = ""
 
     def write(self, run: Path) -> None:
-        folder = run / REPORT / DATA
-        (folder / "facts.json").unlink(missing_ok=True)
-        for old in folder.glob("layer-*.json"):
-            old.unlink()
+        folder = remove_report_data(run)
         for number, (layer, values) in enumerate(self.layers.items()):
             _write(folder / f"layer-{number}.json", {"layer": layer, **values})
         _write(folder / "pictures.json", self.pictures)
         # Written last: it marks the files as complete.
         _write(folder / "facts.json", {"version": VERSION, **self.facts})
+
+
+def remove_report_data(run: Path) -> Path:
+    """Remove a run's report data, except thumbnails, and return their folder."""
+    folder = run / REPORT / DATA
+    for name in ("facts.json", "layer-*.json"):  # facts mark the files as complete
+        for old in folder.glob(name):
+            old.unlink()
+    return folder
 
 
 def read_report_data(run: Path) -> ReportData:

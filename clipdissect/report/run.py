@@ -29,6 +29,7 @@ from clipdissect.results import flags
 from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
 from clipdissect.results.sweeps import own_overrides
+from clipdissect.results.tables import ResultTables
 from clipdissect.utils.memo import Memo
 
 NUMBERS = re.compile(
@@ -205,6 +206,21 @@ def load(path: str | Path) -> Run:
     )
 
 
+def of_tables(tables: ResultTables, report_data: ReportData) -> Run:
+    """Return the run of a result in memory, which has no folder and no thumbnails."""
+    units, meanings = (_empty() if t.empty else t for t in (tables.unit_metrics, tables.meanings))
+    return Run(
+        Path(),
+        _with_required_columns(tables.descriptions),
+        _empty() if tables.top_images.empty else tables.top_images,
+        units,
+        tables.run,
+        report_data=report_data,
+        scores=join(tables.descriptions, units, _empty()),
+        meanings=meanings,
+    )
+
+
 def run_folder(path: str | Path) -> Path:
     """Return a run's folder; raise a DissectError if it is a file or has no descriptions."""
     folder = Path(path).expanduser()
@@ -227,12 +243,12 @@ def _with_required_columns(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("layer", "unit", "description"):
         if column not in table:
             raise DissectError(f"the table of descriptions has no column {column}")
-    defaults: dict[str, Any] = {"similarity": NAN, "margin": NAN, flags.COLUMN: ""}
+    table = flags.with_column(table)
+    defaults: dict[str, Any] = {"similarity": NAN, "margin": NAN, flags.COLUMN: [()] * len(table)}
     for column, default in defaults.items():
         if column not in table:
             table = table.assign(**{column: default})
-    complete: pd.DataFrame = table.assign(flags=table[flags.COLUMN].map(flags.read))
-    return complete
+    return table
 
 
 def _read_table(path: Path) -> pd.DataFrame:

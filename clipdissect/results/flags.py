@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-COLUMN = "flags"
+COLUMN = "unit_flags"  # `flags` is an attribute of every DataFrame
+OLD_COLUMN = "flags"  # of files written before
 SEPARATOR = ";"  # in one cell of a CSV file
 
 DEAD = "dead"
@@ -29,11 +30,16 @@ def flags_of(masks: Mapping[str, Bool[np.ndarray, " units"]]) -> list[Flags]:
     return [(DEAD,) if DEAD in names else names for names in flags]
 
 
+def with_column(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table read from a file, old or new, with its flags parsed if it has any."""
+    table = table.rename(columns={OLD_COLUMN: COLUMN})
+    return table.assign(**{COLUMN: table[COLUMN].map(read)}) if COLUMN in table else table
+
+
 def has_flag(rows: pd.DataFrame, flag: str) -> Bool[np.ndarray, " units"]:
     """Return which rows of a table have a flag; none if the table has no flags."""
-    if COLUMN not in rows:
-        return np.zeros(len(rows), dtype=bool)
-    return np.array([flag in read(cell) for cell in rows[COLUMN]], dtype=bool)
+    cells = rows.get(COLUMN, rows.get(OLD_COLUMN, [()] * len(rows)))
+    return np.array([flag in read(cell) for cell in cells], dtype=bool)
 
 
 def read(cell: Any) -> Flags:

@@ -88,7 +88,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def _csv(table: pd.DataFrame) -> str:
     if flags.COLUMN in table:
-        table = table.assign(flags=table[flags.COLUMN].map(flags.written))
+        table = table.assign(**{flags.COLUMN: table[flags.COLUMN].map(flags.written)})
     return str(table.to_csv(index=False, float_format=FLOAT, lineterminator="\n"))
 
 

@@ -22,18 +22,18 @@ class ResultTables:
 
     Args:
         descriptions: one row per unit: `layer, unit, description, similarity`, the runners-up
-            (`description_2, similarity_2`, ...), `margin` (best minus second), `flags` (a tuple,
-            see `results.flags`), `null_similarity` (best score with shuffled images) and, with
-            ground truth, `truth_rank` (from 1, ties averaged; NaN for dead units); where several
-            meanings were looked for, `meanings`, their number, and `formula` (an OR).
+            (`description_2, similarity_2`, ...), `margin` (best minus second), `unit_flags` (a
+            tuple, see `results.flags`), `null_similarity` (best score with shuffled images) and,
+            with ground truth, `truth_rank` (from 1, ties averaged; NaN for dead units); where
+            several meanings were looked for, `meanings`, their number, and `formula` (an OR).
         top_images: `layer, unit, rank, image, activation`, and `meaning` where any was looked for.
         run: the manifest, with seconds per stage.
         histograms: per layer; empty if not computed.
         target: the target with the method's preprocessing; None if unchanged.
         thresholds: activation thresholds per layer, if the method has any.
         vocabulary: the candidate texts; None if free text or unknown.
-        units: `layer, unit` and numbers that need no label, see `results.coherence`; empty if the
-            method embeds no images.
+        unit_metrics: `layer, unit` and numbers that need no label, see `results.coherence`; empty
+            if the method embeds no images.
         meanings: `layer, unit, meaning` (from 1, the largest share first; of activation ranges, the
             highest first), `share`, `images`, `description, similarity` and further columns, a row
             per meaning of a unit; empty unless the method looks for several.
@@ -46,10 +46,10 @@ class ResultTables:
     target: Target | None = None
     thresholds: dict[str, Float[Tensor, " units"]] = field(default_factory=dict)
     vocabulary: Concepts | None = None
-    units: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unit_metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     meanings: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tables, as CSV files, and, last, `run.json`; return the folder."""
-        tables = self.descriptions, self.top_images, self.run, self.units, self.meanings
+        tables = self.descriptions, self.top_images, self.run, self.unit_metrics, self.meanings
         return write_result(Path(folder).expanduser(), *tables)

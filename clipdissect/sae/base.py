@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipdissect.errors import DissectError, one_line
 from clipdissect.sae.modules import LinearEncoder, LinearSae
 from clipdissect.utils import hashing
+from clipdissect.utils.short_repr import count, short_repr
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Sae:
     summary: str = "max"
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        latents = "" if self.latents is None else count(self.latents, "latent")
+        return short_repr(self, latents, f"layer {self.layer}" if self.layer else "")
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... latents"]:

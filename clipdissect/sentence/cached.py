@@ -20,7 +20,7 @@ class CachedSentenceEncoder:
     """
 
     encoder: SentenceEncoder
-    known: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:

@@ -46,6 +46,9 @@ class Store:
         self._temporary: list[TemporaryDirectory[str]] = []
         self._transient_root: Path | None = None
 
+    def __repr__(self) -> str:
+        return f"<Store {self.root}>"
+
     def series(self, key: str) -> Series:
         """Return the entry of a key, complete or not, to be read or written in shards."""
         root = self.root

@@ -15,6 +15,7 @@ from clipdissect.sae.base import Sae
 from clipdissect.targets.wrappers import check_initialised, plain_name, unwrap
 from clipdissect.utils import hashing
 from clipdissect.utils.hashing import Transform
+from clipdissect.utils.short_repr import listed, short_repr
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Target:
         object.__setattr__(self, "layers", expand(model, layers))
         if self.class_layer is not None:
             object.__setattr__(self, "class_layer", plain_name(self.class_layer, model))
+
+    def __repr__(self) -> str:
+        layers = f"layers {listed(self.layers)}" if self.layers else ""
+        return short_repr(self, layers)
 
     @property
     def digest(self) -> str:

@@ -53,7 +53,7 @@ def test_units_get_the_colours_they_answer_to(images: Path) -> None:
     table = dissect(str(images)).descriptions
     assert list(table.columns[:4]) == ["layer", "unit", "description", "similarity"]
     assert list(table["description"]) == ["red", "green", "blue", ""]
-    assert list(table["flags"]) == [(), (), (), ("dead",)]
+    assert list(table["unit_flags"]) == [(), (), (), ("dead",)]
     live = table.iloc[:3]
     assert (live["margin"] > 0).all()
     assert live["margin"].to_list() == pytest.approx(live["similarity"] - live["similarity_2"])
@@ -155,7 +155,7 @@ def test_all_units_dead(images: Path) -> None:
     model = ColourNet()
     nn.init.zeros_(model.conv.weight)
     table = dissect(images, model=model).descriptions
-    assert set(table["flags"]) == {("dead",)}
+    assert set(table["unit_flags"]) == {("dead",)}
     assert set(table["description"]) == {""}
 
 
@@ -168,7 +168,9 @@ def test_an_only_unit_is_tied(images: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.cut(super().forward(x)[:, :1])
 
-    assert list(dissect(images, model=One(), layers=["cut"]).descriptions["flags"]) == [("tied",)]
+    assert list(dissect(images, model=One(), layers=["cut"]).descriptions["unit_flags"]) == [
+        ("tied",)
+    ]
 
 
 def test_dead_layers_have_the_same_columns(images: Path) -> None:
@@ -264,7 +266,7 @@ def test_few_distinct_activations_are_flagged(images: Path) -> None:
     assert few_distinct(q, top_of(q, 4)).tolist() == [False, False, False]
     assert few_distinct(q, None).tolist() == [False, False, False]
     table = dissect(images, similarity=similarity.build("soft_wpmi", top_k=9)).descriptions
-    assert list(table["flags"]) == [("few_distinct",)] * 3 + [("dead",)]
+    assert list(table["unit_flags"]) == [("few_distinct",)] * 3 + [("dead",)]
 
 
 @pytest.mark.parametrize("name", ["soft_wpmi", "wpmi", "cosine_cubed", "rank_reorder"])

@@ -52,7 +52,7 @@ def test_silent_images_describe_nothing(images: Path) -> None:
     table = result.descriptions
     assert table["layer"].tolist() == ["conv{sae}"] * 3
     assert table["description"].tolist() == ["red", "green", ""]
-    assert table["flags"].tolist() == [(), ("rare",), ("dead",)]
+    assert table["unit_flags"].tolist() == [(), ("rare",), ("dead",)]
     assert table["fires"].tolist() == [4, 1, 0]
     assert table["density"].tolist() == pytest.approx([4 / 24, 1 / 24, 0])
     shown = result.top_images
@@ -70,7 +70,7 @@ def test_rare_latents_are_scored_as_if_their_images_were_repeated(tmp_path: Path
         (often / f"green0{copy}.png").write_bytes((once / "green0.png").read_bytes())
     rows = [dissect(folder, sae=brightest()).descriptions.iloc[1] for folder in (once, often)]
     assert [row["fires"] for row in rows] == [1, 4]
-    assert [row["flags"] for row in rows] == [("rare",), ("few_distinct",)]
+    assert [row["unit_flags"] for row in rows] == [("rare",), ("few_distinct",)]
     for column in ("description", "description_2", "description_3"):
         assert rows[0][column] == rows[1][column]
     assert rows[0]["similarity"] == pytest.approx(rows[1]["similarity"], abs=1e-5)
@@ -82,7 +82,7 @@ def test_functions_that_sort_images_leave_rare_latents_out(images: Path) -> None
     table = dissect(images, sae=brightest(), similarity=chosen, settings=settings).descriptions
     assert table["description"].tolist()[1:] == ["", ""]
     assert table["description"][0] in COLOURS
-    assert table["flags"].tolist()[1:] == [("rare",), ("dead",)]
+    assert table["unit_flags"].tolist()[1:] == [("rare",), ("dead",)]
 
 
 def test_functions_of_all_images_need_them(images: Path) -> None:
@@ -91,7 +91,11 @@ def test_functions_of_all_images_need_them(images: Path) -> None:
     settings = Settings(device="cpu", workers=0, keep="full")
     table = dissect(images, sae=brightest(), similarity="cosine", settings=settings).descriptions
     assert table["description"].tolist() == ["red", "green", ""]
-    assert table["flags"].tolist() == [("rare",), ("rare",), ("dead",)]  # on fewer than 10 images
+    assert table["unit_flags"].tolist() == [
+        ("rare",),
+        ("rare",),
+        ("dead",),
+    ]  # on fewer than 10 images
 
 
 @pytest.mark.parametrize("similarity", ["soft_wpmi", "wpmi"])
@@ -100,7 +104,7 @@ def test_an_autoencoder_that_is_a_relu_gives_the_relus_units(similarity: str, im
     options: dict[str, Any] = {"model": LiveNet(), "similarity": {"name": similarity, "top_k": 3}}
     latents = dissect(images, sae=sae(torch.eye(4)), **options).descriptions
     units = dissect(images, layers=["relu"], settings=maximum, **options).descriptions
-    columns = [c for c in units if c not in ("layer", "flags")]
+    columns = [c for c in units if c not in ("layer", "unit_flags")]
     for column in columns:
         values, expected = latents[column].tolist(), units[column].tolist()
         if column.startswith("description"):
@@ -182,13 +186,13 @@ def test_decoder_directions_name_latents(images: Path) -> None:
     assert table["similarity"][0] == pytest.approx(2 / (4.01**0.5))
     assert table["margin"][0] == pytest.approx(table["similarity"][0] - table["similarity_2"][0])
     # A name needs no image: the third never fires.
-    assert table["flags"].tolist()[2:] == [("dead",), ("dead",)]
+    assert table["unit_flags"].tolist()[2:] == [("dead",), ("dead",)]
     assert table["description"][2] != ""
     assert table["fires"].tolist()[2:] == [0, 0]
     assert result.run["method"] == {"name": "decoder_names"}
     assert "similarity" not in result.run
-    assert result.units["clarity"].notna().tolist() == [True, True, False, False]
-    assert result.units["monosemanticity"].isna().all()  # of the top images only
+    assert result.unit_metrics["clarity"].notna().tolist() == [True, True, False, False]
+    assert result.unit_metrics["monosemanticity"].isna().all()  # of the top images only
     first = result.top_images.iloc[0]
     assert (first["unit"], first["image"]) == (0, "yellow0.png")  # red and a tenth of green
 
@@ -226,7 +230,7 @@ def test_truth_changes_no_description_of_latents(images: Path) -> None:
 def test_latents_that_never_vary_are_alive_and_not_described(images: Path) -> None:
     always = sae(torch.zeros(4, 2), torch.tensor([1.0, -1.0]))
     table = dissect(images, sae=always).descriptions
-    assert table["flags"].tolist() == [("few_distinct",), ("dead",)]
+    assert table["unit_flags"].tolist() == [("few_distinct",), ("dead",)]
     assert table["description"].tolist() == ["", ""]
     assert table["density"].tolist() == [1, 0]
 

@@ -50,7 +50,7 @@ def table(descriptions: list[str]) -> pd.DataFrame:
             "description": descriptions,
             "similarity": scores,
             "margin": scores,
-            "flags": flags,
+            "unit_flags": flags,
         }
     )
 

@@ -24,7 +24,7 @@ def latents() -> pd.DataFrame:
             "description": ["cat", "dog", "moon", "sun", "", ""],
             "similarity": [1.0, 2.0, 9.0, 8.0, nan, nan],
             "margin": [0.1, 0.2, 3.0, 3.0, nan, nan],
-            "flags": [(), (), ("rare",), ("rare", "tied"), ("dead",), ("dead",)],
+            "unit_flags": [(), (), ("rare",), ("rare", "tied"), ("dead",), ("dead",)],
             "fires": [50, 40, 1, 2, 0, 0],
             "density": [0.02, 0.01, 0.001, 0.001, 0.0, 0.0],
             "null_similarity": [1.5, 1.0, 9.5, 7.0, nan, nan],
@@ -100,7 +100,7 @@ def test_printed_latents_are_neither_dead_nor_rare(capsys: pytest.CaptureFixture
 
 
 def test_printed_units_have_no_column_of_latents(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = latents().drop(columns=["fires", "density"]).assign(flags=[()] * 5 + [("dead",)])
+    plain = latents().drop(columns=["fires", "density"]).assign(unit_flags=[()] * 5 + [("dead",)])
     title, header, *_ = printed(plain, capsys)
     assert title.strip() == "b{sae}: 6 units, 1 dead, 5 different descriptions"
     assert "fires" not in header

@@ -16,7 +16,7 @@ from test_cli import run as run_command
 from tiny import COLOURS, ColourEncoder, ColourNet, preprocess, write_colours
 from torch.nn import functional as F
 
-from clipdissect import report, sentence
+from clipdissect import sentence
 from clipdissect.app import build as parts
 from clipdissect.app import paper
 from clipdissect.app.commands import check_published
@@ -149,7 +149,7 @@ def test_a_failing_report_is_a_warning(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no pictures today")
 
-    monkeypatch.setattr(report, "collect", fail)
+    monkeypatch.setattr("clipdissect.report.writing.collect", fail)
     folder = runner()
     assert (folder / "run.json").is_file() and not (folder / "report").exists()
     assert "the report failed (RuntimeError: no pictures today)" in caplog.text

@@ -106,7 +106,7 @@ def test_one_concept_is_network_dissection(root: Path) -> None:
             "category",
             "label",
             "score",
-            "flags",
+            "unit_flags",
             "detector",
             "threshold",
         ):

@@ -172,7 +172,7 @@ def test_a_unit_that_never_varies_is_dead(root: Path) -> None:
     with torch.no_grad():
         own.model.conv.weight[2] = 0
     table = describe(root, own=own).descriptions
-    assert list(table["flags"][[1, 2]]) == [(), ("dead",)]
+    assert list(table["unit_flags"][[1, 2]]) == [(), ("dead",)]
     assert table["description"][2] == "" and pd.isna(table["similarity"][2])
     assert not table["detector"][2]
 

@@ -207,7 +207,7 @@ def test_vectors_are_in_one_range_per_image(root: Path) -> None:
 def test_saturated_units_are_in_their_highest_range(root: Path) -> None:
     own = with_last(nn.Hardtanh(0, 6))  # nearly all positions are at 0 or at 6
     found = describe(root, own=own, ranges=COUNT)
-    saturated = found.descriptions["flags"].map(lambda flags: "saturated" in flags)
+    saturated = found.descriptions["unit_flags"].map(lambda flags: "saturated" in flags)
     table = found.meanings[found.meanings["unit"].isin(saturated.to_numpy().nonzero()[0])]
     highest = table[table["meaning"] == 1]
     assert len(highest) == saturated.sum() > 0

@@ -139,7 +139,7 @@ def test_descriptions_against_a_slow_computation(folder: Path, job: Job) -> None
     result = method.build("captioner", model=str(folder), **settings).describe(job)
     table = result.descriptions
     assert list(table["unit"]) == [0, 1, 2, 3]
-    assert list(table["flags"]) == [(), (), (), ("dead",)]
+    assert list(table["unit_flags"]) == [(), (), (), ("dead",)]
     assert table["description"][3] == ""
     model: Any = load(str(folder), 3, 4, "cpu")
     assert job.probe is not None
@@ -259,5 +259,5 @@ def test_latents_are_captioned_by_images_on_which_they_fire(job: Job) -> None:
     assert table["similarity"].tolist()[0] == 1.0  # every top image is captioned red
     assert table["description"].tolist() == ["red", ""]
     assert table["fires"].tolist() == [1, 0]
-    assert [tuple(flags) for flags in table["flags"]] == [(), ("dead",)]
+    assert [tuple(flags) for flags in table["unit_flags"]] == [(), ("dead",)]
     assert result.top_images["image"].tolist() == ["red0.png"]

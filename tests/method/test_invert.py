@@ -321,7 +321,7 @@ def test_units_of_a_network(job: Job) -> None:
     table = result.descriptions
     assert list(table["description"]) == ["red", "green", "blue", ""]
     assert table["similarity"].tolist()[:3] == [1.0, 1.0, 1.0]
-    assert list(table["flags"])[3] == ("dead",)
+    assert list(table["unit_flags"])[3] == ("dead",)
     assert table["similarity"].isna().tolist() == [False] * 3 + [True]
     assert list(table["label_1"]) == ["red", "green", "blue", ""]
     assert table["auroc_1"].tolist()[:3] == [1.0] * 3
@@ -371,7 +371,7 @@ def test_vectors_and_dead_layers(job: Job) -> None:
     dead = replace(job, target=Target("dead", network, preprocess(), ("conv",)))
     dead = replace(dead, truth={"conv": list(COLOURS)[:4]})
     table = method.build("invert", min_images=5).describe(dead).descriptions
-    assert list(table["flags"]) == [("dead",)] * 4
+    assert list(table["unit_flags"]) == [("dead",)] * 4
     assert table["truth_rank"].isna().all()
 
 
@@ -386,7 +386,7 @@ def test_latents_need_full_activations(job: Job) -> None:
     full = replace(of_latents, settings=replace(job.settings, keep="full"))
     table = chosen.describe(full).descriptions
     assert table["description"][0] == "red"
-    assert list(table["flags"])[2] == ("dead",)
+    assert list(table["unit_flags"])[2] == ("dead",)
     assert table["fires"][2] == 0
     with pytest.raises(DissectError, match="keep=full"):
         chosen.describe(replace(job, settings=replace(job.settings, keep="top_k")))

@@ -71,7 +71,7 @@ def test_sums_predict_units(job: Job, images: Probe) -> None:
     assert (table["correlation_1"] <= table["similarity"]).all()
     assert (table["null_similarity"] < 0.8).all()
     assert table["margin"].isna().all()
-    assert (table["flags"] == ()).all()
+    assert (table["unit_flags"] == ()).all()
     assert images.labels
     labels = {c: torch.tensor([float(x == c) for x in images.labels]) for c in COLOURS}
     values = predicted(result, table.iloc[0], labels)
@@ -106,7 +106,7 @@ def test_dead_units_and_vectors(job: Job) -> None:
     dead = table[table["unit"] == 3]
     assert list(dead["layer"]) == ["conv", "head"]
     assert list(dead["description"]) == list(dead["formula"]) == list(dead["label_1"]) == ["", ""]
-    assert list(dead["flags"]) == [("dead",), ("dead",)]
+    assert list(dead["unit_flags"]) == [("dead",), ("dead",)]
     numbers = ["similarity", "correlation_1", "null_similarity"]
     assert dead[numbers].isna().all(axis=None)
     assert table[table["unit"] != 3][numbers].notna().all(axis=None)
@@ -118,7 +118,7 @@ def test_values_of_the_encoder(job: Job) -> None:
     assert list(table["label_1"])[:3] == ["red", "green", "blue"]
     assert result.run["encoder"] == "colours"
     assert "fitted on labels" in result.run["concepts"]["calibration"]["source"]
-    assert len(result.units) == 8  # their numbers, since the images are embedded
+    assert len(result.unit_metrics) == 8  # their numbers, since the images are embedded
     assert Linear().needs == ("target", "probe", "concepts", "encoder")
     assert Linear().requires == ("concepts", "encoder")
     assert Linear(source="hypernyms").requires == ("labels",)
@@ -142,7 +142,7 @@ def test_latents(job: Job) -> None:
     table = Linear(**BY_LABELS).describe(whole).descriptions
     assert set(table["layer"]) == {"conv{sae}"}
     assert list(table["label_1"])[:2] == ["red", "green"]
-    assert table["flags"].iloc[2] == ("dead",)
+    assert table["unit_flags"].iloc[2] == ("dead",)
     assert table["fires"].iloc[2] == 0
 
 

@@ -65,13 +65,13 @@ def test_network_dissections_format(tmp_path: Path) -> None:
 
 def test_runs_of_ours_can_be_read_back(tmp_path: Path) -> None:
     own = (
-        "layer,unit,description,similarity,description_2,similarity_2,margin,flags\n"
+        "layer,unit,description,similarity,description_2,similarity_2,margin,unit_flags\n"
         "fc,0,cat,2,dog,1,1,\nfc,1,,,,,,dead\n"
     )
     table = read(tmp_path, own, "published_clip_dissect")
     assert list(table["description_2"]) == ["dog", ""]
     assert table["similarity_2"].tolist()[0] == 1.0
-    assert list(table["flags"]) == [(), ("dead",)]
+    assert list(table["unit_flags"]) == [(), ("dead",)]
 
 
 def test_the_run_says_what_was_read(tmp_path: Path) -> None:

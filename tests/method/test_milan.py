@@ -165,7 +165,7 @@ def test_descriptions_against_a_slow_computation(job: Job, path: str) -> None:
         assert table.loc[(layer, unit), "description"] == text
         assert table.loc[(layer, unit), "similarity"] == pytest.approx(score, abs=1e-3)
     dead = table.loc[("layer1", 5)]
-    assert (dead["description"], dead["flags"]) == ("", ("dead",))
+    assert (dead["description"], dead["unit_flags"]) == ("", ("dead",))
     assert np.isnan(dead["similarity"])
     assert (table["margin"].dropna() >= 0).all()
     assert set(result.top_images["layer"]) == {"layer1", "layer2", "fc"}
@@ -213,7 +213,7 @@ def test_latents_are_described_where_they_fire(job: Job, path: str) -> None:
     latents = replace(job.target, layers=("layer2",)).with_sae(random_sae(128, 30, bias=-1.2))
     result = build(path).describe(replace(job, target=latents))
     table = result.descriptions
-    dead = [tuple(flags) == ("dead",) for flags in table["flags"]]
+    dead = [tuple(flags) == ("dead",) for flags in table["unit_flags"]]
     assert 0 < sum(dead) < 30
     assert [text == "" for text in table["description"]] == dead
 

@@ -197,7 +197,7 @@ def test_a_second_encoder_changes_the_descriptions(job: Job) -> None:
     assert found.run["digests"]["reranker images"] == "colours swapped"
     # What doesn't depend on the labels is the first encoder's.
     pd.testing.assert_frame_equal(found.top_images, plain.top_images)
-    pd.testing.assert_frame_equal(found.units, plain.units)
+    pd.testing.assert_frame_equal(found.unit_metrics, plain.unit_metrics)
 
 
 def test_simulation_on_colours(job: Job) -> None:

@@ -526,7 +526,7 @@ def test_ten_thousand_units_scroll_smoothly(tmp_path: Path, open_page: Any) -> N
         ending = "" if n == 0 else f"_{n + 1}"
         table[f"description{ending}"] = [f"concept {c}" for c in rng.integers(0, 20_000, units)]
         table[f"similarity{ending}"] = scores[:, n]
-    table |= {"margin": scores[:, 0] - scores[:, 1], "flags": ""}
+    table |= {"margin": scores[:, 0] - scores[:, 1], "unit_flags": ""}
     images = pd.DataFrame(
         {
             "layer": "layer4",

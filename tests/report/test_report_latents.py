@@ -136,7 +136,7 @@ def test_regions_are_the_patches_on_which_latents_fire(run: Path) -> None:
 def test_neighbours_and_numbers_of_latents(run: Path) -> None:
     table = pd.read_csv(run / "descriptions.csv", keep_default_na=False)
     assert table["fires"].tolist() == [1, 2, 0]
-    assert table["flags"].tolist() == ["rare", "rare", "dead"]
+    assert table["unit_flags"].tolist() == ["rare", "rare", "dead"]
     assert table["density"].tolist() == pytest.approx([1 / 588, 7 / 588, 0])
     values = read_report_data(run).layers[LAYER]
     assert values["neighbours"] == [[[1, 0.6]], [[0, 0.6]], []]
@@ -279,7 +279,7 @@ def tables_of(folder: Path) -> Path:
             "description": ["cat", "dog", "dogs", "moon", ""],
             "similarity": [1.0, 0.5, 0.75, 9.0, np.nan],
             "margin": [0.5, 0.25, 0.5, 4.0, np.nan],
-            "flags": [(), (), (), ("rare",), ("dead",)],
+            "unit_flags": [(), (), (), ("rare",), ("dead",)],
             "fires": [np.nan, 12345, 100, 1, 0],
             "density": [np.nan, 0.25, 0.0031, 1e-6, 0],
             "null_similarity": [0.5, 0.6, 0.6, 8.0, np.nan],

@@ -33,7 +33,7 @@ def scored_run(folder: Path) -> Path:
             "description": ["cat", "nan", "", "dog"],
             "similarity": [1.0, 2.0, NAN, 3.0],
             "margin": [0.5, 0.25, NAN, 1.0],
-            "flags": [(), (), ("dead",), ()],
+            "unit_flags": [(), (), ("dead",), ()],
         }
     )
     images = pd.DataFrame(columns=["layer", "unit", "rank", "image", "activation"])

@@ -215,7 +215,7 @@ def test_units_of_a_run(tmp_path: Path) -> None:
     # The second run reads the layer's activations from the store, and the third its summary.
     for _ in range(2):
         again = dissect(tmp_path / "images", images=3)
-        pd.testing.assert_frame_equal(again.units, result.units)
+        pd.testing.assert_frame_equal(again.unit_metrics, result.unit_metrics)
     # A method that embeds no images writes none, and leaves none of an earlier run.
-    replace(result, units=pd.DataFrame()).save(folder)
+    replace(result, unit_metrics=pd.DataFrame()).save(folder)
     assert not (folder / "units.csv").exists()

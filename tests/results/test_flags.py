@@ -32,7 +32,7 @@ def test_a_unit_has_any_number_of_flags() -> None:
     found = flags_of({name: np.array(own, dtype=bool) for name, own in given.items()})
     assert found == [("dead",), ("tied", "few_distinct"), ()]
     assert [read(written(own)) for own in found] == found
-    table = pd.DataFrame({"flags": [written(own) for own in found]})
+    table = pd.DataFrame({"unit_flags": [written(own) for own in found]})
     assert has_flag(table, "tied").tolist() == [False, True, False]
     assert has_flag(pd.DataFrame({"unit": [1]}), "dead").tolist() == [False]
 
@@ -42,7 +42,7 @@ def test_tied_units_with_few_distinct_activations_have_both_flags() -> None:
     q = torch.zeros(30, 1)
     q[:3, 0] = torch.tensor([3.0, 2.0, 1.0])
     table = describe_layer("x", q, factors(30), WORDS, similarity.build("soft_wpmi", top_k=9), 2)
-    assert table["flags"].tolist() == [("tied", "few_distinct")]
+    assert table["unit_flags"].tolist() == [("tied", "few_distinct")]
     found = layer_metrics(table)
     assert (found["tied"], found["few_distinct"], found["dead"]) == (1, 1, 0)
 
@@ -98,7 +98,7 @@ def test_files_hold_flags_in_one_cell_and_float32_whole(tmp_path: Path) -> None:
             "description": ["a", "b", ""],
             "similarity": scores,
             "margin": [0.0, 0.0, np.nan],
-            "flags": [("tied", "few_distinct"), (), ("dead",)],
+            "unit_flags": [("tied", "few_distinct"), (), ("dead",)],
             "null_similarity": scores,
         }
     )
@@ -106,7 +106,7 @@ def test_files_hold_flags_in_one_cell_and_float32_whole(tmp_path: Path) -> None:
     lines = (tmp_path / "descriptions.csv").read_text().splitlines()
     assert "tied;few_distinct" in lines[1]
     run = load(tmp_path)
-    assert run.descriptions["flags"].tolist() == table["flags"].tolist()
+    assert run.descriptions["unit_flags"].tolist() == table["unit_flags"].tolist()
     for column in ("similarity", "null_similarity"):
         assert (run.descriptions[column].to_numpy(np.float32) == scores).all()
     unit = unit_of(run, "fc/0")
@@ -119,7 +119,10 @@ def test_files_of_before_still_load(tmp_path: Path) -> None:
         "fc,2,dog,0.4,0,tied\n"
     )
     run = load(tmp_path)
-    assert run.descriptions["flags"].tolist() == [(), ("dead",), ("tied",)]
+    assert run.descriptions["unit_flags"].tolist() == [(), ("dead",), ("tied",)]
+    as_written = pd.read_csv(tmp_path / "descriptions.csv")
+    assert has_flag(as_written, "tied").tolist() == [False, False, True]
+    assert not hasattr(pd.DataFrame, "unit_flags")
     assert unit_of(run, "fc/0").null != unit_of(run, "fc/0").null
     assert layer_metrics(run.descriptions)["dead"] == 1
 

@@ -33,7 +33,7 @@ class _ParsedOnce(OmegaConf):
     def load(file: Any) -> Any:
         text = file.read()
         if text not in _ParsedOnce._parsed:
-            _ParsedOnce._parsed[text] = yaml.load(text, Loader=get_yaml_loader())  # noqa: S506
+            _ParsedOnce._parsed[text] = yaml.load(text, Loader=get_yaml_loader())
         return OmegaConf.create(_ParsedOnce._parsed[text])
 
 

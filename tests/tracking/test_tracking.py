@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Finished:
             "description_2": ["x", "y", ""],
             "similarity_2": [0.5, 1.0, None],
             "margin": [0.5, 1.0, None],
-            "flags": ["", "", "dead"],
+            "unit_flags": ["", "", "dead"],
         }
     ).to_csv(folder / "descriptions.csv", index=False)
     pd.DataFrame(
@@ -172,7 +172,7 @@ def test_wandb_table_of_descriptions_with_top_images(run: Finished) -> None:
         "similarity",
         "description_2",
         "margin",
-        "flags",
+        "unit_flags",
         "top images",
     ]
     assert [row[:4] for row in table["data"]] == [["fc", 0, "red", 1.0], ["fc", 1, "nan", 2.0]]

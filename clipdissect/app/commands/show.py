@@ -6,7 +6,6 @@ clipdissect show results/dissect/<run> layer4/720
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,11 @@ from clipdissect.app.commands import command_parser, exit_on_user_errors
 from clipdissect.app.console import RIGHT, console, text_table
 
 if TYPE_CHECKING:
-    from clipdissect.report.run import Meaning, Unit
+    from clipdissect.report.run import Unit
 
 BAR = 24  # characters
 IMAGE = 22  # characters
 GAP = 6  # pixels
-BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 @exit_on_user_errors
@@ -45,9 +43,10 @@ def parts(unit: Unit, images: int) -> list[Any]:
     """Return everything except thumbnails as rich renderables, with `images` rows at most."""
     from rich.text import Text
 
-    name = unit.descriptions[0][0] if unit.descriptions else "no description"
-    if unit.meanings and not unit.meanings[0].is_range:
-        name = " | ".join(meaning.text for meaning in unit.meanings)
+    from clipdissect.report import unit_facts
+
+    name = unit_facts.title(unit)
+    facts = unit_facts.facts(unit) + unit_facts.histogram(unit) + unit_facts.facts_of_latent(unit)
     title = Text.assemble((f"{unit.layer}/{unit.number}  ", "dim"), (name, "bold"))
     if unit.flags:
         title.append(f"  [{', '.join(unit.flags)}]", "yellow")
@@ -59,7 +58,7 @@ def parts(unit: Unit, images: int) -> list[Any]:
     return [
         title,
         _table({"text": {}, "score": RIGHT, "bar": {}}, _scores(unit)),
-        _table({"name": {"style": "dim"}, "value": {}}, _facts(unit)),
+        _table({"name": {"style": "dim"}, "value": {}}, facts),
         _table({"rank": rank, "activation": RIGHT, "image": {"overflow": "fold"}, "of": {}}, top),
     ]
 
@@ -82,61 +81,6 @@ def _scores(unit: Unit) -> list[tuple[Any, ...]]:
         length = round(BAR * (score - low) / (high - low)) if high > low else 0
         rows.append((text, f"{score:.3f}", Text("█" * length, "blue")))
     return rows
-
-
-def _meaning_row(number: int, meaning: Meaning) -> tuple[str, str]:
-    kind, whole = ("range", "positions") if meaning.is_range else ("meaning", "activation")
-    facts = f"{100 * meaning.share:.2g}% of the {whole}, {meaning.images} images"
-    if meaning.is_range:
-        facts = f"{meaning.lower:.3g} to {meaning.upper:.3g}, {facts}"
-    if not math.isnan(meaning.null):
-        facts += f", null {meaning.null:.3f}"
-    score = "" if math.isnan(meaning.score) else f"{meaning.score:.3f}, "
-    return f"{kind} {number}", f"{meaning.text or 'no description'}  {score}{facts}"
-
-
-def _facts(unit: Unit) -> list[tuple[str, str]]:
-    from clipdissect.report.scores import score_of
-
-    rows = [_meaning_row(number, meaning) for number, meaning in enumerate(unit.meanings, 1)]
-    if unit.margin == unit.margin:
-        rows.append(("margin", f"{unit.margin:.3f}"))
-    if unit.null == unit.null:
-        rows.append(("null", f"{unit.null:.3f} (best score with shuffled images)"))
-    if unit.truth:
-        rows.append(("class", f"{unit.truth} ({_verdict(unit)})"))
-    rows += [(name, label or "-") for name, label in unit.others.items()]
-    rows += [(score_of(name).title, f"{value:.3f}") for name, value in unit.scores.items()]
-    if unit.scored:
-        rows.append(("scores are of", unit.scored))
-    if unit.counts:
-        most = max(unit.counts)
-        # Round up, so that every bin with images has a visible block.
-        histogram = "".join(BLOCKS[-(-8 * count // most)] for count in unit.counts)
-        rows.append(("activation", f"{unit.low:.3g} {histogram} {unit.high:.3g}"))
-    return rows + _facts_of_latent(unit)
-
-
-def _facts_of_latent(unit: Unit) -> list[tuple[str, str]]:
-    if unit.fires != unit.fires:
-        return []
-    images = f" of {unit.run_images:,}" if unit.run_images else ""
-    density = f"{100 * unit.density:.3g} % of tokens"
-    rows = [("fires", f"on {unit.fires:,.0f}{images} images, {density}")]
-    for neighbour in unit.neighbours:
-        name = "" if len(rows) > 1 else "decoder neighbours"
-        text = neighbour.description or "no description"
-        rows.append((name, f"{neighbour.number}  {neighbour.cosine:.2f}  {text}"))
-    return rows
-
-
-def _verdict(unit: Unit) -> str:
-    from clipdissect.datasets.class_names import is_a_name
-
-    label = unit.descriptions[0][0] if unit.descriptions else ""
-    if label == unit.truth:
-        return "right"
-    return "right: a synonym" if is_a_name([label], [unit.truth])[0] else "wrong"
 
 
 def _print_pictures(out: Any, unit: Unit, images: int) -> None:
