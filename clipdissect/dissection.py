@@ -32,6 +32,7 @@ from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.meanings import check_most, meanings_table, with_meanings
 from clipdissect.results.tables import ResultTables
+from clipdissect.results.vectors import Embedded, UnitVectors, image_digest_of
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
@@ -169,6 +170,30 @@ def describe_units(
         vocabulary=concepts,
         units=described.units,
         meanings=described.meanings,
+        vectors=vectors_of(
+            encoder, captured, described.vectors, described.top_images, concepts, texts
+        ),
+    )
+
+
+def vectors_of(
+    encoder: Encoder,
+    captured: CapturedFeatures,
+    layers: Mapping[str, Tensor | None],
+    top_images: pd.DataFrame,
+    concepts: Concepts,
+    texts: ConceptEmbeddings,
+) -> UnitVectors:
+    """Return layers' vectors with embeddings of the concepts, and of the images in the table."""
+    images, shown = Embedded(captured.images, captured.image_embeds), set(top_images["image"])
+    return UnitVectors(
+        {layer: vectors for layer, vectors in layers.items() if vectors is not None},
+        encoder.name,
+        texts.digest,
+        image_digest_of(encoder),
+        Embedded(tuple(concepts.texts), texts.embeddings),
+        images.sample(),
+        images.rows([row for row, image in enumerate(captured.images) if image in shown]),
     )
 
 
@@ -180,6 +205,7 @@ class _Described:
     units: pd.DataFrame
     meanings: pd.DataFrame
     facts: dict[str, Any] | None  # on the meanings
+    vectors: dict[str, Tensor | None]
 
 
 def _describe_on_device(
@@ -228,6 +254,7 @@ def _describe(
         pd.concat([s.units for s in summaries.values()], ignore_index=True),
         meanings_table(describer.meanings),
         describer.splitter.facts if describer.splitter else None,
+        {layer: summary.vectors for layer, summary in summaries.items()},
     )
 
 

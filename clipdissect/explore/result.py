@@ -8,6 +8,7 @@ from pathlib import Path
 from clipdissect.method import Job
 from clipdissect.report.run import load as load_run
 from clipdissect.results.tables import ResultTables
+from clipdissect.results.vectors import FILE, read_vectors
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +42,11 @@ def load(folder: str | Path) -> Result:
     """
     run = load_run(folder)
     tables = ResultTables(
-        run.descriptions, run.top_images, run.run, units=run.units, meanings=run.meanings
+        run.descriptions,
+        run.top_images,
+        run.run,
+        units=run.units,
+        meanings=run.meanings,
+        vectors=read_vectors(run.folder / FILE),
     )
     return Result.of(tables, folder=run.folder)

@@ -21,6 +21,7 @@ from clipdissect.dissection import (
     embed_concepts,
     log_skipped,
     manifest,
+    vectors_of,
 )
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
@@ -77,7 +78,16 @@ class DecoderNames(Method):
         parts = tables, [s.top_images for s in layers], [s.units for s in layers]
         descriptions, images, units = (pd.concat(part, ignore_index=True) for part in parts)
         histograms = {layer: summary.histograms for layer, summary in summaries.items()}
-        return ResultTables(descriptions, images, run, histograms, vocabulary=concepts, units=units)
+        of_layers = {layer: summary.vectors for layer, summary in summaries.items()}
+        return ResultTables(
+            descriptions,
+            images,
+            run,
+            histograms,
+            vocabulary=concepts,
+            units=units,
+            vectors=vectors_of(encoder, captured, of_layers, images, concepts, texts),
+        )
 
     def run_worker(self, job: Job) -> None:
         ClipDissect().run_worker(job)  # which captures the same
