@@ -32,13 +32,13 @@ from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.meanings import check_most, meanings_table, with_meanings
 from clipdissect.results.tables import ResultTables
-from clipdissect.results.vectors import Embedded, UnitVectors, image_digest_of
+from clipdissect.results.vectors import IMAGE_PARTS, Embedded, UnitVectors
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
 from clipdissect.targets import Target
 from clipdissect.targets.wrappers import unwrap
-from clipdissect.utils import registry
+from clipdissect.utils import hashing, registry
 from clipdissect.utils.distributed import ALONE, Team, all_cores
 from clipdissect.utils.hashing import Transform
 from clipdissect.utils.memo import Memo
@@ -170,28 +170,28 @@ def describe_units(
         vocabulary=concepts,
         units=described.units,
         meanings=described.meanings,
-        vectors=vectors_of(
-            encoder, captured, described.vectors, described.top_images, concepts, texts
-        ),
+        vectors=vectors_of(job, captured, described.vectors, described.top_images, texts),
     )
 
 
 def vectors_of(
-    encoder: Encoder,
+    job: Job,
     captured: CapturedFeatures,
     layers: Mapping[str, Tensor | None],
     top_images: pd.DataFrame,
-    concepts: Concepts,
     texts: ConceptEmbeddings,
 ) -> UnitVectors:
     """Return layers' vectors with embeddings of the concepts, and of the images in the table."""
+    encoder, concepts = job.require("find", ("encoder", "concepts"))
+    options = job.settings.torch_device, job.settings.text_precision
+    empty = text_embeddings(encoder.embed_texts, texts.digest, [""], job.store, *options)
     images, shown = Embedded(captured.images, captured.image_embeds), set(top_images["image"])
     return UnitVectors(
         {layer: vectors for layer, vectors in layers.items() if vectors is not None},
         encoder.name,
         texts.digest,
-        image_digest_of(encoder),
-        Embedded(tuple(concepts.texts), texts.embeddings),
+        hashing.hash_values(*(captured.digests[f"encoder {part}"] for part in IMAGE_PARTS)),
+        Embedded(tuple(concepts.texts), texts.embeddings - empty),
         images.sample(),
         images.rows([row for row, image in enumerate(captured.images) if image in shown]),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdissect import encoder as encoders
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, MissingResource, unknown
-from clipdissect.images.decode import UnreadableImage, open_rgb, to_rgb, unreadable
+from clipdissect.images.decode import UnreadableImage, open_rgb, to_rgb
 from clipdissect.results.tables import ResultTables
-from clipdissect.results.vectors import Embedded, UnitVectors, image_digest_of
+from clipdissect.results.vectors import UnitVectors, image_digest_of
 from clipdissect.utils.type_checks import shortened
 
 ALPHA = 0.05  # the largest adjusted p-value of a unit that answers
@@ -86,6 +88,32 @@ def find(
 _COLUMNS = ("score", "p_value", "p_adjusted")
 
 
+def asked(
+    result: ResultTables,
+    text: str | Sequence[str] | None,
+    image: Picture | Sequence[Picture] | None,
+    encoder: Encoder | Mapping[str, Any] | str | None,
+) -> list[Query]:
+    """Return the queries of a text or texts, or of an image or images.
+
+    Raises:
+        DissectError: neither or both, no encoder, or as `text_queries` and `image_query`.
+    """
+    if (text is None) == (image is None):
+        raise DissectError("find needs either a text or an image")
+    vectors = checked_vectors(result)
+    if encoder is None:
+        raise DissectError(
+            f"find needs the run's encoder, {vectors.encoder}: give it as encoder=NAME, such as "
+            "encoder='conse', or as encoder={'name': NAME, ...} with its parameters"
+        )
+    built = encoders.resolve(encoder)
+    if text is not None:
+        return text_queries(vectors, built, [text] if isinstance(text, str) else text)
+    pictures = [image] if isinstance(image, Image.Image | str | Path) else image
+    return [image_query(vectors, built, list(pictures or ()))]
+
+
 def checked_vectors(result: ResultTables) -> UnitVectors:
     """Return a result's vectors; raise a DissectError that says why it has none."""
     if result.vectors is not None:
@@ -115,7 +143,7 @@ def text_queries(vectors: UnitVectors, encoder: Encoder, texts: Sequence[str]) -
         raise DissectError(f"a text to find must not be blank; got {shortened(list(texts))}")
     _check_encoder(vectors, encoder, encoder.text_digest == vectors.text_digest)
     *embeds, empty = encoder.embed_texts([*texts, ""], "cpu").float()
-    null = vectors.texts.sample().embeds - empty
+    null = vectors.texts.sample().embeds
     return [
         Query(text, embed - empty, null, "texts") for text, embed in zip(texts, embeds, strict=True)
     ]
@@ -154,8 +182,8 @@ def _opened(picture: Picture) -> Image.Image:
         raise MissingResource("the image to find", [str(path.absolute())], "name an image file")
     try:
         return open_rgb(path)
-    except (OSError, UnreadableImage) as error:
-        raise DissectError(f"can't read the image {path}: {unreadable(error)}") from error
+    except UnreadableImage as error:
+        raise DissectError(f"can't read the image {path}: {error.reason}") from error
 
 
 def _searched(

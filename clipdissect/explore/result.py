@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from clipdissect.encoder import Encoder
+from clipdissect.explore.find import Picture, asked, find
 from clipdissect.method import Job
 from clipdissect.report.run import load as load_run
 from clipdissect.results.tables import ResultTables
 from clipdissect.results.vectors import FILE, read_vectors
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +37,36 @@ class Result(ResultTables):
         """Return a result with the values of a method's tables."""
         values = {field.name: getattr(tables, field.name) for field in fields(ResultTables)}
         return cls(**values, job=job, folder=folder)
+
+    def find(
+        self,
+        text: str | Sequence[str] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        layers: Sequence[str] | None = None,
+        top: int = 10,
+        encoder: Encoder | Mapping[str, Any] | str | None = None,
+    ) -> pd.DataFrame:
+        """Return the units whose top images are closest in meaning to a text or to images.
+
+        Several texts are several queries, several images are one: their mean. `attrs["notes"]` of
+        the table, which are logged as well, say which texts no unit answers.
+
+        Args:
+            layers: to search; None: all.
+            top: units per query.
+            encoder: the run's, or its name and parameters; needed if the result was read from
+                files.
+
+        Raises:
+            DissectError: neither or both of text and image, another encoder than the run's, or a
+                run without vectors; see `explore.find.find` for the columns.
+        """
+        chosen = encoder if encoder is not None else self.job and self.job.encoder
+        found = find(self, asked(self, text, image, chosen), layers, top)
+        for note in found.notes:
+            log.warning(note)
+        found.table.attrs["notes"] = list(found.notes)
+        return found.table
 
     def __repr__(self) -> str:
         layers = self.descriptions["layer"].nunique()

@@ -86,7 +86,7 @@ class DecoderNames(Method):
             histograms,
             vocabulary=concepts,
             units=units,
-            vectors=vectors_of(encoder, captured, of_layers, images, concepts, texts),
+            vectors=vectors_of(job, captured, of_layers, images, texts),
         )
 
     def run_worker(self, job: Job) -> None:

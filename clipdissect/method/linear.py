@@ -231,7 +231,7 @@ class Linear(ImageConceptsMethod):
         texts = embed_concepts(encoder, job.concepts, job.store, job.settings)
         (target,) = job.require(self.name, ("target",))
         by_layer = {n: s.vectors for n, s in zip(target.layers, summaries, strict=True)}
-        return vectors_of(encoder, captured, by_layer, top_images, job.concepts, texts)
+        return vectors_of(job, captured, by_layer, top_images, texts)
 
     def _manifest(
         self,

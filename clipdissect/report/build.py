@@ -37,6 +37,7 @@ from clipdissect.report.page import (
 from clipdissect.report.report_data import REPORT, THUMBNAILS, rounded
 from clipdissect.report.run import Run, load, run_folder
 from clipdissect.report.scores import names_of, page_scores, score_of, side_scores
+from clipdissect.report.search_table import search_values
 from clipdissect.store import Store
 from clipdissect.utils.files import atomic
 
@@ -101,7 +102,7 @@ def _page(run: Run) -> Page:
         "scores": [score_of(name) for name in names_of([run])],
         "agreement": _agreement_definition(run),
     }
-    return Page("report.html", values, start, chunks)
+    return Page("report.html", values, start, chunks, search_values(run))
 
 
 def _agreement_definition(run: Run) -> str:

@@ -25,6 +25,7 @@ from clipdissect.probe.thumbnails import NetworkInputs
 from clipdissect.report.outlines import heat_maps, outlines
 from clipdissect.report.report_data import REPORT, THUMBNAILS, ReportData, read_report_data, rounded
 from clipdissect.report.run import run_folder
+from clipdissect.report.search_table import write_search_table
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.run_files import contents
 from clipdissect.results.tables import ResultTables
@@ -116,6 +117,7 @@ def collect(
         | neighbours.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
     }
+    write_search_table(folder, result.vectors)
     ReportData(facts, visuals.pictures, layers).write(folder)
 
 

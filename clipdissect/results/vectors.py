@@ -29,6 +29,7 @@ SAMPLES = ("texts", "images")
 SAMPLE = 1000  # random concepts, and images, in the file
 SEED = 0  # of their choice
 LARGEST = 127
+IMAGE_PARTS = ("images", "preprocess")  # of an encoder, with digests in a run's manifest
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class UnitVectors:
         encoder: its name.
         text_digest: see `Encoder`.
         image_digest: of its image network and preprocessing, see `image_digest_of`.
-        texts: the concepts, as `Encoder.embed_texts` returns them; of a file, `SAMPLE` of them.
-        images: `SAMPLE` random images of the probe.
+        texts: the concepts, with `E(text) - E("")`, see `explore.find`; a sample, of a file.
+        images: a sample of the probe's.
         shown: the units' top images; none of a file.
     """
 
@@ -70,9 +71,9 @@ class UnitVectors:
     images: Embedded = field(default_factory=Embedded)
     shown: Embedded = field(default_factory=Embedded)
 
-    def write(self, path: Path) -> None:
-        """Write the units, and `SAMPLE` texts and images: a byte per number, a scale per row."""
-        samples = {"texts": self.texts.sample(), "images": self.images.sample()}
+    def write(self, path: Path, most: int = SAMPLE) -> None:
+        """Write the units, and `most` texts and images: a byte per number, a scale per row."""
+        samples = {"texts": self.texts.sample(most), "images": self.images.sample(most)}
         matrices = {f"units {n}": rows for n, rows in enumerate(self.layers.values())}
         matrices |= {name: sample.embeds for name, sample in samples.items()}
         arrays = {}
@@ -116,7 +117,7 @@ def read_vectors(path: Path) -> UnitVectors | None:
 
 
 def image_digest_of(encoder: Encoder) -> str:
-    """Return a digest of all that image embeddings depend on."""
+    """Return a digest of `IMAGE_PARTS`: all that image embeddings depend on."""
     return hashing.hash_values(encoder.image_digest, preprocess_digest(encoder))
 
 

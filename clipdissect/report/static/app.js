@@ -6,7 +6,7 @@
   const MOST_PRINTED = 200;
   let items = [];
   let scrolled = 0;
-  const FIELDS = ["search", "layer", "show", "score", "threshold", "sort"]; // whose state is in the address
+  const FIELDS = ["search", "meaning", "layer", "show", "score", "threshold", "sort"]; // whose state is in the address
   const choice = { query: "", layer: "", show: null, sort: null, turned: false };
 
   const flag = (bit) => (item) => item.layer.sides.some((side) => side.f[item.row] & bit);
@@ -31,6 +31,7 @@
     fires: ["fires", firing("x"), true],
     density: ["density", firing("y"), true],
     agreement: ["agreement", (item) => (item.layer.a ? item.layer.a[item.row] : null), true],
+    meaning: ["closeness", (item) => dissect.closeness(item), true],
     unit: ["unit", (item) => item.place, false],
     description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
   };
@@ -63,7 +64,7 @@
     const compares = dissect.data.sides.length > 1;
     const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((scores) => scores.length));
     const has = { near: compares, score: scored(0), scoreB: scored(1), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
-      fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), unit: true, description: true };
+      fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), meaning: by("meaning"), unit: true, description: true };
     return Object.keys(SORTS).filter((name) => has[name]);
   }
 
@@ -104,6 +105,13 @@
     if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
   }
 
+  // Orders by closeness while there is a word or picture to be close to.
+  function seek() {
+    by("sort").value = by("meaning").value.trim() ? "meaning" : first(by("sort"));
+    choice.turned = false;
+    dissect.seek(by("meaning").value, changed);
+  }
+
   // Links: #layer/unit is one unit, everything else the list, with its filters after #units?.
   const fields = () => FIELDS.map(by).filter(Boolean);
   const first = (field) => (field.options ? field.options[0].value : "");
@@ -128,6 +136,7 @@
       if (field.selectedIndex < 0) field.value = first(field);
     }
     choice.turned = chosen.has("turned");
+    if (by("meaning")) dissect.seek(by("meaning").value, update);
     return true;
   }
 
@@ -229,7 +238,7 @@
     const field = event.target.closest && event.target.closest("input, select");
     if (field) {
       if (event.key === "Escape") { field.blur(); return; }
-      if (event.key === "Enter" && field.id === "search") { field.blur(); dissect.focusOn(0); event.preventDefault(); }
+      if (event.key === "Enter" && ["search", "meaning"].includes(field.id)) { field.blur(); dissect.focusOn(0); event.preventDefault(); }
       return;
     }
     const arrows = event.key.startsWith("Arrow");
@@ -239,12 +248,24 @@
   }
 
   function clear() {
+    const isSought = by("meaning") && by("meaning").value;
     for (const field of fields()) if (field.id !== "sort") field.value = first(field);
+    if (isSought) seek();
   }
 
   function listen() {
     let timer;
     by("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(changed, 80); });
+    if (by("meaning")) {
+      by("meaning").addEventListener("input", () => dissect.offer(by("meaning").value, by("listed")));
+      by("meaning").addEventListener("change", seek);
+      by("one").addEventListener("click", ({ target }) => {
+        if (target.dataset.near === undefined) return;
+        by("meaning").value = target.dataset.near;
+        location.hash = "units";
+        seek();
+      });
+    }
     for (const field of ["layer", "show", "score"].map(by).filter(Boolean)) field.addEventListener("change", changed);
     if (by("threshold")) by("threshold").addEventListener("input", changed);
     by("sort").addEventListener("change", () => { choice.turned = false; changed(); });
@@ -270,6 +291,7 @@
   }
 
   function prepare(data) {
+    if (!data.search && by("meaning")) by("meaning").closest("label").remove(); // a single file without the table
     dissect.data = data;
     dissect.title = document.title;
     data.hasTruth = data.layers.some((layer) => layer.t);
