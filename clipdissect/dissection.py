@@ -183,15 +183,13 @@ def vectors_of(
 ) -> UnitVectors:
     """Return layers' vectors with embeddings of the concepts, and of the images in the table."""
     encoder, concepts = job.require("find", ("encoder", "concepts"))
-    options = job.settings.torch_device, job.settings.text_precision
-    empty = text_embeddings(encoder.embed_texts, texts.digest, [""], job.store, *options)
     images, shown = Embedded(captured.images, captured.image_embeds), set(top_images["image"])
     return UnitVectors(
         {layer: vectors for layer, vectors in layers.items() if vectors is not None},
         encoder.name,
         texts.digest,
         hashing.hash_values(*(captured.digests[f"encoder {part}"] for part in IMAGE_PARTS)),
-        Embedded(tuple(concepts.texts), texts.embeddings - empty),
+        Embedded(tuple(concepts.texts), texts.embeddings),
         images.sample(),
         images.rows([row for row, image in enumerate(captured.images) if image in shown]),
     )

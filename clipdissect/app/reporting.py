@@ -50,7 +50,7 @@ class Reporter:
         try:
             parts = job.target, job.probe, job.settings, job.store
             options: dict[str, Any] = {"truth": truth, "others": self.others}
-            options |= {"sentences": sentences, "look": self.look}
+            options |= {"sentences": sentences, "look": self.look, "encoder": job.encoder}
             report.collect(folder, result, *parts, **options)
             single_file, megabytes = self.look.single_file, self.look.megabytes
             print("report:", report.build(folder, single_file=single_file, megabytes=megabytes))

@@ -143,7 +143,7 @@ def text_queries(vectors: UnitVectors, encoder: Encoder, texts: Sequence[str]) -
         raise DissectError(f"a text to find must not be blank; got {shortened(list(texts))}")
     _check_encoder(vectors, encoder, encoder.text_digest == vectors.text_digest)
     *embeds, empty = encoder.embed_texts([*texts, ""], "cpu").float()
-    null = vectors.texts.sample().embeds
+    null = vectors.texts.sample().embeds - empty
     return [
         Query(text, embed - empty, null, "texts") for text, embed in zip(texts, embeds, strict=True)
     ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from clipdissect import method
 from clipdissect.capture.latents import digest_name
 from clipdissect.capture.settings import Settings
+from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.masks.regions import Regions, find_regions
@@ -88,12 +89,14 @@ def collect(
     others: Mapping[str, Labels] | None = None,
     sentences: Sentences = None,
     look: ReportSettings | None = None,
+    encoder: Encoder | None = None,
 ) -> None:
     """Write thumbnails and report data below a run's folder, for `build`.
 
     Without target and probe there are no pictures; `result.target` takes precedence over
     `target`. `truth` maps layers to class names, `others` method names to labels. Without
-    `sentences`, agreement of texts means equality.
+    `sentences`, agreement of texts means equality; without the run's `encoder`, units can't be
+    searched by meaning.
     """
     look, settings = look or ReportSettings(), settings or Settings()
     top_images = result.top_images[result.top_images["rank"] <= look.images]
@@ -117,7 +120,7 @@ def collect(
         | neighbours.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
     }
-    write_search_table(folder, result.vectors)
+    write_search_table(folder, result.vectors, encoder, store)
     ReportData(facts, visuals.pictures, layers).write(folder)
 
 

@@ -12,31 +12,40 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipdissect.capture.text_embeddings import text_embeddings
+from clipdissect.encoder import Encoder
 from clipdissect.report.report_data import DATA, REPORT
 from clipdissect.report.run import Run
 from clipdissect.results.vectors import Embedded, UnitVectors, quantised, read_vectors
+from clipdissect.store import Store
 
 FILE = "search.safetensors"
 DIMS = 64  # see docs/find.md for what fewer dimensions cost
 
 
-def write_search_table(run: Path, vectors: UnitVectors | None) -> None:
-    """Write a run's reduced vectors; remove an earlier run's if there are none."""
+def write_search_table(
+    run: Path, vectors: UnitVectors | None, encoder: Encoder | None, store: Store | None
+) -> None:
+    """Write a run's reduced vectors, or remove an earlier run's without vectors or encoder.
+
+    The encoder embeds the empty text, which `explore.find` subtracts from texts.
+    """
     path = run / REPORT / DATA / FILE
-    if vectors is None:
-        path.unlink(missing_ok=True)
-    else:
-        small = reduced(vectors)
+    path.unlink(missing_ok=True)
+    if vectors is not None and encoder is not None:
+        empty = text_embeddings(encoder.embed_texts, vectors.text_digest, [""], store)
+        small = reduced(vectors, empty[0])
         small.write(path, max(len(small.texts.names), len(small.images.names)))
 
 
-def reduced(vectors: UnitVectors, dims: int = DIMS) -> UnitVectors:
-    """Return the vectors at unit length, projected on the directions in which they differ most.
+def reduced(vectors: UnitVectors, empty: Float[Tensor, " dims"], dims: int = DIMS) -> UnitVectors:
+    """Return unit-length queries and units, projected on the directions in which they differ most.
 
-    The directions are the largest eigenvectors of the mean of `X.T X / rows` of units, texts and
+    Queries are the texts, less the `empty` one, and the units' top images. The directions are the largest eigenvectors of the mean of `X.T X / rows` of units, texts and
     the units' top images, so that products of projections approximate cosines.
     """
-    texts, images = (_unit_length(e) for e in (vectors.texts, vectors.shown))
+    texts = replace(vectors.texts, embeds=vectors.texts.embeds - empty)
+    texts, images = (_unit_length(e) for e in (texts, vectors.shown))
     units = torch.cat(list(vectors.layers.values()))
     parts = [rows for rows in (units, texts.embeds, images.embeds) if len(rows)]
     moments = torch.stack([(rows.T @ rows).double() / len(rows) for rows in parts]).mean(0)

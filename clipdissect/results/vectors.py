@@ -58,7 +58,7 @@ class UnitVectors:
         encoder: its name.
         text_digest: see `Encoder`.
         image_digest: of its image network and preprocessing, see `image_digest_of`.
-        texts: the concepts, with `E(text) - E("")`, see `explore.find`; a sample, of a file.
+        texts: the concepts, as `Encoder.embed_texts` returns them; a sample, of a file.
         images: a sample of the probe's.
         shown: the units' top images; none of a file.
     """
