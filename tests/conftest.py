@@ -52,6 +52,9 @@ CHECKED = [
     "clipdissect.method.rerank",
     "clipdissect.probe.image_labels",
     "clipdissect.results.meanings",
+    "clipdissect.results.vectors",
+    "clipdissect.explore.find",
+    "clipdissect.report.search_table",
     *(
         f"clipdissect.method.linear_sums.{name}"
         for name in ("elastic_net", "fit", "greedy", "moments")

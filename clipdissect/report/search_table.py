@@ -41,8 +41,9 @@ def write_search_table(
 def reduced(vectors: UnitVectors, empty: Float[Tensor, " dims"], dims: int = DIMS) -> UnitVectors:
     """Return unit-length queries and units, projected on the directions in which they differ most.
 
-    Queries are the texts, less the `empty` one, and the units' top images. The directions are the largest eigenvectors of the mean of `X.T X / rows` of units, texts and
-    the units' top images, so that products of projections approximate cosines.
+    Queries are the texts, less the `empty` one, and the units' top images. The directions are the
+    largest eigenvectors of the mean of `X.T X / rows` of units, texts and images, so that products
+    of projections approximate cosines.
     """
     texts = replace(vectors.texts, embeds=vectors.texts.embeds - empty)
     texts, images = (_unit_length(e) for e in (texts, vectors.shown))
