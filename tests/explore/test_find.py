@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,26 +75,22 @@ def test_scores_and_shares_of_random_queries() -> None:
 
 def test_shares_equal_a_loop_over_random_queries_and_units() -> None:
     generator = torch.Generator().manual_seed(0)
-    units = F.normalize(torch.randn(30, 8, generator=generator), dim=1)
-    null, vector = (torch.randn(n, 8, generator=generator) for n in (50, 1))
-    table = find(
-        tables({"a": units.tolist()}), [Query("q", vector[0], null, "texts")], top=30
-    ).table
+    units = F.normalize(torch.randn(6, 8, generator=generator), dim=1)
+    null, vector = (torch.randn(n, 8, generator=generator) for n in (20, 1))
+    table = find(tables({"a": units.tolist()}), [Query("q", vector[0], null, "texts")], top=6).table
     cosine = torch.nn.functional.cosine_similarity
     for row in table.itertuples():
         own = sum(float(cosine(n, units[row.unit], dim=0)) >= row.score for n in null)
         anywhere = sum(max(float(cosine(n, u, dim=0)) for u in units) >= row.score for n in null)
-        assert row.score == pytest.approx(
-            float(cosine(vector[0], units[row.unit], dim=0)), abs=1e-6
-        )
-        assert (row.p_value, row.p_adjusted) == pytest.approx(((1 + own) / 51, (1 + anywhere) / 51))
+        assert row.score == pytest.approx(float(cosine(vector[0], units[row.unit], dim=0)))
+        assert (row.p_value, row.p_adjusted) == pytest.approx(((1 + own) / 21, (1 + anywhere) / 21))
 
 
 def test_only_the_chosen_layers_are_searched_and_count() -> None:
     query = Query("q", torch.tensor([0.6, 0.8, 0]), NULL, "texts")
     table = find(tables(SMALL), [query], layers=["a"], top=1).table
     assert table[["layer", "unit"]].to_numpy().tolist() == [["a", 1]]
-    with pytest.raises(DissectError, match="unknown layer 'c'.*a, b"):
+    with pytest.raises(DissectError, match=r"unknown layer 'c'.*a, b"):
         find(tables(SMALL), [query], layers=["c"])
     with pytest.raises(DissectError, match="top must be a whole number from 1; got 0"):
         find(tables(SMALL), [query], top=0)
@@ -141,7 +138,7 @@ def test_a_saved_run_finds_the_same(result: Result, saved: Path) -> None:
             result.find(**query),
             clipdissect.load(saved).find(**query, encoder=ColourEncoder()),
         )
-        pd.testing.assert_frame_equal(found, expected, atol=1e-2)
+        pd.testing.assert_frame_equal(found, expected, atol=1e-2, check_dtype=False)
 
 
 @pytest.mark.parametrize("query", [{"text": "red"}, {"image": Image.new("RGB", (8, 8))}])
@@ -202,7 +199,7 @@ def test_the_command(saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
     monkeypatch.setattr(sys, "argv", ["find", str(saved), "green", "--top", "1"])
     command.main()
     printed = capsys.readouterr().out
-    assert "head/1  green" in printed
+    assert re.search(r"head/1 +green", printed)
     assert "note: whether any unit answers 'green' is unknown" in printed
     monkeypatch.setattr(sys, "argv", ["find", str(saved)])
     with pytest.raises(SystemExit):
