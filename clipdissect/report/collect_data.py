@@ -61,6 +61,7 @@ class ReportSettings:
         megabytes: limit for the pictures in a single file.
         paths: `relative` to the probe's folder, or `absolute`, which links to the image files and
             reveals folders of this machine.
+        search: write the table for searches by meaning: 3.4 MB for 20,000 concepts.
     """
 
     images: int = 5
@@ -69,6 +70,7 @@ class ReportSettings:
     single_file: bool = False
     megabytes: float = 30.0
     paths: str = "relative"
+    search: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "report.")
@@ -120,7 +122,7 @@ def collect(
         | neighbours.get(str(layer), {})
         for layer in result.descriptions["layer"].unique()
     }
-    write_search_table(folder, result.vectors, encoder, store)
+    write_search_table(folder, result.vectors if look.search else None, encoder, store)
     ReportData(facts, visuals.pictures, layers).write(folder)
 
 

@@ -20,7 +20,7 @@ from clipdissect.results.vectors import Embedded, UnitVectors, quantised, read_v
 from clipdissect.store import Store
 
 FILE = "search.safetensors"
-DIMS = 64  # see docs/find.md for what fewer dimensions cost
+DIMS = 96  # see docs/find.md for what fewer dimensions cost
 
 
 def write_search_table(
