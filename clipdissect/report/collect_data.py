@@ -61,7 +61,7 @@ class ReportSettings:
         megabytes: limit for the pictures in a single file.
         paths: `relative` to the probe's folder, or `absolute`, which links to the image files and
             reveals folders of this machine.
-        search: write the table for searches by meaning: 3.4 MB for 20,000 concepts.
+        search: write the table for searches by meaning: 3.5 MB for 20,000 concepts.
     """
 
     images: int = 5
