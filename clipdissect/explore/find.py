@@ -46,7 +46,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Found:
-    """The closest units per query, see `find`, and a note per query that no unit answers."""
+    """The closest units per query, see `find`, and a note per text that no unit answers."""
 
     table: pd.DataFrame
     notes: tuple[str, ...]
@@ -217,7 +217,8 @@ def _scores(query: Query, matrix: Float[Tensor, "units dims"]) -> pd.DataFrame:
 
 def _notes(query: Query, table: pd.DataFrame) -> list[str]:
     least, count = table["p_adjusted"].min(), len(query.null)
-    if least <= ALPHA:
+    # Nearly all random images of the probe are close to some unit: their share says nothing of it.
+    if least <= ALPHA or query.kind != "texts":
         return []
     if 1 / (1 + count) > ALPHA:
         return [
