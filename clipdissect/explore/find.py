@@ -104,8 +104,8 @@ def asked(
     vectors = checked_vectors(result)
     if encoder is None:
         raise DissectError(
-            f"find needs the run's encoder, {vectors.encoder}: give it as encoder=NAME, such as "
-            "encoder='conse', or as encoder={'name': NAME, ...} with its parameters"
+            f"find needs the run's encoder, {vectors.encoder}: give find its name, or a mapping of "
+            "its name and parameters, as encoder"
         )
     built = encoders.resolve(encoder)
     if text is not None:
@@ -212,7 +212,9 @@ def _scores(query: Query, matrix: Float[Tensor, "units dims"]) -> pd.DataFrame:
     own = (null >= scores).sum(0)
     any_unit = (null.amax(1)[:, None] >= scores).sum(0)
     values = [scores, *((1 + count) / (1 + len(null)) for count in (own, any_unit))]
-    return pd.DataFrame(dict(zip(_COLUMNS, (v.double().numpy() for v in values), strict=True)))
+    columns = zip(_COLUMNS, (v.double().numpy() for v in values), strict=True)
+    table: pd.DataFrame = pd.DataFrame(dict(columns))
+    return table
 
 
 def _notes(query: Query, table: pd.DataFrame) -> list[str]:

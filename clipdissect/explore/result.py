@@ -61,7 +61,8 @@ class Result(ResultTables):
             DissectError: neither or both of text and image, another encoder than the run's, or a
                 run without vectors; see `explore.find.find` for the columns.
         """
-        chosen = encoder if encoder is not None else self.job and self.job.encoder
+        of_job = self.job.encoder if self.job else None
+        chosen = encoder if encoder is not None else of_job
         found = find(self, asked(self, text, image, chosen), layers, top)
         for note in found.notes:
             log.warning(note)
