@@ -146,9 +146,7 @@ def test_another_encoder_is_refused(saved: Path, query: dict[str, Any]) -> None:
     loaded = clipdissect.load(saved)
     with pytest.raises(DissectError, match="use the run's encoder"):
         loaded.find(**query, encoder=ColourEncoder(version="2"))
-    with pytest.raises(
-        DissectError, match="find needs the run's encoder, colours"
-    ):
+    with pytest.raises(DissectError, match="find needs the run's encoder, colours"):
         loaded.find(**query)
 
 
