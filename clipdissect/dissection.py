@@ -31,10 +31,12 @@ from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import provenance
 from clipdissect.results.meanings import check_most, meanings_table, with_meanings
 from clipdissect.results.tables import ResultTables
+from clipdissect.results.vectors import IMAGE_PARTS, Embedded, UnitVectors
 from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
 from clipdissect.targets import Target
+from clipdissect.utils import hashing
 from clipdissect.utils.distributed import ALONE, Team, all_cores
 from clipdissect.utils.memo import Memo
 from clipdissect.utils.paths import store_dir
@@ -165,6 +167,28 @@ def describe_units(
         vocabulary=concepts,
         unit_metrics=described.units,
         meanings=described.meanings,
+        vectors=vectors_of(job, captured, described.vectors, described.top_images, texts),
+    )
+
+
+def vectors_of(
+    job: Job,
+    captured: CapturedFeatures,
+    layers: Mapping[str, Tensor | None],
+    top_images: pd.DataFrame,
+    texts: ConceptEmbeddings,
+) -> UnitVectors:
+    """Return layers' vectors with embeddings of the concepts, and of the images in the table."""
+    encoder, concepts = job.require("find", ("encoder", "concepts"))
+    images, shown = Embedded(captured.images, captured.image_embeds), set(top_images["image"])
+    return UnitVectors(
+        {layer: vectors for layer, vectors in layers.items() if vectors is not None},
+        encoder.name,
+        texts.digest,
+        hashing.hash_values(*(captured.digests[f"encoder {part}"] for part in IMAGE_PARTS)),
+        Embedded(tuple(concepts.texts), texts.embeddings),
+        images.sample(),
+        images.rows([row for row, image in enumerate(captured.images) if image in shown]),
     )
 
 
@@ -176,6 +200,7 @@ class _Described:
     units: pd.DataFrame
     meanings: pd.DataFrame
     facts: dict[str, Any] | None  # on the meanings
+    vectors: dict[str, Tensor | None]
 
 
 def _describe_on_device(
@@ -224,6 +249,7 @@ def _describe(
         pd.concat([s.units for s in summaries.values()], ignore_index=True),
         meanings_table(describer.meanings),
         describer.splitter.facts if describer.splitter else None,
+        {layer: summary.vectors for layer, summary in summaries.items()},
     )
 
 

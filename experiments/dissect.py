@@ -41,9 +41,8 @@ def run(config: Any) -> float | None:
         half_split.check(config.objective, parts.target, parts.concepts, parts.sentences)
     result = parts.dissect()
     begin(folder)
-    write_tables(
-        folder, result.descriptions, result.top_images, result.unit_metrics, result.meanings
-    )
+    tables = result.descriptions, result.top_images, result.unit_metrics, result.meanings
+    write_tables(folder, *tables, result.vectors)
     timers = Timers()
     with timers.stage("metrics"):
         if config.objective and parts.concepts:

@@ -53,6 +53,9 @@ CHECKED = [
     "clipdissect.probe.arrays",
     "clipdissect.probe.image_labels",
     "clipdissect.results.meanings",
+    "clipdissect.results.vectors",
+    "clipdissect.explore.find",
+    "clipdissect.report.search_table",
     *(
         f"clipdissect.method.linear_sums.{name}"
         for name in ("elastic_net", "fit", "greedy", "moments")

@@ -107,6 +107,7 @@ class Report:
     single_file: bool = False
     megabytes: float = 30.0  # of pictures in a single file
     paths: str = "relative"  # or absolute, which links to the image files
+    search: bool = True  # by meaning: writes a table of 3.5 MB for 20,000 concepts
     # Labels of other methods by name: a run's folder, a CSV file, or {name: published, path: FILE}.
     against: dict[str, Any] = field(default_factory=dict)
 

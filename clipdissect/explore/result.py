@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.explore import pictures
+from clipdissect.explore.find import Picture, asked, find
 from clipdissect.explore.pictures import Card, Shown
 from clipdissect.method import Job
 from clipdissect.probe.thumbnails import NetworkInputs
@@ -32,6 +35,7 @@ from clipdissect.report.writing import copy_report, remove, write
 from clipdissect.results.flags import DEAD, RARE, has_flag
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.tables import ResultTables
+from clipdissect.results.vectors import FILE, read_vectors
 from clipdissect.utils.progress import in_notebook
 from clipdissect.utils.short_repr import count
 
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 SHOWN_UNITS, PER_LAYER = 8, 2  # of a result in a notebook's cell
 IMAGES = 5
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # kept until the process ends
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +68,37 @@ class Result(ResultTables):
         """Return a result with the values of a method's tables; `about`: further fields."""
         values = {field.name: getattr(tables, field.name) for field in fields(ResultTables)}
         return cls(**values, job=job, **about)
+
+    def find(
+        self,
+        text: str | Sequence[str] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        layers: Sequence[str] | None = None,
+        top: int = 10,
+        encoder: Encoder | Mapping[str, Any] | str | None = None,
+    ) -> pd.DataFrame:
+        """Return the units whose top images are closest in meaning to a text or to images.
+
+        Several texts are several queries, several images are one: their mean. `attrs["notes"]` of
+        the table, which are logged as well, say which texts no unit answers.
+
+        Args:
+            layers: to search; None: all.
+            top: units per query.
+            encoder: the run's, or its name and parameters; needed if the result was read from
+                files.
+
+        Raises:
+            DissectError: neither or both of text and image, another encoder than the run's, or a
+                run without vectors; see `explore.find.find` for the columns.
+        """
+        of_job = self.job.encoder if self.job else None
+        chosen = encoder if encoder is not None else of_job
+        found = find(self, asked(self, text, image, chosen), layers, top)
+        for note in found.notes:
+            log.warning(note)
+        found.table.attrs["notes"] = list(found.notes)
+        return found.table
 
     def __repr__(self) -> str:
         problem = f"; {self.problem}" if self.problem else ""
@@ -253,6 +290,7 @@ def load(folder: str | Path) -> Result:
         thresholds=_thresholds(run.report_data.layers),
         unit_metrics=run.units,
         meanings=run.meanings,
+        vectors=read_vectors(run.folder / FILE),
     )
     return Result.of(tables, folder=run.folder, problem=run.problem)
 

@@ -21,6 +21,7 @@ from clipdissect.dissection import (
     embed_concepts,
     log_skipped,
     manifest,
+    vectors_of,
 )
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job, Method
@@ -77,8 +78,15 @@ class DecoderNames(Method):
         parts = tables, [s.top_images for s in layers], [s.units for s in layers]
         descriptions, images, units = (pd.concat(part, ignore_index=True) for part in parts)
         histograms = {layer: summary.histograms for layer, summary in summaries.items()}
+        of_layers = {layer: summary.vectors for layer, summary in summaries.items()}
         return ResultTables(
-            descriptions, images, run, histograms, vocabulary=concepts, unit_metrics=units
+            descriptions,
+            images,
+            run,
+            histograms,
+            vocabulary=concepts,
+            unit_metrics=units,
+            vectors=vectors_of(job, captured, of_layers, images, texts),
         )
 
     def run_worker(self, job: Job) -> None:

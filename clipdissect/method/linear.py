@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clipdissect.capture.activations import Firing, dead_units
 from clipdissect.capture.features import CapturedFeatures
-from clipdissect.dissection import check_counts, log_skipped
+from clipdissect.dissection import check_counts, embed_concepts, log_skipped, vectors_of
 from clipdissect.errors import DissectError
 from clipdissect.method.base import Job
 from clipdissect.method.image_concepts import (
@@ -48,6 +48,7 @@ from clipdissect.results.histograms import histograms
 from clipdissect.results.layer_summaries import LayerSummary, summarise
 from clipdissect.results.manifest import run_manifest
 from clipdissect.results.tables import ResultTables
+from clipdissect.results.vectors import UnitVectors
 from clipdissect.utils.distributed import all_cores
 from clipdissect.utils.timing import Timers
 from clipdissect.utils.type_checks import check_range
@@ -138,7 +139,13 @@ class Linear(ImageConceptsMethod):
         by_layer = zip(target.layers, (s.histograms for s in summaries), strict=True)
         vocabulary = kept.vocabulary(probe.name)
         return ResultTables(
-            descriptions, top_images, run, dict(by_layer), vocabulary=vocabulary, unit_metrics=units
+            descriptions,
+            top_images,
+            run,
+            dict(by_layer),
+            vocabulary=vocabulary,
+            unit_metrics=units,
+            vectors=self._vectors(job, captured, summaries, top_images),
         )
 
     def check(self, job: Job) -> None:
@@ -210,6 +217,21 @@ class Linear(ImageConceptsMethod):
             return summarise(layer, q, captured, embeds, job.images, job.settings.numeric)
         shown = captured.images, job.images, layer in captured.firing
         return LayerSummary(top_images_of_layer(layer, q, *shown), histograms(q), pd.DataFrame())
+
+    def _vectors(
+        self,
+        job: Job,
+        captured: CapturedFeatures,
+        summaries: Sequence[LayerSummary],
+        top_images: pd.DataFrame,
+    ) -> UnitVectors | None:
+        encoder = self.encoder_of(job)
+        if encoder is None or job.concepts is None:
+            return None
+        texts = embed_concepts(encoder, job.concepts, job.store, job.settings)
+        (target,) = job.require(self.name, ("target",))
+        by_layer = {n: s.vectors for n, s in zip(target.layers, summaries, strict=True)}
+        return vectors_of(job, captured, by_layer, top_images, texts)
 
     def _manifest(
         self,

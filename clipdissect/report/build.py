@@ -24,9 +24,10 @@ from clipdissect.report.page import (
     ground_truth,
     other_labels,
 )
-from clipdissect.report.report_data import REPORT
+from clipdissect.report.report_data import REPORT, THUMBNAILS
 from clipdissect.report.run import Run, load, run_folder
 from clipdissect.report.scores import names_of, page_scores, score_of, side_scores
+from clipdissect.report.search_table import search_values
 from clipdissect.results.sweeps import own_overrides
 
 
@@ -99,7 +100,7 @@ def _page(run: Run) -> Page:
         "scores": [score_of(name) for name in names_of([run])],
         "agreement": _agreement_definition(run),
     }
-    return Page("report.html", values, start, chunks)
+    return Page("report.html", values, start, chunks, search_values(run))
 
 
 def _agreement_definition(run: Run) -> str:

@@ -26,17 +26,17 @@ from clipdissect.report.run import Meaning, Run
 from clipdissect.results.describe import NULL
 from clipdissect.results.flags import DEAD, FEW, RARE, SATURATED, TIED, has_flag
 from clipdissect.results.run_files import contents
-from clipdissect.utils.files import write_text
+from clipdissect.utils.files import human_size, write_text
 from clipdissect.utils.memo import Memo
 
 _write = partial(write_text, durable=False)
 
-SCRIPTS = ("dom.js", "cards.js", "list.js", "app.js")
+SCRIPTS = ("dom.js", "meaning.js", "cards.js", "list.js", "app.js")
 STYLE = "report.css"
 MIME_TYPES = {".webp": "image/webp", ".jpg": "image/jpeg"}
 GENERATOR = b'<meta name="generator" content="clipdissect'
 HEAD_BYTES = 2000  # the generator is among the first bytes of a page
-DATA_FILE = re.compile(r"units\.js|\d+-\d+-\d+\.js")
+DATA_FILE = re.compile(r"units\.js|meaning\.js|\d+-\d+-\d+\.js")
 DATA_PREFIX = b"dissect."  # every data file begins with a call
 # Pages opened from disk can't fetch JSON, so data files are scripts that pass a value. `units.js`
 # has the texts and scores that search needs; details are loaded when their cards become visible.
@@ -60,13 +60,15 @@ class Chunk:
 class Page:
     """The contents of a page: a template with its values, and the data for its scripts.
 
-    `start` has the data of all units; `details` maps (side, layer, chunk) to a chunk's data.
+    `start` has the data of all units; `details` maps (side, layer, chunk) to a chunk's data;
+    `search` is the table for searches by meaning, which is loaded at the first one.
     """
 
     template: str
     values: Mapping[str, Any]
     start: Mapping[str, Any]
     details: Mapping[tuple[int, int, int], Chunk]
+    search: Mapping[str, Any] | None = None
 
     def write(self, folder: Path, single_file: bool, megabytes: float) -> Path:
         """Write `index.html`, last, to a folder with thumbnails, and return its path."""
@@ -79,16 +81,20 @@ class Page:
             for key, chunk in self.details.items():
                 name = "-".join(map(str, key))
                 _write(folder / "data" / f"{name}.js", _details(key, chunk))
-            _write(folder / "data" / "units.js", _call("start", self.start))
+            if self._search_call:
+                _write(folder / "data" / "meaning.js", self._search_call)
+            start = {**self.start, "search": bool(self._search_call)}
+            _write(folder / "data" / "units.js", _call("start", start))
             html = self._render([*(f"assets/{name}" for name in SCRIPTS), "data/units.js"])
         _write(folder / "index.html", html)
         return folder / "index.html"
 
     def single_file(self, thumbnails: Path, megabytes: float) -> str:
         """Return the page as one text, with its scripts, data and pictures."""
-        names = self._thumbnails_by_rank()
-        pictures = _data_urls(thumbnails, names, megabytes * 1e6)
-        start = {**self.start, "single": True}
+        names, limit = self._thumbnails_by_rank(), megabytes * 1e6
+        search = self._search_call if len(self._search_call) <= limit else ""
+        pictures = _data_urls(thumbnails, names, limit - len(search))
+        start = {**self.start, "single": True, "search": bool(search)}
         if len(pictures) < len(names):
             start["cut"] = (
                 f"This single file holds {len(pictures):,} of {len(names):,} pictures, the "
@@ -98,14 +104,27 @@ class Page:
         scripts = [static(name) for name in SCRIPTS]
         scripts.append(f"dissect.pictures({compact_json(pictures)});")
         scripts += [_details(key, chunk) for key, chunk in self.details.items()]
+        scripts += [search] if search else []
         scripts.append(_call("start", start))
         # The package's own files and `compact_json` never contain `</script>`.
         inline = {"css": Markup(static(STYLE)), "scripts": [Markup(text) for text in scripts]}
         return self._render([], inline)
 
+    @cached_property
+    def _search_call(self) -> str:
+        return _call("meaning", self.search) if self.search else ""
+
     def _render(self, scripts: Sequence[str], inline: Mapping[str, Any] | None = None) -> str:
         template = environment().get_template(self.template)
-        return template.render(**self.values, version=__version__, scripts=scripts, inline=inline)
+        values = {**self.values, "version": __version__, "search": self._search_facts}
+        return template.render(**values, scripts=scripts, inline=inline)
+
+    @property
+    def _search_facts(self) -> dict[str, str] | None:
+        if self.search is None:
+            return None
+        words = f"{len(self.search['texts']['names']):,}"
+        return {"words": words, "size": human_size(len(self._search_call))}
 
     def _thumbnails_by_rank(self) -> list[str]:
         ranked: list[tuple[int, str]] = []

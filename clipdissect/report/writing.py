@@ -26,7 +26,7 @@ def write(
     """
     try:
         parts = job.target, job.probe, job.settings, job.store
-        collect(folder, result, *parts, look=look, **texts)
+        collect(folder, result, *parts, look=look, encoder=job.encoder, **texts)
         return build(folder, single_file=look.single_file, megabytes=look.megabytes)
     except Exception as error:  # from any of the networks' and images' libraries
         reason = f"{type(error).__name__}: {error}"

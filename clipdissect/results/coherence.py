@@ -37,19 +37,28 @@ def unit_numbers(
         embeds: of all images, on the activations' device.
         latents: whether only images on which a unit fires are its top images.
     """
-    images, values = top.indices[:IMAGES], top.values[:IMAGES]
-    counted = values > 0 if latents else (~dead_units(activations)).expand(values.shape)
+    images = top.indices[:IMAGES]
+    counted = counted_images(activations, top, latents)[:IMAGES]
     columns = {
         "clarity": clarity(embeds, images, counted),
         "polysemanticity": polysemanticity(embeds, images, counted),
         "redundancy": redundancy(embeds, images, counted),
         "monosemanticity": monosemanticity(embeds, activations)
         if isinstance(activations, Tensor)
-        else torch.full((values.shape[1],), torch.nan),  # which takes all activations
+        else torch.full((images.shape[1],), torch.nan),  # which takes all activations
     }
     numbers = {name: column.cpu().numpy() for name, column in columns.items()}
-    table: pd.DataFrame = pd.DataFrame({"layer": layer, "unit": range(values.shape[1]), **numbers})
+    table: pd.DataFrame = pd.DataFrame({"layer": layer, "unit": range(images.shape[1]), **numbers})
     return table
+
+
+def counted_images(
+    activations: Activations, top: TopActivations, latents: bool
+) -> Bool[Tensor, "k units"]:
+    """Return which top images count: none of dead units; of latents, those on which they fire."""
+    if latents:
+        return top.values > 0
+    return (~dead_units(activations)).expand(top.values.shape)
 
 
 def clarity(
@@ -70,7 +79,7 @@ def clarity(
     Source: Dreyer et al., Mechanistic understanding and validation of large AI models with
     SemanticLens, 2025 (clarity).
     """
-    sums, n = _sums(embeds, top, counted)
+    sums, n = sums_of(embeds, top, counted)
     result = (sums.double().square().sum(1) - n) / (n * (n - 1))
     return torch.where(n < 2, torch.nan, result)
 
@@ -84,7 +93,7 @@ def redundancy(
 
     NaN for units without images, and for a layer's only unit. Args and source: see `clarity`.
     """
-    sums, n = _sums(embeds, top, counted)
+    sums, n = sums_of(embeds, top, counted)
     result = torch.full_like(n, torch.nan)
     live = n > 0
     means = F.normalize(sums[live], dim=1)
@@ -198,7 +207,7 @@ def _weighted_cosine(
     return torch.where((weights > 0).sum(1) < 2, torch.nan, result), pairs / sums.square()
 
 
-def _sums(
+def sums_of(
     embeds: Float[Tensor, "images dims"],
     top: Int[Tensor, "k units"],
     counted: Bool[Tensor, "k units"] | None,

@@ -13,6 +13,7 @@ from clipdissect.capture.features import CapturedFeatures
 from clipdissect.results import coherence
 from clipdissect.results.describe import top_images_table
 from clipdissect.results.histograms import Histograms, histograms
+from clipdissect.results.vectors import top_image_means
 from clipdissect.utils import hashing
 from clipdissect.utils.memo import Memo
 
@@ -21,11 +22,15 @@ _summaries: Memo[LayerSummary] = Memo(16)  # by what a layer's activations depen
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A layer's table of top images (as `top_images_table`), histograms, and `unit_numbers`."""
+    """A layer's table of top images (as `top_images_table`), histograms, and `unit_numbers`.
+
+    `vectors` are `top_image_means` of the images in the table; None if no images are embedded.
+    """
 
     top_images: pd.DataFrame
     histograms: Histograms
     units: pd.DataFrame
+    vectors: Float[Tensor, "units dims"] | None = None
 
 
 def summarise(
@@ -50,6 +55,7 @@ def summarise(
             top_images_table(layer, top, captured.images, count, latents),
             histograms(activations),
             coherence.unit_numbers(layer, activations, top, embeds, latents),
+            top_image_means(activations, top, embeds, count, latents),
         )
 
     if layer in captured.computed:

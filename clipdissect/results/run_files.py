@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Shaped
 
 from clipdissect.results import flags
+from clipdissect.results.vectors import FILE, UnitVectors
 from clipdissect.utils.files import write_text
 from clipdissect.utils.memo import Memo
 
@@ -35,10 +36,11 @@ def write_result(
     run: dict[str, Any],
     units: pd.DataFrame | None = None,
     meanings: pd.DataFrame | None = None,
+    vectors: UnitVectors | None = None,
 ) -> Path:
     """Write the tables, then `run.json`, which marks the folder as complete."""
     begin(folder)
-    write_tables(folder, descriptions, top_images, units, meanings)
+    write_tables(folder, descriptions, top_images, units, meanings, vectors)
     write_json(folder / "run.json", run)
     return folder
 
@@ -49,8 +51,9 @@ def write_tables(
     top_images: pd.DataFrame,
     units: pd.DataFrame | None = None,
     meanings: pd.DataFrame | None = None,
+    vectors: UnitVectors | None = None,
 ) -> None:
-    """Write `descriptions.csv`, `top_images.csv` and, if any, `units.csv` and `meanings.csv`."""
+    """Write `descriptions.csv` and `top_images.csv`, and the others' files, if there are any."""
     write_table(folder / "descriptions.csv", descriptions)
     # A multirun's jobs often have the same top images.
     text = _top_images.get(contents(top_images), lambda: _csv(top_images))
@@ -60,6 +63,10 @@ def write_tables(
             (folder / name).unlink(missing_ok=True)  # of an earlier run
         else:
             write_table(folder / name, table)
+    if vectors is None:
+        (folder / FILE).unlink(missing_ok=True)
+    else:
+        vectors.write(folder / FILE)
 
 
 def contents(table: pd.DataFrame) -> tuple[Any, ...]:

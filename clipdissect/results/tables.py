@@ -13,6 +13,7 @@ from torch import Tensor
 from clipdissect.concepts import Concepts
 from clipdissect.results.histograms import Histograms
 from clipdissect.results.run_files import write_result
+from clipdissect.results.vectors import UnitVectors
 from clipdissect.targets import Target
 
 
@@ -37,6 +38,7 @@ class ResultTables:
         meanings: `layer, unit, meaning` (from 1, the largest share first; of activation ranges, the
             highest first), `share`, `images`, `description, similarity` and further columns, a row
             per meaning of a unit; empty unless the method looks for several.
+        vectors: of the units, in the encoder's space; None if the method embeds no images.
     """
 
     descriptions: pd.DataFrame
@@ -48,8 +50,9 @@ class ResultTables:
     vocabulary: Concepts | None = None
     unit_metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     meanings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    vectors: UnitVectors | None = None
 
     def save(self, folder: str | Path) -> Path:
-        """Write the tables, as CSV files, and, last, `run.json`; return the folder."""
+        """Write the tables, as CSV files, the vectors and, last, `run.json`; return the folder."""
         tables = self.descriptions, self.top_images, self.run, self.unit_metrics, self.meanings
-        return write_result(Path(folder).expanduser(), *tables)
+        return write_result(Path(folder).expanduser(), *tables, self.vectors)

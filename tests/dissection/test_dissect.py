@@ -102,6 +102,7 @@ def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
         "run.json",
         "top_images.csv",
         "units.csv",
+        "vectors.safetensors",
     ]
     read = pd.read_csv(folder / "descriptions.csv", keep_default_na=False)
     assert len(read) == 4

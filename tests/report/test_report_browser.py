@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,9 @@ class WordEncoder(ColourEncoder):
     """Texts by the colour that stands for them."""
 
     def embed_texts(self, texts: Sequence[str], device: str = "cpu") -> torch.Tensor:
-        rgb = torch.tensor([WORDS[text] for text in texts], dtype=torch.float32)
+        rgb = torch.tensor(
+            [WORDS.get(text, (255, 255, 255)) for text in texts], dtype=torch.float32
+        )
         return nn.functional.normalize(rgb, dim=-1)
 
 
@@ -94,7 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
     first = folder / "run"
     result.save(first)
-    report.collect(first, result, target, images, settings=settings)
+    report.collect(first, result, target, images, settings=settings, encoder=WordEncoder())
     report.build(first)
     return [first, turned(first)]
 
@@ -572,3 +575,40 @@ def test_a_layer_of_very_many_units_opens(tmp_path: Path, open_page: Any) -> Non
     page = open_page(made)
     assert count(page) == few * times
     assert shown(page)[:2] == ["sae 0", "sae 1"]
+
+
+def test_units_are_ordered_by_closeness_to_a_word(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html")
+    page.fill("#meaning", "Lemon")
+    page.press("#meaning", "Enter")
+    page.wait_for_selector("#meaning-note:not([hidden])")
+    note = page.text_content("#meaning-note")
+    assert "“Lemon”" in note
+    assert "of 6 random words" in note
+    shown = page.locator("#list .card .badges").all_text_contents()[:4]
+    values = [float(re.search(r"closeness (-?[0-9.]+)", text)[1]) for text in shown]  # type: ignore[index]
+    assert values == sorted(values, reverse=True)
+    assert "meaning=Lemon&sort=meaning" in page.url
+    page.fill("#meaning", "quark")
+    page.press("#meaning", "Enter")
+    page.wait_for_function("document.querySelector('#meaning-note').textContent.includes('quark')")
+    assert "isn't one of the 6 listed words" in page.text_content("#meaning-note")
+
+
+def test_units_are_ordered_by_closeness_to_a_picture(runs: list[Path], open_page: Any) -> None:
+    page = open_page(runs[0] / "report" / "index.html", "#blocks.1/5")
+    name = page.locator("#one figcaption span").first.text_content()
+    page.locator("#one figcaption button").first.click()
+    page.wait_for_selector("#meaning-note:not([hidden])")
+    assert page.text_content("#meaning-note") == f"Closest to the picture {name} first."
+    assert page.input_value("#meaning") == name
+
+
+def test_a_single_file_has_the_table_within_its_limit(runs: list[Path], open_page: Any) -> None:
+    page = open_page(report.build(runs[1], single_file=True))
+    page.fill("#meaning", "grass")
+    page.press("#meaning", "Enter")
+    page.wait_for_selector("#meaning-note:not([hidden])")
+    page = open_page(report.build(runs[1], single_file=True, megabytes=0))
+    assert page.locator("#meaning").count() == 0
+    report.build(runs[1])

@@ -36,9 +36,8 @@ def write(
     result.run["notes"] = _notes(result.run["notes"], scored)
     result.run["seconds"] = dict(seconds)
     begin(folder)
-    write_tables(
-        folder, result.descriptions, result.top_images, result.unit_metrics, result.meanings
-    )
+    tables = result.descriptions, result.top_images, result.unit_metrics, result.meanings
+    write_tables(folder, *tables, result.vectors)
     for name, table in scored.tables().items():
         write_table(folder / f"{name}.csv", table)
     write_text(folder / "scores.md", markdown(metrics))

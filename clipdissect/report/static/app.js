@@ -6,7 +6,7 @@
   const MOST_PRINTED = 200;
   let items = [];
   let scrolled = 0;
-  const FIELDS = ["search", "layer", "show", "score", "threshold", "sort"]; // whose state is in the address
+  const FIELDS = ["search", "meaning", "layer", "show", "score", "threshold", "sort"]; // whose state is in the address
   const choice = { query: "", layer: "", show: null, sort: null, turned: false };
 
   const flag = (bit) => (item) => item.layer.sides.some((side) => side.f[item.row] & bit);
@@ -30,6 +30,7 @@
     fires: ["fires", firing("x"), true],
     density: ["density", firing("y"), true],
     agreement: ["agreement", (item) => (item.layer.a ? item.layer.a[item.row] : null), true],
+    meaning: ["closeness", (item) => dissect.closeness(item), true],
     unit: ["unit", (item) => item.place, false],
     description: ["description", (item) => (item.layer.sides[0].d[item.row].length ? dissect.text(item.layer.sides[0].d[item.row][0]) : null), false],
   };
@@ -71,7 +72,7 @@
     const scored = (place) => layers.some((layer) => layer.sides[place] && layer.sides[place].s.some((scores) => scores.length));
     const others = dissect.data.sides.slice(1).map((_, n) => [`score${dissect.tag(n + 1)}`, scored(n + 1)]);
     const has = { near: compares, score: scored(0), ...Object.fromEntries(others), margin: layers.some((layer) => layer.sides[0].m.some((margin) => margin !== null)),
-      fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), unit: true, description: true };
+      fires: layers.some((layer) => layer.sides[0].x), density: layers.some((layer) => layer.sides[0].y), agreement: layers.some((layer) => layer.a), meaning: by("meaning"), unit: true, description: true };
     return Object.keys(SORTS).filter((name) => has[name]);
   }
 
@@ -113,6 +114,13 @@
     if (toolbar.getBoundingClientRect().top <= 0) by("units").scrollIntoView();
   }
 
+  // Orders by closeness while there is a word or picture to be close to.
+  function seek() {
+    by("sort").value = by("meaning").value.trim() ? "meaning" : first(by("sort"));
+    choice.turned = false;
+    dissect.seek(by("meaning").value, changed);
+  }
+
   // Links: #layer/unit is one unit, everything else the list; the list's filters follow a "?".
   const fields = () => FIELDS.map(by).filter(Boolean);
   const first = (field) => (field.options ? field.options[0].value : "");
@@ -139,6 +147,7 @@
       if (field.selectedIndex < 0) field.value = first(field);
     }
     choice.turned = chosen.has("turned");
+    if (by("meaning")) dissect.seek(by("meaning").value, update);
     return true;
   }
 
@@ -259,7 +268,7 @@
         field.blur();
         return;
       }
-      if (event.key === "Enter" && field.id === "search") { field.blur(); dissect.focusOn(0); event.preventDefault(); }
+      if (event.key === "Enter" && ["search", "meaning"].includes(field.id)) { field.blur(); dissect.focusOn(0); event.preventDefault(); }
       return;
     }
     const arrows = event.key.startsWith("Arrow");
@@ -269,7 +278,9 @@
   }
 
   function clear() {
+    const isSought = by("meaning") && by("meaning").value;
     for (const field of fields()) if (field.id !== "sort") field.value = first(field);
+    if (isSought) seek();
   }
 
   // What is folded on the screen is printed with the list.
@@ -283,6 +294,16 @@
   function listen() {
     let timer;
     by("search").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(changed, 80); });
+    if (by("meaning")) {
+      by("meaning").addEventListener("input", () => dissect.offer(by("meaning").value, by("listed")));
+      by("meaning").addEventListener("change", seek);
+      by("one").addEventListener("click", ({ target }) => {
+        if (target.dataset.near === undefined) return;
+        by("meaning").value = target.dataset.near;
+        location.hash = "units";
+        seek();
+      });
+    }
     for (const field of ["layer", "show", "score"].map(by).filter(Boolean)) field.addEventListener("change", changed);
     if (by("threshold")) by("threshold").addEventListener("input", changed);
     by("sort").addEventListener("change", () => { choice.turned = false; changed(); });
@@ -308,6 +329,7 @@
   }
 
   function prepare(data) {
+    if (!data.search && by("meaning")) by("meaning").closest("label").remove(); // a single file without the table
     dissect.data = data;
     dissect.title = document.title;
     data.hasTruth = data.layers.some((layer) => layer.t);

@@ -20,6 +20,8 @@
       const same = item.layer.same[item.row];
       list.push(el("span", { class: same ? "badge right" : "badge", text: same ? "same" : near === null ? "changed" : `similarity ${near.toFixed(2)}` }));
     }
+    const closeness = dissect.closeness(item);
+    if (closeness !== null) list.push(el("span", { class: "badge", text: `closeness ${closeness.toFixed(2)}` }));
     const several = Math.max(0, ...item.layer.sides.map((side) => meaningsOf(side, item.row).length));
     const ranges = item.layer.sides.some((side) => areRanges(meaningsOf(side, item.row)));
     if (several) list.push(el("span", { class: "badge", title: ranges ? "ranges of its activations have their own descriptions" : "its top images are of several kinds", text: `${several} ${ranges ? "ranges" : "meanings"}` }));
@@ -114,7 +116,8 @@
     if (details.g && details.g[rank]) box.append(el("span", { class: "meaning", title: `meaning ${details.g[rank]}`, text: details.g[rank] }));
     if (!large) return el("li", {}, box);
     const label = own ? el("a", { href: encodeURI(`file://${own}`), text: name }) : el("span", { text: name });
-    return el("li", {}, el("figure", {}, box, el("figcaption", {}, label, el("b", { text: activation }))));
+    const near = dissect.data.search ? el("button", { type: "button", "data-near": name, title: "All units, the closest to this picture first", text: "Find units" }) : null;
+    return el("li", {}, el("figure", {}, box, el("figcaption", {}, label, el("b", { text: activation }), near)));
   }
 
   // Empty frames, filled once the unit's details are here.
