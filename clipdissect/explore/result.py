@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from PIL import Image
+
+from clipdissect.evaluation.vectors import Sentences
+from clipdissect.explore.diff import Difference, diff
+from clipdissect.explore.explain import Explanation, explain
 from clipdissect.method import Job
 from clipdissect.report.run import load as load_run
 from clipdissect.results.tables import ResultTables
@@ -27,6 +32,26 @@ class Result(ResultTables):
         """Return a result with the values of a method's tables."""
         values = {field.name: getattr(tables, field.name) for field in fields(ResultTables)}
         return cls(**values, job=job, folder=folder)
+
+    def explain(
+        self,
+        image: str | Path | Image.Image,
+        layer: str | None = None,
+        top: int = 10,
+        class_name: str | int | None = None,
+    ) -> Explanation:
+        """Return the units behind a prediction; see `explore.explain.explain`."""
+        return explain(self, image, layer, top, class_name)
+
+    def diff(
+        self,
+        other: Result,
+        match: str = "index",
+        sentences: Sentences = None,
+        layer: str | None = None,
+    ) -> Difference:
+        """Return which units' meanings differ in another result; see `explore.diff.diff`."""
+        return diff(self, other, match, sentences, layer)
 
     def __repr__(self) -> str:
         layers = self.descriptions["layer"].nunique()

@@ -79,13 +79,22 @@ def _read(entry: Any, own: Sequence[str]) -> Source:
     run = load(place)
     if run.problem:
         raise DissectError(f"{entry} can't be scored: {run.problem}")
-    file = place / OVERRIDES
-    if place.is_file() or not file.is_file():
-        return Source(str(entry), run, None)
+    return Source(str(entry), run, config_of(place, own))
+
+
+def config_of(folder: Path, own: Sequence[str] = ()) -> DictConfig | None:
+    """Compose a run's config anew, with further options on top; None if it has none.
+
+    Raises:
+        DissectError: it is a run of score, whose config names another run.
+    """
+    file = folder / OVERRIDES
+    if not file.is_file():
+        return None
     theirs: list[str] = list(OmegaConf.load(file))
     if any(key_of(override) == "run" for override in theirs):
-        raise DissectError(f"{entry} is a run of score: score the run that its labels are of")
-    return Source(str(entry), run, compose("config", overrides=merged(theirs, own)))
+        raise DissectError(f"{folder} is a run of score: name the run that its labels are of")
+    return compose("config", overrides=merged(theirs, own))
 
 
 def _of_method(options: Mapping[str, Any]) -> Source:
