@@ -65,9 +65,7 @@ def head_of(
     logits = outputs.pop(_NETWORK)
     same = [name for name, output in outputs.items() if _equal(output, logits)]
     if not same:
-        raise DissectError(
-            f"the output of {target.name} isn't that of a linear layer (nn.Linear)"
-        )
+        raise DissectError(f"the output of {target.name} isn't that of a linear layer (nn.Linear)")
     name = same[-1]
     linear: Any = target.model.get_submodule(name)
     bias = torch.zeros(len(linear.weight)) if linear.bias is None else linear.bias.detach().cpu()
@@ -115,7 +113,8 @@ def _check_reads(
     units = head.weight.shape[1]
     if activations.shape[1] != units:
         raise DissectError(
-            f"layer {layer} has {activations.shape[1]} units, but {head.name} reads {units}; {advice}"
+            f"layer {layer} has {activations.shape[1]} units, but {head.name} reads {units}; "
+            f"{advice}"
         )
     expected = logits.cpu().double()
     difference = float((head.logits(activations.cpu()) - expected).abs().max())

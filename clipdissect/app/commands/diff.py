@@ -86,7 +86,9 @@ def _changed_table(changed: pd.DataFrame, top: int) -> Any:
     cells = [
         (
             row["layer"],
-            row["unit"] if row["unit"] == row["other_unit"] else f"{row['unit']} > {row['other_unit']}",
+            row["unit"]
+            if row["unit"] == row["other_unit"]
+            else f"{row['unit']} > {row['other_unit']}",
             row["description"],
             row["other_description"],
             _number(row["cosine"]),

@@ -85,7 +85,9 @@ def _contributions(explanation: Explanation, layer: str) -> Any:
         for _, row in table[table["layer"] == layer].iterrows()
     ]
     columns = {**_UNIT, "activation": RIGHT, "mean": RIGHT, "contribution": RIGHT}
-    title = f"{layer}: contributions to {logit.name}, logit {logit.logit:.3f}, mean {logit.mean:.3f}"
+    title = (
+        f"{layer}: contributions to {logit.name}, logit {logit.logit:.3f}, mean {logit.mean:.3f}"
+    )
     return text_table(columns, cells, title)
 
 
