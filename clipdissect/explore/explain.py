@@ -117,20 +117,14 @@ def explain(
     on_probe = activations_of(result, layers, probe)
     rows = _rows_without(on_probe, probe, own)
     example = _Example(target, photo, probe, on_photo, on_probe)
-    units, contributions, logits = [], [], {}
-    notes = list(photo.notes) if own is None else []
+    notes = [*(photo.notes if own is None else ()), *_changed_images(result, on_probe)]
+    units = []
     for name in layers:
         a, q = example.activations(name), on_probe.activations[name]
-        table = _described(result, name, unusual(a, q, rows))
+        units.append(_described(result, name, unusual(a, q, rows)).head(top))
         notes += _dead_notes(name, a, q)
-        units.append(table.head(top))
-        try:
-            head = example.head(name)
-            logits[name], table = _contributions(head, name, a, q, number, target.class_names)
-        except DissectError as error:
-            notes.append(f"no contributions of layer {name}: {error}")
-        else:
-            contributions.append(_described(result, name, table).head(top))
+    logits, tables, lacking = _logits(example, layers, number)
+    contributions = [_described(result, name, table).head(top) for name, table in tables.items()]
     return Explanation(
         photo.images[0],
         to_pil(photo.read(0)),
@@ -139,7 +133,7 @@ def explain(
         logits,
         _prediction(on_photo, target),
         len(rows),
-        tuple(notes),
+        (*notes, *lacking),
         result,
     )
 
@@ -175,6 +169,13 @@ class _Example:
         ]
         activations = torch.cat([self.activations(layer)[None], q[: len(few)]])
         return head_of(self.target, layer, torch.cat(inputs), activations)
+
+
+def _changed_images(result: Result, features: CapturedFeatures) -> list[str]:
+    known = result.run.get("digests", {}).get("images", features.digests["images"])
+    if known == features.digests["images"]:
+        return []
+    return ["the run's images have changed since: activations are compared with those of now"]
 
 
 def _rows_without(features: CapturedFeatures, probe: Probe, number: int | None) -> list[int]:
@@ -250,9 +251,25 @@ def _share_below(
     return 1 - reached.double() / len(rows), is_known
 
 
+def _logits(
+    example: _Example, layers: Sequence[str], number: int | None
+) -> tuple[dict[str, ClassLogit], dict[str, pd.DataFrame], list[str]]:
+    """Return each layer's class logit and contributions, and why other layers have none."""
+    logits, tables, notes = {}, {}, []
+    for layer in layers:
+        a, q = example.activations(layer), example.on_probe.activations[layer]
+        try:
+            head = example.head(layer)
+            logit, table = _contributions(head, a, q, number, example.target.class_names)
+        except DissectError as error:
+            notes.append(f"no contributions of layer {layer}: {error}")
+        else:
+            logits[layer], tables[layer] = logit, table
+    return logits, tables, notes
+
+
 def _contributions(
     head: LinearHead,
-    layer: str,
     activations: Float[Tensor, " units"],
     probe: Activations,
     number: int | None,

@@ -109,5 +109,5 @@ def test_diff_lists_what_changed(run: Path, command: Command) -> None:
     other = run.parent / "others.csv"
     other.write_text("layer,unit,description\nconv,0,red\nconv,1,green\n")
     text = command(diff.main, labels, other, "--sentence", "none")
-    assert "1 units changed their meaning" in text and "a [long] text" in text
+    assert "units whose meaning changed: 1" in text and "a [long] text" in text
     assert "conv: 2 units, 1 changed (50 %), 1 same\n" in text

@@ -97,7 +97,7 @@ def _changed_table(changed: pd.DataFrame, top: int) -> Any:
         )
         for _, row in changed.head(top).iterrows()
     ]
-    return text_table(columns, cells, f"{len(changed)} units changed their meaning")
+    return text_table(columns, cells, f"units whose meaning changed: {len(changed)}")
 
 
 def _number(value: float) -> str:
