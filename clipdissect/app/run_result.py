@@ -14,6 +14,7 @@ from clipdissect.app.schema import register
 from clipdissect.app.scoring.sources import OVERRIDES, config_of
 from clipdissect.errors import DissectError
 from clipdissect.explore.result import Result, load
+from clipdissect.report.run import load as load_run
 
 GROUPS = ("target", "probe")
 NOTHING = methods.build("published", path="")  # a method that needs no part of a job
@@ -23,9 +24,11 @@ def result_of_run(folder: str | Path) -> Result:
     """Read a run, with the network and the images that its config names as its job.
 
     Raises:
-        DissectError: the folder has no config, or it isn't that of a run of units.
+        DissectError: the run isn't complete, has no config, or isn't one that describes units.
     """
-    result = load(folder)
+    problem = load_run(folder).problem
+    if problem:  # without a manifest the network can't be checked
+        raise DissectError(f"{folder} can't be used: {problem}")
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = config_of(Path(folder).expanduser())
@@ -34,4 +37,4 @@ def result_of_run(folder: str | Path) -> Result:
             f"{folder} has no {OVERRIDES}, which names its network and images: name the folder of "
             "a run of the command line; in Python, clipdissect.dissect's result knows both"
         )
-    return replace(result, job=build_job(config, NOTHING, GROUPS))
+    return replace(load(folder), job=build_job(config, NOTHING, GROUPS))

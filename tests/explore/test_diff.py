@@ -199,7 +199,7 @@ def test_correlation_finds_a_permutation(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(by_index.changed) == int((order != torch.arange(512)).sum()) > 500
     matched = first.diff(second, match="correlation")
     alive = matched.units["correlation"] > 0.999
-    assert alive.sum() > 400
+    assert alive.sum() > 300  # of one-coloured images, many units are dead
     assert (matched.units["kind"][alive] == "same").all()
     monkeypatch.setattr(matching, "MAX_ASSIGNED", 100)
     most = first.diff(second, match="correlation")

@@ -76,6 +76,8 @@ def test_explain(run: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -
     assert error.startswith("error: run is of another network than target tiny is now")
     (run / ".hydra" / "overrides.yaml").unlink()
     assert "has no .hydra/overrides.yaml" in command(explain.main, run, "--image", image)
+    (run / "run.json").unlink()
+    assert "can't be used: the run isn't complete" in command(explain.main, run, "--image", image)
 
 
 def test_diff(run: Path, command: Command) -> None:
