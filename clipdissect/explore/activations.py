@@ -31,13 +31,12 @@ def inputs_of(result: Result) -> tuple[Target, Probe, Job]:
         DissectError: it doesn't know them, as one that is read from files.
     """
     job = result.job
-    target = result.target or (job and job.target)  # the first has the method's preprocessing
-    if job is None or target is None or job.probe is None:
+    if job is None or job.target is None or job.probe is None:
         raise DissectError(
             "this result knows neither its network nor its images: use the result of "
             "clipdissect.dissect, or the command line on a run's folder, which has its config"
         )
-    return target, job.probe, job
+    return result.target or job.target, job.probe, job  # with the method's preprocessing
 
 
 def layers_of(result: Result, layer: str | None) -> list[str]:

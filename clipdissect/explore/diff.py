@@ -228,7 +228,8 @@ class _Side:
         if NULL in self.rows:
             scores, null = self.numbers("similarity"), self.numbers(NULL)
             described &= np.isnan(null) | (scores > null)
-        return described & ~has_flag(self.rows, RARE)
+        clear: Bool[np.ndarray, " pairs"] = described & ~has_flag(self.rows, RARE)
+        return clear
 
     def numbers(self, column: str) -> Float[np.ndarray, " pairs"]:
         if column not in self.rows:
@@ -251,10 +252,7 @@ def _images(result: Result, layer: str) -> dict[int, frozenset[str]]:
     """Return each unit's top images, without those of activation 0, which are arbitrary."""
     table = result.top_images
     table = table[(table["layer"] == layer) & (table["activation"].astype(float) != 0)]
-    return {
-        int(unit): frozenset(names)  # type: ignore[call-overload]
-        for unit, names in table.groupby("unit")["image"]
-    }
+    return {int(unit): frozenset(names) for unit, names in table.groupby("unit")["image"]}
 
 
 def _compared(
@@ -288,7 +286,8 @@ def _compared(
             "correlation": matching.correlation,
         }
     )
-    return table.assign(kind=_kinds(table, a, b))
+    with_kinds: pd.DataFrame = table.assign(kind=_kinds(table, a, b))
+    return with_kinds
 
 
 def _kinds(table: pd.DataFrame, a: _Side, b: _Side) -> Shaped[np.ndarray, " pairs"]:

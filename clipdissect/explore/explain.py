@@ -311,7 +311,8 @@ def _described(result: Result, layer: str, table: pd.DataFrame) -> pd.DataFrame:
     merged["description"] = merged["description"].fillna("")
     merged.insert(0, "layer", layer)
     first = ["layer", "unit", "description"]
-    return merged[[*first, *(name for name in merged if name not in first)]]
+    table = merged[[*first, *(name for name in merged if name not in first)]]
+    return table
 
 
 def _dead_notes(layer: str, activations: Float[Tensor, " units"], probe: Activations) -> list[str]:

@@ -52,8 +52,13 @@ def share_in_words(share: float, images: int) -> str:
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("clipdissect.explore")
-    options = {"trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _of_layer(table: pd.DataFrame, layer: str) -> pd.DataFrame:

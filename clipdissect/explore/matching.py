@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipdissect.explore.result import Result
 
 MATCHES = INDEX, CORRELATION = "index", "correlation"
-MAX_ASSIGNED = 20_000  # units of a layer that are matched one-to-one: the assignment is cubic
+MAX_ASSIGNED = 10_000  # units of a layer that are matched one-to-one: the assignment is cubic
 _UNITS_AT_ONCE = 2048
 
 
@@ -36,7 +36,7 @@ def match_units(first: Result, second: Result, layer: str, match: str) -> Matchi
     """Return the pairs of units of a layer that both results describe; see `diff`."""
     units = [_units(result, layer) for result in (first, second)]
     if match == INDEX:
-        both = np.intersect1d(*units)
+        both = np.intersect1d(units[0], units[1])
         return Matching(both, both, np.full(len(both), np.nan), _unpaired(layer, units, len(both)))
     return _by_correlation(first, second, layer, units)
 
@@ -92,7 +92,7 @@ def correlation(
 ) -> Float[np.ndarray, "units others"]:
     """Return the Pearson correlation of each pair of units; 0 where one doesn't vary."""
     a, b = _standardised(first), _standardised(second)
-    blocks = [part.T @ b for part in a.split(_UNITS_AT_ONCE, dim=1)]
+    blocks = [part.T @ b for part in torch.split(a, _UNITS_AT_ONCE, dim=1)]
     correlations: Float[np.ndarray, "units others"] = torch.cat(blocks).clamp(-1, 1).numpy()
     return correlations
 
@@ -102,4 +102,5 @@ def _standardised(q: Float[Tensor, "images units"]) -> Float[Tensor, "images uni
     centred = q.double() - q.double().mean(0)
     constant = q.amax(0) == q.amin(0)
     lengths = centred.norm(dim=0).masked_fill(constant, torch.inf)
-    return (centred / lengths).float()
+    standardised: Tensor = centred / lengths
+    return standardised.float()
