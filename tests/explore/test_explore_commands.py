@@ -63,7 +63,9 @@ def test_explain(run: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -
     page = run.parent / "page.html"
     image = run.parent / "images" / "blue" / "00.png"
     text = command(explain.main, run, "--image", image, "--top", "1", "--html", page)
-    conv = text.split("conv: most unusual activations on blue/00.png\n")[1].splitlines()[1].split()
+    lines = text.splitlines()
+    assert lines[0].rstrip() == "conv: most unusual activations on blue/00.png"
+    conv = lines[2].split()
     assert conv[:3] == ["2", "blue", "1"]
     assert "above all 161 images" in text and "prediction: blue (probability 0." in text
     assert "note: no contributions of layer conv: head doesn't read the activations" in text
