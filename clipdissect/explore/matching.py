@@ -13,13 +13,13 @@ from torch import Tensor
 
 from clipdissect.errors import DissectError
 from clipdissect.explore.activations import activations_of, inputs_of
+from clipdissect.explore.correlation import correlation
 
 if TYPE_CHECKING:
     from clipdissect.explore.result import Result
 
 MATCHES = INDEX, CORRELATION = "index", "correlation"
 MAX_ASSIGNED = 10_000  # units of a layer that are matched one-to-one: the assignment is cubic
-_UNITS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,3 @@ def _activations(result: Result, layer: str) -> tuple[Float[Tensor, "images unit
             "those of all images: set capture.keep=full"
         )
     return q, [probe.digest, *features.images]
-
-
-def correlation(
-    first: Float[Tensor, "images units"], second: Float[Tensor, "images others"]
-) -> Float[np.ndarray, "units others"]:
-    """Return the Pearson correlation of each pair of units; 0 where one doesn't vary."""
-    a, b = _standardised(first), _standardised(second)
-    blocks = [part.T @ b for part in torch.split(a, _UNITS_AT_ONCE, dim=1)]
-    correlations: Float[np.ndarray, "units others"] = torch.cat(blocks).clamp(-1, 1).numpy()
-    return correlations
-
-
-def _standardised(q: Float[Tensor, "images units"]) -> Float[Tensor, "images units"]:
-    """Return columns of mean 0 and length 1, or of zeros."""
-    centred = q.double() - q.double().mean(0)
-    constant = q.amax(0) == q.amin(0)
-    lengths = centred.norm(dim=0).masked_fill(constant, torch.inf)
-    standardised: Tensor = centred / lengths
-    return standardised.float()

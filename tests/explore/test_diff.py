@@ -18,8 +18,8 @@ from clipdissect import Settings, probe
 from clipdissect.capture.capture import capture
 from clipdissect.errors import DissectError
 from clipdissect.explore import matching
+from clipdissect.explore.correlation import correlation
 from clipdissect.explore.diff import KINDS, diff
-from clipdissect.explore.matching import correlation
 from clipdissect.method import Job
 from clipdissect.targets import Target
 

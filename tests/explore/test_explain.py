@@ -26,8 +26,9 @@ from clipdissect import Settings, probe
 from clipdissect.capture.activations import TopKActivations
 from clipdissect.capture.capture import capture
 from clipdissect.errors import DissectError
-from clipdissect.explore.explain import explain, unusual
+from clipdissect.explore.explain import explain
 from clipdissect.explore.explanation_page import as_html, share_in_words
+from clipdissect.explore.unusual import unusual
 from clipdissect.method import Job
 from clipdissect.targets import Target
 
