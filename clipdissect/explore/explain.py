@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +132,7 @@ def explain(
         logits,
         _prediction(on_photo, target),
         len(rows),
-        (*notes, *lacking),
+        (*notes, *_lacking_notes(lacking)),
         result,
     )
 
@@ -185,19 +185,29 @@ def _rows_without(features: CapturedFeatures, probe: Probe, number: int | None) 
 
 def _logits(
     example: _Example, layers: Sequence[str], number: int | None
-) -> tuple[dict[str, ClassLogit], dict[str, pd.DataFrame], list[str]]:
+) -> tuple[dict[str, ClassLogit], dict[str, pd.DataFrame], dict[str, str]]:
     """Return each layer's class logit and contributions, and why other layers have none."""
-    logits, tables, notes = {}, {}, []
+    logits, tables, lacking = {}, {}, {}
     for layer in layers:
         a, q = example.activations(layer), example.on_probe.activations[layer]
         try:
             head = example.head(layer)
             logit, table = _contributions(head, a, q, number, example.target.class_names)
         except DissectError as error:
-            notes.append(f"no contributions of layer {layer}: {error}")
+            lacking[layer] = str(error)
         else:
             logits[layer], tables[layer] = logit, table
-    return logits, tables, notes
+    return logits, tables, lacking
+
+
+def _lacking_notes(reasons: Mapping[str, str]) -> list[str]:
+    """Say why layers have no contributions; of several, only which these are."""
+    if len(reasons) > 1:
+        return [
+            f"no contributions of layers {', '.join(reasons)}, as the linear layer of the logits "
+            "doesn't read them (the explanation of one layer says why)"
+        ]
+    return [f"no contributions of layer {layer}: {reason}" for layer, reason in reasons.items()]
 
 
 def _contributions(

@@ -45,8 +45,8 @@ def share_in_words(share: float, images: int) -> str:
     """Return how unusual an activation is, such as `above 99.8 % of 1,000 images`."""
     if share == 1:
         return f"above all {images:,} images"
-    # Rounded down: 99.97 % isn't all.
-    return f"above {int(1000 * share) / 10:g} % of {images:,} images"
+    below = round(share * images)
+    return f"above {1000 * below // images / 10:g} % of {images:,} images"  # rounded down
 
 
 @cache

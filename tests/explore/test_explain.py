@@ -185,7 +185,9 @@ def test_layers_that_feed_no_linear_layer_say_so(folder: Path) -> None:
     found = result.explain("red0.png")
     # `relu` comes between conv and the head, which is that of the logits itself.
     assert found.logits == {} and found.contributions.empty
-    assert "no contributions of layer conv: head doesn't read the activations" in found.notes[0]
+    assert found.notes[0].startswith("no contributions of layers conv, head, as the linear layer")
+    of_conv = result.explain("red0.png", "conv")
+    assert "no contributions of layer conv: head doesn't read the activations" in of_conv.notes[0]
     # Of activations (1, 0, 0, 1.5); the head doubles them.
     assert found.prediction == ("yellow", pytest.approx(e**3 / (e**3 + e**2 + 2)))
     relu = result_of(replace(tiny_target(), layers=("relu",)), folder)

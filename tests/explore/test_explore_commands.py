@@ -68,7 +68,7 @@ def test_explain(run: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -
     conv = lines[2].split()
     assert conv[:3] == ["2", "blue", "1"]
     assert "above all 161 images" in text and "prediction: blue (probability 0." in text
-    assert "note: no contributions of layer conv: head doesn't read the activations" in text
+    assert "note: no contributions of layers conv, head, as the linear layer" in text
     assert "<body data-ready>" in page.read_text()
     assert "unknown layer 'fc'" in command(explain.main, run, "--image", image, "--layer", "fc")
     target = tiny_target(0.1)
