@@ -192,11 +192,11 @@ def _logits(
         a, q = example.activations(layer), example.on_probe.activations[layer]
         try:
             head = example.head(layer)
-            logit, table = _contributions(head, a, q, number, example.target.class_names)
         except DissectError as error:
             lacking[layer] = str(error)
-        else:
-            logits[layer], tables[layer] = logit, table
+            continue
+        of_class = _contributions(head, a, q, number, example.target.class_names)
+        logits[layer], tables[layer] = of_class
     return logits, tables, lacking
 
 
