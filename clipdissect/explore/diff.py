@@ -15,9 +15,10 @@ from clipdissect.capture.latents import digest_name
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.evaluation.vectors import Sentences, vectors
 from clipdissect.explore.activations import layers_of
+from clipdissect.explore.clear import are_clear
 from clipdissect.explore.matching import INDEX, MATCHES, Matching, match_units
 from clipdissect.results.describe import NULL
-from clipdissect.results.flags import DEAD, RARE, has_flag
+from clipdissect.results.flags import DEAD, has_flag
 from clipdissect.store import Store
 from clipdissect.utils.type_checks import check_choice
 
@@ -223,13 +224,7 @@ class _Side:
 
     @property
     def clear(self) -> Bool[np.ndarray, " pairs"]:
-        """Whether the description tells something: it is above its null, and not of few images."""
-        described = np.array([bool(text) for text in self.descriptions], dtype=bool)
-        if NULL in self.rows:
-            scores, null = self.numbers("similarity"), self.numbers(NULL)
-            described &= np.isnan(null) | (scores > null)
-        clear: Bool[np.ndarray, " pairs"] = described & ~has_flag(self.rows, RARE)
-        return clear
+        return are_clear(self.rows)
 
     def numbers(self, column: str) -> Float[np.ndarray, " pairs"]:
         if column not in self.rows:

@@ -19,11 +19,11 @@ from clipdissect.capture.features import CapturedFeatures
 from clipdissect.datasets.class_names import is_a_name
 from clipdissect.errors import DissectError, unknown
 from clipdissect.explore.activations import activations_of, as_probe, inputs_of, layers_of
+from clipdissect.explore.clear import are_clear
 from clipdissect.explore.explanation_page import as_html
 from clipdissect.explore.unusual import unusual
 from clipdissect.images.decode import to_pil
 from clipdissect.probe import Probe
-from clipdissect.results.flags import COLUMN
 from clipdissect.scores.heads import LinearHead, head_of, network_inputs
 from clipdissect.targets import Target
 
@@ -54,10 +54,11 @@ class Explanation:
     Args:
         image: its name.
         picture: 8-bit RGB.
-        units: `layer, unit, description, activation, share_below, excess` and flags: the most
-            unusual units of each layer first, see `unusual`.
-        contributions: `layer, unit, description, activation, mean, weight, contribution`, largest
-            first; of layers whose units a linear layer turns into the logits.
+        units: `layer, unit, description, clear, activation, share_below, excess`: the most unusual
+            units of each layer first, see `unusual`; `clear` tells which descriptions are above
+            their null.
+        contributions: `layer, unit, description, clear, activation, mean, weight, contribution`,
+            largest first; of layers whose units a linear layer turns into the logits.
         logits: of those layers, the explained class.
         prediction: the most probable class and its probability; None if the classes' layer isn't
             known.
@@ -246,13 +247,13 @@ def _contributions(
 
 
 def _described(result: Result, layer: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Put the layer, the descriptions and the flags in a table of units."""
+    """Put the layer, the descriptions and whether they are clear in a table of units."""
     rows = result.descriptions[result.descriptions["layer"] == layer]
-    columns = [name for name in ("description", "similarity", COLUMN) if name in rows]
-    merged = table.merge(rows[["unit", *columns]], on="unit", how="left")
+    known = rows[["unit", "description"]].assign(clear=are_clear(rows))
+    merged = table.merge(known, on="unit", how="left")
     merged["description"] = merged["description"].fillna("")
     merged.insert(0, "layer", layer)
-    first = ["layer", "unit", "description"]
+    first = ["layer", "unit", "description", "clear"]
     table = merged[[*first, *(name for name in merged if name not in first)]]
     return table
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from clipdissect.explore.explain import Explanation
 
 
+UNCLEAR = "(?)"
+
+
 @exit_on_user_errors
 def main() -> None:
     parser = command_parser("explain", __doc__)
@@ -44,7 +47,8 @@ def main() -> None:
     result = result_of_run(options.run)
     explanation = result.explain(options.image, options.layer, options.top, options.class_name)
     out = console()
-    for table in _tables(explanation):
+    for title, table in _tables(explanation):
+        print_lines(out, [title])
         out.print(table)
     print_lines(out, _closing(explanation))
     if options.html:
@@ -53,7 +57,7 @@ def main() -> None:
         print(f"page: {path}")
 
 
-def _tables(explanation: Explanation) -> Iterator[Any]:
+def _tables(explanation: Explanation) -> Iterator[tuple[str, Any]]:
     from clipdissect.explore.explanation_page import share_in_words
 
     for layer, rows in explanation.units.groupby("layer", sort=False):
@@ -68,12 +72,12 @@ def _tables(explanation: Explanation) -> Iterator[Any]:
         ]
         columns = {**_UNIT, "activation": RIGHT, "on this image": {"no_wrap": True}}
         title = f"{layer}: most unusual activations on {explanation.image}"
-        yield text_table({**columns, "excess": RIGHT}, cells, title)
+        yield title, text_table({**columns, "excess": RIGHT}, cells)
         if layer in explanation.logits:
             yield _contributions(explanation, str(layer))
 
 
-def _contributions(explanation: Explanation, layer: str) -> Any:
+def _contributions(explanation: Explanation, layer: str) -> tuple[str, Any]:
     logit, table = explanation.logits[layer], explanation.contributions
     cells = [
         (
@@ -88,7 +92,7 @@ def _contributions(explanation: Explanation, layer: str) -> Any:
     title = (
         f"{layer}: contributions to {logit.name}, logit {logit.logit:.3f}, mean {logit.mean:.3f}"
     )
-    return text_table(columns, cells, title)
+    return title, text_table(columns, cells)
 
 
 _UNIT: dict[str, dict[str, Any]] = {
@@ -98,7 +102,8 @@ _UNIT: dict[str, dict[str, Any]] = {
 
 
 def _unit(row: Any) -> tuple[str, str]:
-    return row["unit"], row["description"] or "no description"
+    text = row["description"] or "no description"
+    return row["unit"], text if row["clear"] else f"{text} {UNCLEAR}"
 
 
 def _closing(explanation: Explanation) -> list[str]:
@@ -106,4 +111,6 @@ def _closing(explanation: Explanation) -> list[str]:
     if explanation.prediction:
         name, probability = explanation.prediction
         lines.append(f"prediction: {name} (probability {probability:.3f})")
+    if not explanation.units["clear"].all():
+        lines.append(f"{UNCLEAR} descriptions that are not above their null")
     return [*lines, *(f"note: {note}" for note in explanation.notes)]
