@@ -252,6 +252,7 @@ def _described(result: Result, layer: str, table: pd.DataFrame) -> pd.DataFrame:
     known = rows[["unit", "description"]].assign(clear=are_clear(rows))
     merged = table.merge(known, on="unit", how="left")
     merged["description"] = merged["description"].fillna("")
+    merged["clear"] = merged["clear"].eq(True)  # units without a description have no row
     merged.insert(0, "layer", layer)
     first = ["layer", "unit", "description", "clear"]
     table = merged[[*first, *(name for name in merged if name not in first)]]
