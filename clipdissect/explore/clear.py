@@ -15,8 +15,9 @@ def are_clear(rows: pd.DataFrame) -> Bool[np.ndarray, " units"]:
 
     The null is the best score with shuffled images; without it, every description counts.
     """
-    clear = np.array([isinstance(text, str) and text != "" for text in rows["description"]], bool)
+    described = [isinstance(text, str) and text != "" for text in rows["description"]]
+    clear: Bool[np.ndarray, " units"] = np.array(described, dtype=bool) & ~has_flag(rows, RARE)
     if NULL in rows:
-        clear &= (rows[NULL].isna() | (rows["similarity"] > rows[NULL])).to_numpy(dtype=bool)
-    clear = clear & ~has_flag(rows, RARE)
+        above = rows[NULL].isna() | (rows["similarity"] > rows[NULL])
+        clear &= above.to_numpy(dtype=bool)
     return clear
