@@ -69,6 +69,8 @@ CHECKED = [
     "clipdissect.sae.directions",
     *(f"clipdissect.similarity.{name}" for name in SIMILARITY),
     "clipdissect.datasets.segmentation",
+    "clipdissect.explore.correlation",
+    "clipdissect.explore.unusual",
     *(
         f"clipdissect.masks.{name}"
         for name in (

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
+from clipdissect.evaluation.vectors import Sentences
 from clipdissect.explore import pictures
+from clipdissect.explore.diff import Difference, diff
+from clipdissect.explore.explain import Explanation, explain
 from clipdissect.explore.find import Picture, asked, find
 from clipdissect.explore.pictures import Card, Shown
 from clipdissect.method import Job
@@ -99,6 +103,26 @@ class Result(ResultTables):
             log.warning(note)
         found.table.attrs["notes"] = list(found.notes)
         return found.table
+
+    def explain(
+        self,
+        image: str | Path | Image.Image,
+        layer: str | None = None,
+        top: int = 10,
+        class_name: str | int | None = None,
+    ) -> Explanation:
+        """Return the units behind a prediction; see `explore.explain.explain`."""
+        return explain(self, image, layer, top, class_name)
+
+    def diff(
+        self,
+        other: Result,
+        match: str = "index",
+        sentences: Sentences = None,
+        layer: str | None = None,
+    ) -> Difference:
+        """Return which units' meanings differ in another result; see `explore.diff.diff`."""
+        return diff(self, other, match, sentences, layer)
 
     def __repr__(self) -> str:
         problem = f"; {self.problem}" if self.problem else ""

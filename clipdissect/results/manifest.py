@@ -21,6 +21,7 @@ from clipdissect.capture.sae_fit import SaeFit
 from clipdissect.capture.settings import Settings
 from clipdissect.concepts import Concepts
 from clipdissect.encoder import Encoder
+from clipdissect.errors import DissectError
 from clipdissect.probe import Probe
 from clipdissect.similarity import Similarity
 from clipdissect.targets import Target
@@ -123,6 +124,22 @@ def provenance(
             for layer, reading in captured.readings.items()
         },
     )
+
+
+def check_network(features: CapturedFeatures, run: Mapping[str, Any], name: str) -> None:
+    """Raise a DissectError if features are of another network than a run's manifest says.
+
+    Args:
+        run: the manifest; it may lack digests, as that of labels from a file.
+        name: what the message calls the run.
+    """
+    known = run.get("digests", {}).get("target")
+    if known is not None and known != features.digests["target"]:
+        target = run.get("target", {}).get("name", "")
+        raise DissectError(
+            f"{name} is of another network than target {target} is now: its weights or code have "
+            "changed since, or other weights are named"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -65,10 +65,7 @@ def head_of(
     logits = outputs.pop(_NETWORK)
     same = [name for name, output in outputs.items() if _equal(output, logits)]
     if not same:
-        raise DissectError(
-            f"the ablation score of layer {layer} is undefined: the output of {target.name} isn't "
-            f"that of a linear layer (nn.Linear)"
-        )
+        raise DissectError(f"the output of {target.name} isn't that of a linear layer (nn.Linear)")
     name = same[-1]
     linear: Any = target.model.get_submodule(name)
     bias = torch.zeros(len(linear.weight)) if linear.bias is None else linear.bias.detach().cpu()
@@ -116,17 +113,16 @@ def _check_reads(
     units = head.weight.shape[1]
     if activations.shape[1] != units:
         raise DissectError(
-            f"the ablation score of layer {layer} is undefined: it has {activations.shape[1]} "
-            f"units, but {head.name} reads {units}; {advice}"
+            f"layer {layer} has {activations.shape[1]} units, but {head.name} reads {units}; "
+            f"{advice}"
         )
     expected = logits.cpu().double()
     difference = float((head.logits(activations.cpu()) - expected).abs().max())
     spread = float(expected.std())
     if not difference <= _TOLERANCE * spread:
         raise DissectError(
-            f"the ablation score of layer {layer} is undefined: {head.name} doesn't read its "
-            f"activations (with them the logits differ by up to {difference:.3g}; their standard "
-            f"deviation is {spread:.3g}); {advice}"
+            f"{head.name} doesn't read the activations of layer {layer} (with them the logits "
+            f"differ by up to {difference:.3g}; their standard deviation is {spread:.3g}); {advice}"
         )
 
 

@@ -148,7 +148,7 @@ def _heads(held_out: HeldOut) -> tuple[dict[str, LinearHead], list[str]]:
         try:
             heads[layer] = head_of(held_out.target, layer, inputs, activations.cpu())
         except DissectError as error:
-            reasons.append(str(error))
+            reasons.append(f"the ablation score of layer {layer} is undefined: {error}")
     return heads, reasons
 
 

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from clipdissect import encoder as encoders
-from clipdissect import method as methods
 from clipdissect import text_images
 from clipdissect.app.build import build_group, build_job, parameters
 from clipdissect.app.evaluation_job import resampling_of
+from clipdissect.app.run_result import NOTHING
 from clipdissect.app.scoring.labels import (
     encoders_of,
     given,
@@ -30,14 +30,13 @@ from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError, MissingResource
 from clipdissect.method import Job
 from clipdissect.probe import Probe
+from clipdissect.results.manifest import check_network
 from clipdissect.scores.held_out import HeldOut, rows_of
 from clipdissect.scores.scorers import WITH_ENCODER, ScoreOptions
 from clipdissect.scores.scoring import Labels
 from clipdissect.scores.simulation import check_encoders
 from clipdissect.scores.splits import Split, read_split, split_images
 from clipdissect.utils.distributed import from_environment
-
-NOTHING = methods.build("published", path="")  # a method that needs no part of a job
 
 
 @dataclass(frozen=True)
@@ -144,12 +143,7 @@ class ScoringJob:
             probe = probe.subset(sorted(rows))
         features = capture(target, target.layers, self.encoder, probe, self.job.store, settings)
         for source in self.sources:
-            known = source.digests.get("target")
-            if known is not None and known != features.digests["target"]:
-                raise DissectError(
-                    f"{source.name} is of another network than target {target.name} is now: its "
-                    "weights or code have changed since, or other weights are named"
-                )
+            check_network(features, source.run.run, source.name)
         return features
 
 

@@ -82,11 +82,11 @@ def _read(entry: Any, own: Sequence[str]) -> Source:
     return Source(str(entry), run, config_of(place, own))
 
 
-def config_of(folder: Path, own: Sequence[str] = ()) -> Any | None:
-    """Return a run's config with overrides on top; None for a file, or if the run has none.
+def config_of(folder: Path, own: Sequence[str] = ()) -> DictConfig | None:
+    """Compose a run's config anew, with further options on top; None if it has none.
 
     Raises:
-        DissectError: a run of score, whose labels are of another run.
+        DissectError: it is a run of score, whose config names another run.
     """
     file = folder / OVERRIDES
     if not file.is_file():
