@@ -1,0 +1,94 @@
+"""Hooks of the documentation's site: help texts, and files outside `docs/`.
+
+Markdown links may lead to any file of the repository, as they do in the repository's own view. The
+hooks add such files to the site, under their path in the repository, and rewrite the links.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+HELP = "<!-- help of every command -->"
+LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the files outside `docs/` that its pages, or pages added so, link to."""
+    from mkdocs.structure.files import File
+
+    waiting = sorted(DOCS.glob("**/*.md"))
+    seen = set(waiting)
+    while waiting:
+        page = waiting.pop()
+        for file in {target(page, link) for link in links(page.read_text("utf-8"))} - seen - {None}:
+            seen.add(file)
+            if not file.is_relative_to(DOCS):
+                files.append(File.generated(config, uri(file), abs_src_path=str(file)))
+                waiting += [file] if file.suffix == ".md" else []
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Rewrite links across the border of `docs/`; insert the help texts."""
+    if HELP in markdown:
+        markdown = markdown.replace(HELP, help_of_every_command())
+    source = Path(page.file.abs_src_path)
+    parts = FENCE.split(markdown)  # odd ones are code
+    parts[::2] = [LINK.sub(lambda match: rewritten(source, match), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def links(markdown: str) -> Iterator[str]:
+    """Yield the relative links of a page, without fragments, outside its code."""
+    for part in FENCE.split(markdown)[::2]:
+        yield from (match[2] for match in LINK.finditer(part))
+
+
+def target(page: Path, link: str) -> Path | None:
+    """Return the file of the repository that a link of a page leads to; a folder's README."""
+    path = Path(os.path.normpath(page.parent / link))
+    path = path / "README.md" if path.is_dir() else path
+    return path if path.is_relative_to(ROOT) and path.is_file() else None
+
+
+def uri(file: Path) -> str:
+    """Return a file's path in the site's sources."""
+    return file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT).as_posix()
+
+
+def rewritten(page: Path, match: re.Match[str]) -> str:
+    file = target(page, match[2])
+    if file is None:
+        return match[0]  # the build complains
+    link = os.path.relpath(uri(file), Path(uri(page)).parent)
+    return f"{match[1]}{link}{match[3] or ''}{match[4]}"
+
+
+def help_of_every_command() -> str:
+    """Return a section per runner and command with its `--help`."""
+    from clipdissect.app.help import COMMANDS, RUNNERS
+
+    with ThreadPoolExecutor(2) as pool:
+        texts = pool.map(help_text, [(), *((name,) for name in (*RUNNERS, *COMMANDS))])
+    titles = ["clipdissect", *(f"clipdissect {name}" for name in (*RUNNERS, *COMMANDS))]
+    return "\n".join(
+        f"### {title}\n\n```text\n{text}\n```\n" for title, text in zip(titles, texts, strict=True)
+    )
+
+
+def help_text(name: tuple[str, ...]) -> str:
+    command = [sys.executable, "-m", "clipdissect", *name, "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100"}
+    )
+    return done.stdout.strip().replace(f"{ROOT}{os.sep}", "")
