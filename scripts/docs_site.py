@@ -42,9 +42,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Rewrite links across the border of `docs/`; insert the help texts."""
     if HELP in markdown:
         markdown = markdown.replace(HELP, help_of_every_command())
-    source = Path(page.file.abs_src_path)
+    return with_links_of_the_site(Path(page.file.abs_src_path), markdown)
+
+
+def with_links_of_the_site(page: Path, markdown: str) -> str:
+    """Return a page's text with links that fit the places of files in the site."""
     parts = FENCE.split(markdown)  # odd ones are code
-    parts[::2] = [LINK.sub(lambda match: rewritten(source, match), part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(lambda match: rewritten(page, match), part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -19,6 +19,8 @@
 # opens by [jupytext](https://jupytext.readthedocs.io).
 
 # %%
+from tempfile import mkdtemp
+
 import clipdissect
 
 # %% [markdown]
@@ -29,16 +31,25 @@ import clipdissect
 # work. The texts to choose from are a list here; a file or the name of a packaged list works too.
 
 # %%
-words = """astronaut, bird, brick wall, building, camera, cat, coffee, coin, dog, face, fabric, flower,
-    fur, grass, gravel, horse, keyboard, leaf, moon, motorcycle, mushroom, night, rocket, sand, sea,
-    skin, sky, space shuttle, stripes, temple, text, tree, water, wheel, window, wood""".split(",")
-words = [word.strip() for word in words]
+living = ["astronaut", "bird", "cat", "dog", "face", "flower", "grass", "horse", "leaf", "tree"]
+things = [
+    "camera",
+    "clock",
+    "coffee",
+    "coin",
+    "fabric",
+    "keyboard",
+    "motorcycle",
+    "rocket",
+    "wheel",
+]
+places = ["brick wall", "gravel", "moon", "night", "sea", "sky", "temple", "tissue", "wood"]
 
 result = clipdissect.dissect(
     "efficientnet_lite0",
     ["blocks.6"],
     probe={"name": "photos", "sample": 150},
-    concepts=words,
+    concepts=[*living, *things, *places],
     encoder="conse",
     similarity={"name": "soft_wpmi", "top_k": 10},
 )
@@ -79,8 +90,6 @@ result.top_images.query("unit == @unit").head()
 # back.
 
 # %%
-from tempfile import mkdtemp
-
 folder = result.save(mkdtemp())
 clipdissect.load(folder)
 

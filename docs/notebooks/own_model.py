@@ -13,15 +13,16 @@
 # %% [markdown]
 # # Your own model
 #
-# Any `torch.nn.Module` that takes a batch of images can be dissected. Here a small network learns in
-# a few seconds to tell crops of three photographs apart, so that we know what the units of its last
-# layer detect, and see whether their descriptions are right.
+# Any `torch.nn.Module` that takes a batch of images can be dissected. Here a small network learns
+# to tell crops of three photographs apart, so that we know what the units of its last layer detect,
+# and see whether their descriptions are right.
 
 # %%
-import clipdissect
 import torch
 from torch import nn
 from torchvision import transforms
+
+import clipdissect
 
 # %% [markdown]
 # ## Images
@@ -48,7 +49,11 @@ preprocess = transforms.Compose(
 )
 torch.manual_seed(0)
 network = nn.Sequential(
-    nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(144, 3)
+    nn.Conv2d(3, 16, 5, stride=2),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool2d(3),
+    nn.Flatten(),
+    nn.Linear(144, 3),
 )
 inputs = torch.stack([preprocess(image) for image in pictures])
 adam = torch.optim.Adam(network.parameters(), lr=0.01)
