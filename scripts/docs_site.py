@@ -1,7 +1,8 @@
-"""Hooks of the documentation's site: help texts, and files outside `docs/`.
+"""Hooks of the documentation's site: notebooks, help texts, and files outside `docs/`.
 
-Markdown links may lead to any file of the repository, as they do in the repository's own view. The
-hooks add such files to the site, under their path in the repository, and rewrite the links.
+Notebooks are kept as text (`docs/notebooks/*.py`, by jupytext) and executed for the site. Markdown
+links may lead to any file of the repository, as they do in the repository's own view: the hooks
+add such files to the site, under their path in the repository, and rewrite the links.
 """
 
 from __future__ import annotations
@@ -12,20 +13,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+NOTEBOOKS = DOCS / "notebooks"
 HELP = "<!-- help of every command -->"
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the files outside `docs/` that its pages, or pages added so, link to."""
+    """Add the notebooks' pages, and files outside `docs/` that its pages, or these, link to."""
     from mkdocs.structure.files import File
 
+    for notebook in sorted(NOTEBOOKS.glob("*.py")):
+        files.remove(files.get_file_from_path(notebook.relative_to(DOCS).as_posix()))
+        files.append(File.generated(config, uri(notebook), content=notebook_page(notebook)))
     waiting = sorted(DOCS.glob("**/*.md"))
     seen = set(waiting)
     while waiting:
@@ -42,7 +49,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Rewrite links across the border of `docs/`; insert the help texts."""
     if HELP in markdown:
         markdown = markdown.replace(HELP, help_of_every_command())
-    return with_links_of_the_site(Path(page.file.abs_src_path), markdown)
+    return with_links_of_the_site(DOCS / (page.file.abs_src_path or page.file.src_uri), markdown)
 
 
 def with_links_of_the_site(page: Path, markdown: str) -> str:
@@ -66,7 +73,8 @@ def target(page: Path, link: str) -> Path | None:
 
 
 def uri(file: Path) -> str:
-    """Return a file's path in the site's sources."""
+    """Return a file's path in the site's sources; a notebook's is its page's."""
+    file = file.with_suffix(".md") if file.parent == NOTEBOOKS else file
     return file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT).as_posix()
 
 
@@ -76,6 +84,42 @@ def rewritten(page: Path, match: re.Match[str]) -> str:
         return match[0]  # the build complains
     link = os.path.relpath(uri(file), Path(uri(page)).parent)
     return f"{match[1]}{link}{match[3] or ''}{match[4]}"
+
+
+def notebook_page(file: Path) -> str:
+    """Execute a notebook and return it as Markdown, with its outputs as HTML.
+
+    Raises:
+        CellExecutionError: a cell fails.
+    """
+    import jupytext
+    from nbclient import NotebookClient
+
+    notebook = jupytext.read(file)
+    with TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}  # the working folder
+        NotebookClient(notebook, timeout=600, resources=resources).execute()
+    return "\n\n".join(cell_as_markdown(cell) for cell in notebook.cells)
+
+
+def cell_as_markdown(cell: Any) -> str:
+    if cell.cell_type == "markdown":
+        return str(cell.source)
+    # Standard error has logs and progress bars.
+    shown = [output_as_html(o) for o in cell.outputs if o.get("name") != "stderr"]
+    return "\n\n".join([f"```python\n{cell.source}\n```", *shown])
+
+
+def output_as_html(output: Any) -> str:
+    """Return the richest form of a cell's output that a page can show."""
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "text/html" in data:
+        html = data["text/html"]
+    elif "image/png" in data:
+        html = f'<img alt="figure" src="data:image/png;base64,{data["image/png"].strip()}">'
+    else:
+        html = f"<pre>{escape(data['text/plain'])}</pre>"
+    return f'<div class="output">\n{html}\n</div>'
 
 
 def help_of_every_command() -> str:

@@ -32,10 +32,10 @@ def pages_of(nav: Any) -> Iterator[str]:
             yield from pages_of(entry)
 
 
-def test_the_navigation_has_every_page_once() -> None:
+def test_the_navigation_has_every_page_once(site: ModuleType) -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
     files = [*DOCS.glob("*.md"), *DOCS.glob("notebooks/*.py")]
-    assert sorted(pages_of(nav)) == sorted(file.relative_to(DOCS).as_posix() for file in files)
+    assert sorted(pages_of(nav)) == sorted(site.uri(file) for file in files)
 
 
 def test_links_of_the_documents_lead_to_files(site: ModuleType) -> None:
@@ -53,6 +53,8 @@ def test_links_of_the_documents_lead_to_files(site: ModuleType) -> None:
         ("docs/adding.md", "[a](../CONTRIBUTING.md#rules)", "[a](CONTRIBUTING.md#rules)"),
         ("CONTRIBUTING.md", "![a](docs/images/sae.webp)", "![a](images/sae.webp)"),
         ("results/offline/README.md", "[a](../../docs/faq.md)", "[a](../../faq.md)"),
+        ("docs/faq.md", "[a](notebooks/own_model.py)", "[a](notebooks/own_model.md)"),
+        ("docs/notebooks/own_model.py", "[a](../faq.md)", "[a](../faq.md)"),
         ("docs/scores.md", "[a](confidence.md)", "[a](confidence.md)"),
         ("docs/scores.md", "[a](https://arxiv.org)", "[a](https://arxiv.org)"),
         ("docs/scores.md", "[a](missing.md)", "[a](missing.md)"),
@@ -82,3 +84,12 @@ def test_every_command_has_a_section(site: ModuleType, monkeypatch: pytest.Monke
     assert "### clipdissect show\n\n```text\nhelp of show\n```\n" in sections
     assert "### clipdissect metric_checks\n" in sections
     assert site.HELP in Path(DOCS / "command_line.md").read_text("utf-8")
+
+
+def test_outputs_of_cells(site: ModuleType) -> None:
+    html = site.output_as_html({"data": {"text/plain": "x", "text/html": "<b>x</b>"}})
+    assert html == '<div class="output">\n<b>x</b>\n</div>'
+    html = site.output_as_html({"name": "stdout", "text": "a < b\n"})
+    assert html == '<div class="output">\n<pre>a &lt; b\n</pre>\n</div>'
+    html = site.output_as_html({"data": {"text/plain": "<Figure>", "image/png": "iVBO\n"}})
+    assert 'src="data:image/png;base64,iVBO"' in html
