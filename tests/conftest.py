@@ -105,7 +105,11 @@ CHECKED = [
 ]
 install_import_hook(CHECKED, "typechecker.check")
 
+import quick_composition  # noqa: E402
+
 from clipdissect.utils.paths import cache_dir  # noqa: E402
+
+quick_composition.install()
 
 USER_CACHE = cache_dir()  # the real one, which `own_cache` hides
 

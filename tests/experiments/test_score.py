@@ -318,7 +318,7 @@ def test_the_library_scores_a_result_on_other_images(images: Path, tmp_path: Pat
 def test_published_means_stand_beside_ours(tmp_path: Path) -> None:
     missing = tables.gather(tmp_path)["scores"]
     assert [row["paper"] for row in missing] == [0.1871, 0.092, 0.1242]
-    assert all("experiment=scores_published" in row["verdict"] for row in missing)
+    assert all("experiment=scores_published" in row["command"] for row in missing)
     digests = paper.values()["label_files"]
     files = {
         "clip_dissect.csv": digests["clip_dissect/resnet50_imagenet_broden.csv"],

@@ -4,8 +4,7 @@ Writes table1.md, table1.csv and so on. A run of final_layer, or a cell of a run
 similarity_comparison with default hyperparameters, counts as a row if its run.json says so (the
 target and its weights, probe, concepts, encoder, similarity function, summary, class names; of
 published labels the file), never by its folder's name; the latest run counts. As in the paper,
-averages include the union of ImageNet and Broden. A number without a run lists the command that
-gives it.
+averages include the union of ImageNet and Broden. Every number lists the command that gives it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ DATA = {
     "imagenet_val": "ImageNet val",
     "broden": "Broden",
     "cifar100_train": "CIFAR-100",
-    "imagenet_broden": "ImageNet val and Broden",
+    "imagenet_broden": "ImageNet val, Broden",
 }
-COLUMNS = ("row", "metric", "paper", "ours", "low", "high", "difference", "verdict")
+COLUMNS = ("row", "metric", "paper", "ours", "low", "high", "difference", "verdict", "command")
 AVERAGE = "average"
 TARGET = "resnet50"
 OWN = {"target": TARGET, "similarity": "soft_wpmi", "concepts": "google_20k"}
@@ -180,11 +179,11 @@ def _average(number: Row, cells: Sequence[Row], runs: Sequence[Run]) -> Row:
 def _own_row(number: Row) -> Row:
     facts = number["facts"]
     names = [facts[k] for k in ("method", "probe", "concepts", "similarity") if k in facts]
-    return _empty_row(" ".join(names), number["metric"], number["paper"])
+    return _empty_row(" ".join(names), number["metric"], number["paper"], _command(facts))
 
 
-def _empty_row(name: str, metric: str, published: float | None) -> Row:
-    row = {"row": name, "metric": metric, "paper": published}
+def _empty_row(name: str, metric: str, published: float | None, command: str) -> Row:
+    row = {"row": name, "metric": metric, "paper": published, "command": command}
     return row | dict.fromkeys(("ours", "low", "high", "difference"))
 
 
@@ -222,17 +221,22 @@ def _value(metrics: Mapping[str, Any], metric: str, target: str) -> Row | None:
 
 
 def _needs(facts: Mapping[str, Any], metric: str) -> str:
+    if "labels" in facts:
+        is_clip = metric.startswith("clip")
+        return "needs CLIP and the published labels" if is_clip else "see published.md"
+    probe = str(facts["probe"])
+    return f"needs {DATA.get(probe, probe)} and CLIP"
+
+
+def _command(facts: Mapping[str, Any]) -> str:
+    if facts["probe"] == AVERAGE:
+        return "clipdissect final_layer experiment=table3"
     command = f"clipdissect final_layer target={facts['target']}"
     if "labels" in facts:
         strip = facts.get("strip", ())
-        options = paper.published_options(facts["labels"], paper.CLASS_LAYER, strip)
-        data = "needs CLIP and the" if metric.startswith("clip") else "see published.md; from the"
-        return f"{data} published labels: {command} {options}"
-    probe = str(facts["probe"])
-    return (
-        f"needs {DATA.get(probe, probe)} and CLIP: {command} probe={probe} "
-        f"concepts={facts['concepts']} similarity={facts['similarity']}"
-    )
+        return f"{command} {paper.published_options(facts['labels'], paper.CLASS_LAYER, strip)}"
+    keys = ("probe", "concepts", "similarity")
+    return " ".join([command, *(f"{key}={facts[key]}" for key in keys)])
 
 
 @dataclass(frozen=True)
@@ -240,13 +244,15 @@ class Number:
     """A number of the paper, and the conditions on runs that reproduce it.
 
     `own` are the parts of our labels (see `paper.is_own`), `labels` a published label
-    file and `images` its probe. `keys` lead to the number in the metrics.
+    file and `images` its probe. `keys` lead to the number in the metrics. `needs` are the weights
+    and images that the command takes.
     """
 
     study: str
     name: str
     metric: str
     keys: tuple[str, ...]
+    needs: str
     published: float | None = None
     own: Mapping[str, str] | None = None
     labels: str | None = None
@@ -255,11 +261,12 @@ class Number:
     layers: Mapping[str, str] = field(default_factory=dict)
 
     def row(self, runs: list[tuple[Row, Row]]) -> Row:
-        row = _empty_row(f"{self.study}: {self.name}", self.metric, self.published)
+        name = f"{self.study}: {self.name}"
+        row = _empty_row(name, self.metric, self.published, self._command)
         fitting = [metrics[self.study] for run, metrics in runs if self._fits(run, metrics)]
         known = [value for metrics in fitting if (value := self._value(metrics))]
         if not known:
-            return row | {"verdict": f"not run: {self._command}"}
+            return row | {"verdict": f"not run: needs {self.needs}"}
         ours = known[-1]
         if self.published is None:
             return row | ours | {"verdict": "the paper has no such number"}
@@ -291,9 +298,7 @@ class Number:
         command = f"clipdissect {self.study} experiment={self.study}"
         if self.labels is None:
             return command
-        published = paper.published_options(self.labels, self.layers["layer"])
-        alternative = f", or with our own labels: {command}" if self.own else ""
-        return f"with the published labels: {command} {published}{alternative}"
+        return f"{command} {paper.published_options(self.labels, self.layers['layer'])}"
 
     def _value(self, metrics: Any) -> Row | None:
         for key in self.keys:
@@ -328,13 +333,13 @@ def _score_rows(complete: Sequence[tuple[Run, Row]]) -> list[Row]:
     rows = []
     for name, (file, mean) in published["labels"].items():
         number = {"paper": mean}
-        row = _empty_row(f"{published['layer']}: {name}", "simulation", mean)
+        command = "clipdissect score experiment=scores_published profile.labels=FOLDER"
+        row = _empty_row(f"{published['layer']}: {name}", "simulation", mean, command)
         known = [v for run, metrics in ordered if (v := _simulation(run, metrics, file))]
         if known:
             value = known[-1] | _verdict(number, known[-1]["ours"])
         else:
-            command = "clipdissect score experiment=scores_published profile.labels=FOLDER"
-            value = {"verdict": f"not run: needs ImageNet val and SigLIP: {command}"}
+            value = {"verdict": "not run: needs ImageNet val, SigLIP and the published labels"}
         rows.append(row | value)
     return rows
 
@@ -362,7 +367,8 @@ def _missing() -> Iterator[Number]:
     parts = OWN | {key: values[key] for key in ("probe", "concepts")}
     for group in ("dog.n.01", "bird.n.01"):
         name, share = f"{group}, {values['probe']}", values[group]["right"] / values[group]["units"]
-        yield Number("missing_concepts", name, "top1", (group, "missing"), share, parts)
+        keys, needs = (group, "missing"), "CIFAR-100 and CLIP"
+        yield Number("missing_concepts", name, "top1", keys, needs, share, parts)
 
 
 def _weights() -> Iterator[Number]:
@@ -375,6 +381,7 @@ def _weights() -> Iterator[Number]:
             f"{layers['layer']} to {layers['into']}, {pairs} weights",
             "pearson_r",
             (paper.ENCODER, "top_pairs" if is_part else "all_pairs"),
+            "CLIP, ResNet-50's weights and the published labels",
             r,
             parts,
             values["labels"],
@@ -389,9 +396,9 @@ def _classes() -> Iterator[Number]:
     for method, values in paper.values()[study].items():
         parts = OWN | {"probe": images} if method == "clip_dissect" else None
         for metric in ("truth", "prediction"):
-            keys, labels = ("mpnet", metric), values["labels"]
-            number = values[metric]
-            yield Number(study, method, metric, keys, number, parts, labels, images, layers=layers)
+            facts = {"own": parts, "labels": values["labels"], "images": images, "layers": layers}
+            needs = "ImageNet val, ResNet-50's weights and the published labels"
+            yield Number(study, method, metric, ("mpnet", metric), needs, values[metric], **facts)
 
 
 def _phrases() -> Iterator[Number]:
@@ -399,4 +406,6 @@ def _phrases() -> Iterator[Number]:
     parts = OWN | {"probe": "imagenet_broden"}
     settings = {"templates": ["{} {}"], "words": 100, "length": 2}
     name = "phrases minus words, fc"
-    yield Number("compositional_concepts", name, "mpnet_cos", keys, own=parts, settings=settings)
+    needs = "ImageNet val, Broden and CLIP"
+    study = "compositional_concepts"
+    yield Number(study, name, "mpnet_cos", keys, needs, own=parts, settings=settings)
