@@ -39,9 +39,11 @@ def on_files(files: Any, config: Any) -> Any:
         page = waiting.pop()
         for file in {target(page, link) for link in links(page.read_text("utf-8"))} - seen - {None}:
             seen.add(file)
-            if not file.is_relative_to(DOCS):
+            if file.is_dir():
+                files.append(File.generated(config, uri(file), content=listing(file)))
+            elif not file.is_relative_to(DOCS):
                 files.append(File.generated(config, uri(file), abs_src_path=str(file)))
-                waiting += [file] if file.suffix == ".md" else []
+            waiting += [file] if file.suffix == ".md" else []
     return files
 
 
@@ -66,16 +68,27 @@ def links(markdown: str) -> Iterator[str]:
 
 
 def target(page: Path, link: str) -> Path | None:
-    """Return the file of the repository that a link of a page leads to; a folder's README."""
+    """Return what a page's link leads to in the repository; of a folder the README, if any."""
     path = Path(os.path.normpath(page.parent / link))
-    path = path / "README.md" if path.is_dir() else path
-    return path if path.is_relative_to(ROOT) and path.is_file() else None
+    path = path / "README.md" if (path / "README.md").is_file() else path
+    return path if path.is_relative_to(ROOT) and path.exists() else None
 
 
 def uri(file: Path) -> str:
-    """Return a file's path in the site's sources; a notebook's is its page's."""
-    file = file.with_suffix(".md") if file.parent == NOTEBOOKS else file
+    """Return a file's path in the site's sources; a notebook's or a folder's is its page's."""
+    if file.is_dir():
+        file = file / "index.md"
+    elif file.parent == NOTEBOOKS:
+        file = file.with_suffix(".md")
     return file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT).as_posix()
+
+
+def listing(folder: Path) -> str:
+    """Return a page with the names of a folder's files."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+    shown = [name for name in names if (folder / name).is_file() and not name.startswith(".")]
+    lines = "\n".join(f"- `{name}`" for name in shown)
+    return f"# {folder.relative_to(ROOT).as_posix()}\n\nFiles in the repository:\n\n{lines}\n"
 
 
 def rewritten(page: Path, match: re.Match[str]) -> str:

@@ -50,6 +50,7 @@ def test_links_of_the_documents_lead_to_files(site: ModuleType) -> None:
     ("page", "link", "in_the_site"),
     [
         ("docs/scores.md", "[a](../results/offline)", "[a](results/offline/README.md)"),
+        ("docs/scores.md", "[a](../results/tables)", "[a](results/tables/index.md)"),
         ("docs/adding.md", "[a](../CONTRIBUTING.md#rules)", "[a](CONTRIBUTING.md#rules)"),
         ("CONTRIBUTING.md", "![a](docs/images/sae.webp)", "![a](images/sae.webp)"),
         ("results/offline/README.md", "[a](../../docs/faq.md)", "[a](../../faq.md)"),
@@ -69,6 +70,12 @@ def test_links_across_the_border_of_docs(
     site: ModuleType, page: str, link: str, in_the_site: str
 ) -> None:
     assert site.with_links_of_the_site(ROOT / page, link) == in_the_site
+
+
+def test_a_folder_without_readme_is_a_list_of_its_files(site: ModuleType) -> None:
+    page = site.listing(ROOT / "results" / "offline" / "table1")
+    assert page.startswith("# results/offline/table1\n\nFiles in the repository:\n\n- `")
+    assert "- `run.json`\n" in page
 
 
 def test_help_texts_name_no_folder_of_this_machine(site: ModuleType) -> None:
