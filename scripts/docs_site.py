@@ -111,7 +111,8 @@ def notebook_page(file: Path) -> str:
     notebook = jupytext.read(file)
     with TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}  # the working folder
-        NotebookClient(notebook, timeout=600, resources=resources).execute()
+        quiet = ["--log-level=ERROR"]
+        NotebookClient(notebook, timeout=600, resources=resources, extra_arguments=quiet).execute()
     return "\n\n".join(cell_as_markdown(cell) for cell in notebook.cells)
 
 
