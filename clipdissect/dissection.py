@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdissect import encoder as encoders
 from clipdissect import sae as saes
-from clipdissect import targets
 from clipdissect.capture.activations import Activations
 from clipdissect.capture.capture import capture, check_layers
 from clipdissect.capture.capture import run_worker as run_capture_worker
@@ -36,10 +35,7 @@ from clipdissect.similarity import Similarity
 from clipdissect.similarity.inputs import ConceptActivations
 from clipdissect.store import Store
 from clipdissect.targets import Target
-from clipdissect.targets.wrappers import unwrap
-from clipdissect.utils import registry
 from clipdissect.utils.distributed import ALONE, Team, all_cores
-from clipdissect.utils.hashing import Transform
 from clipdissect.utils.memo import Memo
 from clipdissect.utils.paths import store_dir
 from clipdissect.utils.timing import Timers
@@ -331,38 +327,6 @@ def resolve_settings(settings: Settings | None, device: str | torch.device | Non
     if device is None:
         return settings
     return replace(settings, device=str(device) if isinstance(device, torch.device) else device)
-
-
-def resolve_target(
-    model: nn.Module | Target | Mapping[str, Any] | str,
-    layers: Sequence[str] | None,
-    preprocess: Transform | None,
-) -> Target:
-    """Return a target from a network, a `Target` or a name; see `api.dissect`."""
-    is_list = layers is None or (isinstance(layers, Sequence) and not isinstance(layers, str))
-    if not is_list or any(not isinstance(layer, str) for layer in layers or ()):
-        raise DissectError(f"layers must be a list of names, such as ['layer4']; got {layers!r}")
-    if isinstance(model, (str, Mapping)):
-        model = registry.named("target", targets.lazily, model)
-    if preprocess is not None and not callable(preprocess):
-        raise DissectError(
-            f"preprocess must be a function of a PIL image; got {shortened(preprocess)}"
-        )
-    if isinstance(model, nn.Module):
-        if preprocess is None:
-            raise DissectError(
-                "preprocess is needed with a plain network: the transform from a PIL image to "
-                "its input, as used for evaluating it"
-            )
-        model = Target(type(unwrap(model)).__name__, model, preprocess)
-    if not isinstance(model, Target):
-        raise DissectError(
-            "model must be a torch.nn.Module, a Target or a target's name; got "
-            + (f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__)
-        )
-    if layers is not None:
-        model = replace(model, layers=tuple(layers))
-    return model.with_preprocess(preprocess) if preprocess else model
 
 
 def with_saes(target: Target, given: Any) -> Target:

@@ -31,7 +31,12 @@ def one_line(error: Exception, most: int = 300) -> str:
 def unknown(kind: str, name: str, valid: Iterable[str], most: int = 40) -> DissectError:
     """Return an error for a name outside `valid`, with the closest matches first."""
     names = [str(v) for v in valid]
-    close = get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
     shown = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    hint = closest(name, names)
     return DissectError(f"unknown {kind} '{name}'.{hint} Valid: {shown or 'none'}")
+
+
+def closest(name: object, valid: Iterable[str]) -> str:
+    """Return a question with the valid names that resemble a wrong one, or an empty text."""
+    close = get_close_matches(str(name), list(valid), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

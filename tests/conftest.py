@@ -50,6 +50,7 @@ CHECKED = [
     "clipdissect.masks.boxes",
     "clipdissect.method.crops",
     "clipdissect.method.rerank",
+    "clipdissect.probe.arrays",
     "clipdissect.probe.image_labels",
     "clipdissect.results.meanings",
     *(

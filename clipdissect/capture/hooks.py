@@ -25,6 +25,16 @@ class Recorder:
     def __init__(self, reduce: Reduce, readings: Mapping[str, Reading]) -> None:
         self.reduce, self.readings = reduce, readings
         self._batch: dict[str, Tensor] = {}
+        self._is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Record nothing within the block, in which another network may run the same modules."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def take(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "images ..."]]:
         """Return the batch's activations and forget them."""
@@ -40,6 +50,8 @@ class Recorder:
 
     def record(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Reduce a layer's output at once; a forward hook once the layer is bound."""
+        if self._is_paused:
+            return
         if layer in self._batch:
             raise run_repeatedly(layer)
         tensor = select(output, split_layer(layer)[1], layer)

@@ -94,7 +94,7 @@ class ModelRunner:
     def _embeds(self, images: Tensor) -> Outputs:
         assert self.embed is not None  # nobody asks for embeddings without an encoder
         inputs = self.transforms[1].finish(images)
-        with self._autocast():
+        with self._autocast(), self.recorder.paused():  # target and encoder may be one network
             embeds = self.embed(inputs).float()
         _check_rows(EMBEDS, embeds, len(images))
         return {EMBEDS: embeds}

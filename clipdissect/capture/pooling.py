@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from clipdissect.errors import DissectError
-from clipdissect.utils.type_checks import check_choice, check_fields
+from clipdissect.utils.type_checks import check_choice, check_fields, checked_fields
 
 COUNT = "count"
 SUMMARIES = ("auto", "mean", "max", "cls", COUNT)
 LAYOUTS = ("auto", "channels_first", "channels_last")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Summary:
     """How a layer's activations are pooled to one number per unit and image.

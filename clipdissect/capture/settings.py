@@ -11,7 +11,7 @@ import torch
 from clipdissect.capture.pooling import Summary
 from clipdissect.errors import DissectError
 from clipdissect.utils.memory import can_keep_memory
-from clipdissect.utils.type_checks import check_choice, check_fields
+from clipdissect.utils.type_checks import check_choice, check_fields, checked_fields
 
 BF16_WEIGHTS = "bf16_weights"
 PRECISIONS = ("auto", "fp32", "bf16", BF16_WEIGHTS)
@@ -20,6 +20,7 @@ CUDA_BATCH = 256  # halved until it fits
 SHARD, CUDA_SHARD = 1024, 4096  # seconds of work; three wait on the device at most
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Settings:
     """How to run the networks, and which activations to store.

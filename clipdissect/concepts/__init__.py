@@ -24,6 +24,7 @@ from clipdissect.concepts.sources import (
 )
 from clipdissect.errors import DissectError, unknown
 from clipdissect.utils import registry
+from clipdissect.utils.paths import is_wrong_name
 from clipdissect.utils.type_checks import shortened
 
 OPTIONS: dict[str, Callable[..., Concepts]] = {
@@ -72,11 +73,6 @@ def resolve(source: Concepts | Iterable[str] | Mapping[str, Any] | str | Path) -
             f"{shortened(source)}"
         )
     return _log_dropped(of_list(list(source)))
-
-
-def is_wrong_name(source: str) -> bool:
-    """Return whether a word looks like a concept set's name rather than a file's path."""
-    return source.replace("_", "").isalnum() and not Path(source).exists()
 
 
 def _log_dropped(concepts: Concepts) -> Concepts:

@@ -11,6 +11,7 @@ from clipdissect.encoder.base import Encoder
 from clipdissect.encoder.conse import conse
 from clipdissect.encoder.hf import hf
 from clipdissect.encoder.lazy import facts_of, lazy, networks_of
+from clipdissect.encoder.loaded import TUPLE, is_open_clip, loaded
 from clipdissect.encoder.open_clip import open_clip
 from clipdissect.encoder.presets import PRESETS, preset
 from clipdissect.encoder.prompts import PromptEncoder
@@ -30,7 +31,7 @@ OPTIONS: dict[str, Callable[..., PromptEncoder]] = {
 
 _REMEMBERED = dict(OPTIONS)  # functions that run no code of users; they note what they read
 
-__all__ = ["OPTIONS", "Encoder", "build", "lazily", "resolve", "text_notes"]
+__all__ = ["OPTIONS", "Encoder", "build", "lazily", "loaded", "resolve", "text_notes"]
 
 
 def build(name: str, **parameters: Any) -> PromptEncoder:
@@ -56,14 +57,20 @@ def lazily(name: str, **parameters: Any) -> PromptEncoder:
     return lazy(found) if found.lasts else found.built
 
 
-def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
-    """Return an encoder from a name, a mapping of a name and parameters, or an encoder.
+def resolve(what: Any) -> Encoder:
+    """Return an encoder from one, a name, a mapping with parameters, or open_clip's objects.
 
     Raises:
-        DissectError: unknown name, or an object that lacks a part of `Encoder`.
+        DissectError: unknown name, or an object that lacks a part of `Encoder`; see `loaded`.
     """
     if isinstance(what, (str, Mapping)):
         return registry.named("encoder", lazily, what)
+    if is_open_clip(what):
+        return loaded(what)
+    if isinstance(what, tuple):
+        if len(what) != 3:
+            raise DissectError(f"a tuple as encoder must be {TUPLE}; got {len(what)} parts")
+        return loaded(*what)
     parts = [name for name in vars(Encoder) if not name.startswith("_")]
     # Looked up statically: a digest is a property that may take seconds.
     lacking = [name for name in parts if getattr_static(what, name, None) is None]
@@ -72,7 +79,8 @@ def resolve(what: Encoder | Mapping[str, Any] | str) -> Encoder:
             f"encoder must be an encoder's name or an Encoder: a {type(what).__name__} lacks "
             f"{', '.join(lacking)}"
         )
-    return what
+    encoder: Encoder = what
+    return encoder
 
 
 def text_notes(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from clipdissect.encoder.batches import Tokens, in_batches, placed
 from clipdissect.encoder.prompts import PromptEncoder, checked
 from clipdissect.errors import DissectError, MissingResource, one_line
+from clipdissect.images.image_processor import ImageProcessor
 from clipdissect.models import hub, tokenizers
 from clipdissect.utils import hashing
 from clipdissect.utils.dependencies import depends_on, depends_on_more
@@ -29,17 +30,6 @@ _HARMLESS = ("position_ids",)
 LOWER, NO_MASK = "lower case", "no attention mask"
 # Models whose tokens don't see what the attention mask leaves out, and that pool none of it.
 _IGNORE_PADDING = ("clip", "metaclip_2", "clipseg", "altclip", "chinese_clip", "blip")
-
-
-@dataclass(frozen=True)
-class ImageProcessor:
-    """An image processor of transformers as a transform, PIL image to `[channels, h, w]`."""
-
-    processor: Any
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        values: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        return values[0]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,21 @@
-"""Layer name patterns such as `blocks.*.mlp.fc1`, and class names of modules."""
+"""Layer name patterns such as `blocks.*.mlp.fc1`, filters, and class names of modules."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from clipdissect.errors import unknown
+from clipdissect.errors import DissectError, one_line, unknown
+from clipdissect.utils.type_checks import shortened
+
+LayerFilter: TypeAlias = (
+    type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
+)
+"""The layers of a network by the modules' type or types, or by a function of name and module."""
 
 _PART = re.compile(r"\[([^\[\]]+)\]$")
 LATENTS = "{sae}"  # ends the name of a layer whose units are a sparse autoencoder's latents
@@ -42,6 +48,59 @@ def expand(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
         ending = layer.removeprefix(pattern)
         names += [name + ending for name in matching if name + ending not in names]
     return tuple(names)
+
+
+def check(layers: Any) -> tuple[str, ...] | None:
+    """Return the names of a list of layers; None for a `LayerFilter` or None.
+
+    Raises:
+        DissectError: something else.
+    """
+    types = layers if isinstance(layers, tuple) else (layers,)
+    if layers is None or (types and all(_is_module_type(each) for each in types)):
+        return None
+    if callable(layers) and not isinstance(layers, (type, nn.Module)):
+        return None
+    is_list = isinstance(layers, Sequence) and not isinstance(layers, str)
+    if not is_list or any(not isinstance(layer, str) for layer in layers):
+        raise DissectError(
+            f"layers must be a list of names, such as ['layer4'], a module type, such as "
+            f"torch.nn.Conv2d, or a function of a name and a module; got {shortened(layers)}"
+        )
+    return tuple(layers)
+
+
+def select(model: nn.Module, chosen: LayerFilter) -> tuple[str, ...]:
+    """Return the names of the modules that a filter selects, in the network's order.
+
+    Raises:
+        DissectError: the filter selects none, or fails.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    if isinstance(chosen, (type, tuple)):
+        names = [name for name, module in modules.items() if isinstance(module, chosen)]
+    else:
+        names = [name for name, module in modules.items() if _passes(chosen, name, module)]
+    if not names:
+        kinds = ", ".join(dict.fromkeys(kind_of(module) for module in modules.values()))
+        raise DissectError(
+            f"layers selects none of the network's {len(modules)} modules. Their types: {kinds}"
+        )
+    return tuple(names)
+
+
+def _passes(chosen: Callable[[str, nn.Module], bool], name: str, module: nn.Module) -> bool:
+    try:
+        return bool(chosen(name, module))
+    except Exception as error:  # the user's own code
+        raise DissectError(
+            f"the function layers(name, module) failed on {name} with {type(error).__name__}: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _is_module_type(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 def kind_of(module: nn.Module) -> str:

@@ -11,11 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset, Subset
 
 from clipdissect.errors import DissectError
 from clipdissect.images.decode import UnreadableImage, is_transient, tag_of, upright_rgb
+from clipdissect.probe.arrays import image_of
 from clipdissect.probe.base import Labels, Probe
+from clipdissect.probe.dataset_files import files_of
 from clipdissect.probe.options import ProbeOptions
+
+READ_TWICE = 8  # first images, to notice random transforms
 
 
 @dataclass(frozen=True)
@@ -41,30 +46,32 @@ class DatasetReader:
             reason = f"{type(error).__name__}: {error}"
             raise UnreadableImage(reason, is_transient(error)) from error
         image = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(image, np.ndarray):
+            return image_of(image)
         if isinstance(image, (Image.Image, Tensor)):
             return image
         raise DissectError(
             f"item {index} of the dataset is a {type(image).__name__}; the probe needs PIL images "
-            f"or tensors [3, height, width] (remove the dataset's transform)"
+            f"or tensors [3, height, width] (change the dataset's transform)"
         )
 
 
 def dataset(
     data: Any, name: str = "dataset", on_error: str = "skip", orientation: str = "ignore"
 ) -> Probe:
-    """Use a map-style dataset of PIL images, unnormalised tensors or (image, ...) tuples.
+    """Use a map-style dataset of PIL images, unnormalised tensors, arrays or (image, ...) tuples.
 
-    Reads all images once to hash their pixels; labels come from `classes` and `targets`.
+    Reads all images once to hash their pixels; names are file names where the dataset lists them
+    (`dataset_files`), labels come from `classes` and `targets`.
 
     Args:
         on_error: `skip` or `raise` for items that raise.
         orientation: `apply` turns PIL images by their EXIF tag, `ignore` doesn't.
+
+    Raises:
+        DissectError: not a map-style dataset, items that aren't images, normalised or random ones.
     """
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise DissectError(
-            f"a probe must be a folder, the name of a probe, or a dataset with len() and [i]; "
-            f"got {type(data).__name__}"
-        )
+    _check_map_style(data)
     options = ProbeOptions(on_error=on_error, orientation=orientation)
     reader = DatasetReader(data, orientation)
     identities, tags = [], []
@@ -72,15 +79,35 @@ def dataset(
         identity, tag = _inspect(reader, index)
         identities.append(identity)
         tags.append(tag)
+    if any(_inspect(reader, i)[0] != identities[i] for i in range(min(READ_TWICE, len(data)))):
+        raise DissectError(
+            "the dataset gives another image at each access (a random crop or flip?): use the "
+            "transform for evaluation, or none"
+        )
+    files = files_of(data)
     return Probe.of(
         name,
-        [f"{name}[{index}]" for index in range(len(data))],
+        files.names if files else [f"{name}[{index}]" for index in range(len(data))],
         reader,
         identities,
         on_error=on_error,
         labels=_labels(data),
         notes=options.orientation_notes(tags),
+        file=files,
     )
+
+
+def _check_map_style(data: Any) -> None:
+    if isinstance(data, IterableDataset):
+        raise DissectError(
+            f"{type(data).__name__} is an iterable-style dataset, of which an image can't be read "
+            f"again by its number: write its images to files, or put them into a list"
+        )
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise DissectError(
+            f"a probe must be a folder, the name of a probe, a list of files, an array, a "
+            f"DataLoader, or a dataset with len() and [i]; got {type(data).__name__}"
+        )
 
 
 def _inspect(reader: DatasetReader, index: int) -> tuple[str, int]:
@@ -95,6 +122,9 @@ def _inspect(reader: DatasetReader, index: int) -> tuple[str, int]:
 
 
 def _labels(data: Any) -> Labels | None:
+    if isinstance(data, Subset):
+        of_whole = _labels(data.dataset)
+        return of_whole and tuple(of_whole[index] for index in data.indices)
     names, targets = getattr(data, "classes", None), getattr(data, "targets", None)
     if not isinstance(names, Sequence) or not isinstance(targets, (Sequence, np.ndarray, Tensor)):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from clipdissect.probe.base import Probe
 from clipdissect.probe.image_files import file_identities, find_image_files
 from clipdissect.probe.options import ProbeOptions, not_empty
 from clipdissect.utils.files import check_listable
-from clipdissect.utils.type_checks import check_choice
+from clipdissect.utils.type_checks import check_choice, shortened
 
 LABELS = ("none", "folders")
 LabelOf = Callable[[str], str | None]
@@ -74,6 +75,18 @@ def of_files(
     """Return a probe of files below `root`, ordered and labelled by their relative path."""
     relative = sorted(file.relative_to(root).as_posix() for file in files)
     images = tuple(relative[i] for i in options.pick(len(relative)))
+    return of_relative(name, root, images, options, label_of, notes)
+
+
+def of_relative(
+    name: str,
+    root: Path,
+    images: tuple[str, ...],
+    options: ProbeOptions,
+    label_of: LabelOf | None = None,
+    notes: tuple[str, ...] = (),
+) -> Probe:
+    """Return a probe of all files with these paths relative to `root`, in this order."""
     reader = FileReader(root, images, **options.reading)
     labels = tuple(map(label_of, images)) if label_of else ()
     tags = (orientation_of(root / image) for image in images)
@@ -88,6 +101,27 @@ def of_files(
         labels=labels if any(labels) else None,
         notes=(*notes, *options.orientation_notes(tags)),
     )
+
+
+def listed(paths: Sequence[str | Path]) -> Probe:
+    """Use image files in the order of a list, named by their paths below the closest common folder.
+
+    Raises:
+        DissectError: a path is listed twice, or is a folder or no path.
+        MissingResource: no such file.
+    """
+    wrong = [path for path in paths if not isinstance(path, (str, Path)) or path in ("", Path())]
+    if wrong:
+        raise DissectError(f"a list of files must hold paths alone; got {shortened(wrong[0])}")
+    files = [Path(os.path.abspath(Path(path).expanduser())) for path in paths]
+    for file in files:
+        if file.is_dir():
+            raise DissectError(f"{file} is a folder: pass it alone, or list the files in it")
+        if not file.is_file():
+            raise MissingResource("an image of the probe", [str(file)], "check the list of paths")
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    images = tuple(file.relative_to(root).as_posix() for file in files)
+    return of_relative(root.name or "files", root, images, ProbeOptions(orientation="ignore"))
 
 
 def top_folder(image: str) -> str | None:

@@ -34,7 +34,7 @@ from clipdissect.targets import Target
 from clipdissect.utils import hashing
 from clipdissect.utils.files import link_or_copy
 from clipdissect.utils.memo import Memo
-from clipdissect.utils.type_checks import check_choice, check_fields, check_range
+from clipdissect.utils.type_checks import check_choice, check_fields, check_range, checked_fields
 
 Pictures = dict[str, list[str | None]]
 Labels = dict[str, dict[str, str]]  # layer to unit number to label
@@ -46,6 +46,7 @@ RANGES = {
 }
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ReportSettings:
     """Content and storage of a report.

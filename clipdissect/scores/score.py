@@ -13,9 +13,10 @@ from torch import nn
 
 from clipdissect import encoder as encoders
 from clipdissect import probe as probes
+from clipdissect import targets
 from clipdissect.capture.capture import capture
 from clipdissect.capture.settings import Settings
-from clipdissect.dissection import resolve_settings, resolve_store, resolve_target
+from clipdissect.dissection import resolve_settings, resolve_store
 from clipdissect.encoder import Encoder
 from clipdissect.errors import DissectError
 from clipdissect.method import Job
@@ -62,7 +63,7 @@ def score(
     """
     of_run = labels.run if isinstance(labels, ResultTables) else {}
     table = _table(labels)
-    target = resolve_target(model, list(dict.fromkeys(map(str, table["layer"]))), preprocess)
+    target = targets.resolve(model, list(dict.fromkeys(map(str, table["layer"]))), preprocess)
     images = probes.resolve(probe)
     judge = None if encoder is None else encoders.resolve(encoder)
     _check(of_run.get("digests", {}), images.digest, judge)

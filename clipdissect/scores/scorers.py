@@ -32,7 +32,7 @@ from clipdissect.scores.held_out import HeldOut, Rows
 from clipdissect.scores.label_metrics import ALPHA, pair_metrics
 from clipdissect.scores.simulation import simulation_scores
 from clipdissect.text_images import TextImages, bind
-from clipdissect.utils.type_checks import check_range
+from clipdissect.utils.type_checks import check_range, checked_fields
 
 LEAST_ACTIVE = 10  # images, by default
 FEW = 8  # images that tell which linear layer reads a layer
@@ -280,6 +280,7 @@ SCORERS: dict[str, Callable[[Inputs], Scorer]] = {
 WITH_ENCODER = ("simulation", "ablation")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ScoreOptions:
     """What to score, and how.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipdissect.similarity.base import Similarity
 from clipdissect.similarity.cosine import Cosine, CosineCubed
+from clipdissect.similarity.function import Function, PlainFunction
 from clipdissect.similarity.inputs import Best, ConceptActivations, TopActivations
 from clipdissect.similarity.lp import Lp
 from clipdissect.similarity.rank_reorder import RankReorder
@@ -32,14 +33,30 @@ def build(name: str, **parameters: Any) -> Similarity:
     return function
 
 
+def resolve(given: Similarity | PlainFunction | Mapping[str, Any] | str) -> Similarity:
+    """Return a similarity of one, a name, a mapping with parameters, or a plain function.
+
+    Raises:
+        DissectError: something else, or an unknown name or parameter.
+    """
+    if isinstance(given, Similarity):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return Function(given)
+    return registry.named("similarity", build, given)
+
+
 __all__ = [
     "OPTIONS",
     "Best",
     "ConceptActivations",
+    "Function",
+    "PlainFunction",
     "Similarity",
     "TopActivations",
     "build",
     "merge",
     "ranks",
+    "resolve",
     "top_images",
 ]

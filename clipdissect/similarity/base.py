@@ -62,6 +62,11 @@ class Similarity(ABC):
         return asdict(self)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Return caveats to record with the results."""
+        return ()
+
+    @property
     def images_per_unit(self) -> int | None:
         """Return the number of top images that a score needs; None if not fixed."""
         return None

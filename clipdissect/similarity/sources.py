@@ -36,18 +36,23 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, memory_gb: float | None, device: torch.device) -> Budget:
-        """Divide the memory; None is 2 GB on a CPU, on a GPU 8 or two fifths of its memory."""
+        """Divide the memory; see `working_memory`."""
+        size = working_memory(memory_gb, device)
         if device.type != "cuda":
             # The second share keeps all functions below a third of the memory of a dense P and its
             # softmax at the sizes of the benchmark.
-            size = 1e9 * (2.0 if memory_gb is None else memory_gb)
             return cls(int(0.5 * size), int(0.16 * size))
         # On a GPU computing P again takes longer than scoring with it, so more of it is kept.
-        if memory_gb is None:
-            size = min(8e9, 0.4 * torch.cuda.get_device_properties(device).total_memory)
-        else:
-            size = 1e9 * memory_gb
         return cls(int(0.25 * size), int(0.6 * size))
+
+
+def working_memory(memory_gb: float | None, device: torch.device) -> float:
+    """Return bytes; None is 2 GB on a CPU, on a GPU 8 or two fifths of its memory."""
+    if memory_gb is not None:
+        return 1e9 * memory_gb
+    if device.type != "cuda":
+        return 2e9
+    return min(8e9, 0.4 * torch.cuda.get_device_properties(device).total_memory)
 
 
 def rows_at_once(device: torch.device) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clipdissect.datasets.class_names import class_names, imagenet_names
@@ -182,10 +183,13 @@ def _fetch(file: str) -> str:
     return f"clipdissect fetch {name}, " if name else ""
 
 
-def _download(weights: Any) -> dict[str, Any]:
-    import torch
+def cached_file(weights: Any) -> Path:
+    """Return where torchvision keeps the file of weights, downloaded or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rsplit("/", 1)[-1]
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+
+def _download(weights: Any) -> dict[str, Any]:
+    cached = cached_file(weights)
     depends_on(cached)
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))

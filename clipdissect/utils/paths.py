@@ -61,3 +61,8 @@ def find_data(
             return candidate
         tried.append(str((candidate / marker if marker else candidate).absolute()))
     raise MissingResource(description, tried, remedy)
+
+
+def is_wrong_name(source: str) -> bool:
+    """Return whether a word looks like an option's name rather than a path."""
+    return source.replace("_", "").isalnum() and not Path(source).exists()

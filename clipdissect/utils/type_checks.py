@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from reprlib import Repr
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from clipdissect.errors import DissectError
+from clipdissect.errors import DissectError, closest, unknown
 
+T = TypeVar("T")
 WORDS = {
     str: "text",
     bool: "True or False",
@@ -43,7 +45,24 @@ def check_fields(settings: Any, what: str) -> None:
 
 def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
     if value not in valid:
-        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}")
+        hint = closest(value, valid)
+        raise DissectError(f"{name} is '{value}'; it can be {' or '.join(valid)}.{hint}")
+
+
+def checked_fields(cls: type[T]) -> type[T]:
+    """Decorate a dataclass that users construct: an unknown field is a DissectError."""
+    init: Any = cls.__init__
+    fields: Mapping[str, Any] = vars(cls)["__dataclass_fields__"]
+
+    @functools.wraps(init)
+    def checked_init(self: T, *values: Any, **given: Any) -> None:
+        for name in given:
+            if name not in fields:
+                raise unknown(f"field of {cls.__name__}", name, fields)
+        init(self, *values, **given)
+
+    setattr(cls, "__init__", checked_init)  # noqa: B010 - which mypy refuses as an assignment
+    return cls
 
 
 def check_range(name: str, value: float, minimum: float, maximum: float | None = None) -> None:

@@ -47,7 +47,7 @@ def test_layers_are_read_as_the_docs_say(net: Net) -> None:
 def units(model: nn.Module, layers: list[str], size: int) -> list[int]:
     """How many units the layers have, from shapes alone."""
     blank = torch.zeros(3, size, size)
-    trial = try_out(Target("net", model.to("meta").eval(), lambda _: blank), layers)
+    trial = try_out(Target("net", model.eval(), lambda _: blank), layers)
     readings = [trial.read(layer, Summary()) for layer in layers]
     return [one.units_of(trial.passes[0].shapes[one.layer]) for one in readings]
 
@@ -57,7 +57,8 @@ def units(model: nn.Module, layers: list[str], size: int) -> list[int]:
 def test_units_are_those_of_timms_feature_info(name: str, size: int) -> None:
     is_swin = name.startswith("swin")
     known = {"img_size": size, "window_size": size // 32} if is_swin else {}
-    model = timm.create_model(name, **known)
+    with torch.device("meta"):
+        model = timm.create_model(name, **known)
     taps = [
         (tap["module"], tap["num_chs"])
         for tap in model.feature_info
@@ -71,10 +72,11 @@ def test_units_are_those_of_timms_feature_info(name: str, size: int) -> None:
 @pytest.mark.parametrize("size", [128, 224, 256])
 def test_a_width_inside_a_block_is_no_reason_to_turn_its_maps(size: int) -> None:
     # At 256 pixels denseblock2 has 512 maps of 32 x 32, and 32 is also its growth rate.
-    densenet = models.densenet121(weights=None)
+    with torch.device("meta"):
+        densenet = models.densenet121(weights=None)
+        googlenet = models.googlenet(weights=None, init_weights=False)
     blocks = [f"features.denseblock{n}" for n in range(1, 5)]
     assert units(densenet, blocks, size) == [256, 512, 1024, 1024]
-    googlenet = models.googlenet(weights=None, init_weights=False)
     mixed = ["inception3a", "inception3b", "inception4a", "inception4e", "inception5b"]
     assert units(googlenet, mixed, size) == [256, 480, 512, 832, 1024]
 

@@ -16,7 +16,7 @@ from timm.data import create_transform, resolve_model_data_config
 from tiny import ColourEncoder, ColourNet, preprocess, write_colours
 from tiny_saes import Linear, random_sae, sae
 from torch import Tensor, nn
-from torchvision.models import resnet18, swin_t
+from torchvision.models import SwinTransformer, resnet18
 
 from clipdissect import probe
 from clipdissect.capture import latents
@@ -35,17 +35,30 @@ from clipdissect.targets import Target
 from clipdissect.targets.preprocess import image_transform
 
 CPU: dict[str, Any] = {"device": "cpu", "workers": 0}
+SIZE = 96
+
+
+def vit(name: str) -> nn.Module:
+    network: nn.Module = timm.create_model(name, img_size=SIZE, depth=2)
+    return network
+
+
+def swin() -> nn.Module:
+    heads = [1, 2, 4, 8]
+    return SwinTransformer([4, 4], 24, depths=[1, 1, 1, 1], num_heads=heads, window_size=[7, 7])
+
+
 # Image network, layer, its units, and how its output [images, ...] becomes [images, tokens, units].
 NETWORKS: dict[str, tuple[Any, str, int, Any]] = {
-    "vit": (lambda: timm.create_model("vit_tiny_patch16_224"), "blocks.5", 192, lambda x: x[:, 1:]),
+    "vit": (lambda: vit("vit_tiny_patch16_224"), "blocks.1", 192, lambda x: x[:, 1:]),
     "dinov3 with registers": (
-        lambda: timm.create_model("vit_small_patch16_dinov3", img_size=224),
+        lambda: vit("vit_small_patch16_dinov3"),
         "blocks.1",
         384,
         lambda x: x[:, 5:],
     ),
     "cnn": (resnet18, "layer4", 512, lambda x: x.flatten(2).mT),
-    "swin": (swin_t, "features.7", 768, lambda x: x.flatten(1, 2)),
+    "swin": (swin, "features.7", 192, lambda x: x.flatten(1, 2)),
     "vector": (resnet18, "fc", 1000, lambda x: x[:, None]),
 }
 
@@ -91,7 +104,7 @@ def test_equals_tokens_encoded_one_by_one(name: str, kind: str, photos: Path) ->
     torch.manual_seed(0)
     network = build().eval()
     autoencoder = random_sae(units, 300, k=16)
-    plain = Target(name, network, image_transform(224), (layer,))
+    plain = Target(name, network, image_transform(SIZE), (layer,))
     target = plain.with_sae(autoencoder)
     captured = run(target, photos, keep="full", summary=Summary(kind))
     (label,) = target.layers
@@ -113,14 +126,14 @@ def test_equals_tokens_encoded_one_by_one(name: str, kind: str, photos: Path) ->
 
 
 def test_class_tokens(photos: Path) -> None:
-    network = timm.create_model("vit_tiny_patch16_224").eval()
-    plain = Target("vit", network, image_transform(224), ("blocks.5",))
+    network = vit("vit_tiny_patch16_224").eval()
+    plain = Target("vit", network, image_transform(SIZE), ("blocks.1",))
     autoencoder = random_sae(192, 50)
-    expected = autoencoder.encode(output_of(plain, "blocks.5", photos)[:, 0]).detach()
+    expected = autoencoder.encode(output_of(plain, "blocks.1", photos)[:, 0]).detach()
     for trained_on, kind in (("max", "cls"), ("cls", "auto")):
         target = plain.with_sae(replace(autoencoder, summary=trained_on))
         captured = run(target, photos, keep="full", summary=Summary(kind))
-        assert torch.allclose(captured.activations["blocks.5{sae}"], expected, atol=1e-4)
+        assert torch.allclose(captured.activations["blocks.1{sae}"], expected, atol=1e-4)
 
 
 def colours(tmp_path: Path) -> Path:
@@ -294,7 +307,7 @@ def test_an_autoencoder_of_another_type_gets_its_type(tmp_path: Path) -> None:
 def test_compiled_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, target = colours(tmp_path), colour_target(red_detectors())
     exact = run(target, images)
-    monkeypatch.setattr(torch, "compile", lambda what: torch._dynamo.optimize("aot_eager")(what))
+    monkeypatch.setattr(torch, "compile", lambda what: torch._dynamo.optimize("eager")(what))
     found = run(target, images, compile=True)
     assert found.firing["conv{sae}"].images.equal(exact.firing["conv{sae}"].images)
 
@@ -380,7 +393,7 @@ def test_firing_of_no_images() -> None:
 
 def test_timm_preprocessing_is_the_networks_own(photos: Path) -> None:
     """The call of the README: a network of timm with its transform."""
-    network = timm.create_model("vit_tiny_patch16_224").eval()
+    network = timm.create_model("vit_tiny_patch16_224", depth=4).eval()
     transform = create_transform(**resolve_model_data_config(network), is_training=False)
     target = Target("vit", network, transform, ("blocks.3",)).with_sae(random_sae(192, 64, k=4))
     captured = run(target, photos)

@@ -132,7 +132,7 @@ def test_both_networks_are_compiled_with_their_hooks(
 
     def record(what: Any) -> Any:
         compiled.append(what)
-        return torch._dynamo.optimize("aot_eager")(what)
+        return torch._dynamo.optimize("eager")(what)
 
     encoder, store = NetworkEncoder(), Store(tmp_path / "store")
     exact = run(images, store, encoder, precision=precision)
@@ -152,7 +152,7 @@ def test_compiled_code_of_other_hooks_is_not_used(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        torch, "compile", lambda network: torch._dynamo.optimize("aot_eager")(network)
+        torch, "compile", lambda network: torch._dynamo.optimize("eager")(network)
     )
     broken = LiveNet()  # what follows its hook is compiled apart, without a hook
     broken.conv.register_forward_hook(lambda *_: torch._dynamo.graph_break())

@@ -14,6 +14,7 @@ import clipdissect
 from clipdissect import Settings, Summary, concepts, encoder, probe, similarity
 from clipdissect.errors import DissectError
 from clipdissect.report.collect_data import ReportSettings
+from clipdissect.scores import ScoreOptions
 from clipdissect.utils import registry
 
 
@@ -72,6 +73,14 @@ def test_plain_forms_of_settings() -> None:
             {"summary": "middle"},
             "summary is 'middle'; it can be auto or mean or max or cls",
         ),
+        (Settings, {"summary": "maxx"}, "Did you mean max"),
+        (
+            Settings,
+            {"batchsize": 3},
+            "unknown field of Settings 'batchsize'. Did you mean batch_size? Valid: device, prec",
+        ),
+        (ReportSettings, {"image": 5}, "field of ReportSettings 'image'. Did you mean images?"),
+        (ScoreOptions, {"seeds": 5}, "unknown field of ScoreOptions 'seeds'. Did you mean seed"),
         (ReportSettings, {"images": "5"}, "report.images must be a whole number; got '5'"),
     ],
 )
@@ -84,7 +93,12 @@ def test_wrong_types_of_settings(kind: Any, values: dict[str, Any], says: str) -
     ("changes", "says"),
     [
         ({"similarity": {"top_k": 5}}, "similarity must be a name, or a name with parameters"),
-        ({"similarity": similarity.build}, "similarity must be a name"),
+        ({"similarity": similarity.build}, "the similarity clipdissect.similarity.build failed on"),
+        ({"similarity": 3}, "similarity must be a name"),
+        ({"method": "clipdissect"}, "Did you mean clip_dissect"),
+        ({"encoder": "clip_vitb16"}, "Did you mean clip_vit_b16"),
+        ({"concepts": "google20k"}, "Did you mean google_20k"),
+        ({"sae": {"name": "sealens", "path": "x"}}, "Did you mean saelens"),
         ({"similarity": {"name": "soft_wpmi", "top_k": "x"}}, "top_k must be a whole number"),
         ({"similarity": {"name": "soft_wpm"}}, "Did you mean soft_wpmi"),
         ({"encoder": {"name": "conse", "k": 3}}, "unknown parameter of encoder conse 'k'"),

@@ -223,26 +223,34 @@ def timm_nets() -> Iterator[Net]:
         "convit_tiny", arguments={"img_size": 64}, tokens={r"^(blocks\.1[01]|norm)": (1, True)}
     )
     yield net(
-        "crossvit_tiny_240", 240, tokens={r"^patch_embed": (0, False), "^(blocks|norm)": (1, True)}
+        "crossvit_tiny_240",
+        240,
+        tokens={r"^patch_embed": (0, False), "^(blocks|norm)": (1, True)},
+        arguments={"depth": ((1, 1, 0), (1, 1, 0), (1, 1, 0))},
     )
     yield net("pit_ti_distilled_224", 224, tokens={r"pool\.fc|^norm$": (0, True), "": (2, True)})
+    shallow = {"depths": (1, 1, 1, 1)}
     inner = r"^(pixel_embed|norm1_proj|proj|norm2_proj|blocks\.\d+\.(proj|norm1_proj))$"
     yield net(
-        "tnt_s_legacy_patch16_224", 224, first="unfold", tokens={inner: (0, False), "": (1, True)}
+        "tnt_s_legacy_patch16_224",
+        224,
+        first="unfold",
+        tokens={inner: (0, False), "": (1, True)},
+        arguments={"depth": 2},
     )
     yield net(
         "swin_tiny_patch4_window7_224",
         224,
         last=r"^(patch_embed(?!\.proj)|layers|norm)",
-        arguments={"depths": (1, 1, 1, 1)},
+        arguments=shallow,
     )
     yield net(
         "swinv2_tiny_window8_256",
         256,
         last=r"^(patch_embed(?!\.proj)|layers|norm)",
-        arguments={"depths": (1, 1, 1, 1)},
+        arguments=shallow,
     )
-    yield net("maxvit_rmlp_pico_rw_256", 256, last=r"attn_(block|grid)")
+    yield net("maxvit_rmlp_pico_rw_256", 256, last=r"attn_(block|grid)", arguments=shallow)
     gcvit = partial(
         timm.models.gcvit.GlobalContextVit,
         depths=(1, 1, 1, 1),
@@ -255,16 +263,14 @@ def timm_nets() -> Iterator[Net]:
         timm.models.nest.Nest, depths=(1, 1, 1), embed_dims=(24, 48, 96), num_heads=(2, 2, 4)
     )
     yield Net("timm", "nest", nest, 224, last=r"transformer_encoder|pool\.norm|^norm")
-    yield net("hiera_tiny_224", 224)
+    yield net("hiera_tiny_224", 224, arguments={"stages": (1, 1, 1, 1)})
     yield net("mobilevit_xxs", 256)
-    yield net("pvt_v2_b0", 224, last=r"^(stages\.\d\.downsample|patch_embed)$")
-    for name in (
-        "efficientformer_l1",
-        "levit_128s",
-        "mixer_s32_224",
-        "resmlp_12_224",
-        "twins_pcpvt_small",
-    ):
+    pyramid = r"^(stages\.\d\.downsample|patch_embed)$"
+    yield net("pvt_v2_b0", 224, last=pyramid, arguments=shallow)
+    yield net("efficientformer_l1", 224, arguments={"depths": (1, 1, 1, 2)})
+    yield net("levit_128s", 224, arguments={"depth": (1, 1, 1)})
+    yield net("twins_pcpvt_small", 224, arguments=shallow)
+    for name in ("mixer_s32_224", "resmlp_12_224"):
         yield net(name, 224)
 
 

@@ -57,8 +57,9 @@ def _names() -> list[str]:
 
 
 def _concepts(arguments: Sequence[str]) -> Concepts:
-    from clipdissect.concepts import build, file, is_wrong_name
+    from clipdissect.concepts import build, file
     from clipdissect.errors import DissectError, unknown
+    from clipdissect.utils.paths import is_wrong_name
 
     overrides = [a for a in arguments if a.startswith(("concepts=", "concepts."))]
     named = [a for a in arguments if a not in overrides]
