@@ -187,7 +187,8 @@ def report(folder: Path) -> None:
         return
     write_table(folder / TABLE, table(jobs))
     done = [job for job in jobs if not job.failure]
-    names = differing([job.metrics for job in done]) if len(done) > 1 else _names(done)
+    names = differing([job.metrics for job in done]) if len(done) > 1 else []
+    names = names or _names(done)
     marks = {name: best(done, name) for name in names}
     chosen = next((name for name, value in marks.items() if value is not None), None)
     out = console()

@@ -67,20 +67,48 @@ above = (best["similarity"] > best["null_similarity"]).mean()
 print(f"{above:.0%} of {len(best)} units are above their null score")
 
 # %% [markdown]
-# The images with the highest activations of a unit, by name:
+# The scores of a layer, next to those with shuffled images:
 
 # %%
-unit = int(best["unit"].iloc[0])
-result.top_images.query("unit == @unit").head()
+result.plot()
+
+# %% [markdown]
+# One unit, with its descriptions, its top images and a histogram of its activations:
+
+# %%
+address = "blocks.6/" + str(best["unit"].iloc[0])
+result.show(address)
+
+# %% [markdown]
+# Units by a word, also as a runner-up:
+
+# %%
+result.units("cat").head()
+
+# %% [markdown]
+# Units by meaning: these answer to a text whose letters no description has. `p_adjusted` says how
+# many random texts of the list are as close to any unit; with so short a list it can't be small.
+
+# %%
+result.find("pet", top=3)
+
+# %% [markdown]
+# The units that one picture activates more than the others do:
+
+# %%
+result.explain(result.top_images["image"].iloc[0], top=3)
+
+# %% [markdown]
+# `result.report()` opens the page of all units, in a cell or in the browser.
 
 # %% [markdown]
 # ## Keep it
 #
-# `save` writes tables and a manifest of everything that the numbers depend on; `load` reads them
-# back.
+# `save` writes tables, a manifest of everything that the numbers depend on, and the report; `load`
+# reads them back.
 
 # %%
-folder = result.save(mkdtemp())
+folder = result.save(mkdtemp(), report=False)
 clipdissect.load(folder)
 
 # %% [markdown]

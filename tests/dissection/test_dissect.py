@@ -96,7 +96,7 @@ def test_without_a_store_nothing_is_kept(images: Path, own_cache: Path) -> None:
 
 def test_files_of_a_run(images: Path, tmp_path: Path) -> None:
     (images / "bad.png").write_bytes(b"x")
-    folder = dissect(images).save(tmp_path / "run")
+    folder = dissect(images).save(tmp_path / "run", report=False)
     assert sorted(p.name for p in folder.iterdir()) == [
         "descriptions.csv",
         "run.json",

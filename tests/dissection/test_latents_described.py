@@ -210,7 +210,7 @@ def test_decoder_names_needs_the_encoders_space(images: Path) -> None:
 
 
 def test_numbers_of_latents_are_of_images_on_which_they_fire(images: Path) -> None:
-    units = dissect(images, sae=brightest()).units
+    units = dissect(images, sae=brightest()).unit_metrics
     # All four are of one colour. Of a single image there is no pair, but there is a mean, and the
     # two colours are at a right angle.
     assert units["clarity"].tolist() == pytest.approx([1, np.nan, np.nan], abs=1e-6, nan_ok=True)

@@ -292,7 +292,7 @@ def test_a_link_to_no_unit_says_so(runs: list[Path], open_page: Any) -> None:
 def test_code_in_concepts_and_file_names_is_text(runs: list[Path], open_page: Any) -> None:
     page = open_page(runs[0] / "report" / "index.html")
     page.fill("#search", "<script>")
-    page.wait_for_selector(f"text={EVIL}")
+    page.wait_for_selector(f"#list >> text={EVIL}")
     assert count(page) > 0
     page.fill("#search", "")
     page.select_option("#layer", label="blocks.1")

@@ -59,7 +59,7 @@ def test_dead_units_are_described_as_released_where_that_is_asked(name: str, dea
     best = np.array(WORDS, dtype=object)[wanted.argmax(1)]
     assert (table["description"].to_numpy()[taken][clear] == best[clear]).all()
     assert clear.sum() > 20
-    assert table["flags"].map(lambda own: "dead" in own).sum() == 3  # said either way
+    assert table["unit_flags"].map(lambda own: "dead" in own).sum() == 3  # said either way
     assert ((table["description"] == "") == ~taken).all()
     ranked = describe_layer("x", q, made, WORDS, scorer, 2, WORDS[:30])["truth_rank"].notna()
     assert (ranked.to_numpy() == (q.amax(0) != q.amin(0)).numpy()).all()  # dead ones never

@@ -47,7 +47,7 @@ def main() -> None:
 
     out = Path(options.out or _default_folder(options.runs)).expanduser()
     check_folder(out)  # before the slow part
-    sentences = _sentences(options.sentence)
+    sentences = sentences_of(options.sentence)
     compared = report.Comparison.of(options.runs, sentences, Store(store_dir()))
     page = compared.write(out, options.single_file, options.mb)
     _print(compared)
@@ -93,7 +93,7 @@ def _agreement(same: int, cosine: float | None, units: int) -> str:
     return share if cosine is None else f"{share} ({cosine:.2f})"
 
 
-def _sentences(name: str) -> Any:
+def sentences_of(name: str) -> Any:
     """Build an encoder by name; `auto` is the first that is installed."""
     from clipdissect import sentence
     from clipdissect.errors import MissingResource

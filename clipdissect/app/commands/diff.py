@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row per unit")
     options = parser.parse_args()
-    from clipdissect.app.commands.compare import _sentences
+    from clipdissect.app.commands.compare import sentences_of
     from clipdissect.app.run_result import result_of_run
     from clipdissect.explore.matching import CORRELATION
     from clipdissect.explore.result import load
@@ -54,7 +54,7 @@ def main() -> None:
 
     read = result_of_run if options.match == CORRELATION else load
     first, second = read(options.first), read(options.second)
-    sentences = _sentences(options.sentence)
+    sentences = sentences_of(options.sentence)
     difference = first.diff(second, options.match, sentences, options.layer)
     _print(difference, options.top)
     if options.csv:
