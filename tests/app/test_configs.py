@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -25,6 +26,10 @@ CONF = conf_folder()
 OPTIONS = sorted(
     (path.parent.name, path.stem) for folder in group_folders() for path in folder.glob("*.yaml")
 )
+BY_GROUP = {
+    group: [name for _, name in options]
+    for group, options in groupby(OPTIONS, key=lambda option: option[0])
+}
 SEARCHES = [option for group, option in OPTIONS if option.startswith("tune_")]
 # Values that the user must give, where any text won't do.
 GIVEN = {
@@ -75,11 +80,30 @@ def needs_extra(option: str) -> None:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `sweep`")
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(group: str, option: str) -> None:
-    needs_extra(option)
-    config = composed(f"{group}={option}", *given(group, option))
+# Options of the library's groups, one of each group at a time; of the other groups one by one.
+TOGETHER = [
+    [(group, names[n % len(names)]) for group, names in BY_GROUP.items() if group in GROUPS]
+    for n in range(max(map(len, BY_GROUP.values())))
+]
+ALONE = [[(group, name)] for group, name in OPTIONS if group not in (*GROUPS, "experiment")]
+
+
+@pytest.mark.parametrize("options", [*TOGETHER, *ALONE], ids=str)
+def test_every_option_composes(options: list[tuple[str, str]]) -> None:
+    for _, name in options:
+        needs_extra(name)
+    chosen = [f"{group}={name}" for group, name in options]
+    config = composed(*chosen, *(value for option in options for value in given(*option)))
     assert config["top"] == 5
+    for group, name in options:
+        if group in GROUPS:
+            written = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["name"]
+            assert config[group]["name"] == written
+
+
+def test_all_options_are_composed() -> None:
+    composed_here = {option for options in [*TOGETHER, *ALONE] for option in options}
+    assert composed_here == {(group, name) for group, name in OPTIONS if group != "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in GROUPS])
@@ -114,11 +138,18 @@ def test_offline_profile_composes_with_every_similarity(name: str) -> None:
         assert changed["similarity"]["top_k"] == 7
 
 
-@pytest.mark.parametrize("name", similarity.OPTIONS)
-@pytest.mark.parametrize(
-    "experiment", [option for group, option in OPTIONS if group == "experiment"]
-)
-def test_experiments_compose_with_every_similarity(experiment: str, name: str) -> None:
+def pairs() -> Iterator[tuple[str, str]]:
+    """Yield experiments with each similarity function if they set one, else with one of them."""
+    names = list(similarity.OPTIONS)
+    for number, experiment in enumerate(BY_GROUP["experiment"]):
+        text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+        sets_one = re.search(r"^ *(- override /)?similarity(\.\w+)?:", text, re.MULTILINE)
+        for name in names if sets_one else [names[number % len(names)]]:
+            yield experiment, name
+
+
+@pytest.mark.parametrize(("experiment", "name"), [*pairs()])
+def test_experiments_compose_with_similarity_functions(experiment: str, name: str) -> None:
     needs_extra(experiment)
     config = composed(
         f"experiment={experiment}", f"similarity={name}", *given("experiment", experiment)

@@ -120,16 +120,16 @@ def test_functions_with_fused_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    images, texts, q = torch.randn(60, 8) / 8, torch.randn(20, 8) / 8, torch.randn(60, 4)
+    images, texts, q = torch.randn(40, 8) / 8, torch.randn(14, 8) / 8, torch.randn(40, 3)
     factors = ConceptActivations(images, texts)
     function = similarity.build(name, **parameters, memory_gb=memory_gb)
-    wanted = function.top(factors, q, 20)
+    wanted = function.top(factors, q, 14)
     monkeypatch.setattr(kernels, "FUSED", always := Always())
-    found = function.top(factors.to(DEVICE), q.to(DEVICE), 20)
+    found = function.top(factors.to(DEVICE), q.to(DEVICE), 14)
     assert always.ran == wanted_kernels
     assert torch.equal(found.concepts[:, 0].cpu(), wanted.concepts[:, 0])
-    spread = torch.empty(4, 20).scatter_(1, found.concepts.cpu(), found.scores.cpu())
-    of_cpu = torch.empty(4, 20).scatter_(1, wanted.concepts, wanted.scores)
+    spread = torch.empty(3, 14).scatter_(1, found.concepts.cpu(), found.scores.cpu())
+    of_cpu = torch.empty(3, 14).scatter_(1, wanted.concepts, wanted.scores)
     torch.testing.assert_close(spread, of_cpu, atol=5e-4, rtol=1e-5)
 
 
