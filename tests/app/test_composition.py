@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
+import quick_composition
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import setup_globals
@@ -82,3 +83,18 @@ def test_mistakes_are_those_of_hydra(loaders: Any, job: list[str]) -> None:
             loader.load_sweep_config(master, job)
         said.append((type(caught.value), str(caught.value), str(caught.value.__cause__)))
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("overrides", [["experiment=tune_wpmi"], ["profile=offline", "sae=auto"]])
+def test_quick_compositions_of_the_tests_are_hydras(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    written = []
+    for _ in range(2):
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", overrides=overrides, return_hydra_config=True)
+        written.append(OmegaConf.to_yaml(config))
+        for place, name, value in quick_composition.HYDRAS:
+            monkeypatch.setattr(place, name, value)
+    assert written[0] == written[1]
