@@ -44,7 +44,7 @@ _resolve = InputDefault._resolve_interpolation_impl
 
 
 def _choices_when_read(*given: Any) -> Any:
-    """Make the table of choices only for a default with an interpolation: Hydra makes it for each."""
+    """Make the table of choices only where an interpolation needs it, not for each file."""
     return cache(partial(_make_choices, *given))
 
 
