@@ -184,10 +184,19 @@ def compare(
 
 def _expand(path: str | Path) -> list[Path]:
     """Return the described jobs of a multirun's folder, or the path itself."""
+    left_out = undescribed_jobs(path)
+    return [job for job in _jobs(path) if job not in left_out] or [Path(path).expanduser()]
+
+
+def undescribed_jobs(path: str | Path) -> list[Path]:
+    """Return the jobs of a multirun's folder that a comparison leaves out: failed ones."""
+    return [job for job in _jobs(path) if not (job / "descriptions.csv").is_file()]
+
+
+def _jobs(path: str | Path) -> list[Path]:
     folder = Path(path).expanduser()
-    if not folder.is_dir() or (folder / "descriptions.csv").is_file():
-        return [folder]
-    return [job for job in job_folders(folder) if (job / "descriptions.csv").is_file()] or [folder]
+    is_run = not folder.is_dir() or (folder / "descriptions.csv").is_file()
+    return [] if is_run else job_folders(folder)
 
 
 def _shared_layers(

@@ -406,6 +406,8 @@ def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
     compared = report.Comparison.of([multirun])
     assert compared.names == ["similarity.a=0", "similarity.a=1", "similarity.a=2"]
     assert (compared.units, compared.same) == (2, 1)
+    assert report.undescribed_jobs(multirun) == [multirun / "failed"]
+    assert report.undescribed_jobs(multirun / "0") == []
     assert [[same for same, _ in row] for row in compared.pairs()] == [
         [2, 1, 1],
         [1, 2, 1],
