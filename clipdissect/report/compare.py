@@ -113,7 +113,9 @@ class Comparison:
     def names(self) -> list[str]:
         """The parts in which each run differs from the others, else the folders' names."""
         parts = [[_part_name(run.run.get(part)) for part in PARTS] for run in self.runs]
-        is_same = [len(set(values)) == 1 for values in zip(*parts, strict=True)]
+        # A file of labels has no parts, which doesn't make those of the runs differ.
+        known = [values for run, values in zip(self.runs, parts, strict=True) if run.run]
+        is_same = [len({values[n] for values in known}) <= 1 for n in range(len(PARTS))]
         names = []
         for run, values in zip(self.runs, parts, strict=True):
             differing = [v for v, same in zip(values, is_same, strict=True) if v and not same]

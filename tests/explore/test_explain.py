@@ -218,6 +218,13 @@ def test_the_page_escapes_texts_and_has_pictures(folder: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html
     assert html.count("data:image/jpeg;base64,") == 3  # red0.png, and twice as a top image
     assert "above all 23 images" in html and "None" not in html
+    explanation = result.explain("red0.png")
+    for clear in (True, False):
+        units, added = (
+            t.assign(clear=clear) for t in (explanation.units, explanation.contributions)
+        )
+        html = as_html(replace(explanation, units=units, contributions=added))
+        assert html.count("&lt;/script&gt; (?)</td>") == (0 if clear else len(units) + len(added))
     assert as_html(result.explain("red0.png"), is_page=True).lstrip().startswith("<!doctype html>")
 
 

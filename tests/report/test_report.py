@@ -421,6 +421,18 @@ def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
         report.compare([multirun] * 5, tmp_path / "none")
 
 
+def test_runs_next_to_a_file_are_named_by_their_own_differences(tmp_path: Path) -> None:
+    file = labels_of(tmp_path / "labels.csv", "fc,0,cat")
+    for network in ("resnet18", "resnet50"):
+        folder = tmp_path / f"of_{network}"
+        folder.mkdir()
+        labels_of(folder / "descriptions.csv", "fc,0,cat")
+        facts = {"target": {"name": network}, "encoder": "conse"}
+        (folder / "run.json").write_text(json.dumps(facts))
+    compared = report.Comparison.of([tmp_path / "of_resnet18", tmp_path / "of_resnet50", file])
+    assert compared.names == ["resnet18", "resnet50", "labels.csv"]
+
+
 def labels_of(path: Path, *rows: str) -> Path:
     path.write_text("\n".join(["layer,unit,description", *rows]) + "\n")
     return path
