@@ -42,7 +42,13 @@ def own_overrides(job: Path) -> list[str]:
     config: Any = _read(path)
     for key in ("hydra", "overrides", "task"):
         config = config.get(key) if isinstance(config, dict) else None
-    return [override for override in overrides(job) if override not in _texts(config)]
+    given = {_plain(override) for override in _texts(config)}
+    return [override for override in overrides(job) if _plain(override) not in given]
+
+
+def _plain(override: str) -> str:
+    # Hydra writes a job's own in another form: true as True, lists without spaces.
+    return override.replace(" ", "").casefold()
 
 
 def _texts(values: Any) -> list[str]:

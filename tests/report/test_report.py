@@ -397,11 +397,14 @@ def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
     for number, (first, second) in enumerate(texts):
         job = multirun / str(number)
         (job / ".hydra").mkdir(parents=True)
-        (job / ".hydra" / "overrides.yaml").write_text(f"- images=5\n- similarity.a={number}\n")
+        (job / ".hydra" / "overrides.yaml").write_text(
+            f"- images=5\n- similarity.a={number}\n- report.enabled=False\n"
+        )
         labels_of(job / "descriptions.csv", f"fc,0,{first}", f"fc,1,{second}")
     (multirun / "failed" / ".hydra").mkdir(parents=True)
     (multirun / "failed" / ".hydra" / "overrides.yaml").write_text("- images=5\n")
-    listed = {"hydra": {"overrides": {"task": ["images=5", "similarity.a=0,1,2"]}}}
+    task = ["images=5", "similarity.a=0,1,2", "report.enabled=false"]  # Hydra's jobs have False
+    listed = {"hydra": {"overrides": {"task": task}}}
     (multirun / "multirun.yaml").write_text(json.dumps(listed))
     compared = report.Comparison.of([multirun])
     assert compared.names == ["similarity.a=0", "similarity.a=1", "similarity.a=2"]
