@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clipdissect.app.help import conf_folder, runner_help
+from clipdissect.results.sweeps import not_given
 from clipdissect.utils.memory import kept_memory
 
 VALUE_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-dir", "-cd")
@@ -158,7 +159,7 @@ def guard(
     set_up_logging(logging.INFO)  # the launcher may have started this process
     path = results_folder() / FAILURE
     number, overrides = identity()
-    changed = tuple(o for o in overrides if o not in arguments)
+    changed = tuple(not_given(overrides, arguments))
     unfinished = Failure(UNFINISHED, number=number, overrides=changed, launch=launch)
     _write(path, unfinished)
     if unfinished.job:

@@ -183,13 +183,21 @@ def _notes(first: Result, second: Result, same_images: bool) -> list[str]:
             "the noise of the descriptions"
         )
     differing = [part for part in PARTS if _part(first, part) != _part(second, part)]
-    if differing:
+    if not (first.run and second.run):
+        notes.append("how a file's descriptions were made isn't known: it may explain differences")
+    elif differing:
         notes.append(f"the runs differ in {', '.join(differing)}, which changes descriptions, too")
-    if not same_images:
+    if any(_digest(result, "images") is None for result in (first, second)):
+        notes.append("not both runs' images are known, so their top images aren't compared")
+    elif not same_images:
         notes.append("the runs are on other images, so their top images aren't compared")
-    if any(NULL not in result.descriptions for result in (first, second)):
-        notes.append("a run has no null scores, so that every description counts as clear")
+    if not _have_nulls(first, second):
+        notes.append("not both runs have null scores, so every description counts as clear")
     return notes
+
+
+def _have_nulls(first: Result, second: Result) -> bool:
+    return all(NULL in result.descriptions for result in (first, second))
 
 
 def _part(result: Result, part: str) -> Any:
@@ -208,9 +216,12 @@ class _Side:
     images: list[frozenset[str]]
 
     @classmethod
-    def of(cls, result: Result, layer: str, units: Shaped[np.ndarray, " pairs"]) -> _Side:
+    def of(
+        cls, result: Result, layer: str, units: Shaped[np.ndarray, " pairs"], has_null: bool
+    ) -> _Side:
         rows = result.descriptions[result.descriptions["layer"] == layer]
         rows = rows.drop_duplicates("unit").set_index("unit").loc[units].reset_index()
+        rows = rows if has_null else rows.drop(columns=NULL, errors="ignore")
         images = _images(result, layer)
         return cls(rows, [images.get(int(unit), frozenset()) for unit in units])
 
@@ -258,8 +269,9 @@ def _compared(
     same_images: bool,
     cosines: _Cosines,
 ) -> pd.DataFrame:
-    a = _Side.of(first, layer, matching.first)
-    b = _Side.of(second, layer, matching.second)
+    has_null = _have_nulls(first, second)  # else one side alone would be called unclear
+    a = _Side.of(first, layer, matching.first, has_null)
+    b = _Side.of(second, layer, matching.second, has_null)
     pairs = zip(a.images, b.images, strict=True)
     overlap = np.array([_jaccard(x, y) if same_images else np.nan for x, y in pairs], dtype=float)
     table = pd.DataFrame(

@@ -156,6 +156,8 @@ class _Example:
     def head(self, layer: str) -> LinearHead:
         """Return the linear layer that turns the layer's units into logits; see `head_of`."""
         q = self.on_probe.activations[layer]
+        if layer == self.target.class_layer:
+            raise DissectError("its units are the logits themselves")
         if not isinstance(q, Tensor):
             raise DissectError(
                 "only the activations of its units' top images are stored: set capture.keep=full"
@@ -287,10 +289,10 @@ def _prediction(features: CapturedFeatures, target: Target) -> tuple[str, float]
 
 def _class_number(name: str | int, class_names: Sequence[str]) -> int:
     """Return a class's number by its number, its name or one of its names."""
+    if name in class_names:  # which may be a numeral
+        return class_names.index(str(name))
     if isinstance(name, int) or name.isdecimal():
         return int(name)
-    if name in class_names:
-        return class_names.index(name)
     labels = [name] * len(class_names)
     found = [n for n, is_name in enumerate(is_a_name(labels, class_names)) if is_name]
     if len(found) == 1:

@@ -118,7 +118,12 @@ def checked_vectors(result: ResultTables) -> UnitVectors:
     """Return a result's vectors; raise a DissectError that says why it has none."""
     if result.vectors is not None:
         return result.vectors
-    if result.run and not result.run.get("encoder"):
+    if not result.run:
+        raise DissectError(
+            "a file of labels, or a run that isn't complete, has no vectors of units: search a "
+            "complete run of method=clip_dissect"
+        )
+    if not result.run.get("encoder"):
         method = (result.run.get("method") or {}).get("name", "its method")
         raise DissectError(
             f"the run has no vectors of units, as {method} uses no encoder: search a run of "
@@ -131,7 +136,7 @@ def checked_vectors(result: ResultTables) -> UnitVectors:
 
 
 def text_queries(vectors: UnitVectors, encoder: Encoder, texts: Sequence[str]) -> list[Query]:
-    """Return texts as queries: `E(text) - E("")`, which removes what all texts share.
+    """Return different texts as queries: `E(text) - E("")`, which removes what all texts share.
 
     With prompt templates, `E` is the encoder's mean over them.
 
@@ -141,6 +146,7 @@ def text_queries(vectors: UnitVectors, encoder: Encoder, texts: Sequence[str]) -
     blank = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if blank or not texts:
         raise DissectError(f"a text to find must not be blank; got {shortened(list(texts))}")
+    texts = list(dict.fromkeys(texts))
     _check_encoder(vectors, encoder, encoder.text_digest == vectors.text_digest)
     *embeds, empty = encoder.embed_texts([*texts, ""], "cpu").float()
     null = vectors.texts.sample().embeds - empty

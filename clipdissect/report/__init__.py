@@ -10,7 +10,7 @@ from clipdissect.report.collect_data import (
     set_others,
     truth_of,
 )
-from clipdissect.report.compare import Comparison, compare
+from clipdissect.report.compare import Comparison, compare, undescribed_jobs
 from clipdissect.report.run import Run, load
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "read_labels",
     "set_others",
     "truth_of",
+    "undescribed_jobs",
 ]

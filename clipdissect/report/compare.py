@@ -113,7 +113,9 @@ class Comparison:
     def names(self) -> list[str]:
         """The parts in which each run differs from the others, else the folders' names."""
         parts = [[_part_name(run.run.get(part)) for part in PARTS] for run in self.runs]
-        is_same = [len(set(values)) == 1 for values in zip(*parts, strict=True)]
+        # A file of labels has no parts, which doesn't make those of the runs differ.
+        known = [values for run, values in zip(self.runs, parts, strict=True) if run.run]
+        is_same = [len({values[n] for values in known}) <= 1 for n in range(len(PARTS))]
         names = []
         for run, values in zip(self.runs, parts, strict=True):
             differing = [v for v, same in zip(values, is_same, strict=True) if v and not same]
@@ -184,10 +186,19 @@ def compare(
 
 def _expand(path: str | Path) -> list[Path]:
     """Return the described jobs of a multirun's folder, or the path itself."""
+    left_out = undescribed_jobs(path)
+    return [job for job in _jobs(path) if job not in left_out] or [Path(path).expanduser()]
+
+
+def undescribed_jobs(path: str | Path) -> list[Path]:
+    """Return the jobs of a multirun's folder that a comparison leaves out: failed ones."""
+    return [job for job in _jobs(path) if not (job / "descriptions.csv").is_file()]
+
+
+def _jobs(path: str | Path) -> list[Path]:
     folder = Path(path).expanduser()
-    if not folder.is_dir() or (folder / "descriptions.csv").is_file():
-        return [folder]
-    return [job for job in job_folders(folder) if (job / "descriptions.csv").is_file()] or [folder]
+    is_run = not folder.is_dir() or (folder / "descriptions.csv").is_file()
+    return [] if is_run else job_folders(folder)
 
 
 def _shared_layers(

@@ -28,7 +28,7 @@ from clipdissect.report.scores import KEYS, SCORED, join
 from clipdissect.results import flags
 from clipdissect.results.coherence import NAMES
 from clipdissect.results.describe import NULL
-from clipdissect.results.sweeps import own_overrides
+from clipdissect.results.sweeps import MULTIRUN, job_folders, own_overrides
 from clipdissect.results.tables import ResultTables
 from clipdissect.utils.memo import Memo
 
@@ -230,7 +230,11 @@ def run_folder(path: str | Path) -> Path:
             f"run's, use clipdissect report <run> --against NAME={folder}, or clipdissect compare"
         )
     descriptions, problem = folder / "descriptions.csv", _problem(folder)
+    jobs = job_folders(folder) if (folder / MULTIRUN).is_file() else []
+    if jobs and not descriptions.is_file():
+        raise DissectError(f"{folder} is a multirun: name one of its jobs, such as {jobs[0]}")
     if not descriptions.is_file():
+        problem = problem if folder.is_dir() else ""
         raise MissingResource(
             "a run's descriptions" + (f" ({problem})" if problem else ""),
             [str(descriptions.absolute())],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,18 @@ def own_overrides(job: Path) -> list[str]:
     config: Any = _read(path)
     for key in ("hydra", "overrides", "task"):
         config = config.get(key) if isinstance(config, dict) else None
-    return [override for override in overrides(job) if override not in _texts(config)]
+    return not_given(overrides(job), _texts(config))
+
+
+def not_given(overrides: Iterable[str], given: Iterable[str]) -> list[str]:
+    """Return a job's overrides without those that are given to all jobs on the command line."""
+    known = {_plain(override) for override in given}
+    return [override for override in overrides if _plain(override) not in known]
+
+
+def _plain(override: str) -> str:
+    # Hydra writes a job's own in another form: true as True, lists without spaces.
+    return override.replace(" ", "").casefold()
 
 
 def _texts(values: Any) -> list[str]:

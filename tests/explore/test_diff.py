@@ -124,9 +124,23 @@ def test_what_runs_do_not_share_is_noted() -> None:
     second = replace(second, descriptions=second.descriptions.drop(columns="null_similarity")[:4])
     assert first.diff(second).notes == (
         "the runs differ in encoder, which changes descriptions, too",
-        "a run has no null scores, so that every description counts as clear",
+        "not both runs have null scores, so every description counts as clear",
         "layer layer4: 9 units have no counterpart in the other run",
     )
+
+
+def test_labels_of_a_file_are_neither_lost_nor_on_other_images() -> None:
+    run, file = by_hand(BEFORE, "a"), by_hand(AFTER, "b")
+    table = file.descriptions.drop(columns="null_similarity")
+    file = clipdissect.Result(table, file.top_images[:0], {})
+    # The run's units 6 and 7 are below their null, which says nothing of the file's.
+    for found in (run.diff(file), file.diff(run)):
+        assert found.units["kind"].tolist()[5:8] == ["changed", "changed", "changed"]
+        assert found.notes == (
+            "how a file's descriptions were made isn't known: it may explain differences",
+            "not both runs' images are known, so their top images aren't compared",
+            "not both runs have null scores, so every description counts as clear",
+        )
 
 
 def test_mistakes() -> None:

@@ -218,6 +218,13 @@ def test_the_page_escapes_texts_and_has_pictures(folder: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html
     assert html.count("data:image/jpeg;base64,") == 3  # red0.png, and twice as a top image
     assert "above all 23 images" in html and "None" not in html
+    explanation = result.explain("red0.png")
+    for clear in (True, False):
+        units, added = (
+            t.assign(clear=clear) for t in (explanation.units, explanation.contributions)
+        )
+        html = as_html(replace(explanation, units=units, contributions=added))
+        assert html.count("&lt;/script&gt; (?)</td>") == (0 if clear else len(units) + len(added))
     assert as_html(result.explain("red0.png"), is_page=True).lstrip().startswith("<!doctype html>")
 
 
@@ -259,3 +266,19 @@ def test_classes_by_name(folder: Path) -> None:
     assert result.explain("red0.png", class_name="1").logits["relu"].name == "crane, machine"
     with pytest.raises(DissectError, match=r"2 classes are named 'crane'.* 0 \(crane, bird\)"):
         result.explain("red0.png", class_name="crane")
+    with pytest.raises(DissectError, match="unknown class '-1'"):
+        result.explain("red0.png", class_name="-1")
+
+
+def test_numerals_are_names_before_they_are_numbers(folder: Path) -> None:
+    target = replace(tiny_target(), layers=("relu",), class_names=("3", "1", "0", "2"))
+    result = result_of(target, folder)
+    assert result.explain("red0.png", class_name="0").logits["relu"].number == 2
+    assert result.explain("red0.png", class_name=0).logits["relu"].number == 0
+    assert result.explain("red0.png", class_name="1").logits["relu"].number == 1
+
+
+def test_the_layer_of_the_classes_has_no_contributions(folder: Path) -> None:
+    target = replace(tiny_target(), layers=("head",))
+    notes = result_of(target, folder).explain("red0.png").notes
+    assert "no contributions of layer head: its units are the logits themselves" in notes

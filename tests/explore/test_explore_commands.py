@@ -115,3 +115,19 @@ def test_diff_lists_what_changed(run: Path, command: Command) -> None:
     text = command(diff.main, labels, other, "--sentence", "none")
     assert "units whose meaning changed: 1" in text and "a [long] text" in text
     assert "conv: 2 units, 1 changed (50 %), 1 same\n" in text
+
+
+def test_folders_that_are_no_file_or_no_run(tmp_path: Path, command: Command) -> None:
+    for main, *options in (
+        (diff.main, "a", "b", "--csv"),
+        (explain.main, "a", "--image=b", "--html"),
+    ):
+        error = command(main, *options, tmp_path)
+        assert f"argument {options[-1]}: {tmp_path} is a folder: name a file" in error
+    with pytest.raises(IsADirectoryError, match=f"Is a directory: '{tmp_path}'"):
+        write_text(tmp_path, "")
+    job = tmp_path / "sweep" / "0"
+    write_text(job / ".hydra" / "overrides.yaml", "- a=1\n")
+    write_text(tmp_path / "sweep" / "multirun.yaml", "")
+    expected = f"error: {job.parent} is a multirun: name one of its jobs, such as {job}\n"
+    assert command(explain.main, job.parent, "--image", "b") == expected

@@ -110,7 +110,7 @@ def test_a_note_where_no_unit_answers() -> None:
 
 
 def test_a_text_finds_the_unit_of_its_colour(result: Result) -> None:
-    table = result.find(["red", "blue"], top=1)
+    table = result.find(["red", "blue", "red"], top=1)  # the same text once
     assert table[["query", "unit"]].to_numpy().tolist() == [["red", 0], ["blue", 2]]
     # (1, 0, 0) - (1, 1, 1) / sqrt(3), which is what the encoder makes of the empty text
     assert table["score"].tolist() == pytest.approx([0.4597, 0.4597], abs=1e-4)
@@ -167,6 +167,8 @@ def test_runs_without_vectors_say_why(result: Result, saved: Path) -> None:
     without = Result(result.descriptions, result.top_images, result.run)
     with pytest.raises(DissectError, match="of an earlier version"):
         without.find("red", encoder=ColourEncoder())
+    with pytest.raises(DissectError, match="a file of labels, or a run that isn't complete"):
+        Result(result.descriptions, result.top_images, {}).find("red")
     masks = Result(result.descriptions, result.top_images, {"method": {"name": "milan"}})
     with pytest.raises(DissectError, match="milan uses no encoder"):
         masks.find("red")

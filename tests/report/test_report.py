@@ -397,15 +397,20 @@ def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
     for number, (first, second) in enumerate(texts):
         job = multirun / str(number)
         (job / ".hydra").mkdir(parents=True)
-        (job / ".hydra" / "overrides.yaml").write_text(f"- images=5\n- similarity.a={number}\n")
+        (job / ".hydra" / "overrides.yaml").write_text(
+            f"- images=5\n- similarity.a={number}\n- report.enabled=False\n"
+        )
         labels_of(job / "descriptions.csv", f"fc,0,{first}", f"fc,1,{second}")
     (multirun / "failed" / ".hydra").mkdir(parents=True)
     (multirun / "failed" / ".hydra" / "overrides.yaml").write_text("- images=5\n")
-    listed = {"hydra": {"overrides": {"task": ["images=5", "similarity.a=0,1,2"]}}}
+    task = ["images=5", "similarity.a=0,1,2", "report.enabled=false"]  # Hydra's jobs have False
+    listed = {"hydra": {"overrides": {"task": task}}}
     (multirun / "multirun.yaml").write_text(json.dumps(listed))
     compared = report.Comparison.of([multirun])
     assert compared.names == ["similarity.a=0", "similarity.a=1", "similarity.a=2"]
     assert (compared.units, compared.same) == (2, 1)
+    assert report.undescribed_jobs(multirun) == [multirun / "failed"]
+    assert report.undescribed_jobs(multirun / "0") == []
     assert [[same for same, _ in row] for row in compared.pairs()] == [
         [2, 1, 1],
         [1, 2, 1],
@@ -417,6 +422,18 @@ def test_compare_takes_several_runs_and_multiruns(tmp_path: Path) -> None:
         report.compare([multirun / "0"], tmp_path / "none")
     with pytest.raises(DissectError, match="takes 2 to 12 runs; got 15"):
         report.compare([multirun] * 5, tmp_path / "none")
+
+
+def test_runs_next_to_a_file_are_named_by_their_own_differences(tmp_path: Path) -> None:
+    file = labels_of(tmp_path / "labels.csv", "fc,0,cat")
+    for network in ("resnet18", "resnet50"):
+        folder = tmp_path / f"of_{network}"
+        folder.mkdir()
+        labels_of(folder / "descriptions.csv", "fc,0,cat")
+        facts = {"target": {"name": network}, "encoder": "conse"}
+        (folder / "run.json").write_text(json.dumps(facts))
+    compared = report.Comparison.of([tmp_path / "of_resnet18", tmp_path / "of_resnet50", file])
+    assert compared.names == ["resnet18", "resnet50", "labels.csv"]
 
 
 def labels_of(path: Path, *rows: str) -> Path:

@@ -593,6 +593,9 @@ def test_units_are_ordered_by_closeness_to_a_word(runs: list[Path], open_page: A
     page.press("#meaning", "Enter")
     page.wait_for_function("document.querySelector('#meaning-note').textContent.includes('quark')")
     assert "isn't one of the 6 listed words" in page.text_content("#meaning-note")
+    page.press("#meaning", "Escape")
+    page.wait_for_selector("#meaning-note[hidden]", state="attached")
+    assert page.input_value("#meaning") == "" and "meaning" not in page.url
 
 
 def test_units_are_ordered_by_closeness_to_a_picture(runs: list[Path], open_page: Any) -> None:

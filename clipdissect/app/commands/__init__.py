@@ -21,6 +21,14 @@ def command_parser(name: str, description: str | None) -> argparse.ArgumentParse
     )
 
 
+def output_file(text: str) -> Path:
+    """Return an option's path; raise an error of argparse if it is a folder, before any work."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file")
+    return path
+
+
 def exit_on_user_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Decorate a `main`: print a user or system error on one line and exit with 2."""
 

@@ -51,6 +51,9 @@ def main() -> None:
     compared = report.Comparison.of(options.runs, sentences, Store(store_dir()))
     page = compared.write(out, options.single_file, options.mb)
     _print(compared)
+    left_out = [str(job) for run in options.runs for job in report.undescribed_jobs(run)]
+    if left_out:
+        print(f"left out, as they have no descriptions: {', '.join(left_out)}")
     print(page)
 
 

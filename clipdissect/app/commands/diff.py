@@ -10,10 +10,9 @@ A line per layer, the units that changed most, and the descriptions that more or
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdissect.app.commands import command_parser, exit_on_user_errors
+from clipdissect.app.commands import command_parser, exit_on_user_errors, output_file
 from clipdissect.app.console import RIGHT, console, print_lines, text_table
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def main() -> None:
         help="sentence encoder by which descriptions are near-synonyms: mpnet, minilm, clip_text, "
         "none; auto is mpnet, then minilm",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a row per unit")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write a row per unit")
     options = parser.parse_args()
     from clipdissect.app.commands.compare import sentences_of
     from clipdissect.app.run_result import result_of_run
@@ -58,9 +57,8 @@ def main() -> None:
     difference = first.diff(second, options.match, sentences, options.layer)
     _print(difference, options.top)
     if options.csv:
-        path = Path(options.csv).expanduser()
-        write_table(path, difference.units)
-        print(f"table: {path}")
+        write_table(options.csv, difference.units)
+        print(f"table: {options.csv}")
 
 
 def _print(difference: Difference, top: int) -> None:

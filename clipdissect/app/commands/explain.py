@@ -10,10 +10,9 @@ layer of the logits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdissect.app.commands import command_parser, exit_on_user_errors
+from clipdissect.app.commands import command_parser, exit_on_user_errors, output_file
 from clipdissect.app.console import RIGHT, console, print_lines, text_table
 
 if TYPE_CHECKING:
@@ -38,7 +37,9 @@ def main() -> None:
         help="whose logit the contributions are to, by name or number; the prediction by default",
     )
     parser.add_argument("--top", type=int, default=10, help="units per layer")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, too")
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write a page with pictures, too"
+    )
     options = parser.parse_args()
     from clipdissect.app.run_result import result_of_run
     from clipdissect.explore.explanation_page import as_html
@@ -52,9 +53,8 @@ def main() -> None:
         out.print(table)
     print_lines(out, _closing(explanation))
     if options.html:
-        path = Path(options.html).expanduser()
-        write_text(path, as_html(explanation, is_page=True))
-        print(f"page: {path}")
+        write_text(options.html, as_html(explanation, is_page=True))
+        print(f"page: {options.html}")
 
 
 def _tables(explanation: Explanation) -> Iterator[tuple[str, Any]]:

@@ -264,7 +264,11 @@
     const field = event.target.closest && event.target.closest("input, select");
     if (field) {
       if (event.key === "Escape") {
-        if (field.id === "search" && field.value) { event.preventDefault(); field.value = ""; changed(); }
+        if (["search", "meaning"].includes(field.id) && field.value) {
+          event.preventDefault();
+          field.value = "";
+          if (field.id === "meaning") seek(); else changed();
+        }
         field.blur();
         return;
       }

@@ -62,7 +62,7 @@
     const p = share(largest(cosines));
     const words = chance.length.toLocaleString("en");
     if (p > ALPHA) return `No unit answers “${name}”: ${Math.round(100 * p)} % of ${words} random words come as close to some unit.`;
-    return `Closest to “${name}” first. ${dissect.number(100 * p)} % of ${words} random words come as close to some unit.`;
+    return `Closest to “${name}” first. ${Math.round(1000 * p) / 10} % of ${words} random words come as close to some unit.`;
   }
 
   function search(name) {
