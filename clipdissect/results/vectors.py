@@ -84,11 +84,12 @@ class UnitVectors:
             "encoder": self.encoder,
             "text_digest": self.text_digest,
             "image_digest": self.image_digest,
-            "layers": json.dumps(list(self.layers)),
-            **{name: json.dumps(sample.names) for name, sample in samples.items()},
+            "layers": list(self.layers),
+            **{name: sample.names for name, sample in samples.items()},
         }
         with atomic(path) as temporary:
-            save_file(arrays, temporary, metadata=facts)
+            # As one value: safetensors writes several in an order of chance.
+            save_file(arrays, temporary, metadata={"facts": json.dumps(facts)})
 
 
 def read_vectors(path: Path) -> UnitVectors | None:
@@ -101,10 +102,10 @@ def read_vectors(path: Path) -> UnitVectors | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("version") != VERSION:
+            facts = json.loads((file.metadata() or {})["facts"])
+            if facts["version"] != VERSION:
                 raise DissectError(f"{path} is of another version of clipdissect: run again")
-            layers, *named = (json.loads(facts[key]) for key in ("layers", *SAMPLES))
+            layers, *named = (facts[key] for key in ("layers", *SAMPLES))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         units = {layer: _restored(arrays, f"units {n}") for n, layer in enumerate(layers)}
         encoder = (facts[key] for key in ("encoder", "text_digest", "image_digest"))

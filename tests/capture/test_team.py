@@ -68,7 +68,7 @@ for job in sys.argv[3:]:  # as kind/folder/keep
     try:
         if team.leads:
             result = dissect(target, concepts=["red", "green", "blue"], **parts)
-            result.save(Path(folder) / name / "run")
+            result.save(Path(folder) / name / "run", report=False)
             print("saved", Path(folder) / name / "run", flush=True)
         else:
             run_worker(target, **parts)

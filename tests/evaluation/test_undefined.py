@@ -79,7 +79,7 @@ def write_studies(folder: Path) -> Path:
 def write_final_layer(folder: Path) -> Path:
     units = pd.DataFrame({"similarity": [NAN]})
     result: Any = SimpleNamespace(
-        descriptions=units, top_images=[], units=pd.DataFrame(), run=METRICS
+        descriptions=units, top_images=[], unit_metrics=pd.DataFrame(), run=METRICS
     )
     evaluation: Any = SimpleNamespace(units=SimpleNamespace(table=units), metrics=METRICS)
     write_evaluation(folder, result, evaluation)

@@ -130,7 +130,7 @@ def test_labels_are_made_anew_and_scored_on_other_images(
     assert run["scores"]["of"] == {str(described): "anew", str(wrong): "given"}
     assert run["scores"]["images"] == {"fit": 130, "validate": 16, "test": 32}
     # The head reads the positive part of conv's maps.
-    assert "head doesn't read its activations" in found["not_scored"]["ablation"]
+    assert "head doesn't read the activations of layer head" in found["not_scored"]["ablation"]
     assert run["scores"]["scorers"]["label_metrics"]["alpha"] == 10 / 32
     assert "fitted on labels of images" in str(run["scores"]["scorers"]["simulation"])
     assert run["probe"]["used"] == 114  # of the descriptions

@@ -37,7 +37,7 @@ WORDS = {
     EVIL: (255, 0, 0),
 }
 AXE = ROOT / ".venv" / "axe-core" / "package" / "axe.min.js"
-SMOOTH = 10.0  # seconds that walking through 10,000 units in 60 steps may take
+SMOOTH = 20.0  # seconds that walking through 10,000 units in 60 steps may take
 
 
 @pytest.fixture(scope="module")

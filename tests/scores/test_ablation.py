@@ -249,8 +249,8 @@ def test_layers_that_feed_no_head_are_refused(pictures: Probe) -> None:
     target, *_ = network("resnet")
     inputs = network_inputs(target, pictures, pictures.images[:3])
     for layer, message in {
-        "layer4.0.conv2": r"fc doesn't read its activations .*choose the layer just before fc",
-        "layer3": "it has 256 units, but fc reads 512",
+        "layer4.0.conv2": r"fc doesn't read the activations .*choose the layer just before fc",
+        "layer3": "layer3 has 256 units, but fc reads 512",
     }.items():
         q = captured(target, layer, pictures)[:3]
         with pytest.raises(DissectError, match=message):
